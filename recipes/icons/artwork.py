@@ -1,0 +1,234 @@
+"""Captioned icon artwork as an endless stream of augmented training pictures.
+
+Every tensor is made for a whole batch at once, so that two cores keep up with the network they feed.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+STYLES = ("fluent3d", "noto", "emojitwo", "blobmoji")
+DEFAULT_STYLE = "fluent3d"  # what a caption without a style word means
+COLOURS = {
+    "white": (1.0, 1.0, 1.0),
+    "black": (0.06, 0.06, 0.06),
+    "gray": (0.55, 0.55, 0.55),
+    "red": (0.85, 0.15, 0.15),
+    "orange": (0.96, 0.58, 0.15),
+    "yellow": (0.97, 0.88, 0.3),
+    "green": (0.25, 0.66, 0.3),
+    "blue": (0.2, 0.42, 0.85),
+    "purple": (0.53, 0.27, 0.72),
+    "pink": (0.97, 0.66, 0.78),
+    "brown": (0.5, 0.33, 0.2),
+}
+HUES = (
+    ("red", 0),
+    ("orange", 30),
+    ("yellow", 55),
+    ("green", 115),
+    ("blue", 215),
+    ("purple", 280),
+    ("pink", 325),
+    ("red", 360),
+)
+
+
+def held_out(code: str, mapped: set[str]) -> bool:
+    """True for the concepts that no network here ever sees: one in five of those that Quick, Draw! does not cover."""
+    return code not in mapped and zlib.crc32(code.encode()) % 5 == 0
+
+
+@dataclass(frozen=True)
+class Icon:
+    style: str
+    code: str
+    names: tuple[str, ...]  # any of them may stand in a caption
+
+
+class Artwork:
+    """All icons in memory as premultiplied RGBA, and batches of augmented, captioned pictures of them."""
+
+    def __init__(self, data: Path, *, size: int, concepts: str = "quickdraw", styles: tuple[str, ...] = STYLES) -> None:
+        records = json.loads((data / "emoji128" / "metadata.json").read_text())
+        words: dict[str, list[str]] = {}
+        mapping = json.loads((data / "class_map.json").read_text())["quickdraw word -> emoji unicode (Fluent)"]
+        for word, codes in mapping.items():
+            for code in codes:
+                words.setdefault(code, []).append(word)
+        self.size = size
+        self.every_name = sorted({r["name"] for r in records} | set(mapping) | {k for r in records for k in r["keywords"]})
+        self.icons: list[Icon] = []
+        pixels = []
+        store = round(size * 1.5)
+        for record in records:
+            code = record["unicode"]
+            if record["style"] not in styles or held_out(code, set(words)):
+                continue
+            if concepts == "quickdraw" and code not in words:
+                continue
+            with Image.open(data / record["file"]) as image:
+                rgba = np.asarray(image.convert("RGBA").resize((store, store), Image.Resampling.LANCZOS), np.float32)
+            rgba = rgba / 255
+            rgba[..., :3] *= rgba[..., 3:]
+            pixels.append(torch.from_numpy(rgba).permute(2, 0, 1))
+            self.icons.append(Icon(record["style"], code, tuple(dict.fromkeys([record["name"], *words.get(code, [])]))))
+        self.pixels = torch.stack(pixels)  # (N, 4, store, store)
+
+    def batch(self, count: int, rng: Generator) -> tuple[Tensor, list[str]]:
+        """`count` pictures (B, 3, size, size) in [-1, 1] and their captions."""
+        chosen = torch.randint(len(self.icons), (count,), generator=rng)
+        layers, colours = recolour(self.pixels[chosen], rng)
+        layers = warp(layers, self.size, rng)
+        names, papers = backgrounds(count, rng)
+        pictures = layers[:, :3] + (1 - layers[:, 3:]) * papers[:, :, None, None]
+        captions = [
+            caption(self.icons[i], colour, name, rng)
+            for i, colour, name in zip(chosen.tolist(), colours, names, strict=True)
+        ]
+        return pictures.clamp(0, 1) * 2 - 1, captions
+
+
+def uniform(count: int, low: float, high: float, rng: Generator) -> Tensor:
+    return torch.rand(count, generator=rng) * (high - low) + low
+
+
+def pick(options: list[str], rng: Generator) -> str:
+    return options[int(torch.randint(len(options), (1,), generator=rng))]
+
+
+def chance(rng: Generator) -> float:
+    return float(torch.rand((), generator=rng))
+
+
+def warp(layers: Tensor, size: int, rng: Generator) -> Tensor:
+    """Flip, rotate, scale, stretch, shift and bend each picture its own way."""
+    count = len(layers)
+    angle = torch.randn(count, generator=rng).clamp(-2, 2) * math.radians(9)
+    scale = uniform(count, 1.0, 1.45, rng)
+    stretch = torch.exp(torch.randn(count, generator=rng).clamp(-2, 2) * 0.1)
+    flip = torch.where(torch.rand(count, generator=rng) < 0.5, -1.0, 1.0)
+    cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
+    room = (1 - 0.95 / scale) * scale  # how far the icon can move before it leaves the picture
+    shift_x = uniform(count, -1, 1, rng) * room
+    shift_y = uniform(count, -1, 1, rng) * room
+    matrix = torch.stack(
+        [
+            torch.stack([flip * cos * stretch, -flip * sin * stretch, shift_x], dim=1),
+            torch.stack([sin / stretch, cos / stretch, shift_y], dim=1),
+        ],
+        dim=1,
+    )
+    grid = F.affine_grid(matrix, [count, 4, size, size], align_corners=False)
+    bend = torch.randn(count, 2, 4, 4, generator=rng) * uniform(count, 0, 0.05, rng)[:, None, None, None]
+    bend = F.interpolate(bend, size=(size, size), mode="bicubic", align_corners=True)
+    return F.grid_sample(layers, grid + bend.permute(0, 2, 3, 1), mode="bilinear", align_corners=False)
+
+
+def recolour(layers: Tensor, rng: Generator) -> tuple[Tensor, list[str | None]]:
+    """Turn the hue of one picture in six; name the colour of those and of some others."""
+    layers = layers.clone()
+    colours: list[str | None] = [None] * len(layers)
+    for i, draw in enumerate(torch.rand(len(layers), generator=rng).tolist()):
+        if draw < 0.17:
+            turned = turn_hue(layers[i, :3], chance(rng) * 2 * math.pi)
+            name = dominant_colour(turned, layers[i, 3])
+            if name is not None:
+                layers[i, :3] = turned.clamp(0, 1) * (layers[i, 3] > 0)
+                colours[i] = name
+        elif draw < 0.32:
+            colours[i] = dominant_colour(layers[i, :3], layers[i, 3])
+    return layers, colours
+
+
+def turn_hue(rgb: Tensor, angle: float) -> Tensor:
+    """Rotate (3, h, w) about the grey axis by `angle` radians; lightness stays."""
+    cos, sin = math.cos(angle), math.sin(angle) / math.sqrt(3)
+    third = (1 - cos) / 3
+    matrix = torch.tensor(
+        [
+            [cos + third, third - sin, third + sin],
+            [third + sin, cos + third, third - sin],
+            [third - sin, third + sin, cos + third],
+        ]
+    )
+    return torch.einsum("ij,jhw->ihw", matrix, rgb)
+
+
+def dominant_colour(rgb: Tensor, alpha: Tensor) -> str | None:
+    """The name of the hue that most of a picture has, or None where it has no clear one."""
+    top, bottom = rgb.max(dim=0).values, rgb.min(dim=0).values
+    vivid = (top - bottom > 0.25) & (alpha > 0.5)
+    if vivid.sum() < 0.35 * (alpha > 0.5).sum():
+        return None
+    red, green, blue = rgb[:, vivid]
+    hue = torch.atan2(math.sqrt(3) * (green - blue), 2 * red - green - blue).rad2deg() % 360
+    centres = torch.tensor([float(centre) for _, centre in HUES])
+    nearest = (hue[:, None] - centres).abs().argmin(dim=1)
+    names = [HUES[k][0] for k in nearest.tolist()]
+    name = max(set(names), key=names.count)
+    return name if names.count(name) > 0.6 * len(names) else None
+
+
+def backgrounds(count: int, rng: Generator) -> tuple[list[str], Tensor]:
+    """Names and colours (B, 3) of plain backgrounds; two in five are white."""
+    others = [name for name in COLOURS if name != "white"]
+    names = ["white" if chance(rng) < 0.4 else pick(others, rng) for _ in range(count)]
+    colours = torch.tensor([COLOURS[name] for name in names])
+    jitter = torch.randn(count, 3, generator=rng) * 0.03
+    jitter[[i for i, name in enumerate(names) if name == "white"]] = 0
+    return names, (colours + jitter).clamp(0, 1)
+
+
+def caption(icon: Icon, colour: str | None, background: str, rng: Generator) -> str:
+    concept = pick(list(icon.names), rng)
+    if colour is not None:
+        concept = " ".join([colour, *(word for word in concept.split() if word not in COLOURS)])
+    style = "" if icon.style == DEFAULT_STYLE and chance(rng) < 0.5 else icon.style
+    subject = with_article(f"{style} {concept}".strip()) if chance(rng) < 0.5 else f"{style} {concept}".strip()
+    if style and chance(rng) < 0.2:
+        subject = f"{style} icon of {with_article(concept) if chance(rng) < 0.5 else concept}"
+    paper = "" if background == "white" and chance(rng) < 0.5 else f" on {with_article(background)} background"
+    return subject + paper
+
+
+def with_article(words: str) -> str:
+    return ("an " if words[0] in "aeiou" else "a ") + words
+
+
+def line_drawings(pictures: Tensor, rng: Generator) -> Tensor:
+    """Edge maps of half of `pictures` and random strokes for the rest, (B, 3, H, W) in [-1, 1], either polarity.
+
+    The autoencoder sees them so that the latent of a drawing means something: it is the target of the LGP.
+    """
+    count, _, height, width = pictures.shape
+    grey = pictures.mean(dim=1, keepdim=True)
+    dx = F.pad(grey[..., 1:] - grey[..., :-1], (0, 1, 0, 0))
+    dy = F.pad(grey[..., 1:, :] - grey[..., :-1, :], (0, 0, 0, 1))
+    edges = ((dx.square() + dy.square()).sqrt() * 4 - uniform(count, 0.3, 1.0, rng)[:, None, None, None]).clamp(0, 1)
+    steps = torch.linspace(0, 1, 96)
+    rows = torch.arange(height)[None, :, None] + 0.5
+    columns = torch.arange(width)[None, None, :] + 0.5
+    for i in range(count // 2):
+        ink = torch.zeros(height, width)
+        for _ in range(int(torch.randint(1, 6, (1,), generator=rng))):
+            p = torch.rand(4, 2, generator=rng) * torch.tensor([width, height]) * 1.1 - 2
+            s = steps[:, None]
+            curve = (1 - s) ** 3 * p[0] + 3 * s * (1 - s) ** 2 * p[1] + 3 * s**2 * (1 - s) * p[2] + s**3 * p[3]
+            distance = ((columns - curve[:, 0, None, None]) ** 2 + (rows - curve[:, 1, None, None]) ** 2).amin(dim=0)
+            radius = 0.4 + chance(rng) * height / 64
+            ink = torch.maximum(ink, (radius + 0.5 - distance.sqrt()).clamp(0, 1))
+        edges[i] = ink
+    dark = torch.rand(count, 1, 1, 1, generator=rng) < 0.3  # dark ink on white paper; the LGP target is white on black
+    drawn = torch.where(dark, 1 - edges, edges)
+    return (drawn * 2 - 1).expand(-1, 3, -1, -1)

@@ -1,0 +1,499 @@
+"""Train the embedded text-to-image model, in three stages that can each be interrupted and resumed.
+
+    python recipes/icons/train.py autoencoder --data ../shared/data --out runs/icons-64 --minutes 12
+    python recipes/icons/train.py diffusion   --data ../shared/data --out runs/icons-64 --minutes 120
+    python recipes/icons/train.py export      --out runs/icons-64 --to src/sketchguide/models/icons-64
+
+The same commands with `--size 128 --device cuda` train icons-128.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from artwork import Artwork, line_drawings
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Generator, Tensor, nn
+from torch.nn import functional as F
+from torchvision.utils import save_image
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+PROMPT_TOKENS = 32
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What differs between the two sizes."""
+
+    autoencoder: tuple[int, ...]
+    unet: tuple[int, ...]
+    layers: int
+    attention: tuple[bool, ...]
+    text_width: int
+
+
+SHAPES = {
+    64: Shape((32, 64, 128), (64, 160, 224), 1, (False, True, True), 192),
+    128: Shape((48, 96, 96, 128), (128, 224, 320), 1, (False, True, True), 256),
+}
+
+
+def build_autoencoder(size: int) -> AutoencoderKL:
+    channels = SHAPES[size].autoencoder
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * len(channels),
+        up_block_types=("UpDecoderBlock2D",) * len(channels),
+        block_out_channels=channels,
+        layers_per_block=1,
+        latent_channels=4 if size == 64 else 8,
+        norm_num_groups=8,
+        sample_size=size,
+        scaling_factor=1.0,
+        mid_block_add_attention=False,
+        force_upcast=False,
+    )
+
+
+def build_unet(size: int) -> UNet2DConditionModel:
+    shape = SHAPES[size]
+    down = tuple("CrossAttnDownBlock2D" if a else "DownBlock2D" for a in shape.attention)
+    up = tuple("CrossAttnUpBlock2D" if a else "UpBlock2D" for a in reversed(shape.attention))
+    channels = 4 if size == 64 else 8
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=channels,
+        out_channels=channels,
+        down_block_types=down,
+        up_block_types=up,
+        block_out_channels=shape.unet,
+        layers_per_block=shape.layers,
+        cross_attention_dim=shape.text_width,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def build_text_encoder(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModel:
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(tokenizer),
+            hidden_size=width,
+            intermediate_size=3 * width,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=PROMPT_TOKENS,
+            projection_dim=width,
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+
+
+def build_scheduler() -> DDIMScheduler:
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        prediction_type="v_prediction",
+        clip_sample=False,
+        set_alpha_to_one=True,
+        timestep_spacing="trailing",
+    )
+
+
+def build_tokenizer(artwork: Artwork) -> CLIPTokenizer:
+    """A small CLIP tokenizer: byte-level pairs learned from every caption that the artwork can have."""
+    rng = Generator().manual_seed(0)
+    lines = [*artwork.every_name] * 4
+    for _ in range(40):
+        lines += artwork.batch(64, rng)[1]
+    learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    learner.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    learner.train_from_iterator(
+        lines,
+        trainers.BpeTrainer(vocab_size=3000, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False),
+    )
+    model = json.loads(learner.to_str())["model"]
+    vocabulary: dict[str, int] = model["vocab"]
+    for piece in [f"{letter}</w>" for letter in alphabet] + ["<|startoftext|>", "<|endoftext|>"]:
+        vocabulary.setdefault(piece, len(vocabulary))
+    return CLIPTokenizer(
+        vocab=vocabulary, merges=[tuple(pair) for pair in model["merges"]], model_max_length=PROMPT_TOKENS
+    )
+
+
+class Run:
+    """One stage's folder: atomic checkpoints, a log, and the clock over all its sessions."""
+
+    def __init__(self, args: argparse.Namespace, stage: str) -> None:
+        self.folder: Path = args.out
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.stage = stage
+        self.minutes: float = args.minutes
+        self.spent = 0.0
+        self.started = time.monotonic()
+        self.saved = time.monotonic()
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / f"{self.stage}.pt"
+
+    def load(self) -> dict[str, Any] | None:
+        if not self.checkpoint.exists():
+            return None
+        state = torch.load(self.checkpoint, weights_only=True)
+        self.spent = state["spent"]
+        return state
+
+    def save(self, state: dict[str, Any], path: Path | None = None) -> None:
+        path = path or self.checkpoint
+        temporary = path.with_suffix(".tmp")
+        with temporary.open("wb") as file:
+            torch.save({**state, "spent": self.elapsed}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        self.saved = time.monotonic()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training, earlier sessions included."""
+        return self.spent + time.monotonic() - self.started
+
+    @property
+    def progress(self) -> float:
+        return min(1.0, self.elapsed / (60 * self.minutes))
+
+    def log(self, **values: float) -> None:
+        line = json.dumps({"stage": self.stage, "minutes": round(self.elapsed / 60, 2), **values})
+        print(line, flush=True)
+        with (self.folder / "log.jsonl").open("a") as file:
+            file.write(line + "\n")
+
+
+def rate_factor(step: int, progress: float, decay: float) -> float:
+    """Warm up over 100 steps, hold, and fall to zero over the last `decay` of the time."""
+    return min(1.0, (step + 1) / 100, max(0.0, (1 - progress) / decay))
+
+
+class Optimizer:
+    """Muon for matrices and convolution kernels (as matrices of one row per output channel), AdamW for the rest.
+
+    With a few thousand steps in reach, orthogonal updates get clearly further than AdamW alone.
+    """
+
+    def __init__(self, modules: list[nn.Module], rate: float) -> None:
+        self.kernels: list[tuple[nn.Parameter, nn.Parameter]] = []
+        rest: list[nn.Parameter] = []
+        for module in modules:
+            embeddings = {m.weight for m in module.modules() if isinstance(m, nn.Embedding)}
+            for p in module.parameters():
+                if p.ndim in (2, 4) and min(p.shape[:2]) >= 16 and p not in embeddings:
+                    self.kernels.append((p, nn.Parameter(as_matrix(p.detach()))))
+                else:
+                    rest.append(p)
+        matrices = [matrix for _, matrix in self.kernels]
+        self.muon = torch.optim.Muon(matrices, lr=rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw")
+        self.adam = torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.99), weight_decay=0.0)
+        self.rate = rate
+
+    def step(self, factor: float) -> None:
+        """One update at `factor` times the base learning rate; clears the gradients."""
+        for kernel, matrix in self.kernels:
+            assert matrix.data_ptr() == kernel.data_ptr(), "a kernel and its matrix must share memory"
+            matrix.grad = None if kernel.grad is None else as_matrix(kernel.grad)
+        for optimizer in (self.muon, self.adam):
+            for group in optimizer.param_groups:
+                group["lr"] = self.rate * factor
+            optimizer.step()
+        for kernel, _ in self.kernels:
+            kernel.grad = None
+        self.adam.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"muon": self.muon.state_dict(), "adam": self.adam.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.muon.load_state_dict(state["muon"])
+        self.adam.load_state_dict(state["adam"])
+
+
+def as_matrix(kernel: Tensor) -> Tensor:
+    """(out, in, k, k) in channels-last memory, or (out, in), as (out, k*k*in) without a copy."""
+    return kernel.permute(0, 2, 3, 1).flatten(1) if kernel.ndim == 4 else kernel
+
+
+class Average:
+    """Exponential moving average of a module's parameters, with warm-up."""
+
+    def __init__(self, modules: list[nn.Module], rate: float) -> None:
+        self.live = [p for m in modules for p in m.parameters()]
+        self.mean = [p.detach().clone() for p in self.live]
+        self.rate = rate
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        rate = min(self.rate, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self.mean, [p.detach() for p in self.live], 1 - rate)
+
+    @torch.no_grad()
+    def swap(self) -> None:
+        """Exchange the live parameters and their average; call it again to go back."""
+        for live, mean in zip(self.live, self.mean, strict=True):
+            kept = live.detach().clone()
+            live.copy_(mean)
+            mean.copy_(kept)
+
+
+def train_autoencoder(args: argparse.Namespace) -> None:
+    run = Run(args, "autoencoder")
+    rng = Generator().manual_seed(0)
+    torch.manual_seed(0)
+    artwork = Artwork(args.data, size=args.size, concepts="all")
+    model = build_autoencoder(args.size).to(args.device, memory_format=torch.channels_last).train()
+    average = Average([model], 0.999)
+    optimizer = Optimizer([model], args.rate)
+    step = 0
+    if state := run.load():
+        model.load_state_dict(state["model"])
+        average.mean = [t.to(args.device) for t in state["mean"]]
+        optimizer.load_state_dict(state["optimizer"])
+        rng.set_state(state["rng"])
+        step = state["step"]
+    while run.progress < 1:
+        pictures, _ = artwork.batch(args.batch, rng)
+        drawn = args.batch // 5
+        pictures[:drawn] = line_drawings(pictures[:drawn], rng)
+        target = pictures.to(args.device, memory_format=torch.channels_last)
+        with torch.autocast(args.device, torch.bfloat16):
+            posterior = model.encode(target).latent_dist
+            latent = posterior.sample()
+            # Latents that flip and shrink with the picture are easier for the denoiser to learn.
+            draw = int(torch.randint(8, (1,), generator=rng))
+            if draw < 2:
+                latent, target = latent.flip(-1 - draw), target.flip(-1 - draw)
+            elif draw == 2:
+                latent, target = (F.interpolate(t, scale_factor=0.5, mode="area") for t in (latent.float(), target))
+            output = model.decode(latent).sample
+        loss, parts = reconstruction_loss(output.float(), target, posterior.mean.float(), posterior.logvar.float())
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step(rate_factor(step, run.progress, args.decay))
+        average.update(step)
+        step += 1
+        if step % 50 == 0:
+            run.log(step=step, loss=loss.item(), **parts)
+        if time.monotonic() - run.saved > 120 or run.progress >= 1:
+            run.save(
+                {
+                    "model": model.state_dict(),
+                    "mean": average.mean,
+                    "optimizer": optimizer.state_dict(),
+                    "rng": rng.get_state(),
+                    "step": step,
+                }
+            )
+    average.swap()
+    normalise_latents(model, artwork, rng, args.device)
+    model.eval().save_pretrained(run.folder / "vae")
+    pictures, _ = artwork.batch(32, rng)
+    pictures[16:] = line_drawings(pictures[16:], rng)
+    with torch.no_grad():
+        again = model.decode(model.encode(pictures.to(args.device)).latent_dist.mode()).sample.cpu()
+    for name, part in (("pictures", slice(0, 16)), ("drawings", slice(16, 32))):
+        error = (again[part].clamp(-1, 1) - pictures[part]).square().mean()
+        run.log(step=step, **{f"psnr_{name}": 10 * math.log10(4 / error.item())})
+    save_image(torch.cat([pictures, again]).clamp(-1, 1) / 2 + 0.5, run.folder / "autoencoder.png", nrow=16)
+
+
+def reconstruction_loss(
+    output: Tensor, target: Tensor, mean: Tensor, logvar: Tensor
+) -> tuple[Tensor, dict[str, float]]:
+    difference = output - target
+    pixels = difference.abs().mean()
+    slopes = difference.diff(dim=-1).abs().mean() + difference.diff(dim=-2).abs().mean()
+    divergence = 0.5 * (mean.square() + logvar.exp() - 1 - logvar).mean()
+    loss = pixels + difference.square().mean() + slopes + 2e-4 * divergence
+    return loss, {"pixels": pixels.item(), "slopes": slopes.item(), "divergence": divergence.item()}
+
+
+@torch.no_grad()
+def normalise_latents(model: AutoencoderKL, artwork: Artwork, rng: Generator, device: str) -> None:
+    """Fold mean 0 and deviation 1 per latent channel into the 1x1 convolutions on either side of the latent."""
+    latents = torch.cat(
+        [model.encode(artwork.batch(64, rng)[0].to(device)).latent_dist.mode() for _ in range(16)]
+    ).double()
+    mean, deviation = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
+    channels = len(mean)
+    quant, post = model.quant_conv, model.post_quant_conv
+    assert quant is not None and post is not None
+    quant.weight[:channels] /= deviation[:, None, None, None].to(quant.weight)
+    quant.bias[:channels] = ((quant.bias[:channels].double() - mean) / deviation).to(quant.bias)
+    quant.bias[channels:] -= 2 * deviation.log().to(quant.bias)
+    post.bias += (post.weight[:, :, 0, 0].double() @ mean).to(post.bias)
+    post.weight *= deviation[None, :, None, None].to(post.weight)
+
+
+def train_diffusion(args: argparse.Namespace) -> None:
+    run = Run(args, "diffusion")
+    rng = Generator().manual_seed(1)
+    torch.manual_seed(1)
+    artwork = Artwork(args.data, size=args.size, concepts=args.concepts, styles=tuple(args.styles.split(",")))
+    if not (run.folder / "tokenizer").exists():
+        build_tokenizer(artwork).save_pretrained(run.folder / "tokenizer")
+    tokenizer = CLIPTokenizer.from_pretrained(run.folder / "tokenizer")
+    autoencoder = AutoencoderKL.from_pretrained(run.folder / "vae").to(args.device, memory_format=torch.channels_last)
+    autoencoder.eval().requires_grad_(False)
+    unet = build_unet(args.size).to(args.device, memory_format=torch.channels_last).train()
+    text = build_text_encoder(tokenizer, SHAPES[args.size].text_width).to(args.device).train()
+    average = Average([unet, text], args.average)
+    optimizer = Optimizer([unet, text], args.rate)
+    scheduler = build_scheduler()
+    alpha = scheduler.alphas_cumprod.sqrt().to(args.device)
+    sigma = (1 - scheduler.alphas_cumprod).sqrt().to(args.device)
+    step, smooth, previewed = 0, None, time.monotonic()
+    if state := run.load():
+        unet.load_state_dict(state["unet"])
+        text.load_state_dict(state["text"])
+        average.mean = [t.to(args.device) for t in state["mean"]]
+        optimizer.load_state_dict(state["optimizer"])
+        rng.set_state(state["rng"])
+        step = state["step"]
+    run.log(icons=len(artwork.icons), million_parameters=sum(p.numel() for p in average.live) / 1e6)
+    decaying = run.progress >= 1 - args.decay
+    while run.progress < 1:
+        pictures, captions = artwork.batch(args.batch, rng)
+        dropped = torch.rand(args.batch, generator=rng) < 0.1
+        captions = ["" if drop else c for c, drop in zip(captions, dropped.tolist(), strict=True)]
+        tokens = tokenizer(
+            captions, padding="max_length", truncation=True, max_length=PROMPT_TOKENS, return_tensors="pt"
+        ).input_ids.to(args.device)
+        times = torch.randint(1000, (args.batch,), generator=rng).to(args.device)
+        a, s = alpha[times][:, None, None, None], sigma[times][:, None, None, None]
+        with torch.autocast(args.device, torch.bfloat16):
+            with torch.no_grad():
+                posterior = autoencoder.encode(
+                    pictures.to(args.device, memory_format=torch.channels_last)
+                ).latent_dist
+                clean = posterior.mode().float()
+                noise = torch.randn(clean.shape, generator=rng).to(args.device)
+            output = unet(a * clean + s * noise, times, text(tokens).last_hidden_state).sample
+        loss = (output.float() - (a * noise - s * clean)).square().mean()
+        loss.backward()
+        nn.utils.clip_grad_norm_(average.live, 1.0)
+        optimizer.step(rate_factor(step, run.progress, args.decay))
+        average.update(step)
+        step += 1
+        smooth = loss.detach() if smooth is None else smooth.lerp(loss.detach(), 0.01)
+        if step % 100 == 0:
+            run.log(step=step, samples=step * args.batch, loss=round(smooth.item(), 5))
+
+        def state_now() -> dict[str, Any]:
+            return {
+                "unet": unet.state_dict(),
+                "text": text.state_dict(),
+                "mean": average.mean,
+                "optimizer": optimizer.state_dict(),
+                "rng": rng.get_state(),
+                "step": step,
+            }
+
+        if not decaying and run.progress >= 1 - args.decay:
+            decaying = True
+            run.save(state_now(), run.folder / "diffusion-before-decay.pt")
+        if time.monotonic() - run.saved > 300 or run.progress >= 1:
+            run.save(state_now())
+        if time.monotonic() - previewed > 60 * args.preview or run.progress >= 1:
+            previewed = time.monotonic()
+            average.swap()
+            assemble(run.folder, unet, text, autoencoder, tokenizer, torch.float32)
+            preview(run.folder, args.device, step)
+            average.swap()
+            unet.train().requires_grad_(True)
+            text.train().requires_grad_(True)
+
+
+def assemble(
+    folder: Path,
+    unet: UNet2DConditionModel,
+    text: CLIPTextModel,
+    autoencoder: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
+    dtype: torch.dtype,
+) -> None:
+    """Write the parts as one ordinary diffusers pipeline under `folder/pipeline`."""
+    StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=text,
+        tokenizer=tokenizer,
+        unet=unet,
+        scheduler=build_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    ).save_pretrained(folder / "pipeline", safe_serialization=True)
+
+
+PREVIEWS = (
+    "a red apple", "noto cat", "fluent3d airplane on a blue background", "emojitwo bicycle", "a fish on a yellow background",
+    "noto house with garden", "a guitar", "an elephant on a green background", "a red car", "noto umbrella on a black background",
+    "fluent3d banana", "a green apple", "noto owl", "emojitwo castle on a pink background", "a coffee cup",
+    "fluent3d sailboat on a white background", "a blue t-shirt", "noto snail", "a lion", "emojitwo pizza on a gray background",
+    "a cactus", "noto key", "a shark on a purple background", "fluent3d flower", "a dog on an orange background",
+)  # fmt: skip
+
+
+@torch.no_grad()
+def preview(folder: Path, device: str, step: int) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(folder / "pipeline").to(device)
+    pipeline.set_progress_bar_config(disable=True)
+    generators = [Generator().manual_seed(i) for i in range(len(PREVIEWS))]
+    pictures = pipeline(
+        list(PREVIEWS), num_inference_steps=25, guidance_scale=4.0, generator=generators, output_type="pt"
+    ).images
+    save_image(pictures.float().cpu(), folder / f"preview-{step:06d}.png", nrow=5)
+
+
+def export(args: argparse.Namespace) -> None:
+    """Copy the finished pipeline into the package in bfloat16 (the autoencoder in half precision keeps its detail)."""
+    pipeline = StableDiffusionPipeline.from_pretrained(args.out / "pipeline", torch_dtype=torch.bfloat16)
+    pipeline.save_pretrained(args.to, safe_serialization=True)
+    total = sum(f.stat().st_size for f in args.to.rglob("*") if f.is_file())
+    print(f"{args.to}: {total / 1e6:.1f} MB")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stage", choices=["autoencoder", "diffusion", "export"])
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with emoji128 and class_map.json")
+    parser.add_argument("--out", type=Path, required=True, help="folder of this run; an existing one is resumed")
+    parser.add_argument("--to", type=Path, help="where export writes the pipeline")
+    parser.add_argument("--size", type=int, choices=sorted(SHAPES), default=64)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--minutes", type=float, default=60, help="training time over all sessions")
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of the diffusion stage")
+    parser.add_argument("--decay", type=float, default=0.3, help="last part of the time in which the rate falls to zero")
+    parser.add_argument("--average", type=float, default=0.9995, help="decay of the moving average of the weights")
+    parser.add_argument("--concepts", choices=["quickdraw", "all"], default="quickdraw")
+    parser.add_argument("--styles", default="fluent3d,noto,emojitwo")
+    parser.add_argument("--preview", type=float, default=15, help="minutes between preview sheets")
+    args = parser.parse_args()
+    {"autoencoder": train_autoencoder, "diffusion": train_diffusion, "export": export}[args.stage](args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""What every diffusion model looks like to the rest of the house."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from sketchguide.levels import Level, Prediction
+from sketchguide.solvers import Solver
+from sketchguide.taps import TapInfo
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What the network is told besides the latent and the time: one row per image."""
+
+    embedding: Tensor  # (B, tokens, width)
+    extras: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])  # (B, …) each: pooled text, sizes, …
+    dropped: tuple[str, ...] = ()  # per prompt, the words beyond the text encoder's limit
+
+    def __len__(self) -> int:
+        return len(self.embedding)
+
+
+class Backbone(Protocol):
+    """A frozen diffusion network with everything that turns prompts and pictures into its terms and back."""
+
+    @property
+    def name(self) -> str: ...  # how errors and recipes call it
+    @property
+    def family(self) -> str: ...  # "unet", …: networks of one family have the same kind of taps
+    @property
+    def network(self) -> nn.Module: ...  # tap paths are submodule paths into it
+    @property
+    def taps(self) -> Sequence[TapInfo]: ...  # every place that can be read or rewritten
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...  # of the network; latents are kept in float32 between steps
+    @property
+    def latent_channels(self) -> int: ...
+    @property
+    def stride(self) -> int: ...  # pixels per latent pixel
+    @property
+    def multiple(self) -> int: ...  # picture sides must be multiples of this many pixels
+    @property
+    def default_size(self) -> tuple[int, int]: ...  # (width, height) in pixels the model was trained for
+    @property
+    def solvers(self) -> Mapping[str, Solver]: ...  # name -> rule; the first is the model's own
+
+    def levels(self, steps: int, solver: str | None = None) -> list[Level]: ...
+
+    def level(self, progress: float) -> Level: ...
+    def describe(self, prompts: Sequence[str]) -> Condition: ...
+    def predict(self, latent: Tensor, level: Level, condition: Condition) -> Prediction: ...
+    def encode(self, images: Tensor) -> Tensor: ...
+    def decode(self, latents: Tensor) -> Tensor: ...

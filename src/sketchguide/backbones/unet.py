@@ -1,0 +1,126 @@
+"""UNet pipelines with one text encoder: Stable Diffusion 1.x and 2.x, and everything of their shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor, nn
+
+from sketchguide.backbones.base import Condition
+from sketchguide.errors import UsageError
+from sketchguide.levels import Level, Prediction, PredictionKind, levels_of
+from sketchguide.solvers import OF_SCHEDULER, SOLVERS, SolverChoice, choose_solver
+from sketchguide.taps import TapInfo, survey
+
+TRAINING_STEPS = 1000
+
+
+class UNetBackbone:
+    """A loaded diffusers pipeline (`StableDiffusionPipeline` and its like), used as it is: LoRA, dtype and offloading
+    stay as the user set them. The networks are put into eval mode and frozen.
+    """
+
+    family = "unet"
+
+    def __init__(self, pipeline: Any, *, name: str = "") -> None:
+        self.pipeline = pipeline
+        self.name = name or pipeline.config.get("_name_or_path") or type(pipeline).__name__
+        self.network: nn.Module = pipeline.unet
+        self.autoencoder: Any = pipeline.vae
+        for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+            module.eval().requires_grad_(False)
+        config = pipeline.scheduler.config
+        self.prediction_kind: PredictionKind = config.get("prediction_type", "epsilon")
+        self.latent_channels: int = pipeline.unet.config.in_channels
+        if self.latent_channels != pipeline.vae.config.latent_channels:
+            raise UsageError(
+                f"{self.name} takes {self.latent_channels} channels where its autoencoder makes "
+                f"{pipeline.vae.config.latent_channels}: an inpainting or depth variant.",
+                hint="Use the plain text-to-image model.",
+                field="model",
+            )
+        self.stride: int = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+        self.multiple: int = self.stride * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
+        side = pipeline.unet.config.sample_size
+        grid = (side, side) if isinstance(side, int) else tuple(reversed(side))
+        self.default_size: tuple[int, int] = (grid[0] * self.stride, grid[1] * self.stride)
+        products = self._scheduler("DDIMScheduler").alphas_cumprod
+        self._alphas = [float(p) ** 0.5 for p in products]
+        self._sigmas = [(1 - float(p)) ** 0.5 for p in products]
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipeline._execution_device  # knows about offloading, which `.device` of a module does not
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.pipeline.unet.dtype
+
+    @cached_property
+    def solvers(self) -> Mapping[str, SolverChoice]:
+        own = OF_SCHEDULER.get(type(self.pipeline.scheduler).__name__, "ddim")
+        return {own: SOLVERS[own], **SOLVERS}
+
+    def levels(self, steps: int, solver: str | None = None) -> list[Level]:
+        """`steps + 1` levels, noisiest first, as the scheduler behind `solver` spaces them for this model."""
+        choice = choose_solver(solver or next(iter(self.solvers)))
+        return levels_of(self._scheduler(choice.scheduler), steps)
+
+    def level(self, progress: float) -> Level:
+        """The training level at `progress` (0: pure noise, 1: almost clean)."""
+        last = len(self._alphas) - 1
+        time = min(last, max(0, round((1 - progress) * last)))
+        return Level(float(time), self._alphas[time], self._sigmas[time], progress)
+
+    def _scheduler(self, name: str) -> Any:
+        # A fresh one each time: diffusers schedulers keep state between calls.
+        return getattr(diffusers, name).from_config(self.pipeline.scheduler.config)
+
+    def describe(self, prompts: Sequence[str]) -> Condition:
+        """Text conditions, one row per prompt, made by the pipeline's own `encode_prompt`."""
+        tokenizer = self.pipeline.tokenizer
+        limit: int = tokenizer.model_max_length
+        dropped: list[str] = []
+        for prompt in prompts:
+            ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
+            dropped.append(tokenizer.decode(ids[limit - 1 : -1]).strip() if len(ids) > limit else "")
+        with torch.no_grad():
+            embedding, _ = self.pipeline.encode_prompt(list(prompts), self.device, 1, False)
+        return Condition(embedding, dropped=tuple(dropped))
+
+    def predict(self, latent: Tensor, level: Level, condition: Condition) -> Prediction:
+        """The network's opinion of `latent` (B, C, h, w) at `level`; latent and prediction in float32."""
+        output = self.network(
+            latent.to(self.dtype),
+            torch.tensor(level.time, device=latent.device),
+            encoder_hidden_states=condition.embedding.to(latent.device, self.dtype),
+            **condition.extras,
+            return_dict=False,
+        )[0]
+        return Prediction.read(self.prediction_kind, output.float(), latent, level)
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> float32 latents (B, C, h, w), the mode of the posterior."""
+        posterior = self.autoencoder.encode(images.to(self.device, self.autoencoder.dtype)).latent_dist
+        return posterior.mode().float() * self.autoencoder.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) -> float32 images (B, 3, H, W), about [-1, 1]."""
+        scaled = (latents / self.autoencoder.config.scaling_factor).to(self.device, self.autoencoder.dtype)
+        return self.autoencoder.decode(scaled, return_dict=False)[0].float()
+
+    @cached_property
+    def taps(self) -> Sequence[TapInfo]:
+        """Found by one pass over a small latent."""
+        deepest = self.multiple // self.stride
+        grid = (2 * deepest, 3 * deepest)
+        latent = torch.zeros(1, self.latent_channels, *grid, device=self.device)
+        condition = Condition(torch.zeros(1, 7, self.pipeline.unet.config.cross_attention_dim, device=self.device))
+        with torch.no_grad():
+            return survey(self.network, lambda: self.predict(latent, self.level(0.5), condition), grid=grid)

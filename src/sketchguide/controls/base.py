@@ -1,0 +1,70 @@
+"""The two ways to act on a network while it samples: a guide pulls the result, an injection rewrites its inside."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from sketchguide.errors import UsageError
+from sketchguide.levels import Level, Prediction
+from sketchguide.taps import Rewrite
+
+Window = tuple[float, float]  # from and to (exclusive) in progress: 0 at pure noise, 1 at the finished image
+
+
+@dataclass(frozen=True)
+class Step:
+    """Everything a guide may look at. Every tensor keeps its graph back to `latent`."""
+
+    latent: Tensor  # (B, C, h, w)
+    prediction: Prediction  # of the conditional branch
+    features: Mapping[str, Tensor]  # tap path -> that module's output
+    level: Level
+
+
+class Strength(Protocol):
+    """Turns a gradient into a displacement of the next latent; false when it would always be zero."""
+
+    def __call__(self, gradient: Tensor, move: Tensor, now: Level, to: Level) -> Tensor: ...
+
+    def __bool__(self) -> bool: ...
+
+
+class Guide(Protocol):
+    """Pulls the result: the sampler moves the latent to lower `loss`, one value per image (B,)."""
+
+    @property
+    def reads(self) -> Sequence[str]: ...  # taps whose outputs the loss needs
+    @property
+    def window(self) -> Window: ...
+    @property
+    def strength(self) -> Strength: ...
+
+    def loss(self, step: Step) -> Tensor: ...
+
+
+class Injection(Protocol):
+    """Changes what the network sees: rewrites the outputs of named submodules."""
+
+    @property
+    def window(self) -> Window: ...
+
+    def rewrites(self, level: Level) -> Mapping[str, Rewrite]: ...
+
+
+def is_open(window: Window, level: Level) -> bool:
+    start, stop = window
+    return start <= level.progress < stop
+
+
+def check_window(window: Window) -> None:
+    start, stop = window
+    if not 0 <= start <= stop <= 1:
+        raise UsageError(
+            f"window is ({start:g}, {stop:g}); it must satisfy 0 <= from <= to <= 1.",
+            hint="0 is pure noise, 1 the finished image.",
+            field="window",
+        )

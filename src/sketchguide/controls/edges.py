@@ -1,0 +1,54 @@
+"""LGP at sampling time: pull the latent so that the map read off its activations becomes the drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from sketchguide.controls.base import Step, Strength, Window, check_window
+from sketchguide.controls.strengths import Proportional
+from sketchguide.errors import UsageError
+from sketchguide.predictors import LatentPredictor
+
+
+@dataclass(frozen=True)
+class LatentGuide:
+    """The loss ‖LGP(F(z_t), t) - E(e)‖² of Voynov et al. 2022, eq. 3, one value per image.
+
+    `target` (B or 1, C, h, w) is the encoded map E(e); `weight` (B or 1, 1, h, w), at least 0, says how strongly each
+    latent pixel binds. `window` must lie within the levels that the predictor was trained on.
+    """
+
+    predictor: LatentPredictor
+    target: Tensor
+    weight: Tensor | None = None
+    window: Window = (0.0, 0.5)
+    strength: Strength = field(default_factory=Proportional)
+
+    def __post_init__(self) -> None:
+        check_window(self.window)
+        trained = self.predictor.config.window
+        if self.window[0] < trained[0] or self.window[1] > trained[1]:
+            raise UsageError(
+                f"The guide acts from {self.window[0]:g} to {self.window[1]:g} of the steps, but this predictor was trained "
+                f"for {trained[0]:g} to {trained[1]:g}.",
+                hint=f"Stop at {trained[1]:g} at the latest, or train a predictor for less noise.",
+                field="stop",
+            )
+
+    @property
+    def reads(self) -> Sequence[str]:
+        return self.predictor.config.taps
+
+    def loss(self, step: Step) -> Tensor:
+        size = (step.latent.shape[-2], step.latent.shape[-1])
+        if self.target.shape[-2:] != step.latent.shape[-2:]:
+            raise UsageError(
+                f"The drawing's latent is {tuple(self.target.shape[-2:])}, the picture's {size} (h, w).", field="sketch"
+            )
+        error = (self.predictor(step.features, step.level, size) - self.target).square()
+        if self.weight is not None:
+            error = error * self.weight
+        return error.flatten(1).mean(dim=1)

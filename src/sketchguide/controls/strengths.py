@@ -1,0 +1,66 @@
+"""How far a gradient moves the next latent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from sketchguide.errors import UsageError
+from sketchguide.levels import Level
+
+
+@dataclass(frozen=True)
+class Proportional:
+    """A fraction `beta` of the length of the step that the sampler just took, against the gradient:
+    `-beta * |z_t - z_(t-1)| / |g| * g`, norms per image (LGP, Voynov et al. 2022, eq. 4).
+
+    `beta` is one number for all images or one per image; at least 0.
+    """
+
+    beta: float | Sequence[float] = 1.6
+
+    def __post_init__(self) -> None:
+        if not all(math.isfinite(b) and b >= 0 for b in self._each()):
+            raise UsageError(f"strength is {self.beta}; it must be finite and at least 0.", field="strength")
+
+    def _each(self) -> tuple[float, ...]:
+        return (self.beta,) if isinstance(self.beta, int | float) else tuple(self.beta)
+
+    def __bool__(self) -> bool:
+        return any(self._each())
+
+    def __call__(self, gradient: Tensor, move: Tensor, now: Level, to: Level) -> Tensor:
+        del now, to
+        beta = torch.tensor(self._each(), device=gradient.device)
+        if len(beta) not in (1, len(gradient)):
+            raise UsageError(f"{len(beta)} strengths for {len(gradient)} images.", field="strength")
+        # A gradient of zero gives no direction: 0 / tiny stays 0 where 0 / 0 would be NaN.
+        length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
+        scale = beta * move.flatten(1).norm(dim=1) / length
+        return -scale[:, None, None, None] * gradient
+
+
+@dataclass(frozen=True)
+class Score:
+    """The displacement that shifting the score by `scale` times the gradient would cause in a deterministic step.
+
+    With a loss of -log p(y | x_t) this is classifier guidance, eps - sqrt(1 - a_t) * grad log p
+    (Dhariwal & Nichol 2021, eq. 14): the clean estimate moves by sigma²/alpha, the noise estimate by sigma.
+    """
+
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.scale):
+            raise UsageError(f"scale is {self.scale}; it must be finite.", field="strength")
+
+    def __bool__(self) -> bool:
+        return self.scale != 0
+
+    def __call__(self, gradient: Tensor, move: Tensor, now: Level, to: Level) -> Tensor:
+        del move
+        return -self.scale * now.sigma * (to.alpha / now.alpha * now.sigma - to.sigma) * gradient

@@ -1,0 +1,79 @@
+"""Every error that sketchguide raises on purpose.
+
+    SketchguideError            message, hint, field; `exit_code` of the command line
+    ├── UsageError              what was asked for cannot be done: exit code 2
+    │   ├── SketchError         the drawing or picture given cannot be used
+    │   ├── ModelNotFoundError  no model or predictor of that name
+    │   ├── MismatchError       a predictor (or other control) does not fit the model
+    │   └── TapError            a tap is unknown, was never reached, or yields no tensor
+    └── FailureError            asked rightly, but it did not work: exit code 1
+        ├── WeightsError        a weight file is truncated, changed or not what it claims to be
+        ├── OutputError         the result cannot be written
+        ├── GuidanceError       a gradient or latent is not finite
+        └── TrainingError       training cannot go on; the last checkpoint is intact
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SketchguideError(Exception):
+    """A sentence for people: what was given, what is allowed, and (`hint`) what to do next."""
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, hint: str = "", field: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.field = field
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+    def as_dict(self) -> dict[str, str]:
+        """`{code, message, hint, field}`, the form in which `--json` and HTTP report errors."""
+        return {"code": self.code, "message": self.message, "hint": self.hint, "field": self.field}
+
+
+class UsageError(SketchguideError, ValueError):
+    code = "usage"
+    exit_code = 2
+
+
+class SketchError(UsageError):
+    code = "sketch"
+
+
+class ModelNotFoundError(UsageError):
+    code = "model_not_found"
+
+
+class MismatchError(UsageError):
+    code = "mismatch"
+
+
+class TapError(UsageError):
+    code = "tap"
+
+
+class FailureError(SketchguideError, RuntimeError):
+    code = "failure"
+
+
+class WeightsError(FailureError):
+    code = "weights"
+
+
+class OutputError(FailureError):
+    code = "output"
+
+
+class GuidanceError(FailureError):
+    code = "guidance"
+
+
+class TrainingError(FailureError):
+    code = "training"

@@ -1,0 +1,163 @@
+"""How well one map follows another, and how sure a mean is.
+
+Maps are (B, 1, H, W) in [0, 1] and ink is 1. Both maps of a pair are thinned to lines one pixel wide before they are
+compared, so that the thickness of a line neither helps nor harms, and a map that is white all over is one short line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator, Tensor
+
+from sketchguide.errors import UsageError
+from sketchguide.extractors import distance_to, thin
+
+THRESHOLD = 0.5  # ink is what reaches it
+
+
+@dataclass(frozen=True, kw_only=True)
+class EdgeScore:
+    """One value per pair of maps, each (B,) in [0, 1]."""
+
+    precision: Tensor
+    recall: Tensor
+    f1: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetScore:
+    """One value for a whole set of pairs, each in [0, 1]."""
+
+    ods: float  # F1 at the one threshold that is best for the set
+    ois: float  # F1 with the best threshold for each pair
+    threshold: float  # that of `ods`
+    precision: float  # at that threshold
+    recall: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """An estimate and its confidence interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def edge_f1(predicted: Tensor, target: Tensor, *, tolerance: float) -> EdgeScore:
+    """Agreement of the lines of two batches of maps (B, 1, H, W), pair by pair.
+
+    Precision is the share of predicted line pixels that have a target line pixel within `tolerance` pixels, recall the share
+    of target line pixels that have a predicted one, F1 their harmonic mean. One pixel may answer for several: hatching a
+    whole region still earns some precision, so read F1 beside that of unguided pictures. Two maps without ink agree (all
+    1); where only one has ink, all are 0.
+    """
+    check_pair(predicted, target, tolerance=tolerance)
+    counts = match(predicted >= THRESHOLD, target >= THRESHOLD, tolerance=tolerance)
+    return score(counts)
+
+
+def edge_ods(predicted: Tensor, target: Tensor, *, tolerance: float, thresholds: int = 19) -> SetScore:
+    """F1 of soft predictions (B, 1, H, W) at the best threshold: one for the set (ODS), one for each pair (OIS).
+
+    Matched and counted pixels are summed over the set before precision and recall are taken, as in the Berkeley benchmark
+    (Arbelaez et al., IEEE TPAMI 33(5), 2011, section 3.1); pixels match as in `edge_f1`. The `thresholds` lie evenly
+    between 0 and 1; the target is cut at 0.5.
+    """
+    check_pair(predicted, target, tolerance=tolerance)
+    if thresholds < 1:
+        raise UsageError(f"{thresholds} thresholds were given; 1 is the least.", field="thresholds")
+    cuts = torch.arange(1, thresholds + 1, dtype=torch.float64) / (thresholds + 1)
+    ink = target >= THRESHOLD
+    counts = torch.stack([match(predicted >= cut, ink, tolerance=tolerance) for cut in cuts.tolist()])  # (T, 4, B)
+    whole = score(counts.sum(dim=2).T)
+    best = int(whole.f1.argmax())
+    best_each = score(counts.permute(1, 0, 2)).f1.argmax(dim=0)
+    chosen = counts.gather(0, best_each.expand(1, 4, -1))[0]
+    return SetScore(
+        ods=float(whole.f1[best]),
+        ois=float(score(chosen.sum(dim=1, keepdim=True)).f1),
+        threshold=float(cuts[best]),
+        precision=float(whole.precision[best]),
+        recall=float(whole.recall[best]),
+    )
+
+
+def chamfer(first: Tensor, second: Tensor) -> Tensor:
+    """Symmetric Chamfer distance (B,) between the lines of two batches of maps (B, 1, H, W).
+
+    The mean distance from a line pixel of one map to the nearest of the other, averaged over both directions, as a fraction
+    of the longer side. 0 where neither map has ink, 1 where only one has.
+    """
+    check_pair(first, second, tolerance=0)
+    a, b = thin(first >= THRESHOLD), thin(second >= THRESHOLD)
+    there, back = masked_mean(distance_to(b), a), masked_mean(distance_to(a), b)
+    distance = (there + back) / 2 / max(first.shape[-2:])
+    one_empty = a.flatten(1).any(dim=1) != b.flatten(1).any(dim=1)
+    return torch.where(one_empty, 1.0, distance)
+
+
+def bootstrap_interval(
+    values: Tensor, *, over: Tensor | None = None, level: float = 0.95, samples: int = 2000, seed: int = 0
+) -> Interval:
+    """The mean of `values` (N,), or its ratio to the mean of `over` (N,), with a percentile bootstrap interval.
+
+    The N items are drawn with replacement `samples` times (Efron and Tibshirani 1993, chapter 13); `values[i]` and `over[i]`
+    belong to the same item and are drawn together. Items must be independent: average the seeds of one sketch first.
+    Raises `UsageError` for empty, unequal or non-finite input and where the mean of `over` is 0.
+    """
+    paired = [values] if over is None else [values, over]
+    if values.ndim != 1 or len(values) == 0 or any(v.shape != values.shape for v in paired):
+        shapes = " and ".join(str(tuple(v.shape)) for v in paired)
+        raise UsageError(f"Values of shape {shapes} were given; the same (N,) with N >= 1 is needed.", field="values")
+    columns = torch.stack(paired).to("cpu", torch.float64)
+    if not columns.isfinite().all():
+        raise UsageError("Some values are not finite.", hint="Leave failed items out first.", field="values")
+    if not 0 < level < 1:
+        raise UsageError(f"A level of {level} was given; it must be between 0 and 1.", field="level")
+    if samples < 1:
+        raise UsageError(f"{samples} samples were given; 1 is the least.", field="samples")
+    if over is not None and columns[1].mean() == 0:
+        raise UsageError("The ratio is not defined: the mean of `over` is 0.", field="over")
+    drawn = torch.randint(values.shape[0], (samples, values.shape[0]), generator=Generator().manual_seed(seed))
+    means = columns[:, drawn].mean(dim=2)
+    statistics = means[0] if over is None else means[0] / means[1]
+    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
+    low, high = statistics.quantile(tails).tolist()
+    estimate = columns[0].mean() if over is None else columns[0].mean() / columns[1].mean()
+    return Interval(estimate=float(estimate), low=low, high=high)
+
+
+def check_pair(first: Tensor, second: Tensor, *, tolerance: float) -> None:
+    if first.ndim != 4 or first.shape[1] != 1 or first.shape != second.shape:
+        raise UsageError(
+            f"Maps of shape {tuple(first.shape)} and {tuple(second.shape)} were given; both must be the same (B, 1, H, W).",
+            field="predicted",
+        )
+    if not tolerance >= 0:
+        raise UsageError(f"A tolerance of {tolerance} was given; 0 pixels is the least.", field="tolerance")
+
+
+def match(predicted: Tensor, target: Tensor, *, tolerance: float) -> Tensor:
+    """Line pixels (4, B): predicted and matched, predicted, in the target and matched, in the target."""
+    predicted, target = thin(predicted), thin(target)
+    found = predicted & (distance_to(target) <= tolerance)
+    covered = target & (distance_to(predicted) <= tolerance)
+    return torch.stack([ink.flatten(1).sum(dim=1) for ink in (found, predicted, covered, target)])
+
+
+def score(counts: Tensor) -> EdgeScore:
+    """Scores (...) of the counts (4, ...) that `match` makes."""
+    found, predicted, covered, target = counts.double()
+    neither = (predicted == 0) & (target == 0)
+    precision = torch.where(neither, 1.0, found / predicted.clamp(min=1))
+    recall = torch.where(neither, 1.0, covered / target.clamp(min=1))
+    f1 = 2 * precision * recall / (precision + recall).clamp(min=torch.finfo(torch.float64).tiny)
+    return EdgeScore(precision=precision.float(), recall=recall.float(), f1=f1.float())
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """The mean (B,) of `values` (B, 1, H, W) where `mask` is set; 0 where it is nowhere."""
+    return (values * mask).flatten(1).sum(dim=1) / mask.flatten(1).sum(dim=1).clamp(min=1)

@@ -1,0 +1,310 @@
+"""Pictures in and out: files, tensors, contact sheets. No other module knows how pixels are stored.
+
+In memory a picture is a `PIL.Image.Image` in mode RGB or a float32 tensor (B, 3, H, W) in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import secrets
+import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
+
+from sketchguide.errors import GuidanceError, OutputError, SketchError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+MIN_SIDE = 16
+MAX_SIDE = 8192
+MAX_PIXELS = 32_000_000
+MAX_BYTES = 256 * 2**20
+
+_LEVELS = 255
+_GREY_16 = 65535
+
+
+def read_file(path: str | Path, *, limit: int = MAX_BYTES, field: str = "image") -> bytes:
+    """The bytes of an ordinary file of at most `limit` bytes.
+
+    Raises:
+        SketchError: no such file, a folder or device, unreadable, empty or too large.
+    """
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise SketchError(f"{path} is a folder.", hint="Give the file itself.", field=field)
+        if not path.exists():
+            raise SketchError(f"There is no file {path}.", hint="Check the name and the folder.", field=field)
+        if not path.is_file():
+            raise SketchError(f"{path} is not an ordinary file.", field=field)
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except (OSError, ValueError) as error:
+        if isinstance(error, SketchError):
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise SketchError(f"{str(path)!r} cannot be read: {reason}.", field=field) from error
+    if not data:
+        raise SketchError(f"{path} is empty.", field=field)
+    if len(data) > limit:
+        raise SketchError(f"{path} is larger than the {limit / 1e6:.0f} MB allowed.", field=field)
+    return data
+
+
+def open_image(source: str | Path | bytes, *, field: str = "image") -> Image.Image:
+    """A picture file (or its bytes) as RGB, upright, on white paper, fully decoded.
+
+    PNG, JPEG, WebP, BMP, GIF and TIFF; each side 16 to 8192 pixels and at most 32 megapixels, read from the header
+    before anything is decoded. EXIF rotation and colour profiles are applied, 16-bit grey is rescaled, CMYK becomes
+    RGB. Transparent pictures are laid on white, or on black when they hold nothing but white. Of an animated picture
+    the first frame is used, with a warning.
+
+    Raises:
+        SketchError: the file is missing, damaged, too small, too large or of another format.
+    """
+    name = "The picture" if isinstance(source, bytes) else str(source)
+    data = source if isinstance(source, bytes) else read_file(source, field=field)
+    if not data:
+        raise SketchError(f"{name} is empty.", field=field)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        image, several = _decode(data, name=name, field=field)
+    if several:
+        warnings.warn(f"{name} holds several frames; the first one is used.", stacklevel=2)
+    return image
+
+
+def _decode(data: bytes, *, name: str, field: str) -> tuple[Image.Image, bool]:
+    """The picture as RGB, and whether the file holds further frames."""
+    try:
+        with _opened(data, name=name, field=field) as image:
+            width, height = image.size
+            if not (MIN_SIDE <= width <= MAX_SIDE and MIN_SIDE <= height <= MAX_SIDE):
+                raise SketchError(
+                    f"{name} is {width} × {height} pixels; each side must be {MIN_SIDE} to {MAX_SIDE} pixels.",
+                    field=field,
+                )
+            several = bool(getattr(image, "is_animated", False)) and image.format != "MPO"
+            image.load()
+            upright = image
+            with suppress(Exception):  # a damaged EXIF block is no reason to refuse the picture
+                upright = ImageOps.exif_transpose(image)
+            return _rgb(upright, name=name, field=field), several
+    except SketchError:
+        raise
+    except Exception as error:  # the decoders raise nearly everything on damaged files
+        raise SketchError(
+            f"{name} is damaged or cut short: {error}.", hint="Save or download it again.", field=field
+        ) from error
+
+
+def _opened(data: bytes, *, name: str, field: str) -> Image.Image:
+    """The header read and checked, the pixels not yet decoded; for PNG every checksum has been verified."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        allowed = ", ".join(FORMATS).replace("WEBP", "WebP")
+        raise SketchError(f"{name} is not a readable picture; allowed are {allowed}.", field=field) from error
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise SketchError(
+            f"{name} has {width} × {height} pixels; at most {MAX_PIXELS // 1_000_000} million are allowed.",
+            hint="Make it smaller first.",
+            field=field,
+        )
+    if image.format == "PNG":
+        image.verify()
+        image = Image.open(io.BytesIO(data), formats=("PNG",))
+    return image
+
+
+def _rgb(image: Image.Image, *, name: str, field: str) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return from_grey(np.asarray(image).astype(np.float32) / _GREY_16).convert("RGB")
+    if image.mode in ("I", "F"):  # no agreed range: the darkest value becomes black, the lightest white
+        values = np.asarray(image).astype(np.float64)
+        if not np.isfinite(values).all():
+            raise SketchError(f"{name} has pixels that are not numbers.", field=field)
+        low, span = values.min(), np.ptp(values)
+        return from_grey(((values - low) / span if span else np.ones_like(values)).astype(np.float32)).convert("RGB")
+    profile = image.info.get("icc_profile")
+    if image.has_transparency_data:
+        image = _on_paper(image.convert("RGBA"))
+    if profile and image.mode in ("RGB", "CMYK"):
+        from PIL import ImageCms
+
+        with suppress(ImageCms.PyCMSError, OSError):  # an unusable profile: the plain conversion has to do
+            srgb = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(
+                image, ImageCms.ImageCmsProfile(io.BytesIO(profile)), srgb, outputMode="RGB"
+            )
+            image = converted or image
+    return image.convert("RGB")
+
+
+def _on_paper(image: Image.Image) -> Image.Image:
+    """RGBA laid on white; on black where white would hide all of it."""
+    for paper in ("white", "black"):
+        sheet = Image.new("RGBA", image.size, paper)
+        sheet.alpha_composite(image)
+        flat = sheet.convert("RGB")
+        if flat.convert("L").getextrema() != (_LEVELS, _LEVELS):
+            return flat
+    return Image.new("RGB", image.size, "white")
+
+
+def to_tensor(images: Sequence[Image.Image], *, size: tuple[int, int] | None = None) -> Tensor:
+    """PIL pictures as one float32 tensor (B, 3, H, W) in [-1, 1].
+
+    Args:
+        size: (width, height). Pictures of another size are scaled (Lanczos) to cover it and cut at the middle, so that
+            nothing is distorted. None: all pictures must already have one size.
+
+    Raises:
+        SketchError: no pictures, or different sizes and no `size`.
+    """
+    import torch
+
+    if not images:
+        raise SketchError("No pictures were given; at least one is needed.", field="images")
+    if size is not None:
+        images = [
+            image if image.size == size else ImageOps.fit(image, size, Image.Resampling.LANCZOS) for image in images
+        ]
+    sizes = sorted({image.size for image in images})
+    if len(sizes) > 1:
+        raise SketchError(
+            "The pictures have different sizes: " + ", ".join(f"{width} × {height}" for width, height in sizes) + ".",
+            hint="Give the size they should have.",
+            field="size",
+        )
+    pixels = np.stack([np.asarray(image.convert("RGB")) for image in images])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float() / (_LEVELS / 2) - 1
+
+
+def to_images(tensor: Tensor) -> list[Image.Image]:
+    """A tensor (B, 3, H, W) in [-1, 1] as RGB pictures; values outside are clamped, the rest rounded.
+
+    Raises:
+        GuidanceError: some value is not finite.
+    """
+    tensor = tensor.detach().float().cpu()
+    if not tensor.isfinite().all():
+        raise GuidanceError(
+            "The picture has values that are not finite (NaN or infinite).", hint="Try float32, or weaker guidance."
+        )
+    pixels = ((tensor.clamp(-1, 1) + 1) * (_LEVELS / 2)).round().byte().permute(0, 2, 3, 1).numpy()
+    return [Image.fromarray(picture) for picture in pixels]
+
+
+def to_grey(image: Image.Image) -> NDArray[np.float32]:
+    """The luminance of a picture, (H, W) in [0, 1]."""
+    return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(_LEVELS)
+
+
+def from_grey(values: NDArray[np.float32]) -> Image.Image:
+    """(H, W) values, clamped to [0, 1] and rounded to the 256 levels of a grey picture (mode L)."""
+    return Image.fromarray(np.rint(values.clip(0, 1) * _LEVELS).astype(np.uint8))
+
+
+def channel_extremes(image: Image.Image) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The smallest and the largest of each pixel's three colour channels, both (H, W) in [0, 1]."""
+    red, green, blue = image.convert("RGB").split()
+    return (
+        to_grey(ImageChops.darker(ImageChops.darker(red, green), blue)),
+        to_grey(ImageChops.lighter(ImageChops.lighter(red, green), blue)),
+    )
+
+
+def save_png(image: Image.Image, path: str | Path, *, text: Mapping[str, str] | None = None) -> None:
+    """Writes a PNG with `text` as its metadata, all or nothing: a file of that name is replaced only by a whole one.
+
+    Raises:
+        OutputError: the folder is missing or read-only, the disk is full, the path is no ordinary file.
+    """
+    path = Path(path)
+    temporary = path.parent / f".{secrets.token_hex(8)}.part"
+    try:
+        chunks = PngImagePlugin.PngInfo()
+        for key, value in (text or {}).items():
+            chunks.add_text(key, value)
+        if path.exists() and not path.is_file():
+            raise OutputError(f"{path} is a folder or a device, not a file to write.", field="output")
+        try:
+            with temporary.open("xb") as file:
+                image.save(file, format="PNG", pnginfo=chunks)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        hint = "" if path.parent.is_dir() else "Its folder does not exist; create it first."
+        raise OutputError(f"{str(path)!r} cannot be written: {reason}.", hint=hint, field="output") from error
+
+
+def read_png_text(path: str | Path) -> dict[str, str]:
+    """The text metadata of a PNG file; empty where it has none. Compressed text is bounded (1 MiB each, 64 MiB in all).
+
+    Raises:
+        SketchError: not a PNG, damaged, too large, or with text that decompresses without measure.
+    """
+    data = read_file(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            with _opened(data, name=str(path), field="image") as image:
+                if not isinstance(image, PngImagePlugin.PngImageFile):
+                    raise SketchError(f"{path} is {image.format}, not PNG; only PNG carries text.", field="image")
+                return {key: str(value) for key, value in image.text.items()}
+    except SketchError:
+        raise
+    except Exception as error:  # see _decode
+        raise SketchError(f"The text of {path} cannot be read: {error}.", field="image") from error
+
+
+def sheet(
+    images: Sequence[Image.Image], *, columns: int, labels: Sequence[str] | None = None, pad: int = 4
+) -> Image.Image:
+    """A contact sheet on white, row by row, with an optional small label under each picture.
+
+    Every cell has the size of the largest picture; smaller ones are centred. Labels too long for their cell are cut.
+
+    Raises:
+        SketchError: no pictures, no columns, or another number of labels than of pictures.
+    """
+    if not images or columns < 1 or pad < 0:
+        raise SketchError(
+            f"A sheet needs pictures, columns ≥ 1 and pad ≥ 0, not {len(images)}, {columns} and {pad}.", field="columns"
+        )
+    if labels is not None and len(labels) != len(images):
+        raise SketchError(f"{len(labels)} labels were given for {len(images)} pictures.", field="labels")
+    width = max(image.width for image in images)
+    height = max(image.height for image in images)
+    font = ImageFont.load_default(size=max(9, min(24, width // 10)))
+    line = 0 if labels is None else int(font.getbbox("Ag")[3]) + 2
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    page = Image.new("RGB", (columns * (width + pad) + pad, rows * (height + line + pad) + pad), "white")
+    draw = ImageDraw.Draw(page)
+    for index, image in enumerate(images):
+        row, column = divmod(index, columns)
+        left, top = pad + column * (width + pad), pad + row * (height + line + pad)
+        page.paste(image.convert("RGB"), (left + (width - image.width) // 2, top + (height - image.height) // 2))
+        if labels is not None:
+            label = " ".join(labels[index].split())
+            while label and font.getlength(label) > width:
+                label = label[:-2].rstrip("…") + "…" if len(label) > 1 else ""
+            draw.text((left + (width - font.getlength(label)) / 2, top + height), label, font=font, fill="black")
+    return page

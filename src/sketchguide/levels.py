@@ -1,0 +1,85 @@
+"""Noise levels and what a network predicts at them: the mathematics that every model family shares.
+
+A latent is `alpha * clean + sigma * noise`. Variance-preserving models (SD) have alpha² + sigma² = 1, flow models
+(SD3, Flux) alpha + sigma = 1; nothing below this file needs to know which.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from sketchguide.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+PredictionKind = Literal["epsilon", "v_prediction", "sample", "flow"]
+
+
+class Level(NamedTuple):
+    """One noise level: `latent = alpha * clean + sigma * noise`."""
+
+    time: float  # what the network is told: 0..999 for variance-preserving models, 0..1 for flow models
+    alpha: float
+    sigma: float
+    progress: float  # 0 at pure noise, 1 at the finished image
+
+
+class Prediction(NamedTuple):
+    """The network's opinion at one level, in the two forms that everything else needs; both (B, C, h, w)."""
+
+    clean: Tensor
+    noise: Tensor
+
+    @classmethod
+    def read(cls, kind: PredictionKind, output: Tensor, latent: Tensor, level: Level) -> Prediction:
+        """Turn a network's raw `output` at `latent` (both (B, C, h, w)) into clean image and noise."""
+        a, s = level.alpha, level.sigma
+        match kind:
+            case "epsilon":
+                return cls((latent - s * output) / a, output)
+            case "sample":
+                return cls(output, (latent - a * output) / s)
+            case "v_prediction":  # v = alpha * noise - sigma * clean (Salimans & Ho 2022, appendix D)
+                return cls(a * latent - s * output, s * latent + a * output)
+            case "flow":  # v = noise - clean
+                return cls(latent - s * output, latent + a * output)
+
+    def towards(self, other: Prediction, scale: float) -> Prediction:
+        """Classifier-free guidance (Ho & Salimans 2022): start at `other`, go `scale` times as far as here."""
+        return Prediction(
+            other.clean + scale * (self.clean - other.clean), other.noise + scale * (self.noise - other.noise)
+        )
+
+
+def levels_of(scheduler: Any, steps: int) -> list[Level]:
+    """The `steps + 1` levels, noisiest first, on which a diffusers scheduler would sample.
+
+    The scheduler's own configuration decides spacing, offsets, zero terminal SNR, Karras or shifted sigmas and the
+    last level, so that every model walks the levels it was made for.
+    """
+    if steps < 1:
+        raise UsageError(f"steps is {steps}; it must be at least 1.", field="steps")
+    scheduler.set_timesteps(steps)
+    times = [float(t) for t in scheduler.timesteps]
+    if len(times) != steps:  # second-order schedulers list their inner evaluations
+        raise UsageError(f"{type(scheduler).__name__} makes {len(times)} levels of {steps} steps.", field="solver")
+    if hasattr(scheduler, "sigmas") and len(scheduler.sigmas) == steps + 1:
+        pairs = [_flow_or_variance_preserving(scheduler, float(s)) for s in scheduler.sigmas]
+    else:
+        products = scheduler.alphas_cumprod
+        last = float(getattr(scheduler, "final_alpha_cumprod", 1.0))
+        pairs = [_from_product(float(products[int(t)])) for t in times] + [_from_product(last)]
+    times.append(0.0)
+    return [Level(t, a, s, i / steps) for i, (t, (a, s)) in enumerate(zip(times, pairs, strict=True))]
+
+
+def _flow_or_variance_preserving(scheduler: Any, sigma: float) -> tuple[float, float]:
+    if not hasattr(scheduler, "alphas_cumprod"):
+        return 1.0 - sigma, sigma
+    scale = (1.0 + sigma * sigma) ** 0.5  # diffusers' sigmas are noise-to-signal ratios
+    return 1.0 / scale, sigma / scale
+
+
+def _from_product(product: float) -> tuple[float, float]:
+    return product**0.5, (1.0 - product) ** 0.5

@@ -1,0 +1,267 @@
+"""Latent Guidance Predictor: a small per-pixel MLP that reads a spatial map off a frozen network's activations.
+
+Voynov et al. 2022 (2211.13752), section 3. The first layer commutes with bilinear resizing, so it is applied to every
+tap at its own resolution, summed per resolution and only then upsampled; the result equals the paper's
+resize-concatenate-MLP, and no tensor with all channels ever exists at full size.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sketchguide.backbones.base import Backbone
+from sketchguide.errors import MismatchError, ModelNotFoundError, OutputError, UsageError, WeightsError
+from sketchguide.levels import Level
+from sketchguide.taps import TapInfo
+
+FILE_NAME = "predictor.safetensors"
+NOISE_BANDS = 10
+
+# The paper's nine places in SD 1.x, in diffusers' names (input blocks 2, 4, 8; middle 0, 1, 2; output blocks 2, 4, 8):
+# 9280 channels.
+PAPER_TAPS = (
+    "down_blocks.0.attentions.1",
+    "down_blocks.1.attentions.0",
+    "down_blocks.2.attentions.1",
+    "mid_block.resnets.0",
+    "mid_block.attentions.0",
+    "mid_block.resnets.1",
+    "up_blocks.0",
+    "up_blocks.1.attentions.1",
+    "up_blocks.2",
+)
+
+
+@dataclass(frozen=True)
+class PredictorConfig:
+    """Everything a weight file must know about itself; stored in its header."""
+
+    taps: tuple[str, ...]  # submodule paths
+    channels: tuple[int, ...]  # of each tap
+    latent_channels: int
+    family: str  # Backbone.family
+    backbone: str  # Backbone.name it was trained on, for people
+    map_kind: str = "edges"
+    widths: tuple[int, ...] = (256, 128, 64)  # hidden layers; the paper: 512, 256, 128, 64
+    normalize_taps: bool = True  # each tap to mean 0, deviation 1 per image; the paper: False
+    window: tuple[float, float] = (0.0, 1.0)  # progress of the noise levels seen in training
+
+    def __post_init__(self) -> None:
+        if not self.taps or len(self.taps) != len(self.channels):
+            raise UsageError(f"{len(self.taps)} taps with {len(self.channels)} channel counts.", field="taps")
+        if not self.widths:
+            raise UsageError("widths is empty; give at least one hidden layer.", field="widths")
+
+
+class LatentPredictor(nn.Module):
+    """Features of the taps in `config` -> the latent (B, C, h, w) of the spatial map of the image being made."""
+
+    def __init__(self, config: PredictorConfig) -> None:
+        super().__init__()
+        self.config = config
+        first, *rest = config.widths
+        self.first = nn.ModuleList(nn.Conv2d(c, first, 1, bias=False) for c in config.channels)
+        self.noise = nn.Linear(NOISE_BANDS, first)
+        layers: list[nn.Module] = [nn.ReLU(), nn.BatchNorm2d(first)]
+        for before, after in zip([first, *rest], rest, strict=False):
+            layers += [nn.Conv2d(before, after, 1), nn.ReLU(), nn.BatchNorm2d(after)]
+        layers.append(nn.Conv2d(config.widths[-1], config.latent_channels, 1))
+        self.rest = nn.Sequential(*layers)
+        total = sum(config.channels)
+        for layer in self.first:  # one layer of `total` inputs, split: its fan-in is the sum
+            assert isinstance(layer, nn.Conv2d)
+            nn.init.uniform_(layer.weight, -1 / math.sqrt(total), 1 / math.sqrt(total))
+
+    def forward(self, features: Mapping[str, Tensor], level: Level, size: tuple[int, int]) -> Tensor:
+        """`features[path]` (B, c, h/s, w/s) of each tap, or (B, N, c) tokens; `size` is the latent's (h, w)."""
+        times = torch.full((1,), level.time, device=self.noise.weight.device)
+        return self.predict_at(features, times, size)
+
+    def predict_at(self, features: Mapping[str, Tensor], times: Tensor, size: tuple[int, int]) -> Tensor:
+        """As `forward`, with `times` (B,) or (1,): one noise level per image, as training needs it."""
+        sums: dict[tuple[int, int], Tensor] = {}
+        for path, layer in zip(self.config.taps, self.first, strict=True):
+            value = self.prepare(features[path], size)
+            grid = (value.shape[-2], value.shape[-1])
+            projected = layer(value)
+            sums[grid] = sums[grid] + projected if grid in sums else projected
+        hidden: Tensor = self.noise(encode_noise(times))[:, :, None, None]
+        for value in sums.values():
+            hidden = hidden + F.interpolate(value, size=size, mode="bilinear", align_corners=False)
+        return self.rest(hidden)
+
+    def prepare(self, feature: Tensor, size: tuple[int, int]) -> Tensor:
+        """One tap as a float32 picture (B, c, h/s, w/s), normalised per image where the configuration says so."""
+        value = feature.float()
+        if value.ndim == 3:
+            value = value.transpose(1, 2).unflatten(2, token_grid(value.shape[1], size))
+        return F.layer_norm(value, value.shape[1:]) if self.config.normalize_taps else value
+
+    @property
+    def parameter_count(self) -> int:
+        return sum(p.numel() for p in self.parameters())
+
+    def check_fits(self, backbone: Backbone) -> None:
+        """MismatchError, naming both, unless the backbone has these taps with these channels."""
+        config = self.config
+        here = {tap.path: tap for tap in backbone.taps}
+        wrong = [
+            f"{path} ({count} channels here, {here[path].channels if path in here else 'absent'} there)"
+            for path, count in zip(config.taps, config.channels, strict=True)
+            if path not in here or here[path].channels != count
+        ]
+        if config.family != backbone.family or config.latent_channels != backbone.latent_channels or wrong:
+            detail = f" Taps that differ: {'; '.join(wrong[:3])}." if wrong else ""
+            raise MismatchError(
+                f"This predictor was trained on {config.backbone!r} ({config.family}, {config.latent_channels} latent "
+                f"channels) and does not fit {backbone.name!r} ({backbone.family}, {backbone.latent_channels})."
+                + detail,
+                hint="Train one for this model with `sketchguide train --model …`.",
+                field="predictor",
+            )
+
+    def save_pretrained(self, folder: str | Path, *, card: str = "") -> Path:
+        """Write `predictor.safetensors` (configuration in its header) and, if given, `README.md`; returns the file."""
+        folder = Path(folder)
+        header = {"sketchguide": json.dumps({"kind": "latent-predictor", "version": 1, **asdict(self.config)})}
+        tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = folder / f"{FILE_NAME}.tmp"
+            save_file(tensors, temporary, metadata=header)
+            temporary.replace(folder / FILE_NAME)
+            if card:
+                (folder / "README.md").write_text(card, encoding="utf-8")
+        except (OSError, SafetensorError) as error:
+            raise OutputError(f"Cannot write the predictor to {folder}: {error}.", field="output") from error
+        return folder / FILE_NAME
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path) -> LatentPredictor:
+        """Load from a folder, a `.safetensors` file or a hub id (`owner/name`); eval mode, frozen, on the CPU."""
+        file = _find(source)
+        try:
+            with safe_open(file, framework="pt") as opened:
+                header = (opened.metadata() or {}).get("sketchguide")
+                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(
+                f"{file} is no readable safetensors file ({error}).",
+                hint="It may be truncated, or a pickle in disguise: get it again.",
+                field="predictor",
+            ) from error
+        config = _read_header(header, file)
+        predictor = cls(config)
+        if bad := [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]:
+            raise WeightsError(f"{file} holds weights that are not finite: {', '.join(bad[:3])}.", field="predictor")
+        try:
+            predictor.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise WeightsError(f"{file} does not hold the weights its header describes: {error}", field="predictor") from error
+        return predictor.eval().requires_grad_(False)
+
+    def push_to_hub(self, repo_id: str, *, folder: str | Path, private: bool = False) -> str:
+        """Upload a folder written by `save_pretrained` to the hub; returns its address."""
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        return str(api.upload_folder(repo_id=repo_id, folder_path=str(folder)))
+
+
+def encode_noise(times: Tensor) -> Tensor:
+    """sin(2 pi t 2^-l), l = 1 … 10, of times (B,) on the 0..1000 scale -> (B, 10) (LGP, section 3).
+
+    The paper starts at l = 0, which is zero for every whole t.
+    """
+    bands = 2.0 ** -torch.arange(1, NOISE_BANDS + 1, device=times.device, dtype=torch.float32)
+    return torch.sin(2 * math.pi * times.float()[:, None] * bands)
+
+
+def token_grid(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
+    """The (h, w) of `tokens` image tokens for a latent of `size`: the same aspect, shrunk by a power of two."""
+    height, width = size
+    for stride in (1, 2, 4, 8, 16):
+        if -(-height // stride) * -(-width // stride) == tokens:
+            return -(-height // stride), -(-width // stride)
+    raise UsageError(f"{tokens} tokens do not tile a latent of {height} x {width}.", field="taps")
+
+
+def choose_taps(taps: Sequence[TapInfo]) -> tuple[TapInfo, ...]:
+    """Default places for a UNet: the paper's nine where it has them, else one tap per stage on the same plan.
+
+    That is the last attention or residual block of every down block and up block and the three middle blocks.
+    """
+    table = {tap.path: tap for tap in taps}
+    if all(path in table for path in PAPER_TAPS):
+        return tuple(table[path] for path in PAPER_TAPS)
+    chosen: list[TapInfo] = []
+    for stage in _stages(table):
+        blocks = [table[p] for p in table if p.startswith(stage) and p.count(".") == 3 and _is_block(p)]
+        attentions = [tap for tap in blocks if ".attentions." in tap.path]
+        if stage.startswith("mid_block"):
+            chosen += [table[p] for p in table if p.startswith("mid_block.") and p.count(".") == 2 and _is_block(p)]
+        elif blocks:
+            chosen.append((attentions or blocks)[-1])
+    if not chosen:
+        raise UsageError("This network has no UNet stages to tap.", hint="Name the taps yourself.", field="taps")
+    return tuple(chosen)
+
+
+def _stages(table: Mapping[str, TapInfo]) -> list[str]:
+    order = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
+    stages = {".".join(p.split(".")[:1 if p.startswith("mid") else 2]) + "." for p in table if p.split(".")[0] in order}
+    return sorted(stages, key=lambda s: (order[s.split(".")[0]], s))
+
+
+def _is_block(path: str) -> bool:
+    return path.split(".")[-2] in ("resnets", "attentions")
+
+
+def _find(source: str | Path) -> Path:
+    path = Path(source)
+    if path.is_dir():
+        path = path / FILE_NAME
+    if path.is_file():
+        return path
+    text = str(source)
+    if text.count("/") == 1 and not text.startswith((".", "/")) and not path.suffix:
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        try:
+            return Path(hf_hub_download(text, FILE_NAME))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            raise ModelNotFoundError(
+                f"No folder {text!r} here, and the hub gave no predictor of that name ({type(error).__name__}).",
+                hint="Check the name and the network.",
+                field="predictor",
+            ) from error
+    raise ModelNotFoundError(
+        f"No predictor at {text!r}.", hint=f"Give a folder with {FILE_NAME}, that file, or a hub id.", field="predictor"
+    )
+
+
+def _read_header(header: str | None, file: Path) -> PredictorConfig:
+    try:
+        values: dict[str, Any] = json.loads(header or "")
+        if values.pop("kind") != "latent-predictor" or values.pop("version") != 1:
+            raise ValueError
+        for name in ("taps", "channels", "widths", "window"):
+            values[name] = tuple(values[name])
+        return PredictorConfig(**values)
+    except (ValueError, KeyError, TypeError) as error:
+        raise WeightsError(
+            f"{file} is not a sketchguide predictor (its header does not describe one).", field="predictor"
+        ) from error

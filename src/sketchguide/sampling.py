@@ -1,0 +1,116 @@
+"""The walk down the noise levels, on which every control acts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+
+from sketchguide.backbones.base import Backbone, Condition
+from sketchguide.controls.base import Guide, Injection, Step, is_open
+from sketchguide.errors import GuidanceError, UsageError
+from sketchguide.levels import Level, Prediction
+from sketchguide.seeds import noise
+from sketchguide.solvers import DDIM, Solver
+from sketchguide.taps import Rewrite, tapped
+
+
+class Moment(NamedTuple):
+    """Where the walk stands after a step."""
+
+    latent: Tensor  # (B, C, h, w) at `level`; after the last step, the result
+    clean: Tensor  # (B, C, h, w), the finished image as the network sees it now: a preview
+    level: Level
+
+
+def sample(
+    backbone: Backbone,
+    condition: Condition,
+    latent: Tensor,
+    levels: Sequence[Level],
+    *,
+    negative: Condition | None = None,
+    scale: float = 1.0,
+    guides: Sequence[Guide] = (),
+    injections: Sequence[Injection] = (),
+    solver: Solver | None = None,
+    generators: Sequence[Generator] = (),
+) -> Iterator[Moment]:
+    """Walk `latent` (B, C, h, w) down `levels`, yielding after every step; stop asking and nothing is left behind.
+
+    The conditional pass runs first and alone carries a graph, and only while a guide is open; one pass serves all
+    guides. Classifier-free guidance (`negative`, `scale`) adds one pass without a graph. Every guide's gradient becomes
+    a displacement of the next latent, so guides add up in any order. `generators`, one per image, feed solvers that
+    draw noise.
+
+    Raises GuidanceError for a gradient that is not finite, UsageError for controls that contradict each other.
+    """
+    solver = solver or DDIM()
+    shape = latent.shape[1:]
+    previous: tuple[Prediction, Level] | None = None
+
+    def fresh_noise() -> Tensor:
+        if len(generators) != len(latent):
+            raise UsageError(
+                f"{type(solver).__name__} draws noise and needs one generator per image: {len(generators)} given for "
+                f"{len(latent)}.",
+                field="generators",
+            )
+        return noise(generators, shape, like=latent)
+
+    for now, to in pairwise(levels):
+        pulling = [guide for guide in guides if is_open(guide.window, now) and guide.strength]
+        rewrites = _merge(injection.rewrites(now) for injection in injections if is_open(injection.window, now))
+        prediction, gradients = _look(backbone, condition, latent, now, pulling, rewrites)
+        with torch.no_grad():
+            if negative is not None and scale != 1.0:
+                with tapped(backbone.network, (), rewrites):
+                    prediction = prediction.towards(backbone.predict(latent, now, negative), scale)
+            following = solver(latent, prediction, now, to, previous=previous, noise=fresh_noise)
+            move = following - latent
+            pushes = [g.strength(gradient, move, now, to) for g, gradient in zip(pulling, gradients, strict=True)]
+            latent = torch.stack([following, *pushes]).sum(dim=0) if pushes else following
+            previous = (prediction, now)
+        yield Moment(latent, prediction.clean, to)
+
+
+def _look(
+    backbone: Backbone,
+    condition: Condition,
+    latent: Tensor,
+    now: Level,
+    pulling: Sequence[Guide],
+    rewrites: Mapping[str, Rewrite],
+) -> tuple[Prediction, list[Tensor]]:
+    """One conditional pass, and the gradient (B, C, h, w) of each open guide's loss."""
+    reads = {path for guide in pulling for path in guide.reads}
+    with torch.set_grad_enabled(bool(pulling)), tapped(backbone.network, reads, rewrites) as features:
+        seen = latent.detach().requires_grad_(bool(pulling))
+        prediction = backbone.predict(seen, now, condition)
+        step = Step(seen, prediction, dict(features), now)
+        gradients: list[Tensor] = []
+        for left, guide in zip(reversed(range(len(pulling))), pulling, strict=True):
+            (gradient,) = torch.autograd.grad(guide.loss(step).sum(), seen, retain_graph=left > 0)
+            if not gradient.isfinite().all():
+                raise GuidanceError(
+                    f"The gradient of {type(guide).__name__} is not finite at step {now.progress:.0%}.",
+                    hint="Half precision overflows here: use bfloat16 or float32.",
+                    field="dtype",
+                )
+            gradients.append(gradient)
+    return Prediction(prediction.clean.detach(), prediction.noise.detach()), gradients
+
+
+def _merge(many: Iterable[Mapping[str, Rewrite]]) -> dict[str, Rewrite]:
+    merged: dict[str, Rewrite] = {}
+    for one in many:
+        for path, rewrite in one.items():
+            if path in merged:
+                raise UsageError(
+                    f"Two injections rewrite {path!r} at once.", hint="Give them disjoint taps or windows.", field="injections"
+                )
+            merged[path] = rewrite
+    return merged

@@ -1,0 +1,32 @@
+"""One random generator per image: seed 7 is the same picture alone, in a batch, and on any device."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+import torch
+from torch import Generator, Tensor
+
+from sketchguide.errors import UsageError
+
+MAX_SEED = 2**32 - 1
+
+
+def generators(seeds: Sequence[int]) -> list[Generator]:
+    """One generator per seed (0..2**32 - 1). They live on the CPU, so that every device draws the same noise."""
+    for seed in seeds:
+        if not 0 <= seed <= MAX_SEED:
+            raise UsageError(f"seed is {seed}; it must lie in 0..{MAX_SEED}.", field="seed")
+    return [Generator().manual_seed(seed) for seed in seeds]
+
+
+def random_seed() -> int:
+    """A seed drawn from the system, small enough to be typed again."""
+    return secrets.randbelow(10**9)
+
+
+def noise(each: Sequence[Generator], shape: Sequence[int], like: Tensor | None = None) -> Tensor:
+    """Standard normal (len(each), *shape), row i drawn from generator i; device and dtype of `like`."""
+    drawn = torch.stack([torch.randn(*shape, generator=one) for one in each])
+    return drawn if like is None else drawn.to(like)

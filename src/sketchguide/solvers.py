@@ -1,0 +1,151 @@
+"""From one noise level to the next: pure functions of the prediction and the two levels.
+
+Deterministic DDIM in terms of (clean, noise) is `alpha' * clean + sigma' * noise`, which is also Euler's method for
+variance-exploding and for flow models; ancestral Euler is DDIM with eta 1. So three rules cover the field's solvers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from sketchguide.errors import UsageError
+from sketchguide.levels import Level, Prediction
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Solver(Protocol):
+    """One step: the latent (B, C, h, w) at level `to`, given the prediction at level `now`.
+
+    `previous` is the prediction one step earlier with its level (None on the first step); `noise()` draws fresh
+    standard normal noise, one generator per image.
+    """
+
+    def __call__(
+        self,
+        latent: Tensor,
+        prediction: Prediction,
+        now: Level,
+        to: Level,
+        *,
+        previous: tuple[Prediction, Level] | None,
+        noise: Callable[[], Tensor],
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class DDIM:
+    """Song et al. 2021, eq. 12. `eta` 0 is deterministic (Euler), 1 is ancestral (DDPM, ancestral Euler)."""
+
+    eta: float = 0.0
+
+    def __call__(
+        self,
+        latent: Tensor,
+        prediction: Prediction,
+        now: Level,
+        to: Level,
+        *,
+        previous: tuple[Prediction, Level] | None,
+        noise: Callable[[], Tensor],
+    ) -> Tensor:
+        del latent, previous
+        if self.eta == 0 or to.sigma == 0:
+            return to.alpha * prediction.clean + to.sigma * prediction.noise
+        shrink = (now.alpha * to.sigma) / (to.alpha * now.sigma)
+        fresh = self.eta * to.sigma * math.sqrt(max(0.0, 1 - shrink * shrink))
+        kept = math.sqrt(max(0.0, to.sigma * to.sigma - fresh * fresh))
+        return to.alpha * prediction.clean + kept * prediction.noise + fresh * noise()
+
+
+@dataclass(frozen=True)
+class Multistep:
+    """DPM-Solver++(2M), midpoint form (Lu et al. 2022, algorithm 2); the last step to zero noise is first order."""
+
+    def __call__(
+        self,
+        latent: Tensor,
+        prediction: Prediction,
+        now: Level,
+        to: Level,
+        *,
+        previous: tuple[Prediction, Level] | None,
+        noise: Callable[[], Tensor],
+    ) -> Tensor:
+        del noise
+        if to.sigma == 0:
+            return to.alpha * prediction.clean
+        step = _log_snr(to) - _log_snr(now)
+        clean = prediction.clean
+        if previous is not None and previous[1].alpha > 0:
+            before, level = previous
+            ratio = (_log_snr(now) - _log_snr(level)) / step
+            clean = clean + (clean - before.clean) / (2 * ratio)
+        return to.sigma / now.sigma * latent - to.alpha * math.expm1(-step) * clean
+
+
+@dataclass(frozen=True)
+class Consistency:
+    """Multistep consistency sampling for LCM-distilled models (Luo et al. 2023, algorithm 2)."""
+
+    timestep_scaling: float = 10.0
+    sigma_data: float = 0.5
+
+    def __call__(
+        self,
+        latent: Tensor,
+        prediction: Prediction,
+        now: Level,
+        to: Level,
+        *,
+        previous: tuple[Prediction, Level] | None,
+        noise: Callable[[], Tensor],
+    ) -> Tensor:
+        del previous
+        scaled = now.time * self.timestep_scaling
+        skip = self.sigma_data**2 / (scaled**2 + self.sigma_data**2)
+        out = scaled / math.sqrt(scaled**2 + self.sigma_data**2)
+        clean = skip * latent + out * prediction.clean
+        return clean if to.progress == 1 else to.alpha * clean + to.sigma * noise()
+
+
+def _log_snr(level: Level) -> float:
+    """Half the log of the signal-to-noise ratio; very low, not infinite, where a zero-SNR schedule has no signal."""
+    return math.log(max(level.alpha, 1e-8)) - math.log(level.sigma)
+
+
+class SolverChoice(NamedTuple):
+    solver: Solver
+    scheduler: str  # the diffusers scheduler whose levels it walks
+
+
+SOLVERS: Mapping[str, SolverChoice] = {
+    "ddim": SolverChoice(DDIM(), "DDIMScheduler"),
+    "ddpm": SolverChoice(DDIM(eta=1.0), "DDPMScheduler"),
+    "euler": SolverChoice(DDIM(), "EulerDiscreteScheduler"),
+    "euler-ancestral": SolverChoice(DDIM(eta=1.0), "EulerAncestralDiscreteScheduler"),
+    "dpm++2m": SolverChoice(Multistep(), "DPMSolverMultistepScheduler"),
+    "lcm": SolverChoice(Consistency(), "LCMScheduler"),
+}
+
+# The solver that continues what a pipeline's own scheduler does; PNDM's multistep rule is replaced by DDIM's.
+OF_SCHEDULER: Mapping[str, str] = {
+    "DDIMScheduler": "ddim",
+    "PNDMScheduler": "ddim",
+    "DDPMScheduler": "ddpm",
+    "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler-ancestral",
+    "DPMSolverMultistepScheduler": "dpm++2m",
+    "LCMScheduler": "lcm",
+}
+
+
+def choose_solver(name: str) -> SolverChoice:
+    """The solver called `name`; UsageError lists the ones there are."""
+    if name not in SOLVERS:
+        raise UsageError(f"Unknown solver {name!r}.", hint=f"Choose one of: {', '.join(SOLVERS)}.", field="solver")
+    return SOLVERS[name]

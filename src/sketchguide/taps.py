@@ -1,0 +1,132 @@
+"""Reading and rewriting what a network computes inside, by the paths of its submodules.
+
+Hooks live exactly as long as the `with` block; nothing is stamped onto modules and no `forward` is replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from sketchguide.errors import TapError
+
+Rewrite = Callable[[Tensor], Tensor]
+
+
+class TapInfo(NamedTuple):
+    """A place in a network: its path, its channels, and its stride in latent pixels.
+
+    `stride` is None where the output is no picture (text tokens, time embeddings).
+    """
+
+    path: str
+    channels: int
+    stride: int | None
+
+
+@contextmanager
+def tapped(
+    network: nn.Module, reads: Iterable[str] = (), rewrites: Mapping[str, Rewrite] | None = None
+) -> Iterator[dict[str, Tensor]]:
+    """Within the block, record the outputs of the submodules in `reads`, after applying `rewrites`.
+
+    Yields the record, path -> output; every tensor keeps its graph. Raises TapError at once for an unknown path and
+    for a module that yields no tensor, and at the end of the block for a path that no forward pass has reached.
+    """
+    rewrites = rewrites or {}
+    wanted = set(reads)
+    paths = wanted | rewrites.keys()
+    record: dict[str, Tensor] = {}
+    reached: set[str] = set()
+    modules = {path: _submodule(network, path) for path in paths}
+
+    def hook(path: str) -> Callable[[nn.Module, Any, Any], Any]:
+        def on_output(module: nn.Module, args: Any, output: Any) -> Any:
+            single = isinstance(output, tuple) and len(output) == 1  # transformer blocks return (hidden,)
+            value = output[0] if single else output
+            if not isinstance(value, Tensor):
+                raise TapError(
+                    f"Tap {path!r} yields a {type(value).__name__}, not a tensor.",
+                    hint=f"Tap one of its children: {', '.join(n for n, _ in module.named_children()) or 'it has none'}.",
+                    field="taps",
+                )
+            reached.add(path)
+            if path in rewrites:
+                value = rewrites[path](value)
+            if path in wanted:
+                record[path] = value
+            return (value,) if single else value
+
+        return on_output
+
+    handles = [module.register_forward_hook(hook(path)) for path, module in modules.items()]
+    try:
+        yield record
+        if missed := sorted(paths - reached):
+            raise TapError(
+                f"Taps never reached in this pass: {', '.join(missed)}.",
+                hint="The module is skipped or fused; unfuse projections (`unfuse_qkv_projections`) or tap its parent.",
+                field="taps",
+            )
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _submodule(network: nn.Module, path: str) -> nn.Module:
+    try:
+        return network.get_submodule(path)
+    except AttributeError:
+        parent, _, _ = path.rpartition(".")
+        while parent and not _has(network, parent):
+            parent, _, _ = parent.rpartition(".")
+        children = ", ".join(name for name, _ in network.get_submodule(parent).named_children())
+        raise TapError(
+            f"{type(network).__name__} has no submodule {path!r}.",
+            hint=f"Below {parent or 'its top'!r} there is: {children or 'nothing'}.",
+            field="taps",
+        ) from None
+
+
+def _has(network: nn.Module, path: str) -> bool:
+    try:
+        network.get_submodule(path)
+    except AttributeError:
+        return False
+    return True
+
+
+def survey(network: nn.Module, run: Callable[[], object], *, grid: tuple[int, int]) -> list[TapInfo]:
+    """Every place that yields a tensor while `run()` calls the network once on a latent of `grid` (h, w) pixels.
+
+    Strides are found from shapes: (B, C, h, w) outputs directly, (B, N, C) outputs where N tiles the grid. Give a grid
+    that is not square and no multiple of the prompt's length, so that neither can be taken for the other.
+    """
+    height, width = grid
+    found: dict[str, TapInfo] = {}
+
+    def hook(path: str) -> Callable[[nn.Module, Any, Any], None]:
+        def on_output(module: nn.Module, args: Any, output: Any) -> None:
+            value = output[0] if isinstance(output, tuple) and len(output) == 1 else output
+            if not isinstance(value, Tensor) or path in found:
+                return
+            if value.ndim == 4:
+                found[path] = TapInfo(path, value.shape[1], height // value.shape[2])
+            elif value.ndim == 3:
+                strides = [s for s in (1, 2, 4, 8, 16) if (height // s) * (width // s) == value.shape[1]]
+                found[path] = TapInfo(path, value.shape[2], strides[0] if strides else None)
+            elif value.ndim == 2:
+                found[path] = TapInfo(path, value.shape[1], None)
+
+        return on_output
+
+    handles = [m.register_forward_hook(hook(path)) for path, m in network.named_modules() if path]
+    try:
+        run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(found.values())
