@@ -2,9 +2,10 @@
 
     python benchmarks/classifier.py --data ../shared/data --out runs/classifier/icons-64.safetensors --minutes 20
 
-The classes are the concepts of the icon recipe, named by their Unicode code points, each in every style that has it. The
-score printed is on fixed augmentations that training never draws, of the same artwork; that is the task the classifier has
-in the benchmark, and it says nothing about artwork of other styles. It is written beside the weights as JSON.
+The classes are the concepts of the icon recipe, named by their Unicode code points, each in every style that has it.
+The score printed is on fixed augmentations that training never draws, of the same artwork; that is the task the
+classifier has in the benchmark, and it says nothing about artwork of other styles. It is written beside the weights
+as JSON.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from sketchguide.errors import SketchguideError
 from sketchguide.evaluation.classifier import IconClassifier, accuracy, save_classifier, soften, train_classifier
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes" / "icons"))
-from artwork import Artwork, backgrounds, recolour, warp  # noqa: E402
+from artwork import Artwork, backgrounds, recolour, warp
 
 VALIDATION_SEED = 2**40  # far from the seed of training
 

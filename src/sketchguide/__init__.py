@@ -1,0 +1,90 @@
+"""Sketch-guided text-to-image diffusion: a drawing and a prompt become a picture.
+
+    from sketchguide import Sketch, generate
+
+    (picture,) = generate("a red apple", sketch=Sketch.open("apple.svg"), seed=7)
+    picture.save("apple.png")
+
+Names are imported when they are first used, so that `import sketchguide` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sketchguide.backbones.base import Backbone
+    from sketchguide.controls.edges import LatentGuide
+    from sketchguide.controls.strengths import Proportional, Score
+    from sketchguide.errors import SketchguideError, SketchguideWarning
+    from sketchguide.generation import Picture, Progress, generate, run
+    from sketchguide.levels import Level
+    from sketchguide.loading import from_pipe, load_backbone, load_predictor
+    from sketchguide.predictors import LatentPredictor
+    from sketchguide.request import Request
+    from sketchguide.sampling import sample
+    from sketchguide.sketch import Sketch, SpatialMap, Stroke
+    from sketchguide.taps import tapped
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Backbone": "backbones.base",
+    "LatentGuide": "controls.edges",
+    "LatentPredictor": "predictors",
+    "Level": "levels",
+    "Picture": "generation",
+    "Progress": "generation",
+    "Proportional": "controls.strengths",
+    "Request": "request",
+    "Score": "controls.strengths",
+    "Sketch": "sketch",
+    "SketchguideError": "errors",
+    "SketchguideWarning": "errors",
+    "SpatialMap": "sketch",
+    "Stroke": "sketch",
+    "from_pipe": "loading",
+    "generate": "generation",
+    "load_backbone": "loading",
+    "load_predictor": "loading",
+    "run": "generation",
+    "sample": "sampling",
+    "tapped": "taps",
+}
+
+__all__ = [
+    "Backbone",
+    "LatentGuide",
+    "LatentPredictor",
+    "Level",
+    "Picture",
+    "Progress",
+    "Proportional",
+    "Request",
+    "Score",
+    "Sketch",
+    "SketchguideError",
+    "SketchguideWarning",
+    "SpatialMap",
+    "Stroke",
+    "from_pipe",
+    "generate",
+    "load_backbone",
+    "load_predictor",
+    "run",
+    "sample",
+    "tapped",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sketchguide' has no attribute {name!r}")
+    value = getattr(import_module(f"sketchguide.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,6 +11,8 @@
         ├── OutputError         the result cannot be written
         ├── GuidanceError       a gradient or latent is not finite
         └── TrainingError       training cannot go on; the last checkpoint is intact
+
+`SketchguideWarning` is the category of every warning.
 """
 
 from __future__ import annotations
@@ -77,3 +79,7 @@ class GuidanceError(FailureError):
 
 class TrainingError(FailureError):
     code = "training"
+
+
+class SketchguideWarning(UserWarning):
+    """Something was asked that works but probably not as meant: a blank sketch, a prompt cut short, CFG of 1."""

@@ -130,7 +130,7 @@ def _opened(data: bytes, *, name: str, field: str) -> Image.Image:
 
 def _rgb(image: Image.Image, *, name: str, field: str) -> Image.Image:
     if image.mode.startswith("I;16"):
-        return from_grey(np.asarray(image).astype(np.float32) / _GREY_16).convert("RGB")
+        return from_grey(np.asarray(image).astype(np.float32) / np.float32(_GREY_16)).convert("RGB")
     if image.mode in ("I", "F"):  # no agreed range: the darkest value becomes black, the lightest white
         values = np.asarray(image).astype(np.float64)
         if not np.isfinite(values).all():

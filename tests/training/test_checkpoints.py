@@ -269,7 +269,7 @@ def test_no_intact_checkpoint_is_none_with_a_warning_for_each(tmp_path: Path) ->
     run = save_steps(tmp_path, 1, 2)
     for path in tmp_path.glob("*/state.json"):
         path.unlink()
-    with pytest.warns(UserWarning) as caught:
+    with pytest.warns(UserWarning, match="is damaged and was skipped") as caught:
         assert run.latest() is None
     assert len(caught) == 2
 
@@ -307,9 +307,10 @@ def test_every_refusal_of_the_disk_is_an_output_error(
     def refuse(*_: object, **__: object) -> None:
         raise OSError(code, os.strerror(code))
 
-    with monkeypatch.context() as patched, pytest.raises(OutputError, match=os.strerror(code)):
+    with monkeypatch.context() as patched:
         patched.setattr(os, call, refuse)
-        run.save(2, {"value": torch.zeros(3)}, {})
+        with pytest.raises(OutputError, match=os.strerror(code)):
+            run.save(2, {"value": torch.zeros(3)}, {})
     found = run.latest()
     assert found is not None
     assert (found.step, found.meta) == (2, {"loss": 2 / 7})
@@ -326,9 +327,10 @@ def test_a_save_that_does_not_read_back_is_loud(tmp_path: Path, monkeypatch: pyt
         if path.name == "state.safetensors":
             path.write_bytes(b"?" + path.read_bytes()[1:])
 
-    with monkeypatch.context() as patched, pytest.raises(OutputError, match="step 2"):
+    with monkeypatch.context() as patched:
         patched.setattr(module, "_sync", rot)
-        run.save(2, {"value": torch.zeros(3)}, {})
+        with pytest.raises(OutputError, match="step 2"):
+            run.save(2, {"value": torch.zeros(3)}, {})
     with pytest.warns(UserWarning, match="step-00000002"):
         found = run.latest()
     assert found is not None
@@ -347,7 +349,7 @@ def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("state", [{"x": object()}, {"x": {(1, 2): 3}}, {"x": {1, 2}}, {"x": b"bytes"}])
 def test_what_is_no_state_is_refused_before_anything_is_written(tmp_path: Path, state: dict[str, object]) -> None:
-    with pytest.raises(TypeError, match="^x "):
+    with pytest.raises(TypeError, match=r"^x "):
         Checkpoints(tmp_path).save(1, state, {})
     assert list(tmp_path.iterdir()) == []
 
@@ -467,7 +469,9 @@ def test_flatten_is_undone_by_restore_through_json() -> None:
 
 
 def test_equal_settings_pass() -> None:
-    check_config({"size": [64, 64], "optimizer": {"lr": 1e-4}}, {"optimizer": {"lr": 1e-4}, "size": (64, 64)}, afresh="")
+    check_config(
+        {"size": [64, 64], "optimizer": {"lr": 1e-4}}, {"optimizer": {"lr": 1e-4}, "size": (64, 64)}, afresh=""
+    )
 
 
 def test_changed_settings_are_shown_with_the_flags_that_help() -> None:

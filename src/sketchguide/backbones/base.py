@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sketchguide.levels import Level, Prediction
-from sketchguide.solvers import Solver
+from sketchguide.solvers import SolverChoice
 from sketchguide.taps import TapInfo
 
 
@@ -50,12 +50,13 @@ class Backbone(Protocol):
     @property
     def default_size(self) -> tuple[int, int]: ...  # (width, height) in pixels the model was trained for
     @property
-    def solvers(self) -> Mapping[str, Solver]: ...  # name -> rule; the first is the model's own
+    def solvers(self) -> Mapping[str, SolverChoice]: ...  # name -> rule; the first is the model's own
 
     def levels(self, steps: int, solver: str | None = None) -> list[Level]: ...
 
     def level(self, progress: float) -> Level: ...
     def describe(self, prompts: Sequence[str]) -> Condition: ...
     def predict(self, latent: Tensor, level: Level, condition: Condition) -> Prediction: ...
+    def run(self, latent: Tensor, times: Tensor, condition: Condition) -> Tensor: ...
     def encode(self, images: Tensor) -> Tensor: ...
     def decode(self, latents: Tensor) -> Tensor: ...

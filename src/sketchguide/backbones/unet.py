@@ -94,14 +94,18 @@ class UNetBackbone:
 
     def predict(self, latent: Tensor, level: Level, condition: Condition) -> Prediction:
         """The network's opinion of `latent` (B, C, h, w) at `level`; latent and prediction in float32."""
-        output = self.network(
+        output = self.run(latent, torch.tensor([level.time], device=latent.device), condition)
+        return Prediction.read(self.prediction_kind, output, latent, level)
+
+    def run(self, latent: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """The network's raw float32 output (B, C, h, w); `times` is (B,) or (1,), one per image as training needs it."""
+        return self.network(
             latent.to(self.dtype),
-            torch.tensor(level.time, device=latent.device),
+            times,
             encoder_hidden_states=condition.embedding.to(latent.device, self.dtype),
             **condition.extras,
             return_dict=False,
-        )[0]
-        return Prediction.read(self.prediction_kind, output.float(), latent, level)
+        )[0].float()
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,8 +87,11 @@ class IconClassifier(nn.Module):
         for row, names in zip(mask, answers, strict=True):
             unknown = sorted(set(names) - set(index))
             if unknown or not names:
+                problem = (
+                    f"The classifier does not know {', '.join(unknown)}." if unknown else "A picture has no class."
+                )
                 raise UsageError(
-                    f"The classifier does not know {', '.join(unknown)}." if unknown else "A picture has no right class.",
+                    problem,
                     hint="Leave such pictures out of the class accuracy and say how many.",
                     field="answers",
                 )
@@ -98,7 +100,7 @@ class IconClassifier(nn.Module):
 
 
 def accuracy(scores: Tensor, accepted: Tensor, *, top: int = 1) -> Tensor:
-    """1 (B,) where one of the `top` classes with the highest `scores` (B, N) is among `accepted` (B, N), bool; else 0."""
+    """1 (B,) where one of the `top` highest `scores` (B, N) is of a class in `accepted` (B, N), bool; elsewhere 0."""
     if scores.ndim != 2 or scores.shape != accepted.shape:
         raise UsageError(
             f"Scores {tuple(scores.shape)} and accepted classes {tuple(accepted.shape)} must be the same (B, N).",
@@ -132,8 +134,8 @@ def train_classifier(
 ) -> Iterator[ClassifierStep]:
     """Train a classifier on pictures (B, 3, H, W) in [-1, 1] and class numbers (B,), one batch per step.
 
-    The caller may stop at any step: what it gets is an average of the weights over about the last `averaged_steps` steps,
-    so no schedule has to know the end. Training runs on the device of the batches.
+    The caller may stop at any step: what it gets is an average of the weights over about the last `averaged_steps`
+    steps, so no schedule has to know the end. Training runs on the device of the batches.
     Raises `TrainingError` when the loss is not finite.
     """
     with torch.random.fork_rng():
@@ -189,9 +191,10 @@ def save_classifier(classifier: IconClassifier, path: Path) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, temporary, metadata={"format": FORMAT, "classifier": json.dumps(shape)})
-        os.replace(temporary, path)
+        temporary.replace(path)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
         raise OutputError(
             f"The classifier cannot be written to {path}: {error}.",
             hint="Choose a folder that can be written to and has room.",

@@ -7,6 +7,7 @@ with a detector that the predictor was not trained on; without one, `extractors.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -39,7 +40,10 @@ class Enrichment(nn.Module):
 
 
 class Tin2(nn.Module):
-    """TIN with two stages (Wibisono and Hang, "Traditional method inspired deep neural network for edge detection", 2020)."""
+    """TIN with two stages.
+
+    Wibisono and Hang, "Traditional method inspired deep neural network for edge detection", ICIP 2020.
+    """
 
     multiple = 2
     margin = 16
@@ -173,7 +177,7 @@ class Detector:
 
     @torch.no_grad()
     def __call__(self, images: Tensor, /) -> Tensor:
-        """Images (B, 3, H, W) in [-1, 1] to soft edges (B, 1, H, W) in [0, 1] on the device of the network; H, W >= 16."""
+        """Images (B, 3, H, W) in [-1, 1], H, W >= 16, to soft edges (B, 1, H, W) in [0, 1] on the network's device."""
         check_images(images)
         height, width = images.shape[-2:]
         factor = math.ceil(self.least / max(height, width))
@@ -203,13 +207,8 @@ def load_detector(path: Path, *, device: torch.device | str = "cpu") -> Detector
             hint="Give the path of a TIN2 or TEED file in safetensors format.",
             field="path",
         ) from error
-    for name, build in NETWORKS.items():
-        with torch.device("meta"):
-            network = build()
-        expected = {key: tuple(value.shape) for key, value in network.state_dict().items()}
-        if expected == {key: tuple(value.shape) for key, value in tensors.items()}:
-            break
-    else:
+    name = next((name for name in NETWORKS if shapes(build(name).state_dict()) == shapes(tensors)), None)
+    if name is None:
         first = ", ".join(sorted(tensors)[:3])
         raise WeightsError(
             f"{path} holds {len(tensors)} tensors ({first}, ...), which are neither those of TIN2 nor of TEED.",
@@ -218,5 +217,16 @@ def load_detector(path: Path, *, device: torch.device | str = "cpu") -> Detector
         )
     if not all(value.isfinite().all() for value in tensors.values()):
         raise WeightsError(f"{path} holds weights that are not finite.", hint="Fetch the file again.", field="path")
+    network = build(name)
     network.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)
     return Detector(name, network.eval().requires_grad_(False))
+
+
+def build(name: str) -> Tin2 | Teed:
+    """The network of that name without memory for its weights."""
+    with torch.device("meta"):
+        return NETWORKS[name]()
+
+
+def shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(value.shape) for key, value in tensors.items()}

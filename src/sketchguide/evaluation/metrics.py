@@ -49,10 +49,10 @@ class Interval:
 def edge_f1(predicted: Tensor, target: Tensor, *, tolerance: float) -> EdgeScore:
     """Agreement of the lines of two batches of maps (B, 1, H, W), pair by pair.
 
-    Precision is the share of predicted line pixels that have a target line pixel within `tolerance` pixels, recall the share
-    of target line pixels that have a predicted one, F1 their harmonic mean. One pixel may answer for several: hatching a
-    whole region still earns some precision, so read F1 beside that of unguided pictures. Two maps without ink agree (all
-    1); where only one has ink, all are 0.
+    Precision is the share of predicted line pixels that have a target line pixel within `tolerance` pixels, recall the
+    share of target line pixels that have a predicted one, F1 their harmonic mean. One pixel may answer for several:
+    hatching a whole region still earns some precision, so read F1 beside that of unguided pictures. Two maps without
+    ink agree (all 1); where only one has ink, all are 0.
     """
     check_pair(predicted, target, tolerance=tolerance)
     counts = match(predicted >= THRESHOLD, target >= THRESHOLD, tolerance=tolerance)
@@ -62,9 +62,9 @@ def edge_f1(predicted: Tensor, target: Tensor, *, tolerance: float) -> EdgeScore
 def edge_ods(predicted: Tensor, target: Tensor, *, tolerance: float, thresholds: int = 19) -> SetScore:
     """F1 of soft predictions (B, 1, H, W) at the best threshold: one for the set (ODS), one for each pair (OIS).
 
-    Matched and counted pixels are summed over the set before precision and recall are taken, as in the Berkeley benchmark
-    (Arbelaez et al., IEEE TPAMI 33(5), 2011, section 3.1); pixels match as in `edge_f1`. The `thresholds` lie evenly
-    between 0 and 1; the target is cut at 0.5.
+    Matched and counted pixels are summed over the set before precision and recall are taken, as in the Berkeley
+    benchmark (Arbelaez et al., IEEE TPAMI 33(5), 2011, section 3.1); pixels match as in `edge_f1`. The `thresholds` lie
+    evenly between 0 and 1; the target is cut at 0.5.
     """
     check_pair(predicted, target, tolerance=tolerance)
     if thresholds < 1:
@@ -88,8 +88,8 @@ def edge_ods(predicted: Tensor, target: Tensor, *, tolerance: float, thresholds:
 def chamfer(first: Tensor, second: Tensor) -> Tensor:
     """Symmetric Chamfer distance (B,) between the lines of two batches of maps (B, 1, H, W).
 
-    The mean distance from a line pixel of one map to the nearest of the other, averaged over both directions, as a fraction
-    of the longer side. 0 where neither map has ink, 1 where only one has.
+    The mean distance from a line pixel of one map to the nearest of the other, averaged over both directions, as a
+    fraction of the longer side. 0 where neither map has ink, 1 where only one has.
     """
     check_pair(first, second, tolerance=0)
     a, b = thin(first >= THRESHOLD), thin(second >= THRESHOLD)
@@ -104,8 +104,9 @@ def bootstrap_interval(
 ) -> Interval:
     """The mean of `values` (N,), or its ratio to the mean of `over` (N,), with a percentile bootstrap interval.
 
-    The N items are drawn with replacement `samples` times (Efron and Tibshirani 1993, chapter 13); `values[i]` and `over[i]`
-    belong to the same item and are drawn together. Items must be independent: average the seeds of one sketch first.
+    The N items are drawn with replacement `samples` times (Efron and Tibshirani 1993, chapter 13); `values[i]` and
+    `over[i]` belong to the same item and are drawn together. Items must be independent: average the seeds of one sketch
+    first.
     Raises `UsageError` for empty, unequal or non-finite input and where the mean of `over` is 0.
     """
     paired = [values] if over is None else [values, over]
@@ -133,7 +134,7 @@ def bootstrap_interval(
 def check_pair(first: Tensor, second: Tensor, *, tolerance: float) -> None:
     if first.ndim != 4 or first.shape[1] != 1 or first.shape != second.shape:
         raise UsageError(
-            f"Maps of shape {tuple(first.shape)} and {tuple(second.shape)} were given; both must be the same (B, 1, H, W).",
+            f"Maps of shape {tuple(first.shape)} and {tuple(second.shape)} were given; both need one (B, 1, H, W).",
             field="predicted",
         )
     if not tolerance >= 0:

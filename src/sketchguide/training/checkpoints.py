@@ -3,11 +3,12 @@
 One checkpoint is one folder:
 
     step-00001234/state.safetensors    every tensor
-                  state.json           the outline (what nests where, and the numbers between the tensors) and the meta data
+                  state.json           what nests where, the plain values between the tensors, the meta data
                   manifest.json        size and sha256 of both
 
-A save writes a `.partial` folder, the manifest last, syncs it to the disk, renames it and only then removes older ones. So
-a folder of the final name is complete, and what a disk does to it later shows in the manifest. Nothing is ever pickled.
+A save writes a `.partial` folder, the manifest last, syncs it to the disk, renames it and only then removes older ones.
+So a folder of the final name is complete, and what a disk does to it later shows against the manifest. Nothing is ever
+pickled.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -127,7 +128,7 @@ class Checkpoints:
             raise OutputError(f"The checkpoints in {self.folder} cannot be removed: {error}.") from error
 
     @contextlib.contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> Generator[None]:
         """Keep other runs out of the folder while the block runs.
 
         The kernel holds the lock and drops it when the process ends, however it ends: a killed run never blocks the

@@ -1,0 +1,201 @@
+"""From a name to a model: what the package ships, a local folder, or a hub id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from sketchguide.backbones.base import Backbone
+from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.errors import ModelNotFoundError, UsageError, WeightsError
+from sketchguide.predictors import LatentPredictor
+
+DEFAULT_MODEL = "icons-64"
+EMBEDDED = Path(__file__).parent / "models"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A model or predictor that comes with the package."""
+
+    name: str
+    folder: Path
+    kind: Literal["model", "predictor"]
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
+
+    def verify(self) -> None:
+        """Compare every weight file with the manifest: the safetensors format does not notice a flipped bit."""
+        manifest: dict[str, dict[str, Any]] = json.loads((EMBEDDED / "manifest.json").read_text())
+        for relative, expected in manifest.items():
+            file = EMBEDDED / relative
+            if self.folder not in file.parents:
+                continue
+            data = file.read_bytes() if file.is_file() else b""
+            if len(data) != expected["size"] or hashlib.sha256(data).hexdigest() != expected["sha256"]:
+                raise WeightsError(
+                    f"{file} is damaged: {len(data)} bytes where {expected['size']} with sha256 {expected['sha256']} belong.",
+                    hint="Install sketchguide again.",
+                    field=self.kind,
+                )
+
+
+def shipped() -> list[Shipped]:
+    """Everything that works offline right after installation."""
+    if not EMBEDDED.is_dir():
+        return []
+    return [
+        Shipped(f.name, f, "model" if (f / "model_index.json").exists() else "predictor")
+        for f in sorted(EMBEDDED.iterdir())
+        if f.is_dir()
+    ]
+
+
+def load_backbone(name: str | Path = DEFAULT_MODEL, *, device: str = "auto", dtype: DType = "auto") -> Backbone:
+    """Load a model the package ships (`icons-64`), a diffusers folder, or a hub id (`owner/name`).
+
+    `device` is "auto" (CUDA, else Apple's MPS, else the CPU) or any torch device; `dtype` "auto" is float32 on the CPU
+    and bfloat16 elsewhere. Only safetensors weights are read and no remote code is run.
+
+    Raises ModelNotFoundError, WeightsError (truncated, changed, pickled or not finite), UsageError (no such device, or
+    a pipeline of a family that is not supported).
+    """
+    from diffusers import DiffusionPipeline
+
+    where = choose_device(device)
+    chosen = (torch.float32 if where.type == "cpu" else torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
+    source = _source(name)
+    if isinstance(source, Path):
+        check_weights(source)
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(source, torch_dtype=chosen, use_safetensors=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if isinstance(source, Path):
+            raise WeightsError(f"{source} does not load as a diffusers pipeline: {reason}", field="model") from error
+        raise ModelNotFoundError(
+            f"No model {name!r} here, and the hub gave none of that name: {reason}",
+            hint="Check the name and the network; `sketchguide models` lists what is at hand.",
+            field="model",
+        ) from error
+    pipeline.set_progress_bar_config(disable=True)
+    return from_pipe(pipeline.to(where), name=str(name))
+
+
+def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
+    """Use a diffusers pipeline that is already loaded, with the LoRA, dtype and offloading it has.
+
+    The family is read from its components. Raises UsageError for one that is not supported.
+    """
+    from diffusers import UNet2DConditionModel
+
+    parts = pipeline.components
+    if isinstance(parts.get("unet"), UNet2DConditionModel) and "text_encoder_2" not in parts and "vae" in parts:
+        return UNetBackbone(pipeline, name=name)
+    raise UsageError(
+        f"{type(pipeline).__name__} is not supported yet.",
+        hint="Supported: pipelines with one text encoder, a UNet2DConditionModel and an AutoencoderKL (SD 1.x, 2.x).",
+        field="model",
+    )
+
+
+def load_predictor(name: str | Path | None, backbone: Backbone) -> LatentPredictor:
+    """The predictor called `name` (shipped, folder, file or hub id), checked against `backbone` and on its device.
+
+    None means the one that ships with the backbone's model.
+    """
+    if name is None:
+        name = f"{backbone.name}-edges"
+        if not any(s.name == name for s in shipped()):
+            raise UsageError(
+                f"{backbone.name!r} has no predictor of its own.",
+                hint="Name one with --predictor, or train it: `sketchguide train --model … --data … -o …`.",
+                field="predictor",
+            )
+    source: str | Path = name
+    if match := [s for s in shipped() if s.name == str(name)]:
+        match[0].verify()
+        source = match[0].folder
+    predictor = LatentPredictor.from_pretrained(source).to(backbone.device)
+    predictor.check_fits(backbone)
+    return predictor
+
+
+def choose_device(device: str) -> torch.device:
+    """The torch device called `device`; "auto" is the fastest there is."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "mps" if torch.mps.is_available() else "cpu")
+    try:
+        chosen = torch.device(device)
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UsageError(f"No device {device!r} here.", hint="Use auto, cpu, cuda or mps.", field="device") from error
+    return chosen
+
+
+def _source(name: str | Path) -> str | Path:
+    """A verified shipped folder, a local folder with a model_index.json, or a hub id."""
+    text = str(name)
+    for one in shipped():
+        if one.name == text and one.kind == "model":
+            one.verify()
+            return one.folder
+    path = Path(name)
+    if path.is_dir():
+        if not (path / "model_index.json").is_file():
+            raise ModelNotFoundError(
+                f"{path} is no diffusers pipeline: it has no model_index.json.",
+                hint="Give the folder that `pipeline.save_pretrained` wrote.",
+                field="model",
+            )
+        return path
+    if HUB_ID.fullmatch(text) and ".." not in text and not text.startswith("."):
+        return text
+    known = ", ".join(s.name for s in shipped() if s.kind == "model")
+    raise ModelNotFoundError(
+        f"No model {text!r}.", hint=f"Shipped: {known}. Or give a diffusers folder or a hub id (owner/name).", field="model"
+    )
+
+
+def check_weights(folder: Path) -> None:
+    """WeightsError for a .safetensors file that is truncated or something else in disguise."""
+    for file in sorted(folder.rglob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as opened:
+                opened.keys()
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(
+                f"{file} ({file.stat().st_size} bytes) is no readable safetensors file: {error}.",
+                hint="It may be truncated, or a pickle in disguise: get it again.",
+                field="model",
+            ) from error
+
+
+def fingerprint(network: nn.Module) -> str:
+    """12 hex digits that change with the architecture or the weights, at the cost of a few values per tensor."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_tensors(network)):
+        flat = tensor.detach().flatten()
+        some = flat[:: max(1, len(flat) // 16)][:17].to("cpu", torch.float64)
+        digest.update(f"{name} {tuple(tensor.shape)} ".encode() + some.numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from network.named_parameters()
+    yield from network.named_buffers()

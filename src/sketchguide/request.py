@@ -1,0 +1,66 @@
+"""The one description of a picture to make: for the library, the command line and the text inside every PNG."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from sketchguide.errors import UsageError
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Request(BaseModel):
+    """What to make. Validation refuses unknown fields, NaN and control characters; `checked` words it for people."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: str = Field(max_length=10_000, description="what the picture shows")
+    negative: str = Field(default="", max_length=10_000, description="what it should not show")
+    sketch: dict[str, Any] | None = Field(default=None, description="the drawing, as Sketch.to_json() writes it")
+    model: str = Field(default="icons-64", description="shipped name, diffusers folder or hub id")
+    predictor: str | None = Field(default=None, description="shipped name, folder or hub id; none: the model's own")
+    strength: Finite = Field(default=1.6, ge=0, le=20, description="beta: how hard the drawing pulls")
+    stop: Finite = Field(default=0.8, ge=0, le=1, description="part of the steps after which it lets go")
+    steps: int = Field(default=30, ge=1, le=1000, description="network steps")
+    scale: Finite = Field(default=5.0, ge=0, le=50, description="classifier-free guidance; 1 switches it off")
+    seed: int = Field(ge=0, le=2**32 - 1, description="seed of the first picture; the next ones count up")
+    count: int = Field(default=1, ge=1, le=256, description="how many pictures")
+    size: tuple[int, int] | None = Field(default=None, description="width and height in pixels; none: the model's own")
+    solver: str | None = Field(default=None, description="none: the model's own")
+    device: str = Field(default="auto", max_length=64)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+
+    @field_validator("prompt", "negative")
+    @classmethod
+    def _printable(cls, text: str) -> str:
+        if any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n" for c in text):
+            raise ValueError("contains control characters or broken Unicode")
+        return " ".join(text.split())
+
+    @field_validator("size")
+    @classmethod
+    def _sensible(cls, size: tuple[int, int] | None) -> tuple[int, int] | None:
+        if size is not None and not all(16 <= side <= 4096 for side in size):
+            raise ValueError("each side must lie in 16..4096 pixels")
+        return size
+
+    @classmethod
+    def checked(cls, **values: Any) -> Request:
+        """A Request, or a UsageError that says in one sentence what was given and what is allowed."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"]) or "request"
+            reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            given = repr(first["input"])
+            given = given if len(given) <= 60 else given[:57] + "…"
+            raise UsageError(f"{name} is {given}: it {_worded(reason)}.", field=name) from error
+
+
+def _worded(reason: str) -> str:
+    reason = reason[0].lower() + reason[1:]
+    return reason if reason.startswith(("should", "contains", "must", "each")) else f"is not allowed ({reason})"

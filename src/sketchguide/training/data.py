@@ -1,0 +1,312 @@
+"""Pictures with captions for training: found in a folder, split by file, turned into batches on demand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import unicodedata
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from sketchguide.errors import SketchguideError, TrainingError, UsageError
+from sketchguide.images import open_image, to_tensor
+
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_LIST = "metadata.jsonl"
+_CORRUPT = 0.1  # share of files that may be unreadable
+_LONGEST = 4  # a picture keeps at most this many times the wanted side; the ends of longer ones are cut off
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture and its caption. `name` is the path below the data folder, with forward slashes."""
+
+    path: Path
+    caption: str
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """How far a training picture may differ from the file; every change is drawn evenly from its range.
+
+    flip: mirror left and right, one picture in two. scale: range of the zoom factor. rotate: largest angle in degrees.
+    shift: largest shift, as a share of the side. What comes into view continues the border of the picture, so paper
+    stays paper; mirroring would bring in pieces of the object.
+    """
+
+    flip: bool = True
+    scale: tuple[float, float] = (0.85, 1.1)
+    rotate: float = 8.0
+    shift: float = 0.06
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.scale[0] <= self.scale[1] <= 10:
+            raise UsageError(f"scale is {self.scale}; it rises, within 0.1 to 10.", field="scale")
+        if not 0 <= self.rotate <= 180:
+            raise UsageError(f"rotate is {self.rotate}; it is 0 to 180 degrees.", field="rotate")
+        if not 0 <= self.shift <= 0.5:
+            raise UsageError(f"shift is {self.shift}; it is 0 to 0.5 of the side.", field="shift")
+
+
+_MILD = Augmentation()
+
+
+class Pictures:
+    """Batches of pictures of one size, (width, height) in pixels, made from `examples` when they are asked for.
+
+    Decoded pictures stay in memory, at about the wanted size, up to `cache_bytes`. Files that cannot be read are
+    skipped and listed in `skipped` with the reason.
+    """
+
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        *,
+        size: tuple[int, int],
+        augmentation: Augmentation = _MILD,
+        cache_bytes: int = 2**30,
+    ) -> None:
+        if not examples:
+            raise UsageError("There are no pictures to train on.", hint="Give at least one.", field="data")
+        self.examples = tuple(examples)
+        self.size = size
+        self.augmentation = augmentation
+        self.skipped: list[tuple[Path, str]] = []
+        self._files = len({example.path for example in examples})
+        self._cache: dict[Path, Image.Image | None] = {}
+        self._room = cache_bytes
+
+    def batch(self, rng: Generator, count: int) -> tuple[Tensor, list[str]]:
+        """`count` pictures drawn with replacement, cropped and augmented: (count, 3, H, W) in [-1, 1], and captions.
+
+        Everything is drawn from `rng`, and always the same number of draws: the same state gives the same batch, also
+        in a process that has not seen the earlier ones. An unreadable picture gives way to its neighbour in the list.
+        Raises TrainingError when more than 10 % of the files cannot be read.
+        """
+        draws = torch.rand(8, count, generator=rng, dtype=torch.float64, device=rng.device).cpu()
+        chosen: list[tuple[Image.Image, str]] = []
+        for place in draws[0].tolist():
+            start = int(place * len(self.examples))
+            chosen.append(next(self._readable(self.examples[start - index] for index in range(len(self.examples)))))
+        crops = [
+            _crop(picture, self.size, (across, down))
+            for (picture, _), across, down in zip(chosen, *draws[1:3].tolist(), strict=True)
+        ]
+        return self._augment(to_tensor(crops), draws[3:]), [caption for _, caption in chosen]
+
+    def fixed(self, count: int) -> tuple[Tensor, list[str]]:
+        """The same `count` pictures (all of them if there are fewer) at every call, cropped to the centre, unaltered.
+
+        Which ones does not depend on the order of the examples. Shapes, ranges and errors as for `batch`.
+        """
+        shuffled = sorted(self.examples, key=lambda example: _place(example.name, "fixed", 0))
+        chosen = [pair for pair, _ in zip(self._readable(shuffled), range(count), strict=False)]
+        return to_tensor([_crop(picture, self.size, (0.5, 0.5)) for picture, _ in chosen]), [text for _, text in chosen]
+
+    def _readable(self, examples: Iterable[Example]) -> Iterator[tuple[Image.Image, str]]:
+        for example in examples:
+            picture = self._picture(example.path)
+            if picture is not None:
+                yield picture, example.caption
+            elif len(self.skipped) > _CORRUPT * self._files:
+                raise TrainingError(
+                    f"{len(self.skipped)} of {self._files} pictures cannot be read, and at most 10 % may fail. "
+                    + " ".join(reason for _, reason in self.skipped[:3]),
+                    hint="Repair or remove these files.",
+                    field="data",
+                )
+
+    def _picture(self, path: Path) -> Image.Image | None:
+        if path in self._cache:
+            return self._cache[path]
+        try:
+            picture = _fit(open_image(path), self.size)
+        except SketchguideError as error:
+            self._cache[path] = None
+            self.skipped.append((path, error.message))
+            return None
+        # Four bytes for each pixel: so Pillow stores RGB.
+        self._room -= 4 * picture.width * picture.height
+        if self._room >= 0:
+            self._cache[path] = picture
+        return picture
+
+    def _augment(self, images: Tensor, draws: Tensor) -> Tensor:
+        """Flip, zoom, rotate and shift each image by one resampling. draws: (5, B) in [0, 1)."""
+        height, width = images.shape[2:]
+        low, high = self.augmentation.scale
+        zoom = low + (high - low) * draws[1]
+        angle = math.radians(self.augmentation.rotate) * (2 * draws[2] - 1)
+        right, down = 2 * self.augmentation.shift * (2 * draws[3:5] - 1)
+        mirror = torch.where(draws[0] < 0.5, -1.0, 1.0) if self.augmentation.flip else torch.ones_like(zoom)
+        cos, sin = angle.cos() / zoom, angle.sin() / zoom
+        # From places in the result to places in the picture, both in [-1, 1]: the sides differ in length.
+        rows = (mirror * cos, -sin * height / width, right, mirror * sin * width / height, cos, down)
+        theta = torch.stack(rows, dim=1).reshape(-1, 2, 3).to(images.dtype)
+        grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+        warped = F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=False)
+        return warped.clamp(-1, 1)
+
+
+def find_examples(folder: Path, *, limit: int | None = None, seed: int = 0) -> list[Example]:
+    """Every captioned picture below `folder`, in the order of their paths; or `limit` of them, drawn by `seed`.
+
+    The caption comes from `metadata.jsonl` (one object a line: `file_name`, relative to that file, and `text` or
+    `caption`), else from the `.txt` beside the picture, else from the name of its folder. A folder with a
+    `metadata.jsonl` takes part with the pictures that are listed there, and no others. Pictures in `folder` itself
+    that have no caption get an empty one, with a UserWarning. Hidden files are left out.
+
+    Of the same files the same are drawn, on any machine; a larger limit adds to those of a smaller one.
+
+    Raises UsageError when the folder is missing or has no pictures, and for a line or caption that cannot be used.
+    """
+    if limit is not None and limit < 1:
+        raise UsageError(f"limit is {limit}; it is at least 1.", field="limit")
+    if not folder.is_dir():
+        what = "is a file, not a folder" if folder.exists() else "does not exist"
+        raise UsageError(f"The data folder {folder} {what}.", hint="Give a folder of pictures.", field="data")
+    files = _files(folder)
+    lists = [path for path in files if path.name == _LIST]
+    listed = {path.parent for path in lists}
+    captions = [pair for path in lists for pair in _listed(path, set(files))]
+    captions += [
+        (path, _caption_beside(path, folder))
+        for path in files
+        if path.suffix.lower() in _SUFFIXES and listed.isdisjoint(path.parents)
+    ]
+    if not captions:
+        raise UsageError(
+            f"The data folder {folder} has no pictures ({', '.join(_SUFFIXES)}).",
+            hint=f"Captions come from {_LIST}, a .txt beside each picture, or the name of the picture's folder.",
+            field="data",
+        )
+    bare = sum(caption is None for _, caption in captions)
+    if bare:
+        warnings.warn(
+            f"{bare} pictures in {folder} have no caption and are trained with an empty one. "
+            f"Captions come from {_LIST}, a .txt beside each picture, or the name of the picture's folder.",
+            stacklevel=2,
+        )
+    examples = [Example(path, caption or "", path.relative_to(folder).as_posix()) for path, caption in captions]
+    if limit is None:
+        return sorted(examples, key=lambda example: example.name)
+    return sorted(examples, key=lambda example: (_place(example.name, "limit", seed), example.name))[:limit]
+
+
+def split(examples: Sequence[Example], *, held_out: float = 0.1, seed: int = 0) -> tuple[list[Example], list[Example]]:
+    """Split by file into those to train on and those held out, about the share `held_out` of them.
+
+    Each file's side follows from its name and `seed` alone, so files added later move no others. Only where one side
+    would be empty, the nearest file goes there (two files or more; `held_out` 0 holds out none).
+    """
+    if not 0 <= held_out < 1:
+        raise UsageError(f"held_out is {held_out}; it is at least 0 and below 1.", field="held_out")
+    places = sorted((_place(name, "split", seed), name) for name in {example.name for example in examples})
+    if held_out == 0 or len(places) < 2:
+        return list(examples), []
+    inside = sum(place < held_out for place, _ in places)
+    held = {name for _, name in places[: min(max(inside, 1), len(places) - 1)]}
+    return [e for e in examples if e.name not in held], [e for e in examples if e.name in held]
+
+
+def _place(name: str, purpose: str, seed: int) -> float:
+    """A place in [0, 1) that follows from the name; another purpose or seed gives an unrelated one."""
+    digest = hashlib.sha256(f"{purpose}/{seed}/".encode() + os.fsencode(name)).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _files(folder: Path) -> list[Path]:
+    def refuse(error: OSError) -> None:
+        raise UsageError(f"The data folder cannot be read: {error}.", field="data") from error
+
+    files: list[Path] = []
+    seen: set[str] = set()
+    for root, folders, names in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(root)
+        folders[:] = [] if real in seen else sorted(name for name in folders if not name.startswith("."))
+        if real not in seen:
+            files += [Path(root, name) for name in sorted(names) if not name.startswith(".")]
+        seen.add(real)
+    return files
+
+
+def _listed(path: Path, known: set[Path]) -> Iterator[tuple[Path, str]]:
+    for number, line in enumerate(_read(path).split(b"\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            entry: Any = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{where} is not JSON: {error}.", hint="One object a line.", field="data") from error
+        entry = entry if isinstance(entry, dict) else {}
+        name, text = entry.get("file_name"), entry.get("text", entry.get("caption"))
+        if not isinstance(name, str) or not isinstance(text, str):
+            raise UsageError(
+                f"{where} lacks a file name or a caption.",
+                hint='A line is {"file_name": "apple.png", "text": "a red apple"}.',
+                field="data",
+            )
+        picture = path.parent / name
+        if picture not in known:
+            raise UsageError(
+                f"{where} names {name!r}, which is not in {path.parent}.",
+                hint="Names are relative to the list. Add the file or remove the line.",
+                field="data",
+            )
+        yield picture, _clean(text, where)
+
+
+def _caption_beside(path: Path, folder: Path) -> str | None:
+    text = path.with_suffix(".txt")
+    if text.is_file():
+        try:
+            return _clean(_read(text).decode("utf-8-sig"), str(text))
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{text} is not UTF-8 text.", hint="Save it as UTF-8.", field="data") from error
+    if path.parent == folder:
+        return None
+    return _clean(path.parent.name.replace("_", " ").replace("-", " "), f"The folder name {path.parent.name!r}")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error}.", field="data") from error
+
+
+def _clean(text: str, where: str) -> str:
+    caption = " ".join(text.split())
+    if any(unicodedata.category(character) in ("Cc", "Cs") for character in caption):
+        raise UsageError(f"{where} has a caption with control characters or half of a character.", field="data")
+    return caption
+
+
+def _fit(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Resize so that the picture covers `size` with one side equal to it."""
+    factor = max(size[0] / picture.width, size[1] / picture.height)
+    sides = (picture.width, picture.height)
+    kept = [min(side, _LONGEST * wanted / factor) for side, wanted in zip(sides, size, strict=True)]
+    ends = [(side - part) / 2 for side, part in zip(sides, kept, strict=True)]
+    box = (ends[0], ends[1], ends[0] + kept[0], ends[1] + kept[1])
+    width, height = (max(wanted, round(part * factor)) for part, wanted in zip(kept, size, strict=True))
+    return picture.resize((width, height), Image.Resampling.LANCZOS, box=box)
+
+
+def _crop(picture: Image.Image, size: tuple[int, int], place: tuple[float, float]) -> Image.Image:
+    """Cut `size` out; `place` (across, down) in [0, 1) moves the window from one end to the other."""
+    left = int(place[0] * (picture.width - size[0] + 1))
+    top = int(place[1] * (picture.height - size[1] + 1))
+    return picture.crop((left, top, left + size[0], top + size[1]))

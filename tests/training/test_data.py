@@ -1,0 +1,404 @@
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from sketchguide.errors import TrainingError, UsageError
+from sketchguide.images import to_images, to_tensor
+from sketchguide.training.data import Augmentation, Example, Pictures, find_examples, split
+
+STILL = Augmentation(flip=False, scale=(1.0, 1.0), rotate=0.0, shift=0.0)
+
+
+def paint(path: Path, colour: str = "red", size: tuple[int, int] = (24, 24)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path)
+    return path
+
+
+def example(path: Path, caption: str = "") -> Example:
+    return Example(path, caption, path.name)
+
+
+def hues(folder: Path, count: int) -> list[Example]:
+    """Pictures that are told apart by their one colour; the caption is the number."""
+    return [example(paint(folder / f"{i:03d}.png", f"hsl({360 * i // count}, 90%, 50%)"), str(i)) for i in range(count)]
+
+
+def refused(folder: Path, match: str) -> UsageError:
+    with pytest.raises(UsageError, match=match) as caught:
+        find_examples(folder)
+    assert caught.value.field == "data"
+    return caught.value
+
+
+class TestCaptions:
+    def test_the_name_of_the_folder(self, tmp_path: Path) -> None:
+        paint(tmp_path / "animals" / "polar_bear-cub" / "b.PNG")
+        paint(tmp_path / "apple" / "a.jpg")
+        found = find_examples(tmp_path)
+        assert [(e.name, e.caption) for e in found] == [
+            ("animals/polar_bear-cub/b.PNG", "polar bear cub"),
+            ("apple/a.jpg", "apple"),
+        ]
+        assert [e.path for e in found] == [tmp_path / "animals" / "polar_bear-cub" / "b.PNG", tmp_path / "apple/a.jpg"]
+
+    def test_a_text_beside_the_picture_comes_before_it(self, tmp_path: Path) -> None:
+        paint(tmp_path / "fruit" / "a.png")
+        paint(tmp_path / "fruit" / "b.png")
+        paint(tmp_path / "c.png")
+        (tmp_path / "fruit" / "a.txt").write_bytes("\ufeffa grüner\n  apple \r\n".encode())
+        (tmp_path / "c.txt").write_text("")
+        assert [e.caption for e in find_examples(tmp_path)] == ["", "a grüner apple", "fruit"]
+
+    def test_the_list_comes_before_both_and_is_complete(self, tmp_path: Path) -> None:
+        for name in ("train/x/a.png", "train/b.png", "train/x/unlisted.png", "other/c.png"):
+            paint(tmp_path / name)
+        (tmp_path / "train" / "b.txt").write_text("not this")
+        lines = [
+            {"file_name": "x/a.png", "text": "an a"},
+            {"file_name": "./b.png", "caption": "first"},
+            {"file_name": "b.png", "text": "second", "caption": "not this either", "id": 7},
+        ]
+        text = "\n\n".join(json.dumps(line) for line in lines)
+        (tmp_path / "train" / "metadata.jsonl").write_text(text + "\n")
+        assert [(e.name, e.caption) for e in find_examples(tmp_path)] == [
+            ("other/c.png", "other"),
+            ("train/b.png", "first"),
+            ("train/b.png", "second"),
+            ("train/x/a.png", "an a"),
+        ]
+
+    def test_none_at_all_is_empty_with_one_warning(self, tmp_path: Path) -> None:
+        paint(tmp_path / "a.png")
+        paint(tmp_path / "b.png")
+        with pytest.warns(UserWarning, match="2 pictures in .* have no caption") as caught:
+            found = find_examples(tmp_path)
+        assert len(caught) == 1
+        assert [e.caption for e in found] == ["", ""]
+
+    def test_hidden_files_and_other_files_are_left_out(self, tmp_path: Path) -> None:
+        for name in ("k/a.png", "k/.b.png", ".cache/c.png"):
+            paint(tmp_path / name)
+        (tmp_path / "k" / "notes.md").write_text("x")
+        assert [e.name for e in find_examples(tmp_path)] == ["k/a.png"]
+
+    def test_linked_folders_are_followed_once(self, tmp_path: Path) -> None:
+        paint(tmp_path / "store" / "a.png")
+        (tmp_path / "data").mkdir()
+        (tmp_path / "data" / "apple").symlink_to(tmp_path / "store")
+        (tmp_path / "store" / "loop").symlink_to(tmp_path / "data")
+        assert [(e.name, e.caption) for e in find_examples(tmp_path / "data")] == [("apple/a.png", "apple")]
+
+
+class TestBadFolders:
+    def test_missing(self, tmp_path: Path) -> None:
+        assert refused(tmp_path / "absent", "absent does not exist").hint
+
+    def test_a_file(self, tmp_path: Path) -> None:
+        refused(paint(tmp_path / "a.png"), "is a file")
+
+    def test_empty(self, tmp_path: Path) -> None:
+        (tmp_path / "readme.md").write_text("x")
+        assert "metadata.jsonl" in refused(tmp_path, "has no pictures").hint
+
+    @pytest.mark.parametrize(
+        ("line", "match"),
+        [
+            (b"{file_name", "line 3 is not JSON"),
+            (b"[" * 100_000, "line 3 is not JSON"),
+            (b'{"file_name": "a.png", "text": "\xff"}', "line 3 is not JSON"),
+            (b"[1]", "line 3 lacks a file name or a caption"),
+            (b'{"file_name": "a.png"}', "line 3 lacks"),
+            (b'{"file_name": "a.png", "text": null}', "line 3 lacks"),
+            (b'{"text": "x"}', "line 3 lacks"),
+            (b'{"file_name": "absent.png", "text": "x"}', "line 3 names 'absent.png', which is not in"),
+            (b'{"file_name": "../a.png", "text": "x"}', "line 3 names"),
+            (b'{"file_name": "/etc/passwd", "text": "x"}', "line 3 names"),
+            (b'{"file_name": "a\\u0000.png", "text": "x"}', "line 3 names"),
+            (b'{"file_name": "a.png", "text": "\\ud800"}', "line 3 has a caption with"),
+            (b'{"file_name": "a.png", "text": "a\\u0000b"}', "line 3 has a caption with"),
+        ],
+    )
+    def test_a_bad_line_is_named(self, tmp_path: Path, line: bytes, match: str) -> None:
+        paint(tmp_path / "a.png")
+        (tmp_path / "metadata.jsonl").write_bytes(b'{"file_name": "a.png", "text": "good"}\n\n' + line + b"\n")
+        refused(tmp_path, match)
+
+    def test_an_empty_list_leaves_nothing(self, tmp_path: Path) -> None:
+        paint(tmp_path / "a.png")
+        (tmp_path / "metadata.jsonl").write_text("\n")
+        refused(tmp_path, "has no pictures")
+
+    def test_a_caption_in_another_encoding(self, tmp_path: Path) -> None:
+        paint(tmp_path / "a.png")
+        (tmp_path / "a.txt").write_bytes("grün".encode("latin-1"))
+        refused(tmp_path, "a.txt is not UTF-8")
+
+    def test_a_limit_below_one(self, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="limit is 0"):
+            find_examples(tmp_path, limit=0)
+
+
+class TestLimit:
+    def test_the_same_are_drawn_and_more_add_to_them(self, tmp_path: Path) -> None:
+        for i in range(40):
+            paint(tmp_path / "k" / f"{i}.png", size=(16, 16))
+        ten, twenty = find_examples(tmp_path, limit=10), find_examples(tmp_path, limit=20)
+        assert ten == find_examples(tmp_path, limit=10)
+        assert twenty[:10] == ten
+        assert set(find_examples(tmp_path, limit=10, seed=1)) != set(ten)
+        assert len(find_examples(tmp_path, limit=500)) == 40
+        # Where the folder lies makes no difference.
+        moved = tmp_path.rename(tmp_path.with_name(tmp_path.name + "-moved"))
+        assert [e.name for e in find_examples(moved, limit=10)] == [e.name for e in ten]
+        moved.rename(tmp_path)
+        # A drawn few split like any others: both draws are independent.
+        assert 0 < len(split(ten, held_out=0.5)[1]) < 10
+
+
+def named(*names: str) -> list[Example]:
+    return [Example(Path("/data", name), "", name) for name in names]
+
+
+class TestSplit:
+    many = named(*(f"{i}.png" for i in range(1000)))
+
+    def test_every_example_is_on_one_side_in_order(self) -> None:
+        training, held = split(self.many, held_out=0.1)
+        assert 70 < len(held) < 130
+        assert sorted(training + held, key=self.many.index) == self.many
+        assert sorted(held, key=self.many.index) == held
+
+    def test_files_added_later_move_no_others(self) -> None:
+        before = set(split(self.many[::2])[1])
+        after = set(split(self.many)[1])
+        assert before == after & set(self.many[::2])
+
+    def test_the_order_does_not_matter_and_the_seed_does(self) -> None:
+        held = set(split(self.many)[1])
+        assert set(split(self.many[::-1])[1]) == held
+        assert set(split(self.many, seed=1)[1]) != held
+
+    def test_captions_of_one_file_stay_together(self) -> None:
+        doubled = [Example(e.path, caption, e.name) for e in self.many for caption in ("one", "two")]
+        training, held = split(doubled)
+        assert {e.name for e in training}.isdisjoint(e.name for e in held)
+        assert Counter(e.caption for e in held)["one"] == len(held) / 2
+
+    @pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
+    @pytest.mark.parametrize("seed", range(5))
+    def test_neither_side_is_empty(self, share: float, seed: int) -> None:
+        training, held = split(named("a", "b", "c"), held_out=share, seed=seed)
+        assert training
+        assert held
+
+    def test_one_file_or_a_share_of_zero_holds_out_nothing(self) -> None:
+        assert split(named("a"), held_out=0.9) == (named("a"), [])
+        assert split(self.many, held_out=0) == (self.many, [])
+
+    @pytest.mark.parametrize("share", [-0.1, 1.0, float("nan")])
+    def test_the_share_is_checked(self, share: float) -> None:
+        with pytest.raises(UsageError, match="held_out is"):
+            split(self.many, held_out=share)
+
+
+class TestBatches:
+    def test_shape_range_and_captions_that_match(self, tmp_path: Path) -> None:
+        examples = hues(tmp_path, 6)
+        pictures = Pictures(examples, size=(20, 12))
+        images, captions = pictures.batch(torch.Generator().manual_seed(0), 40)
+        assert images.shape == (40, 3, 12, 20)
+        assert images.dtype == torch.float32
+        assert set(captions) == {str(i) for i in range(6)}
+        plain = {e.caption: to_tensor([Image.open(e.path)])[0, :, 0, 0] for e in examples}
+        for image, caption in zip(images, captions, strict=True):
+            # One colour stays one colour under every change: nothing but the picture comes into view.
+            assert (image - plain[caption][:, None, None]).abs().max() < 1e-3
+
+    def test_the_same_state_gives_the_same_batch_in_a_fresh_process(self, tmp_path: Path) -> None:
+        examples = hues(tmp_path, 30)
+        examples[7].path.write_bytes(b"no picture")
+        rng = torch.Generator().manual_seed(1)
+        pictures = Pictures(examples, size=(16, 16))
+        for _ in range(3):
+            pictures.batch(rng, 25)
+        state = rng.get_state()
+        expected = [pictures.batch(rng, 25) for _ in range(2)]
+        again = torch.Generator()
+        again.set_state(state)
+        resumed = Pictures(examples, size=(16, 16), cache_bytes=0)
+        for images, captions in expected:
+            others, other_captions = resumed.batch(again, 25)
+            assert torch.equal(images, others)
+            assert captions == other_captions
+        assert not torch.equal(expected[0][0], expected[1][0])
+
+    def test_without_augmentation_a_square_is_the_picture(self, tmp_path: Path) -> None:
+        noise = to_images(torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1)[0]
+        noise.save(tmp_path / "a.png")
+        pictures = Pictures([example(tmp_path / "a.png")], size=(16, 16), augmentation=STILL)
+        images, _ = pictures.batch(torch.Generator(), 2)
+        assert torch.allclose(images, to_tensor([noise, noise]), atol=1e-4)
+        fixed, _ = pictures.fixed(1)
+        assert torch.equal(fixed, to_tensor([noise]))
+
+    def test_flips_are_half_and_can_be_turned_off(self, tmp_path: Path) -> None:
+        picture = Image.new("RGB", (16, 16), "white")
+        picture.paste("black", (0, 0, 8, 16))
+        picture.save(tmp_path / "a.png")
+
+        def black_left(flip: bool) -> int:
+            augmentation = Augmentation(flip=flip, scale=(1.0, 1.0), rotate=0.0, shift=0.0)
+            pictures = Pictures([example(tmp_path / "a.png")], size=(16, 16), augmentation=augmentation)
+            images, _ = pictures.batch(torch.Generator().manual_seed(0), 200)
+            return int((images[:, 0, :, :8].mean((1, 2)) < 0).sum())
+
+        assert 70 < black_left(True) < 130
+        assert black_left(False) == 200
+
+    @pytest.mark.parametrize("size", [(64, 64), (96, 48)])
+    def test_rotation_and_zoom_keep_shapes_true(self, tmp_path: Path, size: tuple[int, int]) -> None:
+        picture = Image.new("RGB", size, "white")
+        middle = (size[0] / 2, size[1] / 2)
+        ImageDraw.Draw(picture).circle(middle, 12, "black")
+        picture.save(tmp_path / "a.png")
+        augmentation = Augmentation(scale=(1.5, 1.5), rotate=180.0, shift=0.0)
+        pictures = Pictures([example(tmp_path / "a.png")], size=size, augmentation=augmentation)
+        images, _ = pictures.batch(torch.Generator().manual_seed(0), 30)
+        ink = images[:, 0] < 0
+        radius = (ink.sum((1, 2)) / torch.pi).sqrt()
+        assert (radius - 18).abs().max() < 1
+        # A circle stays a circle: as wide as it is high, at any angle.
+        wide, high = ink.any(1).sum(1), ink.any(2).sum(1)
+        assert (wide - high).abs().max() <= 1
+
+    def test_the_shift_is_as_large_as_said(self, tmp_path: Path) -> None:
+        picture = Image.new("RGB", (80, 40), "white")
+        picture.paste("black", (38, 18, 42, 22))
+        picture.save(tmp_path / "a.png")
+        augmentation = Augmentation(flip=False, scale=(1.0, 1.0), rotate=0.0, shift=0.25)
+        pictures = Pictures([example(tmp_path / "a.png")], size=(80, 40), augmentation=augmentation)
+        images, _ = pictures.batch(torch.Generator().manual_seed(0), 300)
+        ink = (1 - images[:, 0]) / 2
+        across = (ink.sum(1) * (torch.arange(80) + 0.5)).sum(1) / ink.sum((1, 2)) / 80
+        down = (ink.sum(2) * (torch.arange(40) + 0.5)).sum(1) / ink.sum((1, 2)) / 40
+        for place in (across, down):
+            assert place.min().item() == pytest.approx(0.25, abs=0.02)
+            assert place.max().item() == pytest.approx(0.75, abs=0.02)
+
+    def test_crops_reach_both_ends_and_the_fixed_one_is_the_middle(self, tmp_path: Path) -> None:
+        picture = Image.new("RGB", (96, 32), "white")
+        for place, colour in enumerate(("red", "lime", "blue")):
+            picture.paste(colour, (32 * place, 0, 32 * place + 32, 32))
+        picture.save(tmp_path / "a.png")
+        pictures = Pictures([example(tmp_path / "a.png")], size=(16, 16), augmentation=STILL)
+        images, _ = pictures.batch(torch.Generator().manual_seed(0), 200)
+        colours = images.mean((2, 3))
+        assert colours[:, 0].max() > 0.8
+        assert colours[:, 2].max() > 0.8
+        fixed, _ = pictures.fixed(5)
+        assert len(fixed) == 1
+        assert fixed[0, 1].mean() > 0.8
+
+    @pytest.mark.parametrize("size", [(3000, 16), (16, 3000), (40, 17), (16, 16)])
+    def test_any_aspect_fills_the_size(self, tmp_path: Path, size: tuple[int, int]) -> None:
+        pictures = Pictures([example(paint(tmp_path / "a.png", "blue", size))], size=(32, 20))
+        for images in (pictures.batch(torch.Generator(), 2)[0], pictures.fixed(2)[0]):
+            assert images.shape[1:] == (3, 20, 32)
+            assert torch.allclose(images.mean((0, 2, 3)), torch.tensor([-1.0, -1.0, 1.0]), atol=1e-3)
+        held = pictures._cache[tmp_path / "a.png"]
+        assert held is not None
+        assert held.width <= 4 * 32
+        assert held.height <= 4 * 20
+
+    def test_the_fixed_ones_are_the_same_whatever_was_drawn_and_in_whatever_order(self, tmp_path: Path) -> None:
+        examples = hues(tmp_path, 20)
+        pictures = Pictures(examples, size=(16, 16))
+        images, captions = pictures.fixed(8)
+        pictures.batch(torch.Generator(), 5)
+        others, other_captions = Pictures(examples[::-1], size=(16, 16)).fixed(8)
+        assert torch.equal(images, others)
+        assert captions == other_captions
+        assert captions != [str(i) for i in range(8)]
+        assert torch.equal(images, pictures.fixed(8)[0])
+
+    def test_the_cache_is_bounded(self, tmp_path: Path) -> None:
+        examples = hues(tmp_path, 10)
+        pictures = Pictures(examples, size=(16, 16), cache_bytes=3 * 4 * 16 * 16)
+        pictures.fixed(10)
+        assert len(pictures._cache) == 3
+        examples[0].path.unlink()
+        roomy = Pictures(examples[1:], size=(16, 16))
+        before = roomy.fixed(9)[0]
+        for e in examples[1:]:
+            e.path.unlink()
+        assert torch.equal(roomy.fixed(9)[0], before)
+
+    def test_no_examples_are_refused(self) -> None:
+        with pytest.raises(UsageError, match="no pictures"):
+            Pictures([], size=(16, 16))
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [{"scale": (1.1, 0.9)}, {"scale": (0.0, 1.0)}, {"rotate": -1.0}, {"rotate": float("nan")}, {"shift": 0.6}],
+    )
+    def test_an_augmentation_out_of_range_is_refused(self, wrong: dict[str, float]) -> None:
+        with pytest.raises(UsageError) as caught:
+            Augmentation(**wrong)  # type: ignore[arg-type]
+        assert [caught.value.field] == list(wrong)
+
+
+class TestCorruptFiles:
+    def test_one_in_ten_is_skipped_and_counted(self, tmp_path: Path) -> None:
+        examples = hues(tmp_path, 10)
+        whole = examples[4].path.read_bytes()
+        examples[4].path.write_bytes(whole[: len(whole) // 2])
+        pictures = Pictures(examples, size=(16, 16))
+        _, captions = pictures.batch(torch.Generator().manual_seed(0), 100)
+        assert len(captions) == 100
+        assert set(captions) == {str(i) for i in range(10) if i != 4}
+        assert [path for path, _ in pictures.skipped] == [examples[4].path]
+        assert "damaged" in pictures.skipped[0][1]
+        assert len(pictures.fixed(10)[1]) == 9
+        assert len(pictures.skipped) == 1
+
+    def test_more_stop_the_training_and_the_first_are_named(self, tmp_path: Path) -> None:
+        examples = hues(tmp_path, 20)
+        for e in examples[:5]:
+            e.path.write_bytes(b"")
+        pictures = Pictures(examples, size=(16, 16))
+        for _ in range(2):
+            with pytest.raises(TrainingError, match="3 of 20 pictures cannot be read") as caught:
+                pictures.fixed(20)
+        assert caught.value.message.count("is empty") == 3
+        assert str(pictures.skipped[0][0]) in caught.value.message
+
+    def test_none_left(self, tmp_path: Path) -> None:
+        (only := paint(tmp_path / "a.png")).unlink()
+        pictures = Pictures([example(only)], size=(16, 16))
+        for _ in range(2):
+            with pytest.raises(TrainingError, match="1 of 1"):
+                pictures.batch(torch.Generator(), 1)
+
+
+@pytest.mark.shared
+def test_real_photos() -> None:
+    folder = Path(__file__).parents[3] / "shared" / "data" / "caltech101"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is absent")
+    found = find_examples(folder)
+    assert len(found) > 4000
+    assert {"car side", "accordion"} <= {e.caption for e in found}
+    few = find_examples(folder, limit=40)
+    training, held = split(few, held_out=0.2)
+    pictures = Pictures(training, size=(64, 64))
+    images, captions = pictures.batch(torch.Generator().manual_seed(0), 16)
+    assert images.shape == (16, 3, 64, 64)
+    assert images.std() > 0.3
+    assert set(captions) <= {e.caption for e in training}
+    assert len(Pictures(held, size=(64, 64)).fixed(40)[1]) == len(held)
+    assert pictures.skipped == []
