@@ -1,8 +1,7 @@
-"""Train the embedded text-to-image model, in three stages that can each be interrupted and resumed.
+"""Train the embedded text-to-image model, in two stages that can each be interrupted and resumed.
 
     python recipes/icons/train.py autoencoder --data ../shared/data --out runs/icons-64 --minutes 12
     python recipes/icons/train.py diffusion   --data ../shared/data --out runs/icons-64 --minutes 120
-    python recipes/icons/train.py export      --out runs/icons-64 --to src/sketchguide/models/icons-64
 
 The same commands with `--size 128 --device cuda` train icons-128.
 """
@@ -467,20 +466,11 @@ def preview(folder: Path, device: str, step: int) -> None:
     save_image(pictures.float().cpu(), folder / f"preview-{step:06d}.png", nrow=5)
 
 
-def export(args: argparse.Namespace) -> None:
-    """Copy the finished pipeline into the package in bfloat16 (the autoencoder in half precision keeps its detail)."""
-    pipeline = StableDiffusionPipeline.from_pretrained(args.out / "pipeline", torch_dtype=torch.bfloat16)
-    pipeline.save_pretrained(args.to, safe_serialization=True)
-    total = sum(f.stat().st_size for f in args.to.rglob("*") if f.is_file())
-    print(f"{args.to}: {total / 1e6:.1f} MB")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["autoencoder", "diffusion", "export"])
+    parser.add_argument("stage", choices=["autoencoder", "diffusion"])
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with emoji128 and class_map.json")
     parser.add_argument("--out", type=Path, required=True, help="folder of this run; an existing one is resumed")
-    parser.add_argument("--to", type=Path, help="where export writes the pipeline")
     parser.add_argument("--size", type=int, choices=sorted(SHAPES), default=64)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=64)
@@ -492,7 +482,7 @@ def main() -> None:
     parser.add_argument("--styles", default="fluent3d,noto,emojitwo")
     parser.add_argument("--preview", type=float, default=15, help="minutes between preview sheets")
     args = parser.parse_args()
-    {"autoencoder": train_autoencoder, "diffusion": train_diffusion, "export": export}[args.stage](args)
+    {"autoencoder": train_autoencoder, "diffusion": train_diffusion}[args.stage](args)
 
 
 if __name__ == "__main__":

@@ -233,7 +233,8 @@ class Sketch:
     def from_quickdraw(cls, record: Mapping[str, Any]) -> Sketch:
         """A drawing of the Quick, Draw! dataset: `drawing` is a list of strokes `[[x…], [y…]]`.
 
-        A third list (time) is ignored. The drawing is centred on a square canvas with a margin of 8 %; `word` becomes the name.
+        A third list (time) is ignored. The drawing is centred on a square canvas with a margin of 8 %; `word` becomes
+        the name.
 
         Raises:
             SketchError: no drawing, lists of different lengths, or values that are not numbers.
@@ -507,7 +508,8 @@ def _centre_lines(ink: Float, *, canvas: tuple[int, int]) -> Mask:
     shrink = max(ink.shape) / max(canvas)
     if shrink < 1:
         picture = Image.fromarray(ink).resize((width, height), Image.Resampling.BICUBIC)
-        mask = _marked(np.asarray(picture))
+        # smoothed by 0.7 of the given pixels, which leaves 0.53 of a line one pixel thick: no staircases
+        mask = _marked(ndimage.gaussian_filter(np.asarray(picture), 0.7 / shrink) / np.float32(0.53))
     else:
         mask = _marked(ink)
         if shrink >= 1.5:

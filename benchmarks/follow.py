@@ -1,0 +1,238 @@
+"""Does the picture follow the drawing? Agreement, prompt adherence and cost of LGP settings on one model.
+
+    python benchmarks/classifier.py --data ../shared/data --out runs/classifier/icons-64.safetensors --minutes 8
+    python benchmarks/follow.py --shared ../shared --classifier runs/classifier/icons-64.safetensors --out runs/follow
+
+For every setting and every set of drawings: F1 between the drawing and the edges of the picture, with a tolerance of
+1/32 of the side. The edges are found by TIN2, which nothing here was trained with. Class accuracy is that of
+`benchmarks/classifier.py`. Every setting sees the same prompts and seeds. Intervals are 95 %, by bootstrap.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sketchguide import LatentGuide, LatentPredictor, Proportional, load_backbone, load_predictor, sample
+from sketchguide.backbones.base import Backbone
+from sketchguide.evaluation.classifier import IconClassifier, accuracy, load_classifier
+from sketchguide.evaluation.detectors import load_detector
+from sketchguide.evaluation.metrics import bootstrap_interval, edge_f1
+from sketchguide.extractors import EXTRACTORS
+from sketchguide.generation import encode_map
+from sketchguide.images import open_image, sheet, to_images, to_tensor
+from sketchguide.seeds import generators, noise
+from sketchguide.sketch import Sketch, SpatialMap, read_ndjson
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes" / "icons"))
+from artwork import STYLES, held_out, with_article
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One drawing to follow, its prompt, and the concepts (Unicode code points) that answer to the prompt."""
+
+    prompt: str
+    ink: SpatialMap
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table. A strength of 0 is the unguided picture."""
+
+    name: str
+    strength: float
+    stop: float
+    scale: float
+    steps: int = 30
+    paper: float = 1.0  # weight of blank paper in the loss, ink being 1
+
+
+SETTINGS = (
+    Setting("unguided", 0, 0, 5),
+    Setting("paper: beta 1.6, stop 0.5, CFG 8", 1.6, 0.5, 8),
+    Setting("CFG 5", 1.6, 0.5, 5),
+    Setting("CFG 5, stop 0.8", 1.6, 0.8, 5),
+    Setting("CFG 5, stop 0.8, beta 1", 1.0, 0.8, 5),
+    Setting("CFG 5, stop 0.8, beta 2.5", 2.5, 0.8, 5),
+    Setting("CFG 5, stop 0.9", 1.6, 0.9, 5),
+    Setting("CFG 3, stop 0.8", 1.6, 0.8, 3),
+    Setting("CFG 5, stop 0.8, paper 0.3", 1.6, 0.8, 5, paper=0.3),
+)
+
+
+def quickdraw(data: Path, *, count: int, size: tuple[int, int]) -> list[Drawing]:
+    """`count` recognised drawings of mapped classes, spread evenly over the classes."""
+    mapping = json.loads((data / "class_map.json").read_text())["quickdraw word -> emoji unicode (Fluent)"]
+    by_word: dict[str, list[Sketch]] = {}
+    for sketch in read_ndjson(data / "quickdraw" / "quickdraw.ndjson.gz", recognized_only=True):
+        if sketch.name in mapping:
+            by_word.setdefault(sketch.name, []).append(sketch)
+    rng = np.random.default_rng(0)
+    words = list(rng.permutation(sorted(by_word)))
+    chosen: list[Drawing] = []
+    while len(chosen) < count:
+        for word in words:
+            if by_word[word] and len(chosen) < count:
+                pick = by_word[word].pop(int(rng.integers(len(by_word[word]))))
+                chosen.append(Drawing(with_article(word), pick.rasterize(size=size), tuple(mapping[word])))
+    return chosen
+
+
+def icons(data: Path, *, count: int, size: tuple[int, int]) -> list[Drawing]:
+    """Edge maps of icons whose concepts neither the model nor the predictor has seen."""
+    mapping = json.loads((data / "class_map.json").read_text())["quickdraw word -> emoji unicode (Fluent)"]
+    mapped = {code for codes in mapping.values() for code in codes}
+    records = json.loads((data / "emoji128" / "metadata.json").read_text())
+    by_code: dict[str, list[dict[str, str]]] = {}
+    for record in records:
+        if held_out(record["unicode"], mapped):
+            by_code.setdefault(record["unicode"], []).append(record)
+    chosen: list[Drawing] = []
+    for i, code in enumerate(sorted(by_code, key=lambda c: zlib.crc32(f"order {c}".encode()))[:count]):
+        record = next(r for k in range(4) for r in by_code[code] if r["style"] == STYLES[(i + k) % 4])
+        picture = to_tensor([open_image(data / record["file"])], size=size)
+        ink = EXTRACTORS["edges"](picture)[0, 0].numpy()
+        prompt = f"{record['style']} {record['name']} on a white background"
+        chosen.append(Drawing(prompt, SpatialMap(ink, np.ones_like(ink)), ()))
+    return chosen
+
+
+def make(
+    backbone: Backbone, predictor: LatentPredictor, drawings: Sequence[Drawing], setting: Setting, *, seed: int, batch: int
+) -> tuple[Tensor, float]:
+    """Pictures (N, 3, H, W) in [-1, 1] of all drawings, drawing i with seed `seed + i`, and the seconds they took."""
+    levels = backbone.levels(setting.steps)
+    height, width = drawings[0].ink.ink.shape
+    pictures: list[Tensor] = []
+    started = time.monotonic()
+    for first in range(0, len(drawings), batch):
+        part = drawings[first : first + batch]
+        guides: list[LatentGuide] = []
+        if setting.strength:
+            maps = [encode_map(weigh(d.ink, setting.paper), backbone) for d in part]
+            target, weight = (torch.cat(tensors) for tensors in zip(*maps, strict=True))
+            guides = [
+                LatentGuide(
+                    predictor, target, weight, window=(0.0, setting.stop), strength=Proportional(setting.strength)
+                )
+            ]
+        latent = noise(
+            generators(range(seed + first, seed + first + len(part))),
+            (backbone.latent_channels, height // backbone.stride, width // backbone.stride),
+        )
+        for moment in sample(
+            backbone,
+            backbone.describe([d.prompt for d in part]),
+            latent,
+            levels,
+            negative=backbone.describe([""] * len(part)),
+            scale=setting.scale,
+            guides=guides,
+            solver=next(iter(backbone.solvers.values())).solver,
+        ):
+            latent = moment.latent
+        pictures.append(backbone.decode(latent).clamp(-1, 1))
+    return torch.cat(pictures), time.monotonic() - started
+
+
+def weigh(drawing: SpatialMap, paper: float) -> SpatialMap:
+    return SpatialMap(drawing.ink, drawing.weight * (paper + (1 - paper) * drawing.ink))
+
+
+def right(classifier: IconClassifier, pictures: Tensor, drawings: Sequence[Drawing]) -> Tensor:
+    """Per picture, 1.0 where the classifier's first answer is one of the prompt's concepts."""
+    known = [tuple(code for code in d.answers if code in classifier.classes) for d in drawings]
+    with torch.no_grad():
+        scores = torch.cat([classifier(part) for part in pictures.split(64)])
+    return accuracy(scores, classifier.accepted(known)).float()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder with data/ and weights/")
+    parser.add_argument("--classifier", type=Path, help="file that benchmarks/classifier.py wrote; none: no accuracy")
+    parser.add_argument("--model", default="icons-64")
+    parser.add_argument("--predictor", help="none: the model's own")
+    parser.add_argument("--out", type=Path, required=True, help="folder for results.json, table.md and the sheets")
+    parser.add_argument("--sketches", type=int, default=200)
+    parser.add_argument("--icons", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=1000)
+    parser.add_argument("--batch", type=int, default=25)
+    parser.add_argument("--only", help="comma-separated numbers of the settings to run (0 is the unguided one)")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    backbone = load_backbone(args.model)
+    predictor = load_predictor(args.predictor, backbone)
+    detector = load_detector(args.shared / "weights" / "tin2.safetensors")
+    classifier = load_classifier(args.classifier) if args.classifier else None
+    size = backbone.default_size
+    sets = {
+        "Quick, Draw!": quickdraw(args.shared / "data", count=args.sketches, size=size),
+        "held-out icons": icons(args.shared / "data", count=args.icons, size=size),
+    }
+    settings = [SETTINGS[int(k)] for k in args.only.split(",")] if args.only else SETTINGS
+    rows: list[dict[str, object]] = []
+    shown: dict[tuple[str, str], Tensor] = {}
+    floors: dict[str, Tensor] = {}
+    for name, drawings in sets.items():
+        if not drawings:
+            continue
+        target = torch.stack([torch.tensor(d.ink.ink)[None] for d in drawings])
+        for setting in settings:
+            pictures, seconds = make(backbone, predictor, drawings, setting, seed=args.seed, batch=args.batch)
+            f1 = edge_f1(detector(pictures), target, tolerance=size[0] / 32).f1
+            floors.setdefault(name, f1)
+            interval = bootstrap_interval(f1)
+            row: dict[str, object] = {
+                "set": name,
+                "setting": setting.name,
+                "drawings": len(drawings),
+                "f1": round(f1.mean().item(), 4),
+                "f1_interval": [round(interval.low, 4), round(interval.high, 4)],
+                "ratio": round((f1.mean() / floors[name].mean()).item(), 3),
+                "seconds_per_picture": round(seconds / len(drawings), 3),
+            }
+            if classifier is not None and drawings[0].answers:
+                row["class_accuracy"] = round(right(classifier, pictures, drawings).mean().item(), 4)
+            rows.append(row)
+            shown[name, setting.name] = pictures[:24]
+            print(json.dumps(row), flush=True)
+    (args.out / "results.json").write_text(json.dumps({"hardware": hardware(), "rows": rows}, indent=1) + "\n")
+    (args.out / "table.md").write_text(table(rows))
+    for name, drawings in sets.items():
+        inks = torch.stack([1 - 2 * torch.tensor(d.ink.ink).expand(3, -1, -1) for d in drawings[:24]])
+        columns = [inks, *(shown[name, s.name] for s in settings)]
+        picture = sheet(to_images(torch.stack(columns, dim=1).flatten(0, 1)), columns=2 * len(columns))
+        picture.save(args.out / f"{name.lower().replace(', ', '').replace('!', '').replace(' ', '-')}.png")
+
+
+def table(rows: Sequence[dict[str, object]]) -> str:
+    lines = ["| set | setting | F1 | 95 % | × unguided | class accuracy | s / picture |", "|---|---|---|---|---|---|---|"]
+    for r in rows:
+        low, high = r["f1_interval"]  # type: ignore[misc]
+        lines.append(
+            f"| {r['set']} | {r['setting']} | {r['f1']:.3f} | {low:.3f}–{high:.3f} | {r['ratio']:.2f} "
+            f"| {r.get('class_accuracy', '–')} | {r['seconds_per_picture']:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def hardware() -> str:
+    return f"{torch.get_num_threads()} cores of {platform.processor() or platform.machine()}, torch {torch.__version__}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""The model at a glance: 100 prompts on one labelled sheet.
+
+    python recipes/icons/sheet.py --data ../shared/data --model icons-64 --out docs/images/icons-64.png
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+from artwork import COLOURS, with_article
+
+from sketchguide import generate, load_backbone
+from sketchguide.images import save_png, sheet
+
+
+def prompts(data: Path) -> list[str]:
+    """60 concepts as they are, 20 in the other style, 20 on a coloured background; drawn once, not chosen by eye."""
+    mapping = json.loads((data / "class_map.json").read_text())["quickdraw word -> emoji unicode (Fluent)"]
+    rng = random.Random(0)
+    words = rng.sample(sorted(mapping), 100)
+    papers = [name for name in COLOURS if name != "white"]
+    plain = [with_article(word) for word in words[:60]]
+    noto = [f"noto {word}" for word in words[60:80]]
+    return plain + noto + [f"{with_article(w)} on {with_article(rng.choice(papers))} background" for w in words[80:]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with class_map.json")
+    parser.add_argument("--model", default="icons-64")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    backbone = load_backbone(args.model)
+    texts = prompts(args.data)
+    images = [generate(text, backbone=backbone, seed=args.seed)[0].image for text in texts]
+    side = images[0].width
+    enlarged = [image.resize((2 * side, 2 * side)) for image in images]
+    save_png(sheet(enlarged, columns=10, labels=texts), args.out)
+
+
+if __name__ == "__main__":
+    main()

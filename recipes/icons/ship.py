@@ -1,0 +1,106 @@
+"""Put a trained model and its predictor into the package: bfloat16 safetensors, model card, manifest.
+
+    python recipes/icons/ship.py --run runs/icons-64 --predictor runs/icons-64-edges --name icons-64
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+
+MODELS = Path(__file__).resolve().parents[2] / "src" / "sketchguide" / "models"
+
+CARD = """---
+license: cc-by-4.0
+pipeline_tag: text-to-image
+library_name: diffusers
+tags: [sketchguide, icons]
+---
+# {name}
+
+A small text-to-image model of icons, {size} px, in the ordinary diffusers layout (`StableDiffusionPipeline`). It comes with
+sketchguide so that every method runs offline; it knows everyday objects, animals and food, and nothing else.
+
+- **Prompts**: a thing, if you like with a style (`fluent3d`, the default, or `noto`), a colour and a plain background:
+  "a red apple", "noto cat on a blue background". At most 30 tokens are read.
+- **Parameters**: {parameters:.1f} M (UNet, text encoder and tokenizer, autoencoder), {bytes:.1f} MB in bfloat16.
+- **Training**: {samples} augmented pictures in {minutes:.0f} minutes on {hardware} (`recipes/icons/train.py`), and
+  {autoencoder:.0f} minutes for the autoencoder, which also saw edge maps and random strokes.
+- **Data**: {icons} icons of the Quick, Draw! concepts (the autoencoder: all but a held-out fifth of the other concepts),
+  augmented by flips, rotation, scale, aspect, bending, hue and backgrounds.
+- **Attribution**: Fluent Emoji © Microsoft (MIT, github.com/microsoft/fluentui-emoji); Noto Emoji © Google (Apache-2.0,
+  github.com/googlefonts/noto-emoji); Blobmoji (Apache-2.0, github.com/C1710/blobmoji); EmojiTwo (CC BY 4.0,
+  github.com/EmojiTwo/emojitwo). Names: Unicode CLDR and emojibase (MIT). The weights are offered under CC BY 4.0.
+- **Limits**: faces, people, text and anything outside these concepts come out as blobs. Fine detail is soft.
+"""
+
+
+def ship_pipeline(run: Path, name: str, hardware: str) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(run / "pipeline", torch_dtype=torch.bfloat16)
+    target = MODELS / name
+    shutil.rmtree(target, ignore_errors=True)
+    pipeline.save_pretrained(target, safe_serialization=True)
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    diffusion = [line for line in log if line["stage"] == "diffusion"]
+    weights = [p for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae) for p in part.parameters()]
+    card = CARD.format(
+        name=name,
+        size=pipeline.vae.config.sample_size,
+        parameters=sum(p.numel() for p in weights) / 1e6,
+        bytes=size_of(target) / 1e6,
+        samples=f"{diffusion[-1]['samples']:,}",
+        minutes=diffusion[-1]["minutes"],
+        autoencoder=max(line["minutes"] for line in log if line["stage"] == "autoencoder"),
+        icons=next(line["icons"] for line in reversed(diffusion) if "icons" in line),
+        hardware=hardware,
+    )
+    (target / "README.md").write_text(card, encoding="utf-8")
+
+
+def ship_predictor(run: Path, name: str) -> None:
+    target = MODELS / f"{name}-edges"
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for file in ("predictor.safetensors", "README.md"):
+        shutil.copyfile(run / file, target / file)
+
+
+def size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def write_manifest() -> None:
+    entries = {
+        file.relative_to(MODELS).as_posix(): {
+            "size": file.stat().st_size,
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        }
+        for file in sorted(MODELS.rglob("*.safetensors"))
+    }
+    (MODELS / "manifest.json").write_text(json.dumps(entries, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, help="folder of recipes/icons/train.py; none: leave the model as it is")
+    parser.add_argument("--predictor", type=Path, help="folder of `sketchguide train`; none: leave it as it is")
+    parser.add_argument("--name", default="icons-64")
+    parser.add_argument("--hardware", default="two CPU cores")
+    args = parser.parse_args()
+    if args.run:
+        ship_pipeline(args.run, args.name, args.hardware)
+    if args.predictor:
+        ship_predictor(args.predictor, args.name)
+    write_manifest()
+    for folder in sorted(f for f in MODELS.iterdir() if f.is_dir()):
+        print(f"{folder}: {size_of(folder) / 1e6:.1f} MB")
+
+
+if __name__ == "__main__":
+    main()
