@@ -1,6 +1,7 @@
 """Put a trained model and its predictor into the package: bfloat16 safetensors, model card, manifest.
 
-    python recipes/icons/ship.py --run runs/icons-64 --predictor runs/icons-64-edges --name icons-64
+    python recipes/icons/ship.py --run runs/icons-64
+    python recipes/icons/ship.py --predictor runs/icons-64-edges
 """
 
 from __future__ import annotations

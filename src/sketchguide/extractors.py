@@ -179,8 +179,9 @@ def connected(mask: Tensor, *, diagonally: bool) -> Tensor:
     """Numbers the connected parts of `mask` (B, 1, H, W), bool, from 1 through the whole batch; outside it stands 0."""
     structure = np.zeros((3, 3, 3, 3), bool)
     structure[1, 1] = ndimage.generate_binary_structure(2, 2 if diagonally else 1)  # neighbours are in the same image
-    labels, _ = ndimage.label(mask.cpu().numpy(), structure=structure)
-    return torch.from_numpy(labels).long().to(mask.device)
+    labels = np.zeros(mask.shape, np.int64)
+    ndimage.label(mask.cpu().numpy(), structure=structure, output=labels)
+    return torch.from_numpy(labels).to(mask.device)
 
 
 def distance_to(ink: Tensor) -> Tensor:

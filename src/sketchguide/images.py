@@ -153,14 +153,17 @@ def _rgb(image: Image.Image, *, name: str, field: str) -> Image.Image:
 
 
 def _on_paper(image: Image.Image) -> Image.Image:
-    """RGBA laid on white; on black where white would hide all of it."""
-    for paper in ("white", "black"):
-        sheet = Image.new("RGBA", image.size, paper)
-        sheet.alpha_composite(image)
-        flat = sheet.convert("RGB")
-        if flat.convert("L").getextrema() != (_LEVELS, _LEVELS):
-            return flat
-    return Image.new("RGB", image.size, "white")
+    """RGBA laid on white; on black where white would hide all that is drawn."""
+
+    def laid(paper: str) -> Image.Image:
+        flat = Image.new("RGBA", image.size, paper)
+        flat.alpha_composite(image)
+        return flat.convert("RGB")
+
+    on_white = laid("white")
+    faintest, strongest = image.getchannel("A").getextrema()
+    hidden = faintest != strongest and on_white.convert("L").getextrema() == (_LEVELS, _LEVELS)
+    return laid("black") if hidden else on_white
 
 
 def to_tensor(images: Sequence[Image.Image], *, size: tuple[int, int] | None = None) -> Tensor:
@@ -218,7 +221,9 @@ def from_grey(values: NDArray[np.float32]) -> Image.Image:
 
 
 def channel_extremes(image: Image.Image) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The smallest and the largest of each pixel's three colour channels, both (H, W) in [0, 1]."""
+    """The smallest and the largest of each pixel's colour channels, both (H, W) in [0, 1]; see-through is white."""
+    if image.has_transparency_data:
+        image = _on_paper(image.convert("RGBA"))
     red, green, blue = image.convert("RGB").split()
     return (
         to_grey(ImageChops.darker(ImageChops.darker(red, green), blue)),

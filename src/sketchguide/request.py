@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from sketchguide.defaults import COUNT, MODEL, SCALE, SEED, STEPS, STOP, STRENGTH
 from sketchguide.errors import UsageError
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -20,14 +21,20 @@ class Request(BaseModel):
     prompt: str = Field(max_length=10_000, description="what the picture shows")
     negative: str = Field(default="", max_length=10_000, description="what it should not show")
     sketch: dict[str, Any] | None = Field(default=None, description="the drawing, as Sketch.to_json() writes it")
-    model: str = Field(default="icons-64", description="shipped name, diffusers folder or hub id")
+    model: str = Field(default=MODEL, description="shipped name, diffusers folder or hub id")
     predictor: str | None = Field(default=None, description="shipped name, folder or hub id; none: the model's own")
-    strength: Finite = Field(default=1.6, ge=0, le=20, description="beta: how hard the drawing pulls")
-    stop: Finite = Field(default=0.8, ge=0, le=1, description="part of the steps after which it lets go")
-    steps: int = Field(default=30, ge=1, le=1000, description="network steps")
-    scale: Finite = Field(default=5.0, ge=0, le=50, description="classifier-free guidance; 1 switches it off")
-    seed: int = Field(ge=0, le=2**32 - 1, description="seed of the first picture; the next ones count up")
-    count: int = Field(default=1, ge=1, le=256, description="how many pictures")
+    strength: Finite = Field(
+        default=STRENGTH.default, ge=STRENGTH.low, le=STRENGTH.high, description="beta: how hard the drawing pulls"
+    )
+    stop: Finite = Field(
+        default=STOP.default, ge=STOP.low, le=STOP.high, description="part of the steps after which it lets go"
+    )
+    steps: int = Field(default=STEPS.default, ge=STEPS.low, le=STEPS.high, description="network steps")
+    scale: Finite = Field(
+        default=SCALE.default, ge=SCALE.low, le=SCALE.high, description="classifier-free guidance; 1 switches it off"
+    )
+    seed: int = Field(ge=SEED.low, le=SEED.high, description="seed of the first picture; the next ones count up")
+    count: int = Field(default=COUNT.default, ge=COUNT.low, le=COUNT.high, description="how many pictures")
     size: tuple[int, int] | None = Field(default=None, description="width and height in pixels; none: the model's own")
     solver: str | None = Field(default=None, description="none: the model's own")
     device: str = Field(default="auto", max_length=64)

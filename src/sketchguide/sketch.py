@@ -358,11 +358,10 @@ class Sketch:
         pens: dict[float, list[Stroke]] = {}
         for stroke in self.strokes:
             own = pen if stroke.width is None else max(fine, stroke.width * max(canvas))
-            pens.setdefault(_step(own), []).append(stroke)
+            pens.setdefault(pen * _step(own / pen), []).append(stroke)
         lines = {own: _drawn(strokes, canvas=canvas) >= 0 for own, strokes in pens.items()}
         if self.raster is not None:
-            centre = _centre_lines(self.raster, canvas=canvas)
-            lines[_step(pen)] = lines.get(_step(pen), np.zeros(canvas, np.bool_)) | centre
+            lines[pen] = lines.get(pen, np.zeros(canvas, np.bool_)) | _centre_lines(self.raster, canvas=canvas)
 
         ink = np.zeros(grid, dtype=np.float32)
         for own, mask in lines.items():
@@ -509,7 +508,7 @@ def _centre_lines(ink: Float, *, canvas: tuple[int, int]) -> Mask:
     if shrink < 1:
         picture = Image.fromarray(ink).resize((width, height), Image.Resampling.BICUBIC)
         # smoothed by 0.7 of the given pixels, which leaves 0.53 of a line one pixel thick: no staircases
-        mask = _marked(ndimage.gaussian_filter(np.asarray(picture), 0.7 / shrink) / np.float32(0.53))
+        mask = _marked(ndimage.gaussian_filter(np.asarray(picture), 0.7 / shrink) / 0.53)
     else:
         mask = _marked(ink)
         if shrink >= 1.5:
@@ -528,7 +527,7 @@ def _centre_lines(ink: Float, *, canvas: tuple[int, int]) -> Mask:
     return (_thinned(mask) | outlines)[1:-1, 1:-1]
 
 
-def _marked(ink: Float) -> Mask:
+def _marked(ink: NDArray[Any]) -> Mask:
     """Where there is a line: certain ink, and the fainter ink that touches it."""
     from scipy import ndimage
 
@@ -574,9 +573,9 @@ def _thinned(mask: Mask) -> Mask:
             return flat.reshape(mask.shape)
 
 
-def _step(width: float) -> float:
-    """Pens come in steps of a tenth, so that a thousand different widths cost no more than a few dozen."""
-    return 1.1 ** round(math.log(width, 1.1))
+def _step(ratio: float) -> float:
+    """Pens come in steps of a fifth, so that a thousand different widths cost no more than a dozen."""
+    return 1.2 ** round(math.log(ratio, 1.2))
 
 
 def _drawn(strokes: Sequence[Stroke], *, canvas: tuple[int, int]) -> Float:
@@ -663,17 +662,19 @@ def _pooled(values: Float, fine: int) -> Float:
 _SVG = "http://www.w3.org/2000/svg"
 _MAX_DEPTH = 64
 _MAX_ELEMENTS = 100_000
+_MAX_LIST = 3_000_000
+_MAX_TEXT = 5_000
 _MAX_NUMBER = 1e9
 _MAX_CANVAS = 1e6
 _GROUPS = frozenset({"svg", "g", "a", "switch"})
 _SHAPES = frozenset({"path", "line", "polyline", "polygon", "rect", "circle", "ellipse"})
 _UNSUPPORTED = frozenset({"use", "image", "foreignObject"})
+_PROPERTIES = frozenset({"stroke", "stroke-width", "fill", "display", "visibility", "opacity", "transform"})
 
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 _LENGTH = re.compile(rf"\s*({_NUMBER.pattern})\s*([a-zA-Z%]*)\s*")
 _TRANSFORM = re.compile(r"\s*,?\s*([a-zA-Z]+)\s*\(([^()]*)\)")
 _PATH_CHARACTERS = re.compile(r"[MmZzLlHhVvCcSsQqTtAa0-9eE+\-.,\s]*")
-_RULE = re.compile(r"([^{}]*)\{([^{}]*)\}")
 _UNITS = {"": 1.0, "px": 1.0, "pt": 4 / 3, "pc": 16.0, "in": 96.0, "cm": 96 / 2.54, "mm": 9.6 / 2.54, "em": 16.0}
 
 Matrix = NDArray[np.float64]
@@ -738,7 +739,7 @@ class _SvgReader:
                 raise
             self.refuse(f"this is not well-formed SVG ({error}).")
         if self.texts:
-            warnings.warn(f"{self.texts} text element(s) of the SVG drawing are not drawn.", stacklevel=4)
+            warnings.warn(f"{self.texts} text element(s) of the SVG drawing are not drawn.", stacklevel=3)
         return self.sketch(name)
 
     def sketch(self, name: str) -> Sketch:
@@ -784,9 +785,7 @@ class _SvgReader:
             self.sheet.append(text)
 
     def on_start(self, tag: str, attributes: dict[str, str]) -> None:
-        self.elements += 1
-        if self.elements > _MAX_ELEMENTS:
-            self.refuse(f"there are more than {_MAX_ELEMENTS} elements.", hint="Simplify the drawing first.")
+        self.count(1)
         if len(self.stack) >= _MAX_DEPTH:
             self.refuse(f"elements are nested more than {_MAX_DEPTH} deep.", hint="Ungroup the drawing first.")
         namespace, _, name = tag.rpartition(" ")
@@ -819,10 +818,17 @@ class _SvgReader:
     def on_end(self, tag: str) -> None:
         self.stack.pop()
         if tag.rpartition(" ")[2] == "style" and self.sheet is not None:
-            for selectors, body in _RULE.findall("".join(self.sheet)):
+            before, *commented = "".join(self.sheet).split("/*")
+            for rule in "".join([before, *(part.partition("*/")[2] for part in commented)]).split("}"):
+                selectors, _, body = rule.partition("{")
                 for selector in selectors.split(","):
                     self.rules.setdefault(selector.strip(), {}).update(_declarations(body))
             self.sheet = None
+
+    def count(self, more: int) -> None:
+        self.elements += more
+        if self.elements > _MAX_ELEMENTS:
+            self.refuse(f"there are more than {_MAX_ELEMENTS} elements.", hint="Simplify the drawing first.")
 
     # -- attributes
 
@@ -873,7 +879,7 @@ class _SvgReader:
 
     def length(self, text: str, whole: float) -> float:
         """A CSS length in pixels; a percentage is of `whole`."""
-        match = _LENGTH.fullmatch(text)
+        match = _LENGTH.fullmatch(text[:_MAX_TEXT])
         unit = match[2].lower() if match else "?"
         factor = whole / 100 if unit == "%" else _UNITS.get(unit)
         if match is None or factor is None or abs(float(match[1])) > _MAX_NUMBER:
@@ -889,16 +895,21 @@ class _SvgReader:
         return [self.length(values.get(name, "0"), wholes[name]) for name in names.split()]
 
     def numbers(self, text: str) -> list[float]:
+        if len(text) > _MAX_LIST:
+            self.refuse(f"there are more than {MAX_POINTS} points.", hint="Simplify the drawing first.")
         found = [float(number) for number in _NUMBER.findall(text)]
         if _NUMBER.sub("", text).strip(" ,\t\r\n") or any(abs(number) > _MAX_NUMBER for number in found):
             self.refuse(f"{text[:40]!r} is not a list of numbers.")
         return found
 
     def transform(self, text: str) -> Matrix:
+        if len(text) > _MAX_TEXT:
+            self.refuse("a transform is longer than any drawing needs.")
         matrix = np.eye(3)
         if _TRANSFORM.sub("", text).strip(" ,\t\r\n") not in ("", "none"):
             self.refuse(f"the transform {text[:40]!r} cannot be read.")
         for name, inner in _TRANSFORM.findall(text):
+            self.count(1)
             step = _transformation(name, self.numbers(inner))
             if step is None:
                 self.refuse(f"the transform {name[:20]}({inner[:40]}) is unknown or has the wrong number of values.")
@@ -960,7 +971,7 @@ class _SvgReader:
         lined = style.lined and style.width > 0
         if not lined and not style.filled:
             return
-        tolerance = None if self.canvas is None else max(self.canvas[2:]) / 4096
+        tolerance = None if self.canvas is None else max(self.canvas[2:]) / 1500
         pen = _Pen(style.matrix, tolerance=tolerance, room=MAX_POINTS - self.points, refuse=self.refuse)
         getattr(self, f"trace_{name}")(values, style.viewport, pen)
         pen.endPath()
@@ -974,6 +985,8 @@ class _SvgReader:
         from fontTools.svgLib.path.parser import parse_path
 
         data = values.get("d", "").strip()
+        if len(data) > _MAX_LIST:
+            self.refuse(f"there are more than {MAX_POINTS} points.", hint="Simplify the drawing first.")
         if not _PATH_CHARACTERS.fullmatch(data):
             self.refuse(f"the path data {data[:40]!r} has characters that path data cannot have.")
         # fontTools reads neither "5." nor line ends between the values of an arc
@@ -1090,7 +1103,7 @@ class _Pen:
         p0, (p1, p2, p3) = self.pieces[-1][-1], self.mapped(first, second, end)
         # the chords of n pieces are off by at most |B''| / (8 n²), and |B''| is at most six times these
         bend = float(np.abs([p0 - 2 * p1 + p2, p1 - 2 * p2 + p3]).max())
-        pieces = 24 if self.tolerance is None else math.sqrt(min(bend / self.tolerance, 1e6))
+        pieces = 24 if self.tolerance is None else math.sqrt(min(0.75 * bend / self.tolerance, 1e6))
         t = np.linspace(0, 1, int(np.clip(pieces, 1, 128)) + 1)[1:, None]
         s = 1 - t
         self.add(s**3 * p0 + 3 * s * s * t * p1 + 3 * s * t * t * p2 + t**3 * p3)
@@ -1099,7 +1112,7 @@ class _Pen:
         p0 = self.pieces[-1][-1]
         p1, p2 = self.mapped(control, end)
         bend = float(np.abs(p0 - 2 * p1 + p2).max())
-        pieces = 24 if self.tolerance is None else math.sqrt(min(bend / self.tolerance, 1e6) / 3)
+        pieces = 24 if self.tolerance is None else math.sqrt(min(0.25 * bend / self.tolerance, 1e6))
         t = np.linspace(0, 1, int(np.clip(pieces, 1, 128)) + 1)[1:, None]
         s = 1 - t
         self.add(s * s * p0 + 2 * s * t * p1 + t * t * p2)
@@ -1122,9 +1135,9 @@ class _Pen:
 
 
 def _declarations(text: str) -> dict[str, str]:
-    """`name: value; …` of a style attribute or rule."""
+    """`name: value; …` of a style attribute or rule: those properties that matter here."""
     pairs = (part.partition(":") for part in text.split(";"))
-    return {name.strip(): value.strip() for name, colon, value in pairs if colon}
+    return {name.strip(): value.strip() for name, _, value in pairs if name.strip() in _PROPERTIES}
 
 
 def _affine(a: float, b: float, c: float, d: float, e: float, f: float) -> Matrix:
@@ -1166,7 +1179,7 @@ def _usual_width(outlines: Sequence[_Outline]) -> float:
     lengths: dict[float, float] = {}
     for outline in outlines:
         if outline.width:
-            length = float(np.hypot(*np.diff(outline.points, axis=0).T).sum()) + outline.width
+            length = float(np.hypot(*np.diff(outline.points, axis=0).T).sum())
             lengths[outline.width] = lengths.get(outline.width, 0.0) + length
     return max(lengths, key=lambda width: lengths[width], default=1.0)
 

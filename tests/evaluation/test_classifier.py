@@ -85,10 +85,10 @@ def test_classes_must_differ() -> None:
 
 
 def test_learns_and_may_be_stopped_at_any_step() -> None:
-    training = train_classifier(batches(), classes=CLASSES, size=16, channels=SMALL, learning_rate=1e-2)
-    steps = list(itertools.islice(training, 40))
+    training = train_classifier(batches(count=16), classes=CLASSES, size=16, channels=SMALL, learning_rate=1e-2)
+    steps = list(itertools.islice(training, 30))
     training.close()
-    assert [state.step for state in steps] == list(range(1, 41))
+    assert [state.step for state in steps] == list(range(1, 31))
     assert steps[-1].loss < 0.7 * steps[0].loss
     classifier = steps[-1].classifier
     assert not classifier.training

@@ -11,6 +11,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -165,7 +166,7 @@ def train_classifier(
         warmup.step()
         average.update_parameters(network)
         right = (scores.argmax(dim=1) == labels).float().mean().item()
-        yield ClassifierStep(step=step, loss=value, accuracy=right, classifier=average.module)
+        yield ClassifierStep(step=step, loss=value, accuracy=right, classifier=cast(IconClassifier, average.module))
 
 
 def soften(images: Tensor, rng: Generator) -> Tensor:

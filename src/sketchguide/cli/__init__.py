@@ -1,0 +1,63 @@
+"""The command line. Nothing heavy is imported before a command needs it, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+from typer.main import get_command
+
+import sketchguide
+from sketchguide.cli import environment, generate, models, train
+from sketchguide.cli.report import Report
+from sketchguide.cli.signals import Stopped, handling, stop_now
+
+app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
+app.command("generate", rich_help_panel="Pictures")(generate.command)
+app.command("train", rich_help_panel="Models")(train.command)
+app.command("models", rich_help_panel="Models")(models.command)
+app.command("env", rich_help_panel="Help")(environment.command)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"sketchguide {sketchguide.__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _sketchguide(
+    context: typer.Context,
+    _version_asked: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """A drawing and a prompt become a picture.
+
+    sketchguide generate "a red apple" --sketch apple.svg -o apple.png
+    sketchguide generate --help
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    0: done. 1: asked rightly, but it did not work. 2: wrong use. 130 or 143: stopped by SIGINT or SIGTERM.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with suppress(AttributeError, ValueError):  # a terminal without the letters of a file name is no reason to fail
+        sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+    report = Report(arguments)
+    code: object = 0
+    with report.warnings_shown(), handling(stop_now):
+        try:
+            code = get_command(app).main(arguments, prog_name="sketchguide", standalone_mode=False, obj=report)
+            report.done()
+        except (Exception, Stopped) as error:
+            code = report.failed(error)
+    return code if isinstance(code, int) else 0

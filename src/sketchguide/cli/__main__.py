@@ -1,0 +1,5 @@
+import sys
+
+from sketchguide.cli import main
+
+sys.exit(main())

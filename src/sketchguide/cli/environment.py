@@ -1,0 +1,104 @@
+"""`sketchguide env`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from sketchguide.cli.report import JsonFlag, Report
+
+
+def command(context: typer.Context, as_json: JsonFlag = False) -> None:
+    """Describe this machine, for bug reports. It names no user and no secret.
+
+    sketchguide env
+    sketchguide env --json
+    """
+    report = Report.of(context, as_json=as_json)
+    report.facts = environment()
+    for name, value in report.facts.items():
+        if isinstance(value, Mapping):
+            for package, version in value.items():
+                report.say(f"{package}: {version or 'not installed'}")
+        else:
+            report.say(f"{name}: {'unknown' if value is None else value}")
+
+
+def environment() -> dict[str, Any]:
+    """What can make a difference: versions, system, processors, memory, accelerators, the hub's cache folder."""
+    import torch
+    from huggingface_hub.constants import HF_HUB_CACHE, HF_HUB_OFFLINE
+
+    return {
+        "packages": _versions(),
+        "python": platform.python_version(),
+        "system": platform.platform(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory": _memory(),
+        "accelerators": accelerators(),
+        "hub cache": _without_home(HF_HUB_CACHE),
+        "hub offline": bool(HF_HUB_OFFLINE),
+    }
+
+
+def hardware(device: str) -> str:
+    """The machine's part that a device of this type ("cpu", "cuda", "mps") stands for, in a few words."""
+    if device == "cpu":
+        return f"{processor()}, {os.cpu_count()} cores"
+    found = [name for name in accelerators() if name.startswith(device)]
+    return found[0] if found else device
+
+
+def accelerators() -> list[str]:
+    """One line for each GPU that torch can use."""
+    import torch
+
+    found: list[str] = []
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        found.append(f"cuda:{index} {properties.name}, {properties.total_memory / 2**30:.0f} GiB")
+    return found + (["mps"] if torch.mps.is_available() else [])
+
+
+def processor() -> str:
+    """The name of the CPU where the system tells it, else its architecture."""
+    try:
+        named = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(errors="replace"), re.MULTILINE)
+    except OSError:
+        named = None
+    return named[1] if named else platform.processor() or platform.machine()
+
+
+def _versions() -> dict[str, str | None]:
+    """The package itself and everything that it requires, in that order."""
+    required = importlib.metadata.requires("sketchguide") or []
+    names = ["sketchguide", *(re.split(r"[^\w.-]", line)[0] for line in required if "extra ==" not in line)]
+    return {name: _version(name) for name in names}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _memory() -> str | None:
+    try:
+        return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB"
+    except (AttributeError, ValueError, OSError):  # no POSIX
+        return None
+
+
+def _without_home(path: str) -> str:
+    home = str(Path.home())
+    return f"~{path[len(home) :]}" if path.startswith(home + os.sep) else path

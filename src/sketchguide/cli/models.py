@@ -1,0 +1,77 @@
+"""`sketchguide models`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from sketchguide.cli.report import JsonFlag, Report, plain
+
+
+def command(context: typer.Context, as_json: JsonFlag = False) -> None:
+    """List the models and predictors that work without a network: shipped, and cached from the hub.
+
+    sketchguide models
+    sketchguide generate "a red apple" --model NAME
+
+    Any other diffusers folder or hub id of the Stable Diffusion 1.x or 2.x
+    family can be given as --model too.
+    """
+    report = Report.of(context, as_json=as_json)
+    found = [*_shipped(), *_cached()]
+    report.facts = {"models": found}
+    if not found:
+        report.say("There are none. Give a diffusers folder or a hub id as --model.")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("name", "kind", "where", "size"):
+        table.add_column(heading, overflow="fold")
+    for one in found:
+        row = (one["name"], one["pipeline"] or one["kind"], one["where"], f"{one['bytes'] / 1e6:.1f} MB")
+        table.add_row(*(Text(plain(cell)) for cell in row))
+    report.show(table)
+
+
+def _shipped() -> Iterator[dict[str, Any]]:
+    from sketchguide.loading import shipped
+
+    for one in shipped():
+        yield _row(one.name, one.folder, where="shipped", size=one.size)
+
+
+def _cached() -> Iterator[dict[str, Any]]:
+    """Diffusers pipelines and our predictors in the hub's cache; other things that live there are none of ours."""
+    from huggingface_hub import scan_cache_dir
+    from huggingface_hub.errors import CacheNotFound
+
+    try:
+        repositories = scan_cache_dir().repos
+    except CacheNotFound:
+        return
+    for repository in sorted(repositories, key=lambda one: one.repo_id):
+        revisions = sorted(repository.revisions, key=lambda one: one.last_modified, reverse=True)
+        for revision in revisions[:1]:
+            row = _row(repository.repo_id, revision.snapshot_path, where="hub cache", size=revision.size_on_disk)
+            if repository.repo_type == "model" and row["kind"]:
+                yield row
+
+
+def _row(name: str, folder: Path, *, where: str, size: int) -> dict[str, Any]:
+    pipeline = _pipeline(folder)
+    kind = "model" if pipeline else "predictor" if (folder / "predictor.safetensors").exists() else ""
+    return {"name": name, "kind": kind, "pipeline": pipeline, "where": where, "path": str(folder), "bytes": size}
+
+
+def _pipeline(folder: Path) -> str:
+    """The class that model_index.json names; empty where there is none."""
+    try:
+        return str(json.loads((folder / "model_index.json").read_bytes())["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""

@@ -1,0 +1,196 @@
+"""What a command says: short lines for people, or with --json one object on stdout and nothing else there."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+import sketchguide
+from sketchguide.cli.signals import Stopped
+from sketchguide.errors import SketchguideError, SketchguideWarning
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.progress import Progress
+
+JsonFlag = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object on stdout, errors too.", rich_help_panel="Output"),
+]
+
+DEBUG = "SKETCHGUIDE_DEBUG"
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # torch, on accelerators and on the CPU
+PACKAGE = str(Path(sketchguide.__file__).parent)
+
+# typer brings its own click or uses the installed one, depending on its version: the base of its usage errors.
+WrongUse: type[Exception] = typer.BadParameter.__mro__[2]
+
+
+class Report:
+    """Collects what one command has to say. `facts` is the JSON object; people get what `say` and `show` are given."""
+
+    def __init__(self, arguments: Sequence[str]) -> None:
+        self.arguments = tuple(arguments)
+        self.as_json = "--json" in arguments  # a guess until the command line is parsed, for errors in it
+        self.facts: dict[str, Any] = {}
+        self.warnings: list[str] = []
+        self._result: list[RenderableType] = []
+        self.started = time.monotonic()
+
+    @classmethod
+    def of(cls, context: typer.Context, *, as_json: bool) -> Report:
+        """The report of the command that runs in `context`."""
+        report = context.find_object(cls)
+        assert report is not None  # `main` made it
+        report.as_json = as_json
+        return report
+
+    @cached_property
+    def out(self) -> Console:
+        from rich.console import Console
+
+        return Console(soft_wrap=True, highlight=False)
+
+    @cached_property
+    def err(self) -> Console:
+        from rich.console import Console
+
+        return Console(stderr=True, soft_wrap=True, highlight=False)
+
+    def say(self, text: str) -> None:
+        """One line of the result, for people."""
+        from rich.text import Text
+
+        self.show(Text(plain(text)))
+
+    def show(self, what: RenderableType) -> None:
+        """A part of the result that is more than a line. Results come at the end: until then bars own the terminal."""
+        self._result.append(what)
+
+    def warn(self, message: str) -> None:
+        message = plain(message)
+        if message in self.warnings:
+            return
+        self.warnings.append(message)
+        if not self.as_json:
+            self._line("Warning: ", "yellow", message)
+
+    @contextmanager
+    def warnings_shown(self) -> Generator[None]:
+        """Within the block our own warnings are reported, and those that libraries address to programmers dropped."""
+
+        def show(message: Warning | str, category: type[Warning], filename: str, *_: object) -> None:
+            ours = issubclass(category, UserWarning) and filename.startswith(PACKAGE)
+            if ours or issubclass(category, SketchguideWarning) or os.environ.get(DEBUG):
+                self.warn(str(message))
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = show
+            yield
+
+    @contextmanager
+    def progress(self, *columns: str) -> Generator[Progress]:
+        """A progress bar with the time left on stderr, if that is a terminal. `columns` are shown after it."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        with Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            *(TextColumn(column) for column in columns),
+            console=self.err,
+            transient=True,
+            redirect_stdout=False,
+            disable=not self.err.is_terminal,
+        ) as bar:
+            yield bar
+
+    def done(self) -> None:
+        """Print the result of a command that succeeded."""
+        if self.as_json and self.facts:
+            self._print_json(self.facts)
+        self._print_result()
+
+    def failed(self, error: BaseException) -> int:
+        """Report why a command did not end well, and return its exit code."""
+        if os.environ.get(DEBUG):
+            traceback.print_exception(error)
+        described, code = describe(error)
+        if self.as_json:
+            self._print_json({"error": described, **self.facts})
+        else:
+            self._print_result()
+            self._line("" if isinstance(error, Stopped) else "Error: ", "bold red", described["message"])
+            if described["hint"]:
+                self._line("", "", described["hint"])
+        return code
+
+    def _line(self, label: str, style: str, text: str) -> None:
+        from rich.text import Text
+
+        self.err.print(Text.assemble((label, style), plain(text)))
+
+    def _print_result(self) -> None:
+        if not self.as_json:
+            for part in self._result:
+                self.out.print(part)
+
+    def _print_json(self, facts: dict[str, Any]) -> None:
+        seconds = round(time.monotonic() - self.started, 3)
+        try:
+            print(json.dumps({**facts, "warnings": self.warnings, "seconds": seconds}), flush=True)
+        except BrokenPipeError:  # whoever read it has seen enough; without this Python's flush at exit complains again
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise SystemExit(1) from None
+
+
+def plain(text: str) -> str:
+    """`text` on one line and without control characters: a prompt or file name must not act on the terminal."""
+    return "".join(" " if c.isspace() else c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text).strip()
+
+
+def describe(error: BaseException) -> tuple[dict[str, str], int]:
+    """`{code, message, hint, field}` of any exception, and the exit code."""
+    if isinstance(error, SketchguideError):
+        return {key: plain(text) for key, text in error.as_dict().items()}, error.exit_code
+    field = hint = ""
+    if isinstance(error, Stopped):
+        code, message, hint, status = "stopped", "Stopped.", error.hint, error.exit_code
+    elif isinstance(error, WrongUse):
+        where = getattr(getattr(error, "ctx", None), "command_path", "sketchguide")
+        parameter = getattr(error, "param", None)
+        code, message, status = "usage", error.format_message(), 2  # pyright: ignore[reportAttributeAccessIssue]
+        field, hint = getattr(parameter, "name", "") or "", f"`{where} --help` lists what there is."
+    elif isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY):
+        code, message, status = "out_of_memory", "The memory of the device does not suffice.", 1
+        hint = "Try a smaller --size, a lower --count or --batch, or --dtype bfloat16."
+    else:
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        code, message, status = "internal", f"Something went wrong inside sketchguide ({reason}).", 1
+        hint = f"Please report it with the output of `sketchguide env`; {DEBUG}=1 shows where it happened."
+    return {"code": code, "message": plain(message), "hint": plain(hint), "field": field}, status
+
+
+def hush_libraries() -> None:
+    """Keep the progress bars and messages of the libraries off the terminal; what matters reaches it as an error."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+    from huggingface_hub.utils.tqdm import disable_progress_bars
+
+    for logging in (diffusers.utils.logging, transformers.utils.logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+    disable_progress_bars()

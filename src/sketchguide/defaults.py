@@ -1,0 +1,32 @@
+"""The default and the allowed range of every setting: for requests, training and help texts, free of heavy imports."""
+
+from __future__ import annotations
+
+from typing import Generic, NamedTuple, TypeVar
+
+Number = TypeVar("Number", int, float)
+
+
+class Setting(NamedTuple, Generic[Number]):
+    """A number that people choose; `low` and `high` are allowed themselves."""
+
+    default: Number
+    low: Number
+    high: Number
+
+    def __str__(self) -> str:
+        return f"{self.low} to {self.high}, default {self.default}"
+
+
+MODEL = "icons-64"
+
+STRENGTH = Setting[float](1.6, 0, 20)
+STOP = Setting[float](0.8, 0, 1)
+STEPS = Setting[int](30, 1, 1000)
+SCALE = Setting[float](5.0, 0, 50)
+SEED = Setting[int](0, 0, 2**32 - 1)
+COUNT = Setting[int](1, 1, 256)
+
+TRAINING_STEPS = Setting[int](1000, 1, 10**6)
+TRAINING_BATCH = Setting[int](32, 2, 1024)
+TRAINING_RATE = Setting[float](2e-3, 0, 1)

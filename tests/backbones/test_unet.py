@@ -1,0 +1,93 @@
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+
+from conftest import Tiny
+from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.errors import UsageError
+
+
+def test_sizes(tiny: Tiny) -> None:
+    backbone = tiny()
+    assert (backbone.stride, backbone.multiple, backbone.default_size) == (2, 16, (64, 64))
+    assert (backbone.latent_channels, backbone.family, backbone.name) == (4, "unet", "tiny")
+    assert backbone.dtype == torch.float32
+    assert backbone.device.type == "cpu"
+
+
+def test_pictures_go_in_and_out(tiny: Tiny) -> None:
+    images = torch.rand(2, 3, 32, 48) * 2 - 1
+    latents = tiny().encode(images)
+    assert latents.shape == (2, 4, 16, 24)
+    assert torch.equal(latents, tiny().encode(images))  # the mode, not a sample
+    assert tiny().decode(latents).shape == (2, 3, 32, 48)
+    scaling = tiny().autoencoder.config.scaling_factor
+    with torch.no_grad():
+        theirs = tiny().autoencoder.decode(latents / scaling).sample
+    assert torch.equal(tiny().decode(latents), theirs)
+
+
+def test_everything_is_frozen_and_in_eval_mode(tiny: Tiny) -> None:
+    pipeline = tiny().pipeline
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        assert not part.training
+        assert not any(p.requires_grad for p in part.parameters())
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_predictions_rebuild_the_latent(tiny: Tiny, kind: str) -> None:
+    backbone = tiny(prediction_type=kind)
+    latent, level = torch.randn(2, 4, 16, 16), backbone.level(0.3)
+    with torch.no_grad():
+        read = backbone.predict(latent, level, backbone.describe(["a cat", "a dog"]))
+    assert torch.allclose(level.alpha * read.clean + level.sigma * read.noise, latent, atol=1e-4)
+
+
+@pytest.mark.parametrize(("progress", "time"), [(0.0, 999), (0.5, 500), (1.0, 0), (-1.0, 999), (2.0, 0)])
+def test_training_levels(tiny: Tiny, progress: float, time: int) -> None:
+    level = tiny().level(progress)
+    assert level.time == pytest.approx(time, abs=1)
+    product = float(tiny().pipeline.scheduler.alphas_cumprod[int(level.time)])
+    assert level.alpha**2 == pytest.approx(product)
+    assert level.sigma**2 == pytest.approx(1 - product)
+
+
+def test_descriptions_are_the_pipelines_own(tiny: Tiny) -> None:
+    condition = tiny().describe(["a cat", ""])
+    assert len(condition) == 2
+    assert condition.embedding.shape == (2, 77, 24)
+    assert not condition.embedding.requires_grad
+    assert torch.allclose(condition.embedding[:1], tiny().describe(["a cat"]).embedding, atol=1e-5)
+
+
+def test_words_beyond_the_limit_are_reported(tiny: Tiny) -> None:
+    fits, one_more = " ".join("a" * 75), " ".join("a" * 75 + "b")
+    assert tiny().describe([fits, one_more, fits + " the end"]).dropped == ("", "b", "the end")
+
+
+def test_taps_are_where_they_say(tiny: Tiny) -> None:
+    taps = {tap.path: tap for tap in tiny().taps}
+    assert taps["conv_in"] == ("conv_in", 16, 1)
+    assert taps["mid_block.resnets.0"] == ("mid_block.resnets.0", 32, 8)
+    query = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+    assert taps[query] == (query, 32, 2)
+    text = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
+    assert taps[text] == (text, 32, None)
+    assert "down_blocks.0" not in taps  # a tuple
+
+
+def test_an_inpainting_network_is_refused(tiny: Tiny) -> None:
+    unet = UNet2DConditionModel(
+        sample_size=8,
+        in_channels=9,
+        down_block_types=("DownBlock2D",),
+        up_block_types=("UpBlock2D",),
+        block_out_channels=(8,),
+        norm_num_groups=8,
+        cross_attention_dim=24,
+        attention_head_dim=4,
+    )
+    parts = tiny().pipeline.components | {"unet": unet}
+    with pytest.raises(UsageError, match="9 channels") as caught:
+        UNetBackbone(StableDiffusionPipeline(**parts, requires_safety_checker=False), name="inpainting")
+    assert caught.value.field == "model"

@@ -1,0 +1,222 @@
+"""Bad input: one clear sentence, exit code 2 for wrong use and 1 for failure, no traceback."""
+
+import json
+import os
+import pickle
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sketchguide.cli import generate
+from sketchguide.errors import OutputError
+from sketchguide.predictors import LatentPredictor
+
+Run = Callable[..., Any]
+
+
+def _fails(result: Any, code: int, words: str) -> None:
+    assert result.code == code, result
+    assert result.out == ""
+    first, *rest = result.err.splitlines()
+    assert first.startswith("Error: ")
+    assert words in first
+    assert len(rest) <= 1
+
+
+def _huge_png() -> bytes:
+    """A picture of 10,000 x 10,000 pixels that has none of them."""
+    parts = [b"IHDR" + struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0), b"IDAT" + zlib.compress(b""), b"IEND"]
+    chunks = [struct.pack(">I", len(part) - 4) + part + struct.pack(">I", zlib.crc32(part)) for part in parts]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("missing.svg", None, "no file"),
+        ("empty.png", b"", "is empty"),
+        ("corrupt.png", b"\x89PNG\r\n\x1a\nnonsense", "corrupt.png"),
+        ("text.png", b"not a picture", "not a readable picture"),
+        ("broken.svg", b"<svg><path", "not well-formed SVG"),
+        ("huge.png", _huge_png(), "at most 32 million"),
+    ],
+)
+def test_sketches_that_cannot_be_used(sketchguide: Run, tmp_path: Path, name: str, content: bytes | None, words: str):
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    result = sketchguide("generate", "a", "--sketch", tmp_path / name, "-o", tmp_path / "out.png")
+    _fails(result, 2, words)
+    assert not (tmp_path / "out.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--steps", "0"], "steps is 0"),
+        (["--steps", "1000000000"], "steps is 1000000000"),
+        (["--steps", "many"], "--steps"),
+        (["--strength", "nan"], "strength is nan"),
+        (["--strength", "-1"], "strength is -1"),
+        (["--scale", "inf"], "scale is inf"),
+        (["--stop", "1.5"], "stop is 1.5"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--count", "1000000"], "count is 1000000"),
+        (["--size", "64"], "size is '64'"),
+        (["--size", "100000x8"], "size is"),
+        (["--dtype", "int8"], "dtype is 'int8'"),
+        (["--stepz", "3"], "--stepz"),
+        (["--negative", "a\x00b"], "negative is"),
+        (["--from", "missing.png"], "no file"),
+    ],
+)
+def test_options_out_of_range(sketchguide: Run, tmp_path: Path, options: list[str], words: str):
+    _fails(sketchguide("generate", "a", *options, "-o", tmp_path / "out.png"), 2, words)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--size", "65x64"], "size is 65x64"),
+        (["--solver", "magic"], "Unknown solver 'magic'"),
+        (["--device", "toaster"], "No device 'toaster'"),
+    ],
+)
+def test_options_that_the_model_refuses(
+    sketchguide: Run, quick: list[str], tmp_path: Path, options: list[str], words: str
+):
+    _fails(sketchguide("generate", "a", *quick, *options, "-o", tmp_path / "out.png"), 2, words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate"], "no prompt"),
+        (["generate", "a", "b"], "b"),
+        (["train", "-o", "x"], "--data"),
+        (["paint"], "paint"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_wrong_use(sketchguide: Run, arguments: list[str], words: str):
+    _fails(sketchguide(*arguments), 2, words)
+    result = sketchguide(*arguments, "--json")
+    assert result.code == 2
+    assert result.err == ""
+    assert set(result.json["error"]) == {"code", "message", "hint", "field"}
+    assert result.json["error"]["code"] == "usage"
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "words"),
+    [
+        ("", 2, "is a folder"),
+        ("none/out.png", 2, "does not exist"),
+        ("file.txt/out.png", 2, "is not a folder"),
+        ("out.jpg", 2, "does not end in .png"),
+        ("/proc/out.png", 1, "Nothing can be written to /proc"),
+    ],
+)
+def test_outputs_that_cannot_be_written(sketchguide: Run, tmp_path: Path, output: str, code: int, words: str):
+    (tmp_path / "file.txt").write_text("")
+    _fails(sketchguide("generate", "a", "-o", tmp_path / output), code, words)
+
+
+def test_a_folder_without_permission(tmp_path: Path):
+    tmp_path.chmod(0o500)
+    if os.access(tmp_path, os.W_OK):
+        pytest.skip("this user may write everywhere")
+    with pytest.raises(OutputError, match="Permission denied"):
+        generate.check_output(tmp_path / "a.png")
+
+
+def test_unknown_models(sketchguide: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    out = ["-o", tmp_path / "out.png"]
+    _fails(sketchguide("generate", "a", "--model", "nosuch", *out), 2, "No model 'nosuch'")
+    _fails(sketchguide("generate", "a", "--model", tmp_path, *out), 2, "no model_index.json")
+    _fails(sketchguide("generate", "a", "--model", "../../nosuch", *out), 2, "No model '../../nosuch'")
+    _fails(sketchguide("generate", "a", "--model", "nobody/nothing", *out), 2, "nobody/nothing")
+
+
+def test_predictors_that_cannot_be_used(
+    sketchguide: Run, quick: list[str], drawing: Path, trained: tuple[Path, Any], tmp_path: Path
+):
+    def generate_with(predictor: Path) -> Any:
+        more = ["--sketch", drawing, "--predictor", predictor, "-o", tmp_path / "out.png"]
+        return sketchguide("generate", "a", *quick, *more)
+
+    _fails(generate_with(tmp_path / "none"), 2, "No predictor at")
+
+    file = tmp_path / "predictor.safetensors"
+    whole = (trained[0] / "predictor.safetensors").read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    _fails(generate_with(tmp_path), 1, "no readable safetensors file")
+    file.write_bytes(pickle.dumps({"weights": [1.0]}))
+    _fails(generate_with(tmp_path), 1, "no readable safetensors file")
+
+    predictor = LatentPredictor.from_pretrained(trained[0])
+    config = predictor.config
+    object.__setattr__(config, "taps", ("no_such_block", *config.taps[1:]))
+    predictor.save_pretrained(tmp_path)
+    _fails(generate_with(tmp_path), 2, "does not fit")
+
+
+def test_model_files_that_are_damaged(sketchguide: Run, model: Path, tmp_path: Path):
+    copy = tmp_path / "model"
+    shutil.copytree(model, copy)
+    file = copy / "unet" / "diffusion_pytorch_model.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) // 2])
+    arguments = ["generate", "a", "--model", copy, "-o", tmp_path / "out.png"]
+    _fails(sketchguide(*arguments), 1, str(file))
+    file.write_bytes(pickle.dumps({"weights": [1.0]}))
+    _fails(sketchguide(*arguments), 1, str(file))
+
+
+def test_a_picture_without_a_recipe(sketchguide: Run, tmp_path: Path):
+    Image.new("RGB", (64, 64)).save(tmp_path / "plain.png")
+    _fails(sketchguide("generate", "--from", tmp_path / "plain.png", "-o", tmp_path / "o.png"), 2, "carries no")
+
+
+def test_errors_are_one_json_object_on_stdout(sketchguide: Run, tmp_path: Path):
+    result = sketchguide("generate", "a", "--steps", "0", "-o", tmp_path / "out.png", "--json")
+    assert (result.code, result.err) == (2, "")
+    assert result.json["error"]["field"] == "steps"
+    assert result.json["warnings"] == []
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (RuntimeError("CUDA out of memory. Tried to allocate 20 GiB"), "out_of_memory", "memory"),
+        (MemoryError(), "out_of_memory", "memory"),
+        (KeyError("x"), "internal", "KeyError"),
+    ],
+)
+def test_failures_nobody_foresaw(
+    sketchguide: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str, words: str
+):
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("sketchguide.generation.run", fail)
+    result = sketchguide("generate", "a", "-o", tmp_path / "out.png")
+    _fails(result, 1, words)
+    assert ("report it with the output of `sketchguide env`" in result.err) == (code == "internal")
+    assert json.loads(sketchguide("generate", "a", "-o", tmp_path / "out.png", "--json").out)["error"]["code"] == code
+
+
+def test_the_debug_variable_shows_the_traceback(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from sketchguide.cli import main
+
+    monkeypatch.setenv("SKETCHGUIDE_DEBUG", "1")
+    assert main(["generate", "a", "--steps", "0", "-o", str(tmp_path / "out.png")]) == 2
+    assert "Traceback" in capsys.readouterr().err

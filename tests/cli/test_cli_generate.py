@@ -1,0 +1,229 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from sketchguide.cli.generate import parse_size, slug
+from sketchguide.errors import UsageError
+from sketchguide.generation import Picture, recall
+from sketchguide.images import read_png_text, save_png
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def apple(
+    sketchguide: Run,
+    quick: list[str],
+    drawing: Path,
+    trained: tuple[Path, Any],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A guided picture with the seed 7."""
+    path = tmp_path_factory.mktemp("apple") / "apple.png"
+    more = ["--sketch", str(drawing), "--predictor", str(trained[0]), "--seed", "7", "-o", str(path)]
+    result = sketchguide("generate", "a red apple", *quick, *more)
+    assert result.code == 0, result.err
+    assert result.out.splitlines() == [f"{path} (seed 7)", f"Make it again: sketchguide generate --from {path}"]
+    assert result.err == ""
+    return path
+
+
+@pytest.fixture(scope="module")
+def three(sketchguide: Run, quick: list[str], tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("three")
+    result = sketchguide("generate", "a cat", *quick, "--seed", "5", "--count", "3", "-o", folder / "cat.png", "--json")
+    paths = [folder / f"cat-{number}.png" for number in (1, 2, 3)]
+    assert result.json["pictures"] == [{"path": str(p), "seed": 5 + i} for i, p in enumerate(paths)]
+    assert result.err == ""
+    return paths
+
+
+def test_the_picture_carries_its_recipe(apple: Path):
+    with Image.open(apple) as image:
+        assert image.size == (64, 64)
+    request, index, made_with = recall(apple)
+    assert (request.prompt, request.seed, index, request.steps) == ("a red apple", 7, 0, 2)
+    assert request.sketch is not None
+    assert "predictor" in made_with
+
+
+def test_from_repeats_bit_for_bit(sketchguide: Run, apple: Path, tmp_path: Path):
+    result = sketchguide("generate", "--from", apple, "-o", tmp_path / "again.png")
+    assert (result.code, result.err) == (0, "")
+    assert (tmp_path / "again.png").read_bytes() == apple.read_bytes()
+
+
+def test_from_repeats_one_of_several(sketchguide: Run, three: list[Path], tmp_path: Path):
+    assert sketchguide("generate", "--from", three[1], "-o", tmp_path / "again.png").code == 0
+    assert (tmp_path / "again.png").read_bytes() == three[1].read_bytes()
+
+
+def test_from_with_other_options_changes_only_these(sketchguide: Run, three: list[Path], tmp_path: Path):
+    path = tmp_path / "finer.png"
+    result = sketchguide("generate", "--from", three[2], "--steps", "3", "-o", path, "--json")
+    assert result.json["pictures"] == [{"path": str(path), "seed": 7}]
+    request, index, _ = recall(path)
+    assert (request.prompt, request.seed + index, request.steps) == ("a cat", 7, 3)
+
+
+def test_from_with_a_count_goes_on_from_the_seed(sketchguide: Run, three: list[Path], tmp_path: Path):
+    result = sketchguide("generate", "--from", three[1], "--count", "2", "-o", tmp_path / "more.png", "--json")
+    assert [picture["seed"] for picture in result.json["pictures"]] == [6, 7]
+
+
+def test_from_warns_when_the_circumstances_differ(sketchguide: Run, three: list[Path], tmp_path: Path):
+    recipe = json.loads(read_png_text(three[0])["sketchguide"])
+    recipe["made_with"] |= {"model": "000000000000", "torch": "1.0", "predictor": "only for sketches"}
+    with Image.open(three[0]) as image:
+        save_png(image.convert("RGB"), tmp_path / "old.png", text={"sketchguide": json.dumps(recipe)})
+    result = sketchguide("generate", "--from", tmp_path / "old.png", "-o", tmp_path / "new.png")
+    assert result.code == 0
+    assert result.err.startswith("Warning: The picture may differ")
+    assert "torch 1.0, now" in result.err
+    assert "model 000000000000, now" in result.err
+    assert "predictor" not in result.err
+
+
+def test_a_sheet_is_one_file_that_repeats_itself(sketchguide: Run, quick: list[str], tmp_path: Path):
+    sheet = tmp_path / "sheet.png"
+    more = ["--count", "3", "--seed", "1", "--sheet", "-o", str(sheet)]
+    result = sketchguide("generate", "cats", *quick, *more)
+    assert result.out.startswith(f"{sheet} (seeds 1 to 3)")
+    assert [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
+    with Image.open(sheet) as image:
+        assert image.size == (2 * 64 + 3 * 4, image.height)
+    assert sketchguide("generate", "--from", sheet, "-o", tmp_path / "again.png").code == 0
+    assert (tmp_path / "again.png").read_bytes() == sheet.read_bytes()
+
+
+def test_without_output_nothing_is_overwritten(
+    sketchguide: Run, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "red-apple.png").write_text("mine")
+    sketchguide("generate", "Red, apple!", *quick, "--count", "2")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["red-apple-2.png", "red-apple-3.png", "red-apple.png"]
+    assert (tmp_path / "red-apple.png").read_text() == "mine"
+
+
+def test_an_existing_output_is_replaced_and_size_obeyed(sketchguide: Run, quick: list[str], tmp_path: Path):
+    (tmp_path / "a.png").write_text("old")
+    assert sketchguide("generate", "a", *quick, "--size", "96x64", "-o", tmp_path / "a.png").code == 0
+    with Image.open(tmp_path / "a.png") as image:
+        assert image.size == (96, 64)
+
+
+def test_prompts_are_text_and_not_commands_to_the_terminal(sketchguide: Run, quick: list[str], tmp_path: Path):
+    path = tmp_path / "[red]a\x1b[2Jb.png"
+    result = sketchguide("generate", "[bold]x[/bold]", *quick, "-o", path)
+    assert result.code == 0
+    assert f"{tmp_path}/[red]a\N{REPLACEMENT CHARACTER}[2Jb.png (seed" in result.out
+    result = sketchguide("generate", "x", *quick, "--solver", "[red]\x1b[0m[/red]")
+    assert "\x1b" not in result.err
+    assert "[red]" in result.err
+
+
+def test_a_blank_sketch_gives_a_picture_and_a_warning(
+    sketchguide: Run, quick: list[str], trained: tuple[Path, Any], tmp_path: Path
+):
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "blank.png")
+    more = ["--sketch", tmp_path / "blank.png", "--predictor", trained[0], "-o", tmp_path / "out.png"]
+    result = sketchguide("generate", "a", *quick, *more)
+    assert result.code == 0
+    assert result.err == "Warning: The sketch is blank: nothing will follow it.\n"
+    with_json = sketchguide("generate", "a", *quick, *more, "--json")
+    assert with_json.json["warnings"] == ["The sketch is blank: nothing will follow it."]
+    assert with_json.err == ""
+
+
+def test_guidance_options_without_a_drawing_warn(sketchguide: Run, quick: list[str], tmp_path: Path):
+    result = sketchguide("generate", "a", *quick, "--strength", "2", "-o", tmp_path / "a.png")
+    assert result.err == "Warning: There is no drawing: --strength change nothing.\n"
+
+
+def test_sigterm_keeps_the_finished_pictures(
+    sketchguide: Run, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    save = Picture.save
+
+    def save_and_stop(self: Picture, path: Path) -> None:
+        save(self, path)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Picture, "save", save_and_stop)
+    before = signal.getsignal(signal.SIGTERM)
+    result = sketchguide("generate", "a", *quick, "--count", "2", "-o", tmp_path / "a.png")
+    assert result.code == 143
+    assert result.err == "Stopped.\n1 of 2 pictures were finished and are kept.\n"
+    assert recall(tmp_path / "a-1.png")[1] == 0
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_stopped_sheet_shows_what_is_finished(
+    sketchguide: Run, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("sketchguide.generation.BATCH", 2)
+    from sketchguide import generation
+
+    decode = generation.to_images
+
+    def decode_and_stop(tensor: Any) -> Any:
+        if len(tensor) == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return decode(tensor)
+
+    monkeypatch.setattr(generation, "to_images", decode_and_stop)
+    result = sketchguide("generate", "a", *quick, "--count", "3", "--sheet", "-o", tmp_path / "a.png", "--json")
+    assert result.code == 130
+    assert result.json["error"]["code"] == "stopped"
+    assert len(result.json["pictures"]) == 2
+    assert recall(tmp_path / "a.png")[0].count == 2
+
+
+def test_ctrl_c_in_a_terminal(quick: list[str], tmp_path: Path):
+    command = [sys.executable, "-m", "sketchguide.cli", "generate", "a", *quick, "--steps", "4", "--count", "256"]
+    with subprocess.Popen([*command, "-o", str(tmp_path / "a.png")], stdout=-1, stderr=-1, text=True) as process:
+        deadline = time.monotonic() + 300
+        while not (tmp_path / "a-8.png").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert err.startswith("Stopped.\n")
+    assert "Traceback" not in out + err
+    made = sorted(tmp_path.iterdir())
+    assert 8 <= len(made) < 256
+    assert all(path.suffix == ".png" and recall(path)[0].count == 256 for path in made)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "name"),
+    [
+        ("A red apple!", "a-red-apple"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("", "picture"),
+        ("!!!", "picture"),
+        ("Ein Äpfelchen 2", "ein-äpfelchen-2"),
+        ("x" * 300, "x" * 40),
+        ("a very long prompt that would make an unwieldy file name", "a-very-long-prompt-that-would-make-an"),
+    ],
+)
+def test_slug(prompt: str, name: str):
+    assert slug(prompt) == name
+
+
+def test_parse_size():
+    assert parse_size("512x768") == (512, 768)
+    assert parse_size("64×32") == (64, 32)
+    for wrong in ("512", "512x", "-1x5", "axb", "1e3x5", "٣x٣"):
+        with pytest.raises(UsageError, match="width x height"):
+            parse_size(wrong)

@@ -1,0 +1,105 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import sketchguide as package
+from sketchguide.cli.environment import environment
+from sketchguide.defaults import TRAINING_BATCH, TRAINING_RATE, TRAINING_STEPS
+from sketchguide.extractors import EXTRACTORS
+from sketchguide.request import Request
+from sketchguide.solvers import SOLVERS
+from sketchguide.training.predictor import PredictorTraining
+
+Run = Callable[..., Any]
+
+HELP = """
+import sys
+from sketchguide.cli import main
+for command in ([], ["generate"], ["train"], ["models"], ["env"]):
+    assert main([*command, "--help"]) == 0
+assert main(["--version"]) == 0
+heavy = {"torch", "numpy", "scipy", "diffusers", "transformers", "PIL", "huggingface_hub"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_help_imports_nothing_heavy():
+    done = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"sketchguide {package.__version__}" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["generate", "train", "models", "env"])
+def test_help_shows_examples_first(sketchguide: Run, command: str):
+    text = sketchguide(command, "--help").out
+    assert 0 < text.index(f"sketchguide {command} ", text.index("Usage:") + 30) < text.index("─ Options ─")
+
+
+def test_no_command_gives_the_help(sketchguide: Run):
+    assert sketchguide().out == sketchguide("--help").out
+    assert sketchguide().code == 0
+
+
+def test_help_of_generate_shows_every_setting(sketchguide: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    text = sketchguide("generate", "--help").out
+    for name, field in Request.model_fields.items():
+        assert name in text
+        if isinstance(field.default, int | float):
+            assert f"default {field.default}" in text
+    assert all(solver in text for solver in SOLVERS)
+
+
+def test_help_of_train_shows_the_true_defaults(sketchguide: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    settings = PredictorTraining()
+    shown = (TRAINING_STEPS.default, TRAINING_BATCH.default, TRAINING_RATE.default)
+    assert shown == (settings.steps, settings.batch, settings.rate)
+    text = sketchguide("train", "--help").out
+    assert all(f"default {value}" in text for value in shown)
+    assert all(name in text for name in EXTRACTORS)
+
+
+def test_env_tells_versions_but_no_secrets(sketchguide: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    found = sketchguide("env", "--json").json
+    assert found["packages"]["sketchguide"] == package.__version__
+    assert found["packages"]["torch"]
+    assert found["packages"]["rich"]
+    assert "pytest" not in found["packages"]
+    assert found["warnings"] == []
+    text = sketchguide("env").out
+    assert f"python: {sys.version.split()[0]}" in text
+    assert "hf_secret" not in text + str(found)
+
+
+def test_env_hides_the_home_folder(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("HOME", "/home/alice")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "/home/alice/.cache/hub")
+    assert environment()["hub cache"] == "~/.cache/hub"
+
+
+def test_models_lists_what_the_hub_cached(sketchguide: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    import huggingface_hub
+
+    for name, file in (("good", "model_index.json"), ("reader", "predictor.safetensors"), ("other", "config.json")):
+        folder = tmp_path / f"models--owner--{name}"
+        snapshot = folder / "snapshots" / ("a" * 40)
+        snapshot.mkdir(parents=True)
+        (snapshot / file).write_text('{"_class_name": "StableDiffusionPipeline"}')
+        (folder / "refs").mkdir()
+        (folder / "refs" / "main").write_text("a" * 40)
+    scan = huggingface_hub.scan_cache_dir
+    monkeypatch.setattr("huggingface_hub.scan_cache_dir", lambda: scan(tmp_path))
+    found = [one for one in sketchguide("models", "--json").json["models"] if one["where"] == "hub cache"]
+    assert [(one["name"], one["kind"], one["pipeline"]) for one in found] == [
+        ("owner/good", "model", "StableDiffusionPipeline"),
+        ("owner/reader", "predictor", ""),
+    ]
+    assert "owner/good" in sketchguide("models").out
+    monkeypatch.setattr("huggingface_hub.scan_cache_dir", lambda: scan(tmp_path / "none"))
+    assert "owner/good" not in sketchguide("models").out

@@ -1,0 +1,191 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sketchguide.cli.train import Session
+from sketchguide.predictors import LatentPredictor
+from sketchguide.training.checkpoints import Checkpoints
+
+Run = Callable[..., Any]
+
+
+def _log(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def _stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGTERM, times: int = 1) -> None:
+    write = Session._write
+
+    def write_and_stop(self: Session, line: Mapping[str, Any], *, scored: bool) -> None:
+        write(self, line, scored=scored)
+        if line["step"] == step:
+            for _ in range(times):
+                os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(Session, "_write", write_and_stop)
+
+
+def test_training_makes_a_predictor_with_a_card_and_a_log(trained: tuple[Path, Any], model: Path):
+    folder, result = trained
+    assert result.code == 0, result.err
+    assert result.err == ""
+    assert "6 steps" in result.out
+    assert f"Use it: sketchguide generate 'a red apple' --sketch apple.svg --model {model}" in result.out
+    assert LatentPredictor.from_pretrained(folder).config.backbone == str(model)
+    card = (folder / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: sketchguide\n")
+    for part in (str(model), "edges", "6 of batch 2", "held-out error", "cores", "down_blocks", "Licence"):
+        assert part in card
+    log = _log(folder)
+    assert [line["step"] for line in log] == [1, 2, 3, 4, 5, 6]
+    assert 0 < log[-1]["held_out"] < 100
+    assert f"| held-out error | {log[-1]['held_out']:.3f} |" in card
+
+
+def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(
+    sketchguide: Run, training: list[str], trained: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "run"
+    arguments = [*training, "--steps", "6", "-o", str(folder)]
+    with monkeypatch.context() as patched:
+        _stop_at(3, patched)
+        result = sketchguide(*arguments)
+    assert result.code == 143
+    stopped, hint = result.err.splitlines()
+    assert stopped == "Stopped."
+    assert hint.startswith("Step 3 is saved. Go on with: sketchguide train ")
+    assert hint.endswith("--resume")
+    assert not (folder / "predictor.safetensors").exists()
+
+    refused = sketchguide(*arguments)
+    assert refused.code == 2
+    assert "holds a run that has come to step 3" in refused.err
+    changed = sketchguide(*arguments, "--rate", "0.1", "--resume")
+    assert changed.code == 2
+    assert "rate was 0.002, now 0.1" in changed.err
+
+    with (folder / "log.jsonl").open("a") as log:
+        log.write('{"step": 4, "loss": 1.0}\n{"step": 5, "lo')  # of steps that were made but not saved
+    result = sketchguide(*arguments, "--resume", "--json")
+    assert result.code == 0
+    assert result.json["predictor"] == str(folder)
+    assert result.json["steps"] == 6
+    assert [line["step"] for line in _log(folder)] == [1, 2, 3, 4, 5, 6]
+    ours, theirs = (path / "predictor.safetensors" for path in (folder, trained[0]))
+    assert ours.read_bytes() == theirs.read_bytes()
+
+
+def test_fresh_starts_again(sketchguide: Run, training: list[str], tmp_path: Path):
+    arguments = [*training, "-o", str(tmp_path / "run")]
+    assert sketchguide(*arguments, "--steps", "2").code == 0
+    assert sketchguide(*arguments, "--steps", "1", "--fresh").code == 0
+    assert [line["step"] for line in _log(tmp_path / "run")] == [1]
+    latest = Checkpoints(tmp_path / "run" / "checkpoints").latest()
+    assert latest is not None
+    assert latest.step == 1
+
+
+def test_a_second_signal_stops_within_a_step_and_saves_nothing_half_done(
+    sketchguide: Run, training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    _stop_at(2, monkeypatch, signal.SIGINT, times=2)
+    monkeypatch.setattr("sketchguide.cli.train.SAVE_EVERY", 0.0)
+    result = sketchguide(*training, "--steps", "5", "-o", tmp_path / "run")
+    assert result.code == 130
+    assert "Step 1 is saved." in result.err
+    latest = Checkpoints(tmp_path / "run" / "checkpoints").latest()
+    assert latest is not None
+    assert latest.step == 1
+
+
+def test_a_stop_before_the_first_step_leaves_nothing(
+    sketchguide: Run, training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("sketchguide.loading.load_backbone", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+    result = sketchguide(*training, "-o", tmp_path / "run")
+    assert (result.code, result.err) == (130, "Stopped.\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_minutes_shorten_the_run_and_the_schedule(sketchguide: Run, training: list[str], tmp_path: Path):
+    folder = tmp_path / "run"
+    result = sketchguide(*training, "--minutes", "0.02", "-o", folder, "--json")
+    assert result.code == 0
+    steps = result.json["steps"]
+    assert 0 < steps < 1000
+    latest = Checkpoints(folder / "checkpoints").latest()
+    assert latest is not None
+    assert (latest.step, latest.meta["steps"], latest.meta["config"]["steps"]) == (steps, steps, 1000)
+    assert _log(folder)[-1]["held_out"] is not None
+    again = sketchguide(*training, "--minutes", "0.02", "-o", folder, "--resume", "--json")
+    assert (again.code, again.json["steps"]) == (0, steps)
+
+
+def test_two_runs_in_one_folder(sketchguide: Run, training: list[str], tmp_path: Path):
+    with Checkpoints(tmp_path / "run" / "checkpoints").lock():
+        result = sketchguide(*training, "-o", tmp_path / "run")
+    assert result.code == 2
+    assert "Another run" in result.err
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--steps", "0"], "steps is 0"),
+        (["--batch", "1"], "batch is 1"),
+        (["--rate", "nan"], "rate is nan"),
+        (["--images", "0"], "images is 0"),
+        (["--minutes", "-1"], "minutes is -1"),
+        (["--minutes", "nan"], "minutes is nan"),
+        (["--seed", "-1"], "seed is -1"),
+        (["--dtype", "int8"], "dtype is 'int8'"),
+        (["--map", "depth"], "Unknown map 'depth'"),
+        (["--data", "nowhere"], "does not exist"),
+        (["--resume", "--fresh"], "exclude each other"),
+    ],
+)
+def test_wrong_training_options(sketchguide: Run, training: list[str], tmp_path: Path, options: list[str], words: str):
+    result = sketchguide(*training, "-o", tmp_path / "run", *options)
+    assert result.code == 2
+    assert words in result.err.splitlines()[0]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_outputs_that_cannot_be_used(sketchguide: Run, training: list[str], trained: tuple[Path, Any], tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    result = sketchguide(*training, "-o", tmp_path / "file")
+    assert (result.code, result.err.splitlines()[0]) == (2, f"Error: {tmp_path}/file is a file, not a folder.")
+    result = sketchguide(*training, "-o", "/proc/run")
+    assert result.code == 1
+    assert "/proc/run" in result.err
+    (tmp_path / "done").mkdir()
+    (tmp_path / "done" / "predictor.safetensors").write_bytes((trained[0] / "predictor.safetensors").read_bytes())
+    result = sketchguide(*training, "-o", tmp_path / "done")
+    assert result.code == 2
+    assert "holds a predictor" in result.err
+    assert [path.name for path in (tmp_path / "done").iterdir()] == ["predictor.safetensors"]
+
+
+def test_ctrl_c_in_a_terminal_saves_the_run(training: list[str], tmp_path: Path):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-m", "sketchguide.cli", *training, "--steps", "100000", "-o", str(folder)]
+    with subprocess.Popen(command, stdout=-1, stderr=-1, text=True) as process:
+        deadline = time.monotonic() + 300
+        while not (folder / "log.jsonl").exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "Traceback" not in out + err
+    latest = Checkpoints(folder / "checkpoints").latest()
+    assert latest is not None
+    assert f"Step {latest.step} is saved. Go on with: sketchguide train" in err
+    assert _log(folder)[-1]["step"] == latest.step

@@ -1,0 +1,81 @@
+"""What many tests share: small random models, a predictor that fits them, and the data folder beside the clone."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DDIMScheduler, StableDiffusionPipeline
+
+from sketchguide.backbones.tiny import tiny_stable_diffusion
+from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.predictors import LatentPredictor, PredictorConfig, choose_taps
+
+Tiny = Callable[..., UNetBackbone]
+MakePredictor = Callable[..., LatentPredictor]
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Tiny:
+    """`tiny(prediction_type="v_prediction", …)`: a backbone whose scheduler has these settings.
+
+    All of them share one set of random weights: a test that changes the network makes its own `tiny_stable_diffusion`.
+    """
+    base = tiny_stable_diffusion()
+    made: dict[tuple[Any, ...], UNetBackbone] = {}
+
+    def make(**scheduler: Any) -> UNetBackbone:
+        key = tuple(sorted(scheduler.items()))
+        if key not in made:
+            changed = DDIMScheduler.from_config(base.scheduler.config, **scheduler)
+            changed.register_to_config(**scheduler)  # also what only other schedulers know
+            pipeline = StableDiffusionPipeline(
+                **(base.components | {"scheduler": changed}), requires_safety_checker=False
+            )
+            pipeline.set_progress_bar_config(disable=True)
+            made[key] = UNetBackbone(pipeline, name="tiny")
+        return made[key]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_predictor(tiny: Tiny) -> MakePredictor:
+    """`make_predictor(seed=1, …)`: an untrained predictor for `tiny`, in eval mode; the rest goes into its config."""
+    taps = choose_taps(tiny().taps)
+
+    def make(seed: int = 1, **config: Any) -> LatentPredictor:
+        settings: dict[str, Any] = {
+            "taps": tuple(tap.path for tap in taps),
+            "channels": tuple(tap.channels for tap in taps),
+            "latent_channels": 4,
+            "family": "unet",
+            "backbone": "tiny",
+            "widths": (16, 8),
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            predictor = LatentPredictor(PredictorConfig(**(settings | config)))
+            for module in predictor.modules():  # statistics that differ from those of a new layer, as after training
+                if isinstance(module, torch.nn.BatchNorm2d) and module.running_mean is not None:
+                    module.running_mean.normal_(0.0, 0.1)
+                    assert module.running_var is not None
+                    module.running_var.uniform_(0.5, 1.5)
+        return predictor.eval().requires_grad_(False)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def predictor(make_predictor: MakePredictor) -> LatentPredictor:
+    return make_predictor()
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The data folder beside the clone; see the `shared` marker."""
+    folder = Path(__file__).resolve().parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip(f"there is no data folder {folder}")
+    return folder

@@ -1,0 +1,80 @@
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import MakePredictor, Tiny
+from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.controls.base import Step
+from sketchguide.controls.edges import LatentGuide
+from sketchguide.errors import UsageError
+from sketchguide.predictors import LatentPredictor
+from sketchguide.seeds import generators, noise
+from sketchguide.taps import tapped
+
+GRID = (16, 24)
+
+
+def step_of(backbone: UNetBackbone, predictor: LatentPredictor) -> Step:
+    latent, level = noise(generators([1, 2]), (4, *GRID)), backbone.level(0.2)
+    with torch.no_grad(), tapped(backbone.network, predictor.config.taps) as features:
+        prediction = backbone.predict(latent, level, backbone.describe(["a cat", "a dog"]))
+    return Step(latent, prediction, features, level)
+
+
+def target(count: int = 1) -> Tensor:
+    return torch.randn(count, 4, *GRID, generator=torch.Generator().manual_seed(4))
+
+
+def test_the_loss_is_the_distance_of_the_maps_latents(tiny: Tiny, predictor: LatentPredictor) -> None:
+    step = step_of(tiny(), predictor)
+    error = (predictor(step.features, step.level, GRID) - target()).square()
+    loss = LatentGuide(predictor, target()).loss(step)
+    assert loss.shape == (2,)
+    assert torch.allclose(loss, error.mean(dim=(1, 2, 3)))
+
+
+def test_weights_say_how_strongly_each_place_binds(tiny: Tiny, predictor: LatentPredictor) -> None:
+    step = step_of(tiny(), predictor)
+    left = torch.zeros(1, 1, *GRID)
+    left[..., : GRID[1] // 2] = 1
+    halves = [LatentGuide(predictor, target(), weight).loss(step) for weight in (left, 1 - left)]
+    assert torch.allclose(halves[0] + halves[1], LatentGuide(predictor, target()).loss(step), rtol=1e-4)
+    moved = torch.where(left > 0, target(), torch.zeros(()))
+    assert torch.equal(LatentGuide(predictor, moved, left).loss(step), halves[0])
+
+
+def test_each_image_has_its_own_target(tiny: Tiny, predictor: LatentPredictor) -> None:
+    step, targets = step_of(tiny(), predictor), target(2)
+    both = LatentGuide(predictor, targets).loss(step)
+    alone = [LatentGuide(predictor, targets[row : row + 1]).loss(step)[row] for row in (0, 1)]
+    assert both.tolist() == pytest.approx([float(value) for value in alone])
+
+
+def test_the_papers_defaults(predictor: LatentPredictor) -> None:
+    guide = LatentGuide(predictor, target())
+    assert guide.window == (0.0, 0.5)
+    assert guide.strength == type(guide.strength)(1.6)  # pyright: ignore[reportCallIssue]
+    assert tuple(guide.reads) == predictor.config.taps
+
+
+@pytest.mark.parametrize("window", [(0.0, 0.8), (0.1, 0.5)])
+def test_defect_guiding_at_levels_that_training_never_saw(
+    make_predictor: MakePredictor, window: tuple[float, float]
+) -> None:
+    predictor = make_predictor(window=(0.2, 0.75))
+    LatentGuide(predictor, target(), window=(0.2, 0.75))
+    with pytest.raises(UsageError, match=r"trained for 0\.2 to 0\.75") as caught:
+        LatentGuide(predictor, target(), window=window)
+    assert caught.value.field == "stop"
+
+
+def test_a_drawing_of_another_size_is_refused(tiny: Tiny, predictor: LatentPredictor) -> None:
+    with pytest.raises(UsageError, match=r"\(8, 8\)") as caught:
+        LatentGuide(predictor, torch.zeros(1, 4, 8, 8)).loss(step_of(tiny(), predictor))
+    assert caught.value.field == "sketch"
+
+
+def test_a_window_that_runs_backwards_is_refused(predictor: LatentPredictor) -> None:
+    with pytest.raises(UsageError) as caught:
+        LatentGuide(predictor, target(), window=(0.5, 0.2))
+    assert caught.value.field == "window"

@@ -1,0 +1,85 @@
+import pytest
+import torch
+
+from sketchguide.controls.strengths import Proportional, Score
+from sketchguide.errors import UsageError
+from sketchguide.levels import Level
+
+NOW, TO = Level(600, 0.6, 0.8, 0.4), Level(400, 0.8, 0.6, 0.6)
+
+
+def pair(count: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    gradient, move = torch.randn(2, count, 4, 5, 7, generator=torch.Generator().manual_seed(3))
+    return gradient, move
+
+
+def test_proportional_is_the_papers_rule() -> None:
+    gradient, move = pair()
+    found = Proportional(1.6)(gradient, move, NOW, TO)
+    for row in range(2):
+        expected = -1.6 * move[row].norm() / gradient[row].norm() * gradient[row]
+        assert torch.allclose(found[row], expected, atol=1e-6)
+
+
+def test_defect_strength_computed_over_the_whole_batch() -> None:
+    """Ports take one norm over the batch, or over the batch doubled by classifier-free guidance."""
+    gradient, move = pair()
+    gradient = gradient * torch.tensor([1.0, 1000.0])[:, None, None, None]
+    both = Proportional(1.6)(gradient, move, NOW, TO)
+    for row in (0, 1):
+        assert torch.equal(both[row], Proportional(1.6)(gradient[row : row + 1], move[row : row + 1], NOW, TO)[0])
+
+
+def test_a_strength_for_each_image() -> None:
+    gradient, move = pair()
+    found = Proportional((0.5, 2.0))(gradient, move, NOW, TO)
+    whole = Proportional(1.0)(gradient, move, NOW, TO)
+    assert torch.allclose(found, whole * torch.tensor([0.5, 2.0])[:, None, None, None])
+    with pytest.raises(UsageError, match="3 strengths for 2 images"):
+        Proportional((1.0, 1.0, 1.0))(gradient, move, NOW, TO)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e15])
+def test_no_gradient_and_huge_gradients_stay_finite(scale: float) -> None:
+    gradient, move = pair()
+    found = Proportional(1.6)(gradient * scale, move, NOW, TO)
+    assert found.isfinite().all()
+    if scale == 0:
+        assert not found.any()
+
+
+def test_a_strength_of_zero_is_false() -> None:
+    assert not Proportional(0.0)
+    assert not Proportional((0.0, 0.0))
+    assert not Score(0.0)
+    assert Proportional((0.0, 0.1))
+    assert Score(-1.0)
+
+
+@pytest.mark.parametrize("beta", [-0.1, float("nan"), float("inf"), (1.0, -1.0)], ids=str)
+def test_impossible_strengths_are_refused(beta: float) -> None:
+    with pytest.raises(UsageError) as caught:
+        Proportional(beta)
+    assert caught.value.field == "strength"
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")], ids=str)
+def test_impossible_scales_are_refused(scale: float) -> None:
+    with pytest.raises(UsageError) as caught:
+        Score(scale)
+    assert caught.value.field == "strength"
+
+
+def test_score_is_the_shift_of_the_score() -> None:
+    """eps + scale * sigma * g, put through DDIM (Dhariwal & Nichol 2021, algorithm 2)."""
+    gradient, move = pair()
+    shift = 3.0 * NOW.sigma * gradient
+    expected = TO.alpha * (-NOW.sigma * shift / NOW.alpha) + TO.sigma * shift
+    assert torch.allclose(Score(3.0)(gradient, move, NOW, TO), expected, atol=1e-6)
+
+
+def test_score_at_a_level_without_signal_is_finite() -> None:
+    """A zero-terminal-SNR schedule starts at alpha 0, where the shift of the clean image has no limit."""
+    gradient, move = pair()
+    found = Score(3.0)(gradient, move, Level(999, 0.0, 1.0, 0.0), TO)
+    assert found.isfinite().all()

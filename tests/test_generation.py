@@ -1,0 +1,223 @@
+import json
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+import sketchguide
+from conftest import Tiny
+from sketchguide.errors import ModelNotFoundError, SketchguideWarning, UsageError
+from sketchguide.generation import RECIPE_KEY, Picture, Progress, check_size, encode_map, generate, recall, run
+from sketchguide.images import read_png_text, save_png
+from sketchguide.loading import shipped
+from sketchguide.predictors import LatentPredictor
+from sketchguide.request import Request
+from sketchguide.sketch import Sketch, SpatialMap
+
+SIZE = (32, 32)
+CROSS = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, 0.8]]])
+
+
+def pixels(image: Image.Image) -> NDArray[np.int16]:
+    return np.asarray(image).astype(np.int16)
+
+
+def draw(tiny: Tiny, predictor: LatentPredictor, **settings: Any) -> list[Picture]:
+    given = {"sketch": CROSS, "seed": 7, "steps": 2, "size": SIZE, **settings}
+    return generate("a cat", backbone=tiny(), predictor=predictor, **given)
+
+
+def test_a_drawing_changes_the_picture(tiny: Tiny, predictor: LatentPredictor) -> None:
+    (guided,), (plain,) = draw(tiny, predictor), draw(tiny, predictor, sketch=None)
+    assert guided.image.size == SIZE
+    assert np.abs(pixels(guided.image) - pixels(plain.image)).max() > 5
+    (none,) = draw(tiny, predictor, strength=0.0)
+    assert np.array_equal(pixels(none.image), pixels(plain.image))
+
+
+def test_a_seed_is_the_same_picture_in_any_batch(tiny: Tiny, predictor: LatentPredictor) -> None:
+    (alone,) = draw(tiny, predictor, solver="ddpm")
+    several = draw(tiny, predictor, seed=5, count=3, solver="ddpm")
+    assert [picture.seed for picture in several] == [5, 6, 7]
+    assert np.abs(pixels(several[2].image) - pixels(alone.image)).max() <= 2
+    assert np.abs(pixels(several[1].image) - pixels(alone.image)).max() > 20
+
+
+def test_a_saved_picture_can_be_made_again(tiny: Tiny, predictor: LatentPredictor, tmp_path: Path) -> None:
+    pictures = draw(tiny, predictor, count=2, solver="euler-ancestral", stop=0.5, negative="a dog")
+    pictures[1].save(tmp_path / "cat.png")
+    request, index, made_with = recall(tmp_path / "cat.png")
+    assert (request, index) == (pictures[1].request, 1)
+    assert made_with == pictures[1].made_with
+    assert made_with["sketchguide"] == sketchguide.__version__
+    assert {"torch", "dtype", "device", "model", "predictor"} <= made_with.keys()
+    (again,) = [p for p in run(request, backbone=tiny(), predictor=predictor, only=index) if isinstance(p, Picture)]
+    with Image.open(tmp_path / "cat.png") as saved:
+        assert np.array_equal(pixels(again.image), pixels(saved))
+
+
+def test_a_picture_not_asked_for_is_refused(tiny: Tiny) -> None:
+    request = Request.checked(prompt="a cat", seed=7, steps=1, size=SIZE)
+    with pytest.raises(UsageError):
+        list(run(request, backbone=tiny(), only=1))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "{",
+        "[]",
+        "null",
+        '{"index": 0}',
+        '{"request": 5, "index": 0, "made_with": {}}',
+        '{"request": {"prompt": "a", "seed": 1, "steps": 0}, "index": 0, "made_with": {}}',
+        '{"request": {"prompt": "a", "seed": NaN}, "index": 0, "made_with": {}}',
+        '{"request": {"prompt": "a", "seed": 1}, "index": "first", "made_with": {}}',
+        "[" * 100_000,
+    ],
+    ids=["none", "no-json", "list", "null", "no-request", "number", "bad-value", "nan", "bad-index", "deep"],
+)
+def test_recipes_that_are_none_are_refused(text: str | None, tmp_path: Path) -> None:
+    save_png(Image.new("RGB", SIZE), tmp_path / "a.png", text={} if text is None else {RECIPE_KEY: text})
+    with pytest.raises(UsageError):
+        recall(tmp_path / "a.png")
+
+
+def test_the_recipe_is_plain_json(tiny: Tiny, predictor: LatentPredictor, tmp_path: Path) -> None:
+    (picture,) = draw(tiny, predictor)
+    picture.save(tmp_path / "cat.png")
+    recipe = json.loads(read_png_text(tmp_path / "cat.png")[RECIPE_KEY])
+    assert recipe == json.loads(json.dumps(picture.recipe))
+    assert recipe["request"]["prompt"] == "a cat"
+    assert recipe["request"]["sketch"]["strokes"]
+
+
+def test_progress_counts_every_step(tiny: Tiny) -> None:
+    request = Request.checked(prompt="a cat", seed=3, steps=3, size=SIZE, count=2)
+    moments = list(run(request, backbone=tiny()))
+    steps = [moment for moment in moments if isinstance(moment, Progress)]
+    assert [(step.done, step.total) for step in steps] == [(1, 3), (2, 3), (3, 3)]
+    assert steps[0].seeds == (3, 4)
+    assert steps[0].clean.shape == (2, 4, 16, 16)
+    assert [moment.index for moment in moments if isinstance(moment, Picture)] == [0, 1]
+
+
+def test_pictures_that_are_not_square(tiny: Tiny, predictor: LatentPredictor) -> None:
+    (picture,) = draw(tiny, predictor, size=(48, 32))
+    assert picture.image.size == (48, 32)
+
+
+def test_a_random_seed_is_returned(tiny: Tiny) -> None:
+    (picture,) = generate("a cat", backbone=tiny(), steps=1, size=SIZE)
+    assert picture.request.seed == picture.seed
+    (again,) = generate("a cat", backbone=tiny(), steps=1, size=SIZE, seed=picture.seed)
+    assert np.array_equal(pixels(picture.image), pixels(again.image))
+
+
+# ---------------------------------------------------------------------------------------------------------- warnings
+
+
+def test_a_blank_drawing_is_told_of(tiny: Tiny, predictor: LatentPredictor) -> None:
+    with pytest.warns(SketchguideWarning, match="blank"):
+        draw(tiny, predictor, sketch=Sketch(), steps=1)
+
+
+def test_a_prompt_cut_short_is_told_of(tiny: Tiny) -> None:
+    with pytest.warns(SketchguideWarning, match="the end"):
+        generate("a " * 76 + "the end", backbone=tiny(), steps=1, size=SIZE, seed=1)
+
+
+def test_a_scale_of_one_is_told_of(tiny: Tiny) -> None:
+    with pytest.warns(SketchguideWarning, match="scale is 1"):
+        generate("a cat", backbone=tiny(), steps=1, size=SIZE, seed=1, scale=1.0)
+
+
+def test_nothing_else_is_told_of(tiny: Tiny, predictor: LatentPredictor) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw(tiny, predictor, steps=1)
+
+
+# ------------------------------------------------------------------------------------------------------------ faults
+
+
+def test_size_511_is_answered_with_the_nearest(tiny: Tiny) -> None:
+    assert check_size((512, 64), tiny()) == (512, 64)
+    with pytest.raises(UsageError, match="511x64") as caught:
+        generate("a cat", backbone=tiny(), size=(511, 64), seed=1)
+    assert "512x64" in caught.value.hint
+    assert caught.value.field == "size"
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"solver": "heun"}, "solver"),
+        ({"steps": 0}, "steps"),
+        ({"solver": "lcm", "steps": 60}, "steps"),
+        ({"stop": 0.95}, "stop"),
+        ({"guidance": 7.5}, "guidance"),
+        ({"sketch": "nowhere.svg"}, "sketch"),
+    ],
+    ids=str,
+)
+def test_bad_settings_are_named(tiny: Tiny, make_predictor: Any, settings: dict[str, Any], field: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        draw(tiny, make_predictor(window=(0.0, 0.9)), **settings)
+    assert caught.value.field == field
+
+
+def test_an_unknown_model_is_refused() -> None:
+    with pytest.raises(ModelNotFoundError):
+        generate("a cat", model="no-such-model", seed=1)
+
+
+# --------------------------------------------------------------------------------------------------------------- map
+
+
+def test_defect_grey_background_in_the_target(tiny: Tiny) -> None:
+    """Paper is exactly black, and lines are white, before E(e) is made."""
+    drawn: list[Tensor] = []
+
+    class Spy:
+        device = tiny().device
+
+        def encode(self, images: Tensor) -> Tensor:
+            drawn.append(images)
+            return tiny().encode(images)
+
+    sketch: SpatialMap = CROSS.rasterize(size=(48, 32))
+    spy: Any = Spy()
+    target, weight = encode_map(sketch, spy)
+    (image,) = drawn
+    assert image.shape == (1, 3, 32, 48)
+    assert float(image.min()) == -1.0
+    assert 0.7 < float(image.max()) <= 1.0  # a thin antialiased line
+    assert float((image == -1).float().mean()) > 0.5
+    assert target.shape == (1, 4, 16, 24)
+    assert torch.equal(weight, torch.ones(1, 1, 16, 24))
+
+
+def test_weights_of_strokes_reach_the_latent(tiny: Tiny) -> None:
+    heavy = replace(CROSS, strokes=(replace(CROSS.strokes[0], weight=4.0), replace(CROSS.strokes[1], weight=0.0)))
+    _, weight = encode_map(heavy.rasterize(size=SIZE), tiny())
+    assert float(weight[0, 0, 4, 4]) > 2  # on the first stroke
+    assert float(weight[0, 0, 4, 11]) < 0.5  # on the second
+    assert float(weight[0, 0, 0, 8]) == pytest.approx(1)
+
+
+def test_the_shipped_model_draws() -> None:
+    if "icons-64" not in {one.name for one in shipped()}:
+        pytest.skip("icons-64 is not shipped yet")
+    sketch = CROSS if "icons-64-edges" in {one.name for one in shipped()} else None
+    (picture,) = generate("a red apple", sketch=sketch, steps=2, seed=7, device="cpu")
+    assert picture.image.size == (64, 64)
+    assert float(pixels(picture.image).std()) > 5

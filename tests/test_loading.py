@@ -1,0 +1,261 @@
+import json
+import pickle
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from conftest import Tiny
+from sketchguide import loading
+from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.errors import MismatchError, ModelNotFoundError, UsageError, WeightsError
+from sketchguide.loading import (
+    check_weights,
+    choose_device,
+    fingerprint,
+    from_pipe,
+    load_backbone,
+    load_predictor,
+    shipped,
+)
+from sketchguide.predictors import LatentPredictor
+
+UNET = "unet/diffusion_pytorch_model.safetensors"
+
+
+@pytest.fixture(scope="module")
+def original(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("saved") / "tiny"
+    tiny().pipeline.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def folder(original: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(original, tmp_path / "tiny"))
+
+
+def test_a_saved_pipeline_comes_back_as_it_was(tiny: Tiny, original: Path) -> None:
+    loaded = load_backbone(original, device="cpu")
+    assert loaded.name == str(original)
+    assert fingerprint(loaded.network) == fingerprint(tiny().network)
+    latent, level = torch.randn(1, 4, 16, 16), tiny().level(0.5)
+    with torch.no_grad():
+        ours, theirs = (b.predict(latent, level, b.describe(["a cat"])).clean for b in (tiny(), loaded))
+    assert torch.equal(ours, theirs)
+
+
+def test_a_dtype_can_be_chosen(original: Path) -> None:
+    assert load_backbone(original, device="cpu", dtype="bfloat16").dtype == torch.bfloat16
+
+
+# ------------------------------------------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    "name", ["no-such-model", "../evil", "../../etc", "owner/../x", "owner/..", "a/b/c", "a b/c", ""]
+)
+def test_unknown_names_are_refused_before_the_network(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def download(*args: object, **settings: object) -> None:
+        pytest.fail(f"asked the network for {args} {settings}")
+
+    inside = tmp_path / "a" / "b"
+    inside.mkdir(parents=True)
+    monkeypatch.chdir(inside)
+    monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", download)
+    with pytest.raises(ModelNotFoundError) as caught:
+        load_backbone(name)
+    assert caught.value.field == "model"
+    assert caught.value.hint
+
+
+def test_a_hub_that_does_not_answer_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(source: str, **settings: object) -> None:
+        assert settings["use_safetensors"] is True
+        assert not settings.get("trust_remote_code")
+        raise OSError(f"cannot reach the host for {source}\nand much more")
+
+    monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", download)
+    with pytest.raises(ModelNotFoundError, match=r"'owner/model-1\.5'") as caught:
+        load_backbone("owner/model-1.5")
+    assert "much more" not in caught.value.message
+
+
+def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match=r"model_index\.json"):
+        load_backbone(tmp_path)
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    assert choose_device("cpu").type == "cpu"
+    assert choose_device("auto").type in ("cpu", "cuda", "mps")
+    for name in ("toaster", "cuda:99", ""):
+        with pytest.raises(UsageError) as caught:
+            choose_device(name)
+        assert caught.value.field == "device"
+
+
+def test_pipelines_of_other_families_are_refused() -> None:
+    other = SimpleNamespace(components={"transformer": object(), "vae": object()})
+    with pytest.raises(UsageError, match="not supported") as caught:
+        from_pipe(other)
+    assert caught.value.field == "model"
+
+
+def test_any_loaded_pipeline_is_a_backbone(tiny: Tiny) -> None:
+    backbone = from_pipe(tiny().pipeline, name="mine")
+    assert isinstance(backbone, UNetBackbone)
+    assert (backbone.name, backbone.network) == ("mine", tiny().network)
+
+
+# ----------------------------------------------------------------------------------------------------- damaged files
+
+
+def truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def pickled(file: Path) -> None:
+    file.write_bytes(pickle.dumps({"weight": [1.0]}))
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def not_finite(file: Path) -> None:
+    tensors = load_file(file)
+    tensors["mid_block.resnets.0.conv1.weight"].flatten()[5] = float("nan")
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def incomplete(file: Path) -> None:
+    tensors = load_file(file)
+    tensors["mid_block.resnets.0.conv1.weight"] = torch.zeros(3, 3)
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def only_a_pickle(file: Path) -> None:
+    torch.save(load_file(file), file.with_suffix(".bin"))
+    file.unlink()
+
+
+@pytest.mark.parametrize("damage", [truncated, pickled, empty, not_finite, incomplete, only_a_pickle])
+def test_damaged_weights_are_refused_by_name(folder: Path, damage: Callable[[Path], None]) -> None:
+    damage(folder / UNET)
+    with pytest.raises(WeightsError) as caught:
+        load_backbone(folder, device="cpu")
+    assert caught.value.field == "model"
+    assert str(folder) in caught.value.message
+    if damage in (truncated, pickled, empty):
+        assert UNET in caught.value.message
+        assert f"{(folder / UNET).stat().st_size} bytes" in caught.value.message
+
+
+def test_an_index_that_is_no_json_is_refused(folder: Path) -> None:
+    (folder / "model_index.json").write_text("{")
+    with pytest.raises(WeightsError, match="does not load"):
+        load_backbone(folder, device="cpu")
+
+
+def test_code_beside_the_weights_is_not_run(folder: Path) -> None:
+    proof = folder.parent / "proof"
+    (folder / "evil.py").write_text(f"open({str(proof)!r}, 'w').close()\nclass Evil: pass\n")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": ["evil", "Evil"]}))
+    with pytest.raises((WeightsError, UsageError)):
+        load_backbone(folder, device="cpu")
+    assert not proof.exists()
+
+
+def test_sound_weights_pass(original: Path) -> None:
+    check_weights(original)
+
+
+# ----------------------------------------------------------------------------------------------------------- shipped
+
+
+@pytest.fixture
+def embedded(predictor: LatentPredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package that ships one predictor for the tiny model."""
+    import hashlib
+
+    home = tmp_path / "models"
+    file = predictor.save_pretrained(home / "tiny-edges")
+    data = file.read_bytes()
+    entry = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (home / "manifest.json").write_text(json.dumps({"tiny-edges/predictor.safetensors": entry}))
+    monkeypatch.setattr(loading, "EMBEDDED", home)
+    return file
+
+
+def test_a_shipped_predictor_belongs_to_its_model(tiny: Tiny, embedded: Path, predictor: LatentPredictor) -> None:
+    (one,) = shipped()
+    assert (one.name, one.kind, one.size) == ("tiny-edges", "predictor", embedded.stat().st_size)
+    for name in (None, "tiny-edges"):
+        assert fingerprint(load_predictor(name, tiny())) == fingerprint(predictor)
+
+
+def test_a_flipped_bit_in_a_shipped_file_is_noticed(tiny: Tiny, embedded: Path) -> None:
+    data = bytearray(embedded.read_bytes())
+    data[-7] ^= 0x10
+    embedded.write_bytes(data)
+    LatentPredictor.from_pretrained(embedded)  # the format does not notice
+    with pytest.raises(WeightsError, match="sha256"):
+        load_predictor(None, tiny())
+
+
+@pytest.mark.parametrize("cut", [10, 10**9], ids=["truncated", "empty"])
+def test_a_shipped_file_cut_short_is_noticed(tiny: Tiny, embedded: Path, cut: int) -> None:
+    data = embedded.read_bytes()
+    embedded.write_bytes(data[:-cut])
+    with pytest.raises(WeightsError, match=f"{len(data)} with sha256") as caught:
+        load_predictor("tiny-edges", tiny())
+    assert f"{len(data[:-cut])} bytes" in caught.value.message
+
+
+def test_a_model_without_a_predictor_says_how_to_get_one(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "EMBEDDED", Path("/nowhere"))
+    assert shipped() == []
+    with pytest.raises(UsageError, match="'tiny' has no predictor") as caught:
+        load_predictor(None, tiny())
+    assert "train" in caught.value.hint
+
+
+def test_a_predictor_of_another_model_is_refused_naming_both(
+    tiny: Tiny, predictor: LatentPredictor, tmp_path: Path
+) -> None:
+    config = replace(predictor.config, backbone="stable-diffusion", channels=(320, *predictor.config.channels[1:]))
+    LatentPredictor(config).save_pretrained(tmp_path)
+    with pytest.raises(MismatchError, match=r"'stable-diffusion'.*'tiny'") as caught:
+        load_predictor(tmp_path, tiny())
+    assert "down_blocks.0.attentions.1 (320 channels here, 16 there)" in caught.value.message
+
+
+def test_what_the_package_ships_is_sound() -> None:
+    if not shipped():
+        pytest.skip("no model is shipped yet")
+    for one in shipped():
+        one.verify()
+        manifest = json.loads((loading.EMBEDDED / "manifest.json").read_text())
+        files = {str(f.relative_to(loading.EMBEDDED)) for f in one.folder.rglob("*.safetensors")}
+        assert files
+        assert files <= set(manifest)
+        assert not [f for f in one.folder.rglob("*") if f.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
+
+
+def test_fingerprints_follow_the_weights(predictor: LatentPredictor) -> None:
+    other = LatentPredictor(predictor.config)
+    assert fingerprint(other) != fingerprint(predictor)
+    other.load_state_dict(predictor.state_dict())
+    assert fingerprint(other) == fingerprint(predictor)
+    with torch.no_grad():
+        next(iter(other.parameters())).mul_(1.01)
+    assert fingerprint(other) != fingerprint(predictor)

@@ -1,0 +1,90 @@
+import json
+from typing import Any
+
+import pytest
+
+from sketchguide.errors import UsageError
+from sketchguide.request import Request
+
+
+def test_a_request_survives_json() -> None:
+    request = Request.checked(prompt="a cat", seed=7, size=(64, 96), sketch={"strokes": []}, stop=0.3, solver="euler")
+    assert Request.checked(**json.loads(request.model_dump_json())) == request
+
+
+def test_white_space_in_prompts_is_evened_out() -> None:
+    assert Request.checked(prompt="  a\tred \n apple ", seed=1).prompt == "a red apple"
+    assert Request.checked(prompt="naïve 猫 🙂", seed=1).prompt == "naïve 猫 🙂"
+
+
+def test_html_is_text() -> None:
+    prompt = "<script>alert(1)</script>"
+    assert Request.checked(prompt=prompt, seed=1).prompt == prompt
+
+
+def test_the_ends_of_ranges_are_allowed() -> None:
+    Request.checked(prompt="", seed=0, steps=1, scale=0, strength=0, stop=0, count=1, size=(16, 16))
+    Request.checked(prompt="x" * 10_000, seed=2**32 - 1, steps=1000, scale=50, strength=20, stop=1, count=256)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("steps", 0),
+        ("steps", -5),
+        ("steps", 1e9),
+        ("steps", 10**9),
+        ("steps", 2.5),
+        ("steps", "many"),
+        ("seed", -1),
+        ("seed", 2**32),
+        ("seed", None),
+        ("scale", float("nan")),
+        ("scale", float("inf")),
+        ("scale", -1),
+        ("strength", float("nan")),
+        ("strength", float("-inf")),
+        ("stop", 1.1),
+        ("stop", float("nan")),
+        ("size", (15, 64)),
+        ("size", (10**5, 64)),
+        ("size", (-64, 64)),
+        ("count", 10**6),
+        ("count", 0),
+        ("prompt", "x" * 10_001),
+        ("prompt", "a\0b"),
+        ("prompt", "a\x1bb"),
+        ("prompt", "a\rb"),
+        ("prompt", "a\ud800b"),
+        ("negative", "a\x7fb"),
+        ("prompt", None),
+        ("prompt", 5),
+        ("dtype", "float64"),
+        ("device", "c" * 65),
+        ("sketch", "apple.svg"),
+        ("surprise", 1),
+    ],
+    ids=lambda value: ascii(value)[:20],
+)
+def test_bad_values_are_named(field: str, value: Any) -> None:
+    with pytest.raises(UsageError) as caught:
+        Request.checked(**({"prompt": "a cat", "seed": 7} | {field: value}))
+    error = caught.value
+    assert error.field == field
+    assert error.message.startswith(f"{field} is ")
+    assert len(error.message) < 300
+    assert "\n" not in error.message
+    assert error.message.isprintable()
+    error.message.encode()  # no lone surrogate gets out
+
+
+def test_a_missing_prompt_is_named() -> None:
+    with pytest.raises(UsageError) as caught:
+        Request.checked(seed=1)
+    assert caught.value.field == "prompt"
+
+
+def test_requests_cannot_be_changed() -> None:
+    request = Request.checked(prompt="a cat", seed=7)
+    with pytest.raises(ValueError, match="frozen"):
+        request.seed = 8  # pyright: ignore[reportAttributeAccessIssue]

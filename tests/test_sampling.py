@@ -1,0 +1,165 @@
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import Tiny
+from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.controls.base import Step, Window, check_window, is_open
+from sketchguide.controls.strengths import Proportional
+from sketchguide.errors import GuidanceError, UsageError
+from sketchguide.levels import Level
+from sketchguide.sampling import Moment, sample
+from sketchguide.seeds import generators, noise
+from sketchguide.solvers import DDIM
+
+KEY = "mid_block.attentions.0.transformer_blocks.0.attn1.to_k"
+
+
+@dataclass
+class Watch:
+    """A guide that keeps what it sees, and pulls the latent to zero."""
+
+    reads: tuple[str, ...] = (KEY,)
+    window: Window = (0.0, 1.0)
+    strength: Any = field(default_factory=lambda: Proportional(0.5))
+    seen: list[Step] = field(default_factory=list)
+
+    def loss(self, step: Step) -> Tensor:
+        self.seen.append(step)
+        return step.latent.square().flatten(1).mean(dim=1)
+
+
+def begin(count: int = 1, grid: tuple[int, int] = (16, 16)) -> Tensor:
+    return noise(generators(range(count)), (4, *grid))
+
+
+def walk(backbone: UNetBackbone, latent: Tensor, *, steps: int = 3, **settings: Any) -> list[Moment]:
+    condition = backbone.describe(["a cat"] * len(latent))
+    return list(sample(backbone, condition, latent, backbone.levels(steps), **settings))
+
+
+def test_every_step_yields_where_the_walk_stands(tiny: Tiny) -> None:
+    latent = begin(2)
+    kept, levels = latent.clone(), tiny().levels(3)
+    moments = walk(tiny(), latent)
+    assert [moment.level for moment in moments] == levels[1:]
+    for moment, level in zip(moments, levels[1:], strict=True):
+        assert moment.latent.shape == moment.clean.shape == (2, 4, 16, 16)
+        assert moment.latent.dtype == torch.float32
+        assert moment.level is level or moment.level == level
+    assert torch.equal(latent, kept)  # the caller's latent is not written to
+
+
+def test_the_clean_image_seen_is_the_one_the_step_is_made_of(tiny: Tiny) -> None:
+    latent, (now, to) = begin(), next(pairwise(tiny().levels(3)))
+    first = walk(tiny(), latent)[0]
+    rest = (latent - now.alpha * first.clean) / now.sigma
+    assert torch.allclose(first.latent, to.alpha * first.clean + to.sigma * rest, atol=1e-4)
+
+
+def test_a_walk_is_lazy(tiny: Tiny) -> None:
+    calls: list[Any] = []
+    with tiny().network.register_forward_hook(lambda *call: calls.append(call[0])):
+        steps = sample(tiny(), tiny().describe(["a cat"]), begin(), tiny().levels(50))
+        assert not calls
+        next(steps)
+        next(steps)
+        assert len(calls) == 2
+        steps.close()
+
+
+def test_not_square(tiny: Tiny) -> None:
+    watch = Watch()
+    (*_, last) = walk(tiny(), begin(2, (16, 24)), guides=[watch])
+    assert last.latent.shape == (2, 4, 16, 24)
+    assert watch.seen[0].features[KEY].shape == (2, 2 * 3, 32)
+
+
+def test_a_guide_sees_the_conditional_branch_of_this_step(tiny: Tiny) -> None:
+    watch, latent = Watch(), begin(2)
+    negative = tiny().describe(["a dog"] * 2)
+    walk(tiny(), latent, guides=[watch], negative=negative, scale=7.5)
+    levels = tiny().levels(3)
+    assert [step.level for step in watch.seen] == levels[:3]
+    first = watch.seen[0]
+    assert torch.equal(first.latent, latent)
+    assert len(first.features[KEY]) == 2
+    with torch.no_grad():
+        conditional = tiny().predict(latent, levels[0], tiny().describe(["a cat"] * 2))
+    assert torch.allclose(first.prediction.noise, conditional.noise, atol=1e-5)
+
+
+def test_guidance_of_scale_one_costs_no_second_pass(tiny: Tiny) -> None:
+    calls: list[Any] = []
+    with tiny().network.register_forward_hook(lambda *call: calls.append(call[0])):
+        plain = walk(tiny(), begin())[-1].latent
+        assert len(calls) == 3
+        one = walk(tiny(), begin(), negative=tiny().describe(["a dog"]), scale=1.0)[-1].latent
+    assert len(calls) == 6
+    assert torch.equal(one, plain)
+
+
+def test_a_pull_is_a_share_of_the_step(tiny: Tiny) -> None:
+    """|guided - plain| = beta * |step|, for each image by itself (Voynov et al. 2022, eq. 4)."""
+    latent = begin(2) * torch.tensor([1.0, 3.0])[:, None, None, None]
+    plain = walk(tiny(), latent)[0].latent
+    guided = walk(tiny(), latent, guides=[Watch(strength=Proportional([0.5, 2.0]))])[0].latent
+    shares = (guided - plain).flatten(1).norm(dim=1) / (plain - latent).flatten(1).norm(dim=1)
+    assert shares.tolist() == pytest.approx([0.5, 2.0], rel=1e-4)
+    pull = (guided - plain).flatten(1)
+    assert torch.nn.functional.cosine_similarity(pull, -latent.flatten(1)).tolist() == pytest.approx([1, 1], abs=1e-4)
+
+
+def test_a_gradient_that_is_not_finite_names_its_guide(tiny: Tiny) -> None:
+    class Broken(Watch):
+        def loss(self, step: Step) -> Tensor:
+            return super().loss(step) / 0
+
+    with pytest.raises(GuidanceError, match="Broken") as caught:
+        walk(tiny(), begin(), guides=[Broken()])
+    assert caught.value.hint
+
+
+def test_a_guide_whose_features_are_detached_is_refused(tiny: Tiny) -> None:
+    class Detached(Watch):
+        def loss(self, step: Step) -> Tensor:
+            return step.features[KEY].detach().flatten(1).mean(dim=1)
+
+    with pytest.raises(GuidanceError, match="Detached"):
+        walk(tiny(), begin(), guides=[Detached()])
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_noisy_solvers_need_one_generator_per_image(tiny: Tiny, count: int) -> None:
+    with pytest.raises(UsageError, match=f"{count} given for 2") as caught:
+        walk(tiny(), begin(2), solver=DDIM(eta=1.0), generators=generators(range(count)))
+    assert caught.value.field == "generators"
+
+
+def test_windows_are_half_open() -> None:
+    level = Level(500, 0.6, 0.8, 0.5)
+    assert is_open((0.5, 1.0), level)
+    assert not is_open((0.0, 0.5), level)
+    assert is_open((0.0, 1.0), level._replace(progress=0.0))
+    assert not is_open((0.5, 0.5), level)
+
+
+@pytest.mark.parametrize("window", [(-0.1, 0.5), (0.6, 0.5), (0.0, 1.1), (float("nan"), 1.0), (0.0, float("nan"))])
+def test_impossible_windows_are_refused(window: Window) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_window(window)
+    assert caught.value.field == "window"
+
+
+def test_steps_and_levels_cannot_be_changed(tiny: Tiny) -> None:
+    watch = Watch()
+    walk(tiny(), begin(), steps=1, guides=[watch])
+    with pytest.raises(AttributeError):
+        watch.seen[0].latent = begin()  # pyright: ignore[reportAttributeAccessIssue]
+    with pytest.raises(AttributeError):
+        watch.seen[0].level.alpha = 1.0  # pyright: ignore[reportAttributeAccessIssue]
+    assert replace(watch.seen[0], latent=begin()) is not watch.seen[0]

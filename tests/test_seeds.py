@@ -1,0 +1,49 @@
+import pytest
+import torch
+
+from sketchguide.errors import UsageError
+from sketchguide.seeds import MAX_SEED, generators, noise, random_seed
+
+
+def test_a_seed_is_the_same_noise_in_any_batch() -> None:
+    alone = noise(generators([7]), (4, 8, 8))
+    among = noise(generators([3, 7, 9]), (4, 8, 8))
+    assert alone.shape == (1, 4, 8, 8)
+    assert torch.equal(among[1:2], alone)
+    assert not torch.equal(among[0], among[1])
+
+
+def test_one_generator_goes_on_where_it_stopped() -> None:
+    each = generators([7])
+    assert not torch.equal(noise(each, (4,)), noise(each, (4,)))
+
+
+def test_the_global_generator_is_left_alone() -> None:
+    state = torch.get_rng_state()
+    noise(generators([1, 2]), (4, 8, 8))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_noise_takes_the_type_of_the_latent() -> None:
+    like = torch.zeros(1, dtype=torch.bfloat16)
+    drawn = noise(generators([7]), (1000,), like=like)
+    assert drawn.dtype == torch.bfloat16
+    assert torch.equal(drawn, noise(generators([7]), (1000,)).to(torch.bfloat16))
+    assert float(drawn.float().std()) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("seed", [-1, MAX_SEED + 1, 10**30])
+def test_seeds_out_of_range_are_refused(seed: int) -> None:
+    with pytest.raises(UsageError, match=str(seed)) as caught:
+        generators([1, seed])
+    assert caught.value.field == "seed"
+
+
+def test_the_ends_of_the_range_are_seeds() -> None:
+    assert len(generators([0, MAX_SEED])) == 2
+
+
+def test_random_seeds_differ_and_fit() -> None:
+    drawn = {random_seed() for _ in range(20)}
+    assert len(drawn) > 15
+    assert all(0 <= seed < 10**9 for seed in drawn)

@@ -1,0 +1,936 @@
+import contextlib
+import gzip
+import json
+import math
+import warnings
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageDraw
+from skimage.measure import euler_number, label
+from skimage.morphology import skeletonize
+
+from sketchguide.errors import SketchError
+from sketchguide.sketch import LINE_WIDTH, MAX_POINTS, Polarity, Sketch, SpatialMap, Stroke, read_ndjson
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "sketches"
+SVG = (
+    '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" viewBox="0 0 100 100">{}</svg>'
+)
+LINE = 'fill="none" stroke="black"'
+CIRCLE = np.stack([0.5 + 0.3 * np.cos(np.linspace(0, 6.2, 80)), 0.5 + 0.3 * np.sin(np.linspace(0, 6.2, 80))], axis=1)
+
+
+def svg(body: str) -> Sketch:
+    return Sketch.from_svg(SVG.format(body))
+
+
+def drawn(
+    sketch: Sketch, size: int = 512, *, width: float = 3, ink: Any = "black", paper: Any = "white"
+) -> Image.Image:
+    """The sketch as somebody's drawing program would save it, with lines of `width` pixels."""
+    big = Image.new("RGB", (2 * size, 2 * size), paper)
+    draw = ImageDraw.Draw(big)
+    for stroke in sketch.strokes:
+        points = [tuple(point) for point in (stroke.points * 2 * size).tolist()]
+        draw.line(points, fill=ink, width=round(2 * width), joint="curve")
+        for x, y in points:
+            draw.ellipse([x - width, y - width, x + width, y + width], fill=ink)
+    return big.resize((size, size), Image.Resampling.BOX)
+
+
+def difference(one: SpatialMap, other: SpatialMap) -> float:
+    """Ink that only one of two maps has, as a share of the ink that each has."""
+    return float(np.abs(one.ink - other.ink).sum() / (one.ink.sum() + other.ink.sum()))
+
+
+def thickness(mapped: SpatialMap) -> float:
+    """Ink per pixel of centre line."""
+    return float(mapped.ink.sum() / skeletonize(mapped.ink > 0.5).sum())
+
+
+def same(one: Sketch, other: Sketch) -> bool:
+    return one.to_json() == other.to_json()
+
+
+# -- strokes and maps
+
+
+@pytest.mark.parametrize(
+    "points",
+    [
+        [],
+        [[1, 2, 3]],
+        [1, 2],
+        [[0, math.nan]],
+        [[math.inf, 0]],
+        [["0", "1"]],
+        [[True, False]],
+        [[0, 1], [2]],
+        [[1e9, 0]],
+        [[10**400, 0]],
+        None,
+    ],
+)
+def test_strokes_need_finite_points(points: Any) -> None:
+    with pytest.raises(SketchError):
+        Stroke(points=points)
+
+
+@pytest.mark.parametrize("width", [0, -1, 0.3, math.nan, True, "1"])
+def test_stroke_widths_are_checked(width: Any) -> None:
+    with pytest.raises(SketchError, match="width"):
+        Stroke(points=np.zeros((2, 2)), width=width)
+
+
+@pytest.mark.parametrize("weight", [-0.1, math.nan, math.inf, 1e6, None])
+def test_stroke_weights_are_checked(weight: Any) -> None:
+    with pytest.raises(SketchError, match="weight"):
+        Stroke(points=np.zeros((2, 2)), weight=weight)
+
+
+def test_strokes_and_maps_cannot_be_changed() -> None:
+    stroke = Stroke(points=np.zeros((2, 2)))
+    mapped = Sketch(strokes=(stroke,)).rasterize(size=(16, 16))
+    for array in (stroke.points, mapped.ink, mapped.weight):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0, 0] = 1
+
+
+def test_maps_are_checked() -> None:
+    page = np.zeros((8, 8), np.float32)
+    for ink, weight in ((page - 1, page), (page + 2, page), (page, page - 1), (page, page[:4]), (page * np.nan, page)):
+        with pytest.raises(SketchError):
+            SpatialMap(ink=ink, weight=weight)
+    assert SpatialMap(ink=page, weight=page + 5).blank
+    assert not SpatialMap(ink=page + 0.5, weight=page).blank
+
+
+@pytest.mark.parametrize("aspect", [0, -1, math.nan, math.inf, 33, 0.01, "1", None])
+def test_the_canvas_cannot_be_absurdly_long(aspect: Any) -> None:
+    with pytest.raises(SketchError):
+        Sketch(aspect=aspect)
+
+
+def test_rasters_are_checked() -> None:
+    page = np.zeros((32, 32), np.float32)
+    for raster in (page + 2, page - 1, page * np.nan, page[0], page[:8], np.zeros((32, 9000), np.float32)):
+        with pytest.raises(SketchError):
+            Sketch(raster=raster)
+
+
+def test_too_many_points_in_all() -> None:
+    half = np.zeros((MAX_POINTS // 2 + 1, 2))
+    with pytest.raises(SketchError, match="at most 200000"):
+        Sketch.from_strokes([half, half])
+
+
+# -- rasterising
+
+
+@pytest.mark.parametrize("side", [64, 128, 512])
+def test_default_lines_have_one_thickness_at_every_size(side: int) -> None:
+    mapped = Sketch.from_strokes([[[0.1, 0.5], [0.9, 0.5]]]).rasterize(size=(side, side))
+    assert mapped.ink.shape == mapped.weight.shape == (side, side)
+    assert mapped.ink.dtype == np.float32
+    assert mapped.ink[:, side // 2].sum() == pytest.approx(1.5 / 64 * side, rel=0.12)
+    assert mapped.ink.max() > 0.85
+    assert mapped.kind == "edges"
+
+
+@pytest.mark.parametrize("angle", [0, 0.3, 0.8, 1.2])
+def test_thickness_does_not_depend_on_direction(angle: float) -> None:
+    way = 0.35 * np.array([math.cos(angle), math.sin(angle)])
+    mapped = Sketch.from_strokes([[0.5 - way, 0.5 + way]]).rasterize(size=(64, 64))
+    assert mapped.ink.sum() / (0.7 * 64) == pytest.approx(1.55, rel=0.08)
+
+
+def test_ends_are_round_and_dots_are_discs() -> None:
+    mapped = Sketch.from_strokes([[[0.5, 0.5]]]).rasterize(size=(128, 128), line_width=0.2)
+    assert mapped.ink.sum() == pytest.approx(math.pi * (0.1 * 128) ** 2, rel=0.05)
+
+
+def test_lines_are_where_they_were_drawn() -> None:
+    sketch = Sketch.from_strokes([[[0.25, 0.1], [0.25, 0.9]], [[0.1, 0.75], [0.9, 0.75]]])
+    ink = sketch.rasterize(size=(64, 64)).ink
+    columns, rows = ink[10:40].sum(axis=0), ink[:, 30:60].sum(axis=1)
+    assert (columns * (np.arange(64) + 0.5)).sum() / columns.sum() == pytest.approx(16, abs=0.3)
+    assert (rows * (np.arange(64) + 0.5)).sum() / rows.sum() == pytest.approx(48, abs=0.3)
+
+
+def test_thin_pens_draw_at_least_a_pixel() -> None:
+    ink = Sketch.from_strokes([[[0.1, 0.5], [0.9, 0.5]]]).rasterize(size=(64, 64), line_width=1e-6).ink
+    assert ink[:, 32].sum() == pytest.approx(1, rel=0.3)
+
+
+def test_own_widths_are_kept() -> None:
+    wide = Stroke(points=np.array([[0.1, 0.5], [0.9, 0.5]]), width=0.125)
+    ink = Sketch(strokes=(wide,)).rasterize(size=(64, 64)).ink
+    assert ink[:, 32].sum() == pytest.approx(8, rel=0.12)
+
+
+def test_closed_strokes_close() -> None:
+    corner = np.array([[0.2, 0.2], [0.8, 0.2], [0.8, 0.8]])
+    opened = Sketch(strokes=(Stroke(points=corner),)).rasterize(size=(64, 64)).ink
+    closed = Sketch(strokes=(Stroke(points=corner, closed=True),)).rasterize(size=(64, 64)).ink
+    assert opened[32, 32] == 0
+    assert closed[32, 32] == 1
+
+
+@pytest.mark.parametrize(("size", "box"), [((96, 48), (24, 0, 72, 48)), ((48, 96), (0, 24, 48, 72))])
+def test_a_square_canvas_is_letterboxed(size: tuple[int, int], box: tuple[int, int, int, int]) -> None:
+    frame = Stroke(points=np.array([[0.1, 0.1], [0.9, 0.1], [0.9, 0.9], [0.1, 0.9]]), closed=True)
+    mapped = Sketch(strokes=(frame,)).rasterize(size=size)
+    assert mapped.ink.shape == (size[1], size[0])
+    rows, columns = np.nonzero(mapped.ink > 0.5)
+    left, top, right, bottom = box
+    expected = (left + 4.8, top + 4.8, right - 4.8, bottom - 4.8)
+    assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == pytest.approx(expected, abs=1.6)
+
+
+def test_a_wide_canvas_keeps_its_aspect() -> None:
+    image = Image.new("RGB", (300, 150), "white")
+    ImageDraw.Draw(image).ellipse([90, 15, 210, 135], outline="black", width=4)
+    strokes = Sketch.from_svg(
+        f'<svg viewBox="0 0 300 150"><circle cx="150" cy="75" r="60" {LINE} stroke-width="4"/></svg>'
+    )
+    for sketch in (Sketch.from_image(image), strokes):
+        assert sketch.aspect == 2
+        for size in ((64, 64), (128, 64), (64, 128)):
+            rows, columns = np.nonzero(sketch.rasterize(size=size).ink > 0.5)
+            assert abs(np.ptp(rows) - np.ptp(columns)) <= 1
+            assert np.ptp(columns) == pytest.approx(0.4 * min(size[0], 2 * size[1]), abs=2.5)
+
+
+def test_what_lies_off_the_canvas_is_cut_at_its_edge() -> None:
+    far = Sketch.from_strokes([[[-9e5, 0.5], [9e5, 0.5]], [[-2, -2], [-1, 3]], [[0.5, 7]]])
+    near = Sketch.from_strokes([[[0, 0.5], [1, 0.5]]])
+    size = (96, 64)
+    assert np.array_equal(far.rasterize(size=size).ink, near.rasterize(size=size).ink)
+    assert Sketch.from_strokes([[[2, 2], [3, 3]]]).rasterize(size=(64, 64)).blank
+
+
+def test_slanted_lines_are_cut_where_they_leave() -> None:
+    crossing = Sketch.from_strokes([[[-1, -0.5], [2, 1.5], [-1, 1.5]]]).rasterize(size=(64, 64))
+    inside = Sketch.from_strokes([[[0, 1 / 6], [1, 5 / 6]]]).rasterize(size=(64, 64))
+    assert difference(crossing, inside) < 0.02
+
+
+def test_a_blank_sketch_is_a_blank_map() -> None:
+    for sketch in (Sketch(), Sketch.from_image(Image.new("RGB", (40, 40), "white")), Sketch.from_svg("<svg/>")):
+        assert sketch.rasterize(size=(32, 32)).blank
+
+
+@pytest.mark.parametrize("size", [(0, 64), (64, 7), (5000, 64), (64.5, 64), (math.nan, 64), (math.inf, 64)])
+def test_map_sizes_are_checked(size: Any) -> None:
+    with pytest.raises(SketchError, match="8 to 4096"):
+        Sketch().rasterize(size=size)
+
+
+@pytest.mark.parametrize("line_width", [0, -1, 0.5, math.nan])
+def test_line_widths_are_checked(line_width: float) -> None:
+    with pytest.raises(SketchError, match="line width"):
+        Sketch().rasterize(size=(64, 64), line_width=line_width)
+
+
+def test_weights_spread_around_their_strokes() -> None:
+    upper, lower = [[0.1, 0.25], [0.9, 0.25]], [[0.1, 0.75], [0.9, 0.75]]
+    mapped = Sketch.from_strokes([upper, lower], weights=[3.0, 0.0]).rasterize(size=(64, 64))
+    assert mapped.weight[16, 32] == pytest.approx(3, abs=0.05)
+    assert mapped.weight[48, 32] == pytest.approx(0, abs=0.05)
+    assert mapped.weight[32, 32] == 1
+    assert 1 < mapped.weight[19, 32] < 3
+    assert (Sketch.from_strokes([upper, lower]).rasterize(size=(64, 64)).weight == 1).all()
+    with pytest.raises(SketchError, match="1 weights were given for 2"):
+        Sketch.from_strokes([upper, lower], weights=[1.0])
+
+
+def test_where_strokes_cross_their_order_does_not_matter() -> None:
+    across, down = [[0.1, 0.5], [0.9, 0.5]], [[0.5, 0.1], [0.5, 0.9]]
+    one = Sketch.from_strokes([across, down], weights=[2.0, 0.5]).rasterize(size=(64, 64))
+    other = Sketch.from_strokes([down, across], weights=[0.5, 2.0]).rasterize(size=(64, 64))
+    assert one.weight[31:33, 31:33].max() > 1.5
+    assert one.weight[16, 32] == pytest.approx(0.5, abs=0.05)
+    assert np.array_equal(one.weight, other.weight)
+
+
+# -- pictures
+
+
+@pytest.fixture(scope="module")
+def cat() -> Sketch:
+    return Sketch.open(EXAMPLES / "cat.svg")
+
+
+def test_thickness_of_the_drawing_does_not_matter(cat: Sketch) -> None:
+    vector = cat.rasterize(size=(64, 64))
+    maps = [Sketch.from_image(drawn(cat, width=width)).rasterize(size=(64, 64)) for width in (1, 3, 9)]
+    for mapped in maps:
+        assert difference(mapped, maps[1]) < 0.06
+        assert difference(mapped, vector) < 0.09
+        assert thickness(mapped) == pytest.approx(thickness(vector), rel=0.08)
+
+
+def test_thin_lines_survive_being_shrunk_twenty_times(cat: Sketch) -> None:
+    mapped = Sketch.from_image(drawn(cat, 1280, width=1)).rasterize(size=(64, 64))
+    assert difference(mapped, cat.rasterize(size=(64, 64))) < 0.09
+
+
+def test_small_pictures_can_be_enlarged(cat: Sketch) -> None:
+    mapped = Sketch.from_image(drawn(cat, 128, width=2)).rasterize(size=(256, 256))
+    assert difference(mapped, cat.rasterize(size=(256, 256))) < 0.15
+
+
+@pytest.mark.parametrize(("ink", "paper"), [("black", "white"), ("white", "black"), (90, 150), ("yellow", "white")])
+def test_polarity_is_detected(cat: Sketch, ink: Any, paper: Any) -> None:
+    colours = [(colour,) * 3 if isinstance(colour, int) else colour for colour in (ink, paper)]
+    mapped = Sketch.from_image(drawn(cat, 256, ink=colours[0], paper=colours[1])).rasterize(size=(64, 64))
+    assert difference(mapped, cat.rasterize(size=(64, 64))) < 0.09
+
+
+@pytest.mark.parametrize("dark_share", [0.45, 0.6])
+def test_a_large_silhouette_is_not_taken_for_paper(dark_share: float) -> None:
+    half = 100 * math.sqrt(dark_share)
+    image = Image.new("RGB", (200, 200), "white")
+    ImageDraw.Draw(image).rectangle([100 - half, 100 - half, 100 + half, 100 + half], fill="black")
+    ink = Sketch.from_image(image).rasterize(size=(64, 64)).ink
+    assert ink[32, 32] == 0
+    assert ink[32, 32 - round(half * 0.32) - 1 :][:3].max() > 0.8
+
+
+def test_a_dark_frame_does_not_turn_a_drawing_over(cat: Sketch) -> None:
+    image = drawn(cat, 256)
+    ImageDraw.Draw(image).rectangle([0, 0, 255, 255], outline="black", width=5)
+    ink = Sketch.from_image(image).rasterize(size=(64, 64)).ink[4:60, 4:60]
+    assert np.abs(ink - cat.rasterize(size=(64, 64)).ink[4:60, 4:60]).mean() < 0.03
+
+
+def test_polarity_can_be_forced() -> None:
+    image = Image.new("RGB", (100, 100), "white")
+    ImageDraw.Draw(image).rectangle([4, 4, 95, 95], fill="black")
+    ImageDraw.Draw(image).line([20, 50, 80, 50], fill="white", width=3)
+    maps = {
+        name: Sketch.from_image(image, polarity=name).rasterize(size=(64, 64))
+        for name in ("light-on-dark", "dark-on-light")
+    }
+    assert maps["light-on-dark"].ink[32, 32] == 1
+    assert maps["dark-on-light"].ink[20, 32] == 0
+    assert not np.array_equal(maps["light-on-dark"].ink, maps["dark-on-light"].ink)
+    with pytest.raises(SketchError, match="Polarity"):
+        Sketch.from_image(image, polarity="inverted")  # type: ignore[arg-type]
+
+
+def test_a_photographed_pencil_drawing(cat: Sketch) -> None:
+    clean = np.asarray(drawn(cat, 400, width=2).convert("L")) / 255
+    y, x = np.mgrid[-1:1:400j, -1:1:400j]
+    light = 0.7 - 0.2 * x - 0.12 * y
+    shot = light * (0.6 + 0.4 * clean) + np.random.default_rng(0).normal(0, 0.015, clean.shape)
+    image = Image.fromarray((shot.clip(0, 1) * 255).astype(np.uint8))
+    assert difference(Sketch.from_image(image).rasterize(size=(64, 64)), cat.rasterize(size=(64, 64))) < 0.1
+
+
+@pytest.mark.parametrize("polarity", ["auto", "dark-on-light", "light-on-dark"])
+def test_pictures_without_contrast_are_blank(polarity: Polarity) -> None:
+    for colour in ("white", "black", (128, 120, 130)):
+        image = Image.new("RGB", (64, 64), colour)
+        assert Sketch.from_image(image, polarity=polarity).rasterize(size=(64, 64)).blank
+
+
+def test_noise_is_not_ink() -> None:
+    noise = np.random.default_rng(0).normal(0.9, 0.02, (200, 200)).clip(0, 1)
+    image = Image.fromarray((noise * 255).astype(np.uint8))
+    assert Sketch.from_image(image).rasterize(size=(64, 64)).blank
+
+
+def test_lines_stay_connected_and_loops_stay_loops() -> None:
+    for width in (1, 4, 12):
+        image = drawn(Sketch.from_strokes([CIRCLE, [[0.5, 0.05], [0.5, 0.95]]]), 300, width=width)
+        binary = Sketch.from_image(image).rasterize(size=(64, 64)).ink > 0.4
+        assert label(binary, connectivity=2).max() == 1
+        assert euler_number(binary, connectivity=2) == -1
+
+
+def test_solid_areas_become_outlines_and_dots_stay() -> None:
+    image = Image.new("RGB", (400, 400), "white")
+    draw = ImageDraw.Draw(image)
+    draw.ellipse([40, 100, 240, 300], fill="black")
+    draw.ellipse([320, 190, 334, 204], fill="black")
+    ink = Sketch.from_image(image).rasterize(size=(64, 64)).ink
+    assert ink[32, 22] == 0
+    assert ink[32, 5:9].max() == 1
+    assert ink[28:34, 49:56].max() > 0.9
+
+
+def test_long_pictures_are_refused() -> None:
+    with pytest.raises(SketchError, match="times as wide as high"):
+        Sketch.from_image(Image.new("RGB", (2000, 20), "white"))
+
+
+def test_thinning_agrees_with_scikit_image_on_topology(cat: Sketch) -> None:
+    from sketchguide.sketch import _thinned
+
+    mask = np.pad(np.asarray(drawn(cat, 200, width=5).convert("L")) < 128, 1)
+    ours, theirs = _thinned(mask), skeletonize(mask)
+    assert not (ours & ~mask).any()
+    for count in (lambda lines: label(lines, connectivity=2).max(), lambda lines: euler_number(lines, connectivity=2)):
+        assert count(ours) == count(theirs) == count(mask)
+    assert ours.sum() == pytest.approx(theirs.sum(), rel=0.1)
+
+
+# -- Quick, Draw!
+
+
+def test_quickdraw_is_centred_with_a_margin() -> None:
+    sketch = Sketch.from_quickdraw({"word": "axe", "drawing": [[[0, 255], [0, 100]], [[10], [20], [0.5]]]})
+    points = np.concatenate([stroke.points for stroke in sketch.strokes])
+    assert sketch.name == "axe"
+    assert sketch.aspect == 1
+    assert points.min(axis=0) == pytest.approx([0.08, 0.5 - 0.42 * 100 / 255], abs=1e-6)
+    assert points.max(axis=0) == pytest.approx([0.92, 0.5 + 0.42 * 100 / 255], abs=1e-6)
+    dot = Sketch.from_quickdraw({"drawing": [[[7], [9]]]})
+    assert dot.strokes[0].points.tolist() == [[0.5, 0.5]]
+
+
+@pytest.mark.parametrize(
+    "drawing",
+    [
+        None,
+        [],
+        "x",
+        [[]],
+        [7],
+        [[1, 2]],
+        [[[], []]],
+        [[[1, 2], [1]]],
+        [[[1, "2"], [1, 2]]],
+        [[["1"], ["2"]]],
+        [[[math.nan], [1]]],
+        [[[10**400], [1]]],
+        [[[True], [False]]],
+        [[[None], [1]]],
+        [{"x": [1], "y": [1]}],
+    ],
+)
+def test_bad_drawings_are_refused(drawing: Any) -> None:
+    with pytest.raises(SketchError, match="Quick, Draw!"):
+        Sketch.from_quickdraw({"drawing": drawing})
+
+
+GOOD = json.dumps({"word": "line", "recognized": True, "drawing": [[[0, 255], [0, 255]]]})
+POOR = json.dumps({"word": "blot", "recognized": False, "drawing": [[[0, 9], [0, 5]]]})
+
+
+@pytest.mark.parametrize("suffix", ["ndjson", "ndjson.gz"])
+def test_ndjson_is_read_line_by_line(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"some.{suffix}"
+    data = f"{GOOD}\n\n{POOR}\n{GOOD}".encode()
+    path.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
+    assert [sketch.name for sketch in read_ndjson(path)] == ["line", "blot", "line"]
+    assert [sketch.name for sketch in read_ndjson(path, recognized_only=True)] == ["line", "line"]
+    with pytest.warns(UserWarning, match="several drawings"):
+        assert Sketch.open(path).name == "line"
+
+
+@pytest.mark.parametrize(
+    "bad", ["{", "[1]", '{"word": "x"}', '{"drawing": [[[NaN], [1]]]}', "[" * 100_000, '{"drawing": 3', "\ud800"]
+)
+def test_a_bad_line_is_named(tmp_path: Path, bad: str) -> None:
+    path = tmp_path / "some.ndjson"
+    path.write_bytes(f"{GOOD}\n{POOR}\n{bad}\n".encode("utf-8", "surrogatepass"))
+    sketches = read_ndjson(path)
+    assert len(list(islice(sketches, 2))) == 2
+    with pytest.raises(SketchError, match=r"some\.ndjson, line 3"):
+        next(sketches)
+
+
+def test_unreadable_ndjson_is_refused(tmp_path: Path) -> None:
+    broken = tmp_path / "cut.ndjson.gz"
+    broken.write_bytes(gzip.compress(f"{GOOD}\n".encode() * 500)[:-20])
+    for path in (broken, tmp_path / "none.ndjson", tmp_path):
+        with pytest.raises(SketchError, match="cannot be read"):
+            list(read_ndjson(path))
+
+
+# -- saved sketches
+
+
+def test_json_loses_nothing(cat: Sketch) -> None:
+    rng = np.random.default_rng(0)
+    strokes = tuple(
+        Stroke(points=rng.normal(0.5, 0.3, (9, 2)), width=width, weight=weight, closed=closed)
+        for width, weight, closed in ((None, 1.0, False), (0.1, 0.25, True))
+    )
+    sketch = Sketch(strokes=strokes, raster=rng.random((40, 30), dtype=np.float32), aspect=0.75, name="Ä ☂")
+    again = Sketch.from_json(json.loads(json.dumps(sketch.to_json())))
+    assert same(again, sketch)
+    for one, other in zip(again.strokes, sketch.strokes, strict=True):
+        assert np.array_equal(one.points, other.points)
+        assert (one.width, one.weight, one.closed) == (other.width, other.weight, other.closed)
+    assert again.raster is not None
+    assert np.array_equal(again.raster, sketch.raster)
+    assert (again.aspect, again.name) == (sketch.aspect, sketch.name)
+    assert np.array_equal(
+        Sketch.from_json(cat.to_json()).rasterize(size=(64, 64)).ink, cat.rasterize(size=(64, 64)).ink
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"aspect": None},
+        {"aspect": math.nan},
+        {"raster": "???"},
+        {"raster": "aGVsbG8="},
+        {"raster": 3},
+        {"strokes": None},
+        {"strokes": [{}]},
+        {"strokes": [3]},
+        {"strokes": [{"points": [[0]], "width": 1, "weight": 1, "closed": 0}]},
+    ],
+)
+def test_damaged_json_is_refused(change: dict[str, Any]) -> None:
+    with pytest.raises(SketchError):
+        Sketch.from_json(Sketch().to_json() | change)
+
+
+def test_missing_json_fields_are_refused() -> None:
+    with pytest.raises(SketchError, match="not a saved sketch"):
+        Sketch.from_json({})
+
+
+# -- files
+
+
+def test_files_open_by_content(tmp_path: Path, cat: Sketch) -> None:
+    drawing = (EXAMPLES / "cat.svg").read_bytes()
+    utf16 = drawing.decode().encode("utf-16")
+    for name, data in {
+        "cat.png": drawing,
+        "cat": b"\xef\xbb\xbf \n" + drawing,
+        "cat.svgz": gzip.compress(drawing),
+    }.items():
+        (tmp_path / name).write_bytes(data.replace(b"\xef\xbb\xbf \n", b"\xef\xbb\xbf"))
+        assert same(Sketch.open(tmp_path / name), cat)
+    (tmp_path / "cat.txt").write_bytes(utf16)
+    assert same(Sketch.open(str(tmp_path / "cat.txt")), cat)
+    (tmp_path / "cat.sketch").write_text(json.dumps(cat.to_json(), indent=1))
+    assert same(Sketch.open(tmp_path / "cat.sketch"), cat)
+    (tmp_path / "one.svg").write_text(GOOD)
+    assert Sketch.open(tmp_path / "one.svg").name == "line"
+    drawn(cat, 200).save(tmp_path / "photo.svg", format="JPEG")
+    opened = Sketch.open(tmp_path / "photo.svg")
+    assert opened.name == "photo"
+    assert difference(opened.rasterize(size=(64, 64)), cat.rasterize(size=(64, 64))) < 0.1
+
+
+def test_pictures_are_upright_and_on_paper(tmp_path: Path, cat: Sketch) -> None:
+    expected = cat.rasterize(size=(64, 64))
+    image = drawn(cat, 200)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    clear = Image.new("RGBA", image.size, "black")
+    clear.putalpha(image.convert("L").point(lambda value: 255 - value))
+    clear.save(tmp_path / "clear.png")
+    grey = np.asarray(image.convert("L")).astype(np.uint16) * 257
+    Image.fromarray(grey).save(tmp_path / "deep.png")
+    for name in ("turned.png", "clear.png", "deep.png"):
+        assert difference(Sketch.open(tmp_path / name).rasterize(size=(64, 64)), expected) < 0.09
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"text", b"{", b"{}", b'{"a": 1}\n{"b": 2}', b"<", b"<html/>", b"%PDF-1.7", b"\x1f\x8b\x08damaged"]
+)
+def test_other_files_are_refused(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "sketch.svg"
+    path.write_bytes(data)
+    with pytest.raises(SketchError) as caught:
+        Sketch.open(path)
+    assert caught.value.field == "sketch"
+
+
+def test_missing_files_and_gzipped_pictures_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SketchError, match="There is no file"):
+        Sketch.open(tmp_path / "none.svg")
+    (tmp_path / "p.gz").write_bytes(gzip.compress(b"\x89PNG"))
+    with pytest.raises(SketchError, match="not gzipped"):
+        Sketch.open(tmp_path / "p.gz")
+
+
+def test_unpacking_is_bounded(tmp_path: Path) -> None:
+    (tmp_path / "bomb.svgz").write_bytes(gzip.compress(b"<svg>" + bytes(20_000_000), 1))
+    with pytest.raises(SketchError, match="10 MB"):
+        Sketch.open(tmp_path / "bomb.svgz")
+
+
+# -- SVG: what is read
+
+
+def box(sketch: Sketch) -> list[float]:
+    points = np.concatenate([stroke.points for stroke in sketch.strokes])
+    return [*points.min(axis=0), *points.max(axis=0)]
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        '<line x1="20" y1="30" x2="80" y2="60" {}/>',
+        '<polyline points="20,30 50 60,80 40" {}/>',
+        '<polygon points="20,30 50 60 80 40" {}/>',
+        '<rect x="20" y="30" width="60" height="30" {}/>',
+        '<rect x="20" y="30" width="60" height="30" rx="9" {}/>',
+        '<rect x="20" y="30" width="60" height="30" rx="90" ry="4" {}/>',
+        '<ellipse cx="50" cy="45" rx="30" ry="15" {}/>',
+        '<path d="M20 30 L80 60" {}/>',
+        '<path d="m20,30h60v30" {}/>',
+        '<path d="M20 30C20 70 80 70 80 30M50 60" {}/>',
+        '<path d="M20 45a30 15 0 1160 0 30 15 0 01-60 0z" {}/>',
+        '<path d="M20 45 A 30 15 0\n1 1 80 45\nA 30. 15 0 0 1 20 45" {}/>',
+        '<path d="M20 30 80 60q0 0 0 0t0 0" {}/>',
+    ],
+)
+def test_shapes(shape: str) -> None:
+    assert box(svg(shape.format(LINE))) == pytest.approx([0.2, 0.3, 0.8, 0.6], abs=0.003)
+
+
+def test_circles_are_round_and_curves_smooth() -> None:
+    points = svg(f'<circle cx="50" cy="50" r="40" {LINE}/>').strokes[0].points.astype(float)
+    radius = np.hypot(*(points - 0.5).T)
+    assert radius == pytest.approx(0.4, abs=2e-4)
+    turns = np.unwrap(np.arctan2(*np.diff(points, axis=0).T))
+    assert np.abs(np.diff(turns)).max() < 0.3
+
+
+def test_subpaths_are_strokes() -> None:
+    sketch = svg(f'<path d="M1 1 9 9 1 9 Z M20 20 30 30 m5 5 9 9 z l5 0" {LINE}/>')
+    assert [stroke.closed for stroke in sketch.strokes] == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("transform", "expected"),
+    [
+        ("translate(10)", [0.3, 0.3, 0.9, 0.6]),
+        ("translate(10,-20)", [0.3, 0.1, 0.9, 0.4]),
+        ("scale(0.5)", [0.1, 0.15, 0.4, 0.3]),
+        ("scale(.5 1)", [0.1, 0.3, 0.4, 0.6]),
+        ("rotate(90 50 50)", [0.4, 0.2, 0.7, 0.8]),
+        ("translate(50 50) rotate(90), translate(-50 -50)", [0.4, 0.2, 0.7, 0.8]),
+        ("matrix(1 0 0 1 10 10)", [0.3, 0.4, 0.9, 0.7]),
+        ("skewX(45)", [0.5, 0.3, 1.4, 0.6]),
+        ("skewY(0)", [0.2, 0.3, 0.8, 0.6]),
+        ("none", [0.2, 0.3, 0.8, 0.6]),
+    ],
+)
+def test_transforms(transform: str, expected: list[float]) -> None:
+    rect = f'<rect x="20" y="30" width="60" height="30" {LINE}/>'
+    assert box(svg(f'<g transform="{transform}">{rect}</g>')) == pytest.approx(expected, abs=1e-5)
+    assert box(svg(rect.replace("/>", f' transform="{transform}"/>'))) == pytest.approx(expected, abs=1e-5)
+
+
+def test_units_and_percentages() -> None:
+    sketch = svg(
+        f'<line x1="10%" y1="20%" x2="96px" y2="1in" {LINE}/><line x1="25.4mm" y1="2.54cm" x2="72pt" y2="6pc" {LINE}/>'
+    )
+    assert sketch.strokes[0].points == pytest.approx(np.array([[0.1, 0.2], [0.96, 0.96]]))
+    assert sketch.strokes[1].points == pytest.approx(np.array([[0.96, 0.96], [0.96, 0.96]]))
+
+
+def test_the_canvas_is_view_box_then_size_then_drawing() -> None:
+    line = f'<line x1="40" y1="30" x2="50" y2="50" {LINE}/>'
+    viewed = Sketch.from_svg(f'<svg width="7mm" height="3mm" viewBox="30 10 40 80">{line}</svg>')
+    assert viewed.aspect == 0.5
+    assert viewed.strokes[0].points == pytest.approx(np.array([[0.25, 0.25], [0.5, 0.5]]))
+    sized = Sketch.from_svg(f'<svg width="200" height="100">{line}</svg>')
+    assert sized.aspect == 2
+    assert sized.strokes[0].points == pytest.approx(np.array([[0.2, 0.3], [0.25, 0.5]]))
+    bare = Sketch.from_svg(f'<svg width="100%" height="100%">{line}</svg>')
+    margin = 20 * 0.08 / 0.84
+    assert bare.aspect == pytest.approx((10 + 2 * margin) / (20 + 2 * margin))
+    side = margin / (10 + 2 * margin)
+    assert box(bare) == pytest.approx([side, 0.08, 1 - side, 0.92], abs=1e-4)
+
+
+def test_inner_svg_is_fitted() -> None:
+    inner = f'<svg x="20" y="20" width="60" height="30" viewBox="0 0 10 10"><rect width="10" height="10" {LINE}/></svg>'
+    assert box(svg(inner)) == pytest.approx([0.35, 0.2, 0.65, 0.5], abs=1e-5)
+    moved = f'<svg x="20" y="20"><rect width="10" height="10" {LINE}/></svg>'
+    assert box(svg(moved)) == pytest.approx([0.2, 0.2, 0.3, 0.3], abs=1e-5)
+
+
+HIDDEN = [
+    '<g display="none">{}</g>',
+    '<g style="display: none">{}</g>',
+    '<g visibility="hidden">{}</g>',
+    '<g opacity="0">{}</g>',
+    "<defs>{}</defs>",
+    "<symbol>{}</symbol>",
+    "<clipPath>{}</clipPath>",
+    "<mask><g>{}</g></mask>",
+    "<pattern>{}</pattern>",
+    "<marker>{}</marker>",
+    "<metadata>{}</metadata>",
+    "<unknown>{}</unknown>",
+    '<g xmlns="http://example.org/other">{}</g>',
+]
+
+
+@pytest.mark.parametrize("wrapper", HIDDEN)
+def test_what_is_not_seen_is_not_drawn(wrapper: str) -> None:
+    assert svg(wrapper.format('<path d="M1 1 9 9"/>')).strokes == ()
+
+
+def test_shapes_without_line_and_fill_are_not_drawn() -> None:
+    assert (
+        svg('<g fill="none"><path d="M1 1 9 9"/><path d="M1 1 9 9" stroke="red" stroke-width="0"/></g>').strokes == ()
+    )
+
+
+def test_filled_shapes_give_their_closed_outline_and_paper_gives_nothing() -> None:
+    paper = '<rect width="100%" height="100%" fill="#fff"/><path d="M-5-5H105V105H-5"/>'
+    sketch = svg(f'{paper}<path d="M20 20 80 20 50 70" fill="red"/><rect width="100" height="100" {LINE}/>')
+    assert [stroke.closed for stroke in sketch.strokes] == [True, True]
+    assert len(sketch.strokes[0].points) == 3
+
+
+def test_style_sheets_of_drawing_programs_are_read() -> None:
+    sheet = "<defs><style>/* x */ .st0, .st1{fill:none;stroke:#000} .st2{display:none} line{stroke:red}</style></defs>"
+    body = '<path class="a st0" d="M1 1 9 9 1 9"/><path class="st2" d="M1 1 9 9"/><line x2="9" y2="9" fill="none"/>'
+    assert [stroke.closed for stroke in svg(sheet + body).strokes] == [False, False]
+
+
+def test_line_widths_are_relative_to_the_usual_one() -> None:
+    long = f'<path d="M5 5 95 5 95 95" {LINE} stroke-width="4"/>'
+    sketch = svg(
+        long
+        + f'<path d="M5 50 15 50" {LINE} style="stroke-width: 8px"/>'
+        + f'<g transform="scale(0.5)"><path d="M5 50 15 50" {LINE} stroke-width="8"/></g>'
+        + f'<path d="M5 50 15 50" {LINE} stroke-width="400"/>'
+        + f'<path d="M5 50 15 50" {LINE} stroke-width="1%"/>'
+    )
+    widths = [stroke.width and stroke.width / LINE_WIDTH for stroke in sketch.strokes]
+    assert widths == [None, pytest.approx(2), None, pytest.approx(3), pytest.approx(1 / 3)]
+    for hairline in (0.01, 40):
+        assert svg(f'<path d="M5 5 95 5" {LINE} stroke-width="{hairline}"/>').strokes[0].width is None
+
+
+def test_data_weight_is_the_stroke_weight() -> None:
+    line = f'<path d="M5 5 95 5" {LINE}/>'
+    sketch = svg(
+        f'<g data-weight="0.5">{line}{line.replace("path", "path data-weight=" + chr(34) + "3" + chr(34))}</g>{line}'
+    )
+    assert [stroke.weight for stroke in sketch.strokes] == [0.5, 3, 1]
+
+
+def test_text_is_left_out_with_a_warning() -> None:
+    with pytest.warns(UserWarning, match="1 text element"):
+        assert len(svg(f'<text x="5" y="5">hello</text><path d="M5 5 95 5" {LINE}/>').strokes) == 1
+
+
+def test_prefixed_and_unqualified_names_are_read() -> None:
+    body = f'<s:path d="M5 5 95 5" {LINE}/>'
+    assert len(Sketch.from_svg(f'<s:svg xmlns:s="http://www.w3.org/2000/svg">{body}</s:svg>').strokes) == 1
+    assert len(Sketch.from_svg(f'<svg><path d="M5 5 95 5" {LINE}/></svg>').strokes) == 1
+
+
+# -- SVG: what is refused
+
+BILLION = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10 if i else "lol"}">' for i in range(10))
+
+
+@pytest.mark.parametrize(
+    ("source", "reason"),
+    [
+        ('<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "http://www.w3.org/svg11.dtd"><svg/>', "DOCTYPE"),
+        ('<!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]><svg><text>&x;</text></svg>', "DOCTYPE"),
+        (f"<!DOCTYPE svg [{BILLION}]><svg>&l9;</svg>", "DOCTYPE"),
+        ("<svg>&x;</svg>", "well-formed"),
+        ("<svg>", "well-formed"),
+        ("", "well-formed"),
+        ("<svg/><svg/>", "well-formed"),
+        ("<svg \ud800/>", "well-formed"),
+        ("<html/>", "not <svg>"),
+        ('<svg xmlns="http://example.org"/>', "not <svg>"),
+        (SVG.format('<g id="a"><use href="#a"/></g>'), "use"),
+        (SVG.format('<use xlink:href="#a"/>'), "use"),
+        (SVG.format('<use xlink:href="other.svg#a"/>'), "link to 'other.svg"),
+        (SVG.format('<image href="file:///etc/passwd"/>'), "link to 'file:"),
+        (SVG.format('<a href=" http://example.org/"><path d="M1 1"/></a>'), "link to"),
+        (SVG.format('<defs><image xlink:href="http://example.org/a.png"/></defs>'), "link to 'http:"),
+        (SVG.format('<image href="data:image/png;base64,AAAA"/>'), "<image>"),
+        (SVG.format("<foreignObject/>"), "<foreignObject>"),
+        (SVG.format("<script>alert(1)</script>"), "scripts"),
+        (SVG.format("<defs><script/></defs>"), "scripts"),
+        ('<svg onload="alert(1)"/>', "onload"),
+        (SVG.format('<g ONCLICK="x"/>'), "ONCLICK"),
+        (SVG.format("<g>" * 100_000 + "</g>" * 100_000), "nested more than 64"),
+        (SVG.format("<g/>" * 100_001), "more than 100000 elements"),
+        (SVG.format(f'<path d="M0 0{"C9 0 0 9 9 9" * 20_000}"/>'), "more than 200000 points"),
+        (SVG.format(f'<polyline points="{"1 " * 2_000_000}"/>'), "more than 200000 points"),
+        (SVG.format(f'<path d="M0 0{" 1" * 2_000_000}"/>'), "more than 200000 points"),
+        (" " * 10_000_001, "larger than the 10 MB"),
+        ('<svg viewBox="0 0 0 10"/>', "canvas side is 0"),
+        ('<svg viewBox="0 0 -5 10"/>', "canvas side is -5"),
+        ('<svg viewBox="0 0 NaN 10"/>', "not a list of numbers"),
+        ('<svg viewBox="0 0 1e99 10"/>', "not a list of numbers"),
+        ('<svg viewBox="0 0 1e7 10"/>', "canvas side"),
+        ('<svg viewBox="0 0 100 1"/>', "at most 1:32"),
+        ('<svg viewBox="0 0 10"/>', "four numbers"),
+        ('<svg width="0" height="0"/>', "canvas side is 0"),
+        ('<svg width="NaN" height="1"/>', "not a length"),
+        ('<svg width="1e99" height="1"/>', "not a length"),
+        ('<svg width="5furlongs" height="1"/>', "not a length"),
+        (SVG.format('<svg width="0"/>'), "canvas side is 0"),
+        (SVG.format('<circle r="-1"/>'), "negative"),
+        (SVG.format('<rect width="-1" height="1"/>'), "negative"),
+        (SVG.format('<circle r="nan"/>'), "not a length"),
+        (SVG.format(f'<circle r="{"9" * 100_000}"/>'), "not a length"),
+        (SVG.format('<polyline points="1 2 3"/>'), "odd number"),
+        (SVG.format('<polyline points="1 2 x"/>'), "not a list"),
+        (SVG.format('<path d="M 1 1 L nan 1"/>'), "characters"),
+        (SVG.format('<path d="L 1 1"/>'), "cannot be read"),
+        (SVG.format('<path d="M 1"/>'), "cannot be read"),
+        (SVG.format('<path d="M 1 1 A 5 5 0 7 0 1 1"/>'), "cannot be read"),
+        (SVG.format(f'<path d="M 1 1 A {"1" * 100_000}"/>'), "without end"),
+        (SVG.format('<path d="M 1e999 1 L 5 5"/>'), "not finite"),
+        (SVG.format('<path d="M 5e8 1 L 5 5"/>'), "absurdly far"),
+        (SVG.format('<g transform="scale(1e9)">' * 40 + '<path d="M1 1 5 5"/>' + "</g>" * 40), "not finite"),
+        (SVG.format('<g transform="spin(3)"/>'), "spin"),
+        (SVG.format('<g transform="rotate(1 2)"/>'), "rotate"),
+        (SVG.format('<g transform="scale(1"/>'), "cannot be read"),
+        (SVG.format(f'<g transform="{"a" * 1_000_000}"/>'), "longer than"),
+        (SVG.format('<g data-weight="-1"/>'), "data-weight"),
+        (SVG.format('<g data-weight="1e5"/>'), "data-weight"),
+        (SVG.format('<g stroke-width="thick"/>'), "not a length"),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else None,
+)
+def test_bad_svg_is_refused(source: str, reason: str) -> None:
+    with pytest.raises(SketchError) as caught:
+        Sketch.from_svg(source)
+    assert reason in caught.value.message
+    assert len(caught.value.message) < 300
+
+
+@pytest.mark.parametrize("encoding", ["none", "idna", "utf-7", "rot13"])
+def test_unknown_encodings_are_refused(encoding: str) -> None:
+    with pytest.raises(SketchError, match="well-formed"):
+        Sketch.from_svg(f'<?xml version="1.0" encoding="{encoding}"?><svg/>'.encode())
+
+
+def test_refusals_name_the_line() -> None:
+    with pytest.raises(SketchError, match="line 3:"):
+        Sketch.from_svg("<svg>\n<g>\n<script/></g></svg>")
+
+
+def test_long_rules_take_no_time() -> None:
+    many = "".join(f"p{i}:1;" for i in range(200_000))
+    assert len(svg(f"<style>path{{{many}}}</style>" + f'<path d="M1 1 5 5" {LINE}/>' * 2000).strokes) == 2000
+
+
+TAGS = ["svg", "g", "path", "rect", "circle", "line", "polyline", "use", "style", "text", "script", "defs"]
+NAMES = [
+    "d",
+    "points",
+    "x",
+    "width",
+    "height",
+    "r",
+    "rx",
+    "transform",
+    "style",
+    "viewBox",
+    "stroke-width",
+    "href",
+    "fill",
+]
+VALUES = st.one_of(
+    st.sampled_from(
+        ["0", "-1", "NaN", "1e999", "50%", "none", "#a", "M1 1L5 5z", "M0 0a1 1 0 0110 10", "rotate(5)", "q"]
+    ),
+    st.text(alphabet="MLCAaZz0123456789.-+eE ,()%", max_size=30),
+    st.text(max_size=12),
+)
+
+
+def markup(children: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    def write(tag: str, values: dict[str, str], inside: list[str]) -> str:
+        escaped = {
+            name: value.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+            for name, value in values.items()
+        }
+        attributes = "".join(f' {name}="{value}"' for name, value in escaped.items())
+        return f"<{tag}{attributes}>{''.join(inside)}</{tag}>"
+
+    values = st.dictionaries(st.sampled_from(NAMES), VALUES, max_size=4)
+    return st.builds(write, st.sampled_from(TAGS), values, st.lists(children, max_size=3))
+
+
+FUZZ = settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+
+def only_our_error(make: Callable[[], Sketch]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        with contextlib.suppress(SketchError):
+            assert make().rasterize(size=(16, 16)).ink.shape == (16, 16)
+
+
+@FUZZ
+@given(st.recursive(st.just(""), markup, max_leaves=12))
+def test_markup_gives_a_sketch_or_our_error(body: str) -> None:
+    only_our_error(lambda: svg(body))
+
+
+@FUZZ
+@given(st.one_of(st.binary(max_size=200), st.binary(max_size=60).map(lambda data: b"<svg>" + data + b"</svg>")))
+def test_bytes_give_a_sketch_or_our_error(data: bytes) -> None:
+    only_our_error(lambda: Sketch.from_svg(data))
+
+
+@FUZZ
+@given(st.text(alphabet="MmLlHhVvCcSsQqTtAaZz 0123456789.,-e\n", max_size=60))
+def test_path_data_gives_a_sketch_or_our_error(data: str) -> None:
+    only_our_error(lambda: svg(f'<path d="M{data}"/>'))
+
+
+# -- examples and real drawings
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.svg")), ids=lambda path: path.stem)
+def test_example_sketches_fill_their_canvas(path: Path) -> None:
+    sketch = Sketch.open(path)
+    assert len(sketch.strokes) >= 4
+    assert all(stroke.width is None for stroke in sketch.strokes)
+    left, top, right, bottom = box(sketch)
+    assert 0.7 < max(right - left, bottom - top) < 0.9
+    assert abs((left + right) / 2 - 0.5) < 0.05
+    assert abs((top + bottom) / 2 - 0.5) < 0.07
+
+
+def test_there_are_ten_examples() -> None:
+    assert len(list(EXAMPLES.glob("*.svg"))) == 10
+
+
+@pytest.mark.shared
+def test_quickdraw_drawings(shared: Path) -> None:
+    for sketch in islice(read_ndjson(shared / "data" / "quickdraw" / "quickdraw.ndjson.gz"), 200):
+        mapped = sketch.rasterize(size=(64, 64))
+        assert not mapped.blank
+        assert sketch.name
+        assert 1 < mapped.ink.sum() < 0.5 * 64 * 64
+        assert mapped.ink[:3].max() == mapped.ink[:, :3].max() == 0
+
+
+@pytest.mark.shared
+def test_tu_berlin_drawings(shared: Path) -> None:
+    paths = sorted((shared / "data" / "tuberlin").glob("*/*.png"))[::40]
+    maps = [Sketch.open(path).rasterize(size=(64, 64)) for path in paths]
+    assert len(maps) >= 5
+    assert all(0.01 < mapped.ink.mean() < 0.35 for mapped in maps)
+    assert np.median([thickness(mapped) for mapped in maps]) == pytest.approx(1.7, abs=0.3)

@@ -1,0 +1,275 @@
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from torch import Generator, Tensor, nn
+
+from conftest import Tiny
+from sketchguide.backbones.base import Condition
+from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.errors import TrainingError, UsageError
+from sketchguide.predictors import PAPER_TAPS
+from sketchguide.training.checkpoints import Checkpoints
+from sketchguide.training.data import Augmentation, Pictures, find_examples
+from sketchguide.training.predictor import MAX_SKIPS, PredictorRun, PredictorTraining, TrainingStep
+
+TAPS = ("down_blocks.0.attentions.1", "mid_block.resnets.1", "up_blocks.2")
+
+
+class Ink:
+    """Dark is ink."""
+
+    name = "ink"
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        return (images.mean(dim=1, keepdim=True) < 0).float()
+
+
+class Broken(Ink):
+    """No map is a number."""
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        return super().__call__(images) * float("nan")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+    folder = tmp_path_factory.mktemp("pictures")
+    for index, name in enumerate(("box", "ball", "bar", "slab")):
+        image = Image.new("RGB", (32, 32), "white")
+        corner = 3 + 4 * index
+        ImageDraw.Draw(image).rectangle((corner, 6, corner + 10, 26 - 3 * index), fill=(0, 30 * index, 60))
+        image.save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(f"a {name}")
+    still = Augmentation(flip=False, scale=(1.0, 1.0), rotate=0.0, shift=0.0)
+    return Pictures(find_examples(folder), size=(32, 32), augmentation=still)
+
+
+def settings(**values: Any) -> PredictorTraining:
+    return PredictorTraining(**({"steps": 4, "batch": 4, "rate": 1e-2, "widths": (16, 8), "taps": TAPS} | values))
+
+
+def finite(module: nn.Module) -> bool:
+    return all(value.isfinite().all() for value in module.state_dict().values())
+
+
+def copies(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def changed(module: nn.Module, before: dict[str, Tensor]) -> set[str]:
+    return {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+
+
+def hook_count(network: nn.Module) -> int:
+    return sum(len(module._forward_hooks) for module in network.modules())
+
+
+class Recording:
+    """A backbone that notes what it is asked."""
+
+    def __init__(self, backbone: UNetBackbone) -> None:
+        self.backbone = backbone
+        self.ran: list[tuple[Tensor, Tensor, Condition]] = []
+        self.encoded: list[Tensor] = []
+        self.described: list[list[str]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.backbone, name)
+
+    def run(self, latent: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        self.ran.append((latent, times, condition))
+        return self.backbone.run(latent, times, condition)
+
+    def encode(self, images: Tensor) -> Tensor:
+        self.encoded.append(images)
+        return self.backbone.encode(images)
+
+    def describe(self, prompts: Sequence[str]) -> Condition:
+        self.described.append(list(prompts))
+        return self.backbone.describe(prompts)
+
+
+# ---------------------------------------------------------------------------------------------------------- learning
+
+
+def test_the_predictor_learns_and_the_backbone_stays(tiny: Tiny, pictures: Pictures) -> None:
+    backbone = tiny()
+    network, autoencoder = copies(backbone.network), copies(backbone.autoencoder)
+    run = PredictorRun(backbone, pictures, Ink(), settings(steps=16, window=(0.6, 1.0)))
+    before = copies(run.predictor)
+    images, captions = pictures.fixed(4)
+    untrained = run.score(images, captions)
+    steps = list(run)
+    assert [step.step for step in steps] == list(range(1, 17))
+    assert sum(step.loss for step in steps[-4:]) < 0.8 * sum(step.loss for step in steps[:4])
+    assert run.score(images, captions) < untrained
+    assert changed(run.predictor, before) == set(before)  # every weight, and the statistics
+    assert not changed(backbone.network, network)
+    assert not changed(backbone.autoencoder, autoencoder)
+    assert not run.predictor.training
+
+
+def test_the_result_says_what_it_was_trained_for(tiny: Tiny, pictures: Pictures) -> None:
+    config = PredictorRun(tiny(), pictures, Ink(), settings(window=(0.1, 0.7))).predictor.config
+    assert (config.family, config.backbone, config.map_kind, config.window) == ("unet", "tiny", "ink", (0.1, 0.7))
+    assert config.taps == TAPS
+    assert PredictorRun(tiny(), pictures, Ink(), settings(taps=())).predictor.config.taps == PAPER_TAPS
+
+
+def test_equal_seeds_give_equal_runs(tiny: Tiny, pictures: Pictures) -> None:
+    runs = [PredictorRun(tiny(), pictures, Ink(), settings(steps=2, seed=seed)) for seed in (5, 5, 6)]
+    losses = [[step.loss for step in run] for run in runs]
+    assert losses[0] == losses[1] != losses[2]
+
+
+# ------------------------------------------------------------------------------- defects of public ports (methods.md)
+
+
+@pytest.mark.parametrize("window", [(0.0, 0.01), (0.4, 0.5), (0.9, 1.0)], ids=["noisy", "middle", "clean"])
+def test_defect_network_fed_with_clean_latents(tiny: Tiny, pictures: Pictures, window: tuple[float, float]) -> None:
+    """The network sees alpha * clean + sigma * noise, with the time of that level and the picture's own caption."""
+    backbone = Recording(tiny())
+    run = PredictorRun(backbone, pictures, Ink(), settings(steps=1, window=window))
+    list(run)
+    ((latent, times, _),) = backbone.ran
+    clean = backbone.backbone.encode(backbone.encoded[0])
+    assert len(set(times.tolist())) > 1  # one level per picture
+    progress = 1 - times / 999
+    assert window[0] - 1e-3 <= float(progress.min())
+    assert float(progress.max()) <= window[1] + 1e-3
+    for row in range(len(times)):
+        level = backbone.level(float(progress[row]))
+        assert level.time == times[row]
+        realised = (latent[row] - level.alpha * clean[row]) / level.sigma
+        assert float(realised.mean()) == pytest.approx(0, abs=0.15)
+        assert float(realised.std()) == pytest.approx(1, abs=0.15)
+    captions = backbone.described[-1]
+    assert len(captions) == 4
+    assert set(captions) <= {"a box", "a ball", "a bar", "a slab"}
+
+
+def test_defect_same_batch_optimised_many_times(
+    tiny: Tiny, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step of the optimizer for each fresh batch, with fresh noise."""
+    backbone = Recording(tiny())
+    run = PredictorRun(backbone, pictures, Ink(), settings(steps=3))
+    stepped: list[int] = []
+    step = run.optimizer.step
+    monkeypatch.setattr(run.optimizer, "step", lambda: (stepped.append(run.step), step()))
+    list(run)
+    assert stepped == [0, 1, 2]
+    latents = [latent for latent, _, _ in backbone.ran]
+    assert len(latents) == 3
+    assert not any(torch.equal(latents[i], latents[j]) for i, j in ((0, 1), (0, 2), (1, 2)))
+
+
+def test_defect_hooks_registered_for_every_batch(tiny: Tiny, pictures: Pictures) -> None:
+    run = PredictorRun(tiny(), pictures, Ink(), settings(steps=3))
+    for _ in run:
+        assert hook_count(tiny().network) == 0
+
+
+def test_defect_grey_background(tiny: Tiny, pictures: Pictures) -> None:
+    """The target is the encoding of white lines on a black ground, exactly -1."""
+    backbone = Recording(tiny())
+    list(PredictorRun(backbone, pictures, Ink(), settings(steps=1)))
+    drawn = backbone.encoded[1]
+    assert drawn.shape == (4, 3, 32, 32)
+    assert set(drawn.unique().tolist()) == {-1.0, 1.0}
+    assert (drawn == -1).float().mean() > 0.5
+
+
+def test_defect_batchnorm_statistics_moved_by_scoring(tiny: Tiny, pictures: Pictures) -> None:
+    run = PredictorRun(tiny(), pictures, Ink(), settings(steps=1))
+    images, captions = pictures.fixed(3)
+    for _ in range(2):  # before and after the first step
+        before = copies(run.predictor)
+        score = run.score(images, captions)
+        assert not changed(run.predictor, before)
+        assert run.score(images, captions) == score
+        list(run)
+
+
+# ------------------------------------------------------------------------------------------------------------ faults
+
+
+def test_a_resumed_run_is_the_uninterrupted_run(tiny: Tiny, pictures: Pictures, tmp_path: Path) -> None:
+    whole = PredictorRun(tiny(), pictures, Ink(), settings())
+    losses = [step.loss for step in whole]
+
+    first = PredictorRun(tiny(), pictures, Ink(), settings())
+    steps = iter(first)
+    before = [next(steps).loss, next(steps).loss]
+    steps.close()
+    store = Checkpoints(tmp_path)
+    store.save(first.step, first.state(), first.config)
+    second = PredictorRun(tiny(), pictures, Ink(), settings(), resume=store.latest())
+    after = list(second)
+
+    assert [step.step for step in after] == [3, 4]
+    assert before + [step.loss for step in after] == losses
+    assert not changed(second.predictor, copies(whole.predictor))
+    assert second.seconds > first.seconds
+
+
+def test_a_loss_that_is_never_finite_stops_the_run(tiny: Tiny, pictures: Pictures) -> None:
+    run = PredictorRun(tiny(), pictures, Broken(), settings(steps=100, taps=TAPS[:1]))
+    before = {name: value.clone() for name, value in run.predictor.named_parameters()}
+    seen: list[TrainingStep] = []
+    with pytest.raises(TrainingError, match="not finite"):
+        seen.extend(run)
+    assert run.skipped == MAX_SKIPS + 1
+    assert all(torch.equal(value, before[name]) for name, value in run.predictor.named_parameters())
+    assert finite(run.predictor)
+
+
+class OneBadBatch:
+    """Pictures whose second batch is not finite, and with it every activation."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self.pictures = pictures
+        self.made = 0
+
+    def batch(self, rng: Generator, count: int) -> tuple[Tensor, list[str]]:
+        images, captions = self.pictures.batch(rng, count)
+        self.made += 1
+        return (images * float("nan") if self.made == 2 else images), captions
+
+
+def test_one_bad_batch_is_skipped_and_leaves_no_trace(tiny: Tiny, pictures: Pictures) -> None:
+    bad: Any = OneBadBatch(pictures)
+    run = PredictorRun(tiny(), bad, Ink(), settings(steps=3))
+    steps = list(run)
+    assert [step.skipped for step in steps] == [0, 1, 1]
+    assert torch.tensor([steps[0].loss, steps[2].loss]).isfinite().all()
+    assert finite(run.predictor)
+
+
+@pytest.mark.parametrize(
+    ("values", "field"),
+    [
+        ({"steps": 0}, "steps"),
+        ({"steps": 10**9}, "steps"),
+        ({"batch": 1}, "batch"),
+        ({"rate": -1.0}, "rate"),
+        ({"rate": float("nan")}, "rate"),
+        ({"window": (0.5, 0.2)}, "window"),
+        ({"window": (0.5, 0.5)}, "window"),
+        ({"window": (0.0, float("nan"))}, "window"),
+    ],
+    ids=str,
+)
+def test_bad_settings_are_named(values: dict[str, Any], field: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        settings(**values)
+    assert caught.value.field == field
+
+
+def test_a_tap_that_the_model_lacks_is_named(tiny: Tiny, pictures: Pictures) -> None:
+    with pytest.raises(UsageError, match=r"up_blocks\.8"):
+        PredictorRun(tiny(), pictures, Ink(), settings(taps=("up_blocks.8",)))
