@@ -111,7 +111,13 @@ def icons(data: Path, *, count: int, size: tuple[int, int]) -> list[Drawing]:
 
 
 def make(
-    backbone: Backbone, predictor: LatentPredictor, drawings: Sequence[Drawing], setting: Setting, *, seed: int, batch: int
+    backbone: Backbone,
+    predictor: LatentPredictor,
+    drawings: Sequence[Drawing],
+    setting: Setting,
+    *,
+    seed: int,
+    batch: int,
 ) -> tuple[Tensor, float]:
     """Pictures (N, 3, H, W) in [-1, 1] of all drawings, drawing i with seed `seed + i`, and the seconds they took."""
     levels = backbone.levels(setting.steps)
@@ -220,7 +226,10 @@ def main() -> None:
 
 
 def table(rows: Sequence[dict[str, object]]) -> str:
-    lines = ["| set | setting | F1 | 95 % | × unguided | class accuracy | s / picture |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| set | setting | F1 | 95 % | × unguided | class accuracy | s / picture |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for r in rows:
         low, high = r["f1_interval"]  # type: ignore[misc]
         lines.append(

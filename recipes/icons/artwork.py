@@ -67,7 +67,9 @@ class Artwork:
             for code in codes:
                 words.setdefault(code, []).append(word)
         self.size = size
-        self.every_name = sorted({r["name"] for r in records} | set(mapping) | {k for r in records for k in r["keywords"]})
+        self.every_name = sorted(
+            {r["name"] for r in records} | set(mapping) | {k for r in records for k in r["keywords"]}
+        )
         self.icons: list[Icon] = []
         pixels = []
         store = round(size * 1.5)

@@ -1,7 +1,7 @@
 """Write augmented, captioned icons to a folder that `sketchguide train` reads.
 
-    python recipes/icons/pictures.py --data ../shared/data --out runs/icon-pictures --count 2000
-    sketchguide train --data runs/icon-pictures --map edges -o runs/icons-64-edges
+python recipes/icons/pictures.py --data ../shared/data --out runs/icon-pictures --count 2000
+sketchguide train --data runs/icon-pictures --map edges -o runs/icons-64-edges
 """
 
 from __future__ import annotations
@@ -10,14 +10,17 @@ import argparse
 import json
 from pathlib import Path
 
-from artwork import Artwork
 from torch import Generator
 from torchvision.utils import save_image
+
+from artwork import Artwork
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with emoji128 and class_map.json")
+    parser.add_argument(
+        "--data", type=Path, default=Path("../shared/data"), help="folder with emoji128 and class_map.json"
+    )
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--size", type=int, default=64)

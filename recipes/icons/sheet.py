@@ -1,6 +1,6 @@
 """The model at a glance: 100 prompts on one labelled sheet.
 
-    python recipes/icons/sheet.py --data ../shared/data --model icons-64 --out docs/images/icons-64.png
+python recipes/icons/sheet.py --data ../shared/data --model icons-64 --out docs/images/icons-64.png
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import random
 from pathlib import Path
 
 from artwork import COLOURS, with_article
-
 from sketchguide import generate, load_backbone
 from sketchguide.images import save_png, sheet
 

@@ -1,7 +1,7 @@
 """Put a trained model and its predictor into the package: bfloat16 safetensors, model card, manifest.
 
-    python recipes/icons/ship.py --run runs/icons-64
-    python recipes/icons/ship.py --predictor runs/icons-64-edges
+python recipes/icons/ship.py --run runs/icons-64
+python recipes/icons/ship.py --predictor runs/icons-64-edges
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ tags: [sketchguide, icons]
 ---
 # {name}
 
-A small text-to-image model of icons, {size} px, in the ordinary diffusers layout (`StableDiffusionPipeline`). It comes with
-sketchguide so that every method runs offline; it knows everyday objects, animals and food, and nothing else.
+A small text-to-image model of icons, {size} px, in the ordinary diffusers layout (`StableDiffusionPipeline`).
+It comes with sketchguide so that every method runs offline; it knows everyday objects, animals and food.
 
 - **Prompts**: a thing, if you like with a style (`fluent3d`, the default, or `noto`), a colour and a plain background:
   "a red apple", "noto cat on a blue background". At most 30 tokens are read.
-- **Parameters**: {parameters:.1f} M (UNet, text encoder and tokenizer, autoencoder), {bytes:.1f} MB in bfloat16.
-- **Training**: {samples} augmented pictures in {minutes:.0f} minutes on {hardware} (`recipes/icons/train.py`), and
+- **Parameters**: {parameters:.1f} M (UNet, text encoder, autoencoder), {bytes:.1f} MB in bfloat16.
+- **Training** (`recipes/icons/train.py`): {samples} augmented pictures in {minutes:.0f} minutes on {hardware}, after
   {autoencoder:.0f} minutes for the autoencoder, which also saw edge maps and random strokes.
-- **Data**: {icons} icons of the Quick, Draw! concepts (the autoencoder: all but a held-out fifth of the other concepts),
+- **Data**: {icons} icons of the Quick, Draw! concepts (the autoencoder: all but a held-out fifth of the others),
   augmented by flips, rotation, scale, aspect, bending, hue and backgrounds.
 - **Attribution**: Fluent Emoji © Microsoft (MIT, github.com/microsoft/fluentui-emoji); Noto Emoji © Google (Apache-2.0,
   github.com/googlefonts/noto-emoji); Blobmoji (Apache-2.0, github.com/C1710/blobmoji); EmojiTwo (CC BY 4.0,
@@ -43,7 +43,7 @@ sketchguide so that every method runs offline; it knows everyday objects, animal
 
 
 def ship_pipeline(run: Path, name: str, hardware: str) -> None:
-    pipeline = StableDiffusionPipeline.from_pretrained(run / "pipeline", torch_dtype=torch.bfloat16)
+    pipeline = StableDiffusionPipeline.from_pretrained(run / "pipeline", dtype=torch.bfloat16)
     target = MODELS / name
     shutil.rmtree(target, ignore_errors=True)
     pipeline.save_pretrained(target, safe_serialization=True)

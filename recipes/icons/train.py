@@ -11,20 +11,22 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from artwork import Artwork, line_drawings
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torchvision.utils import save_image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from artwork import Artwork, line_drawings
+from sketchguide.training.checkpoints import Checkpoints
 
 PROMPT_TOKENS = 32
 
@@ -135,36 +137,26 @@ def build_tokenizer(artwork: Artwork) -> CLIPTokenizer:
 
 
 class Run:
-    """One stage's folder: atomic checkpoints, a log, and the clock over all its sessions."""
+    """One stage's folder: checkpoints, a log, and the clock over all its sessions."""
 
     def __init__(self, args: argparse.Namespace, stage: str) -> None:
         self.folder: Path = args.out
-        self.folder.mkdir(parents=True, exist_ok=True)
         self.stage = stage
         self.minutes: float = args.minutes
+        self.checkpoints = Checkpoints(args.out / stage)
         self.spent = 0.0
         self.started = time.monotonic()
         self.saved = time.monotonic()
 
-    @property
-    def checkpoint(self) -> Path:
-        return self.folder / f"{self.stage}.pt"
-
     def load(self) -> dict[str, Any] | None:
-        if not self.checkpoint.exists():
+        checkpoint = self.checkpoints.latest()
+        if checkpoint is None:
             return None
-        state = torch.load(self.checkpoint, weights_only=True)
-        self.spent = state["spent"]
-        return state
+        self.spent = checkpoint.meta["spent"]
+        return {**checkpoint.state, "step": checkpoint.step}
 
-    def save(self, state: dict[str, Any], path: Path | None = None) -> None:
-        path = path or self.checkpoint
-        temporary = path.with_suffix(".tmp")
-        with temporary.open("wb") as file:
-            torch.save({**state, "spent": self.elapsed}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+    def save(self, step: int, state: dict[str, Any]) -> None:
+        self.checkpoints.save(step, state, {"spent": self.elapsed})
         self.saved = time.monotonic()
 
     @property
@@ -297,13 +289,13 @@ def train_autoencoder(args: argparse.Namespace) -> None:
             run.log(step=step, loss=loss.item(), **parts)
         if time.monotonic() - run.saved > 120 or run.progress >= 1:
             run.save(
+                step,
                 {
                     "model": model.state_dict(),
                     "mean": average.mean,
                     "optimizer": optimizer.state_dict(),
                     "rng": rng.get_state(),
-                    "step": step,
-                }
+                },
             )
     average.swap()
     normalise_latents(model, artwork, rng, args.device)
@@ -338,7 +330,6 @@ def normalise_latents(model: AutoencoderKL, artwork: Artwork, rng: Generator, de
     mean, deviation = latents.mean(dim=(0, 2, 3)), latents.std(dim=(0, 2, 3))
     channels = len(mean)
     quant, post = model.quant_conv, model.post_quant_conv
-    assert quant is not None and post is not None
     quant.weight[:channels] /= deviation[:, None, None, None].to(quant.weight)
     quant.bias[:channels] = ((quant.bias[:channels].double() - mean) / deviation).to(quant.bias)
     quant.bias[channels:] -= 2 * deviation.log().to(quant.bias)
@@ -351,13 +342,24 @@ def train_diffusion(args: argparse.Namespace) -> None:
     rng = Generator().manual_seed(1)
     torch.manual_seed(1)
     artwork = Artwork(args.data, size=args.size, concepts=args.concepts, styles=tuple(args.styles.split(",")))
+    if args.start and not (run.folder / "vae").exists():
+        for part in ("vae", "tokenizer"):
+            shutil.copytree(args.start / part, run.folder / part)
     if not (run.folder / "tokenizer").exists():
         build_tokenizer(artwork).save_pretrained(run.folder / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(run.folder / "tokenizer")
-    autoencoder = AutoencoderKL.from_pretrained(run.folder / "vae").to(args.device, memory_format=torch.channels_last)
+    autoencoder = AutoencoderKL.from_pretrained(run.folder / "vae", dtype=torch.float32).to(
+        args.device, memory_format=torch.channels_last
+    )
     autoencoder.eval().requires_grad_(False)
-    unet = build_unet(args.size).to(args.device, memory_format=torch.channels_last).train()
-    text = build_text_encoder(tokenizer, SHAPES[args.size].text_width).to(args.device).train()
+    if args.start:  # a shipped model: its weights go on with a fresh optimizer
+        unet = UNet2DConditionModel.from_pretrained(args.start / "unet", dtype=torch.float32)
+        text = CLIPTextModel.from_pretrained(args.start / "text_encoder", dtype=torch.float32)
+    else:
+        unet = build_unet(args.size)
+        text = build_text_encoder(tokenizer, SHAPES[args.size].text_width)
+    unet = unet.to(args.device, memory_format=torch.channels_last).train()
+    text = text.to(args.device).train()
     average = Average([unet, text], args.average)
     optimizer = Optimizer([unet, text], args.rate)
     scheduler = build_scheduler()
@@ -372,7 +374,6 @@ def train_diffusion(args: argparse.Namespace) -> None:
         rng.set_state(state["rng"])
         step = state["step"]
     run.log(icons=len(artwork.icons), million_parameters=sum(p.numel() for p in average.live) / 1e6)
-    decaying = run.progress >= 1 - args.decay
     while run.progress < 1:
         pictures, captions = artwork.batch(args.batch, rng)
         dropped = torch.rand(args.batch, generator=rng) < 0.1
@@ -384,9 +385,7 @@ def train_diffusion(args: argparse.Namespace) -> None:
         a, s = alpha[times][:, None, None, None], sigma[times][:, None, None, None]
         with torch.autocast(args.device, torch.bfloat16):
             with torch.no_grad():
-                posterior = autoencoder.encode(
-                    pictures.to(args.device, memory_format=torch.channels_last)
-                ).latent_dist
+                posterior = autoencoder.encode(pictures.to(args.device, memory_format=torch.channels_last)).latent_dist
                 clean = posterior.mode().float()
                 noise = torch.randn(clean.shape, generator=rng).to(args.device)
             output = unet(a * clean + s * noise, times, text(tokens).last_hidden_state).sample
@@ -400,25 +399,21 @@ def train_diffusion(args: argparse.Namespace) -> None:
         if step % 100 == 0:
             run.log(step=step, samples=step * args.batch, loss=round(smooth.item(), 5))
 
-        def state_now() -> dict[str, Any]:
-            return {
-                "unet": unet.state_dict(),
-                "text": text.state_dict(),
-                "mean": average.mean,
-                "optimizer": optimizer.state_dict(),
-                "rng": rng.get_state(),
-                "step": step,
-            }
-
-        if not decaying and run.progress >= 1 - args.decay:
-            decaying = True
-            run.save(state_now(), run.folder / "diffusion-before-decay.pt")
         if time.monotonic() - run.saved > 300 or run.progress >= 1:
-            run.save(state_now())
+            run.save(
+                step,
+                {
+                    "unet": unet.state_dict(),
+                    "text": text.state_dict(),
+                    "mean": average.mean,
+                    "optimizer": optimizer.state_dict(),
+                    "rng": rng.get_state(),
+                },
+            )
         if time.monotonic() - previewed > 60 * args.preview or run.progress >= 1:
             previewed = time.monotonic()
             average.swap()
-            assemble(run.folder, unet, text, autoencoder, tokenizer, torch.float32)
+            assemble(run.folder, unet, text, autoencoder, tokenizer)
             preview(run.folder, args.device, step)
             average.swap()
             unet.train().requires_grad_(True)
@@ -431,7 +426,6 @@ def assemble(
     text: CLIPTextModel,
     autoencoder: AutoencoderKL,
     tokenizer: CLIPTokenizer,
-    dtype: torch.dtype,
 ) -> None:
     """Write the parts as one ordinary diffusers pipeline under `folder/pipeline`."""
     StableDiffusionPipeline(
@@ -446,13 +440,13 @@ def assemble(
     ).save_pretrained(folder / "pipeline", safe_serialization=True)
 
 
-PREVIEWS = (
-    "a red apple", "noto cat", "fluent3d airplane on a blue background", "emojitwo bicycle", "a fish on a yellow background",
-    "noto house with garden", "a guitar", "an elephant on a green background", "a red car", "noto umbrella on a black background",
-    "fluent3d banana", "a green apple", "noto owl", "emojitwo castle on a pink background", "a coffee cup",
-    "fluent3d sailboat on a white background", "a blue t-shirt", "noto snail", "a lion", "emojitwo pizza on a gray background",
-    "a cactus", "noto key", "a shark on a purple background", "fluent3d flower", "a dog on an orange background",
-)  # fmt: skip
+PREVIEWS = """
+a red apple, noto cat, fluent3d airplane on a blue background, noto bicycle, a fish on a yellow background,
+noto house with garden, a guitar, an elephant on a green background, a red car, noto umbrella on a black background,
+fluent3d banana, a green apple, noto owl, noto castle on a pink background, a coffee cup,
+fluent3d sailboat on a white background, a blue t-shirt, noto snail, a lion, noto pizza on a gray background,
+a cactus, noto key, a shark on a purple background, fluent3d flower, a dog on an orange background
+""".replace("\n", " ").split(", ")
 
 
 @torch.no_grad()
@@ -461,7 +455,11 @@ def preview(folder: Path, device: str, step: int) -> None:
     pipeline.set_progress_bar_config(disable=True)
     generators = [Generator().manual_seed(i) for i in range(len(PREVIEWS))]
     pictures = pipeline(
-        list(PREVIEWS), num_inference_steps=25, guidance_scale=4.0, generator=generators, output_type="pt"
+        [prompt.strip() for prompt in PREVIEWS],
+        num_inference_steps=25,
+        guidance_scale=4.0,
+        generator=generators,
+        output_type="pt",
     ).images
     save_image(pictures.float().cpu(), folder / f"preview-{step:06d}.png", nrow=5)
 
@@ -469,19 +467,25 @@ def preview(folder: Path, device: str, step: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=["autoencoder", "diffusion"])
-    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with emoji128 and class_map.json")
+    parser.add_argument(
+        "--data", type=Path, default=Path("../shared/data"), help="folder with emoji128 and class_map.json"
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of this run; an existing one is resumed")
+    parser.add_argument("--start", type=Path, help="pipeline folder whose weights the diffusion stage starts from")
     parser.add_argument("--size", type=int, choices=sorted(SHAPES), default=64)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--minutes", type=float, default=60, help="training time over all sessions")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of the diffusion stage")
-    parser.add_argument("--decay", type=float, default=0.3, help="last part of the time in which the rate falls to zero")
+    parser.add_argument(
+        "--decay", type=float, default=0.3, help="last part of the time in which the rate falls to zero"
+    )
     parser.add_argument("--average", type=float, default=0.9995, help="decay of the moving average of the weights")
     parser.add_argument("--concepts", choices=["quickdraw", "all"], default="quickdraw")
     parser.add_argument("--styles", default="fluent3d,noto,emojitwo")
     parser.add_argument("--preview", type=float, default=15, help="minutes between preview sheets")
     args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
     {"autoencoder": train_autoencoder, "diffusion": train_diffusion}[args.stage](args)
 
 

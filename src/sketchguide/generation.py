@@ -98,7 +98,12 @@ def run(
     predictor: LatentPredictor | None = None,
     only: int | None = None,
 ) -> Iterator[Progress | Picture]:
-    """Carry out `request`: Progress after every step, a Picture when one is finished. `only` makes one of its pictures."""
+    """Carry out `request`: Progress after every step, a Picture when one is finished.
+
+    `only` makes just the picture of that index.
+    """
+    if only is not None and not 0 <= only < request.count:
+        raise UsageError(f"Picture {only} was asked for; the request makes {request.count}.", field="only")
     backbone = backbone or load_backbone(request.model, device=request.device, dtype=request.dtype)
     size = check_size(request.size or backbone.default_size, backbone)
     sketch = None if request.sketch is None else Sketch.from_json(request.sketch)
@@ -152,8 +157,12 @@ def recall(path: str | Path) -> tuple[Request, int, dict[str, str]]:
     text = read_png_text(path).get(RECIPE_KEY)
     try:
         recipe = json.loads(text or "")
-        request, index, made_with = Request.checked(**recipe["request"]), int(recipe["index"]), dict(recipe["made_with"])
-    except (ValueError, KeyError, TypeError) as error:
+        request, index, made_with = (
+            Request.checked(**recipe["request"]),
+            int(recipe["index"]),
+            dict(recipe["made_with"]),
+        )
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(

@@ -60,7 +60,12 @@ def levels_of(scheduler: Any, steps: int) -> list[Level]:
     """
     if steps < 1:
         raise UsageError(f"steps is {steps}; it must be at least 1.", field="steps")
-    scheduler.set_timesteps(steps)
+    try:
+        scheduler.set_timesteps(steps)
+    except ValueError as error:
+        raise UsageError(
+            f"{type(scheduler).__name__} cannot make {steps} steps: {error}", hint="Take fewer.", field="steps"
+        ) from error
     times = [float(t) for t in scheduler.timesteps]
     if len(times) != steps:  # second-order schedulers list their inner evaluations
         raise UsageError(f"{type(scheduler).__name__} makes {len(times)} levels of {steps} steps.", field="solver")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +16,10 @@ from torch import nn
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.errors import ModelNotFoundError, UsageError, WeightsError
-from sketchguide.predictors import LatentPredictor
+from sketchguide.predictors import LatentPredictor, is_hub_id
 
 DEFAULT_MODEL = "icons-64"
 EMBEDDED = Path(__file__).parent / "models"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -49,7 +47,8 @@ class Shipped:
             data = file.read_bytes() if file.is_file() else b""
             if len(data) != expected["size"] or hashlib.sha256(data).hexdigest() != expected["sha256"]:
                 raise WeightsError(
-                    f"{file} is damaged: {len(data)} bytes where {expected['size']} with sha256 {expected['sha256']} belong.",
+                    f"{file} is damaged: {len(data)} bytes; it should be {expected['size']} with sha256 "
+                    f"{expected['sha256']}.",
                     hint="Install sketchguide again.",
                     field=self.kind,
                 )
@@ -83,7 +82,7 @@ def load_backbone(name: str | Path = DEFAULT_MODEL, *, device: str = "auto", dty
     if isinstance(source, Path):
         check_weights(source)
     try:
-        pipeline = DiffusionPipeline.from_pretrained(source, torch_dtype=chosen, use_safetensors=True)
+        pipeline = DiffusionPipeline.from_pretrained(source, dtype=chosen, use_safetensors=True)
     except (OSError, ValueError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if isinstance(source, Path):
@@ -94,6 +93,11 @@ def load_backbone(name: str | Path = DEFAULT_MODEL, *, device: str = "auto", dty
             field="model",
         ) from error
     pipeline.set_progress_bar_config(disable=True)
+    for part, module in pipeline.components.items():
+        if isinstance(module, nn.Module) and not all(p.isfinite().all() for p in module.parameters()):
+            raise WeightsError(
+                f"The weights of {part} in {source} are not finite.", hint="Get them again.", field="model"
+            )
     return from_pipe(pipeline.to(where), name=str(name))
 
 
@@ -164,11 +168,13 @@ def _source(name: str | Path) -> str | Path:
                 field="model",
             )
         return path
-    if HUB_ID.fullmatch(text) and ".." not in text and not text.startswith("."):
+    if is_hub_id(text):
         return text
     known = ", ".join(s.name for s in shipped() if s.kind == "model")
     raise ModelNotFoundError(
-        f"No model {text!r}.", hint=f"Shipped: {known}. Or give a diffusers folder or a hub id (owner/name).", field="model"
+        f"No model {text!r}.",
+        hint=f"Shipped: {known}. Or give a diffusers folder or a hub id (owner/name).",
+        field="model",
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,6 +83,7 @@ class LatentPredictor(nn.Module):
         for layer in self.first:  # one layer of `total` inputs, split: its fan-in is the sum
             assert isinstance(layer, nn.Conv2d)
             nn.init.uniform_(layer.weight, -1 / math.sqrt(total), 1 / math.sqrt(total))
+        self.eval()  # BatchNorm must not move while guiding; only a training step switches it
 
     def forward(self, features: Mapping[str, Tensor], level: Level, size: tuple[int, int]) -> Tensor:
         """`features[path]` (B, c, h/s, w/s) of each tap, or (B, N, c) tokens; `size` is the latent's (h, w)."""
@@ -168,16 +170,26 @@ class LatentPredictor(nn.Module):
         try:
             predictor.load_state_dict(tensors)
         except RuntimeError as error:
-            raise WeightsError(f"{file} does not hold the weights its header describes: {error}", field="predictor") from error
+            raise WeightsError(
+                f"{file} does not hold the weights its header describes: {error}", field="predictor"
+            ) from error
         return predictor.eval().requires_grad_(False)
 
     def push_to_hub(self, repo_id: str, *, folder: str | Path, private: bool = False) -> str:
         """Upload a folder written by `save_pretrained` to the hub; returns its address."""
         from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError
 
         api = HfApi()
-        api.create_repo(repo_id, private=private, exist_ok=True)
-        return str(api.upload_folder(repo_id=repo_id, folder_path=str(folder)))
+        try:
+            api.create_repo(repo_id, private=private, exist_ok=True)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=str(folder)))
+        except (HfHubHTTPError, OSError, ValueError) as error:
+            raise OutputError(
+                f"{folder} cannot be uploaded to {repo_id!r}: {error}.",
+                hint="Check the name, the network and that you are logged in.",
+                field="repo_id",
+            ) from error
 
 
 def encode_noise(times: Tensor) -> Tensor:
@@ -186,7 +198,7 @@ def encode_noise(times: Tensor) -> Tensor:
     The paper starts at l = 0, which is zero for every whole t.
     """
     bands = 2.0 ** -torch.arange(1, NOISE_BANDS + 1, device=times.device, dtype=torch.float32)
-    return torch.sin(2 * math.pi * times.float()[:, None] * bands)
+    return torch.sin(2 * math.pi * (times.float()[:, None] * bands).frac())
 
 
 def token_grid(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
@@ -221,12 +233,19 @@ def choose_taps(taps: Sequence[TapInfo]) -> tuple[TapInfo, ...]:
 
 def _stages(table: Mapping[str, TapInfo]) -> list[str]:
     order = {"down_blocks": 0, "mid_block": 1, "up_blocks": 2}
-    stages = {".".join(p.split(".")[:1 if p.startswith("mid") else 2]) + "." for p in table if p.split(".")[0] in order}
+    stages = {
+        ".".join(p.split(".")[: 1 if p.startswith("mid") else 2]) + "." for p in table if p.split(".")[0] in order
+    }
     return sorted(stages, key=lambda s: (order[s.split(".")[0]], s))
 
 
 def _is_block(path: str) -> bool:
     return path.split(".")[-2] in ("resnets", "attentions")
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether `text` has the form `owner/name` and cannot be a way out of a folder."""
+    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text) is not None and ".." not in text
 
 
 def _find(source: str | Path) -> Path:
@@ -236,7 +255,7 @@ def _find(source: str | Path) -> Path:
     if path.is_file():
         return path
     text = str(source)
-    if text.count("/") == 1 and not text.startswith((".", "/")) and not path.suffix:
+    if is_hub_id(text) and path.suffix not in (".safetensors", ".bin", ".pt", ".pth", ".ckpt"):
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
@@ -255,13 +274,16 @@ def _find(source: str | Path) -> Path:
 
 def _read_header(header: str | None, file: Path) -> PredictorConfig:
     try:
-        values: dict[str, Any] = json.loads(header or "")
+        values: dict[str, Any] = dict(json.loads(header or ""))
         if values.pop("kind") != "latent-predictor" or values.pop("version") != 1:
             raise ValueError
         for name in ("taps", "channels", "widths", "window"):
             values[name] = tuple(values[name])
+        counts = (*values["channels"], *values["widths"], values["latent_channels"])
+        if not all(type(count) is int and 0 < count < 2**20 for count in counts):
+            raise ValueError
         return PredictorConfig(**values)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise WeightsError(
             f"{file} is not a sketchguide predictor (its header does not describe one).", field="predictor"
         ) from error

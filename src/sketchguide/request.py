@@ -16,7 +16,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 class Request(BaseModel):
     """What to make. Validation refuses unknown fields, NaN and control characters; `checked` words it for people."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     prompt: str = Field(max_length=10_000, description="what the picture shows")
     negative: str = Field(default="", max_length=10_000, description="what it should not show")

@@ -87,13 +87,20 @@ def _look(
 ) -> tuple[Prediction, list[Tensor]]:
     """One conditional pass, and the gradient (B, C, h, w) of each open guide's loss."""
     reads = {path for guide in pulling for path in guide.reads}
-    with torch.set_grad_enabled(bool(pulling)), tapped(backbone.network, reads, rewrites) as features:
+    with torch.set_grad_enabled(bool(pulling)):
         seen = latent.detach().requires_grad_(bool(pulling))
-        prediction = backbone.predict(seen, now, condition)
-        step = Step(seen, prediction, dict(features), now)
+        with tapped(backbone.network, reads, rewrites) as features:
+            prediction = backbone.predict(seen, now, condition)
+        step = Step(seen, prediction, features, now)
         gradients: list[Tensor] = []
         for left, guide in zip(reversed(range(len(pulling))), pulling, strict=True):
-            (gradient,) = torch.autograd.grad(guide.loss(step).sum(), seen, retain_graph=left > 0)
+            loss = guide.loss(step)
+            if not loss.requires_grad:
+                raise GuidanceError(
+                    f"The loss of {type(guide).__name__} does not depend on the latent.",
+                    hint="Something in it is detached, or computed without gradients.",
+                )
+            (gradient,) = torch.autograd.grad(loss.sum(), seen, retain_graph=left > 0)
             if not gradient.isfinite().all():
                 raise GuidanceError(
                     f"The gradient of {type(guide).__name__} is not finite at step {now.progress:.0%}.",
@@ -110,7 +117,9 @@ def _merge(many: Iterable[Mapping[str, Rewrite]]) -> dict[str, Rewrite]:
         for path, rewrite in one.items():
             if path in merged:
                 raise UsageError(
-                    f"Two injections rewrite {path!r} at once.", hint="Give them disjoint taps or windows.", field="injections"
+                    f"Two injections rewrite {path!r} at once.",
+                    hint="Give them disjoint taps or windows.",
+                    field="injections",
                 )
             merged[path] = rewrite
     return merged

@@ -819,7 +819,9 @@ class _SvgReader:
         self.stack.pop()
         if tag.rpartition(" ")[2] == "style" and self.sheet is not None:
             before, *commented = "".join(self.sheet).split("/*")
-            for rule in "".join([before, *(part.partition("*/")[2] for part in commented)]).split("}"):
+            rules = "".join([before, *(part.partition("*/")[2] for part in commented)]).split("}")
+            self.count(len(rules))
+            for rule in rules:
                 selectors, _, body = rule.partition("{")
                 for selector in selectors.split(","):
                     self.rules.setdefault(selector.strip(), {}).update(_declarations(body))
@@ -828,7 +830,7 @@ class _SvgReader:
     def count(self, more: int) -> None:
         self.elements += more
         if self.elements > _MAX_ELEMENTS:
-            self.refuse(f"there are more than {_MAX_ELEMENTS} elements.", hint="Simplify the drawing first.")
+            self.refuse(f"there are more than {_MAX_ELEMENTS} elements or rules.", hint="Simplify the drawing first.")
 
     # -- attributes
 

@@ -44,13 +44,13 @@ def tapped(
     modules = {path: _submodule(network, path) for path in paths}
 
     def hook(path: str) -> Callable[[nn.Module, Any, Any], Any]:
-        def on_output(module: nn.Module, args: Any, output: Any) -> Any:
+        def on_output(module: nn.Module, _: Any, output: Any) -> Any:
             single = isinstance(output, tuple) and len(output) == 1  # transformer blocks return (hidden,)
             value = output[0] if single else output
             if not isinstance(value, Tensor):
                 raise TapError(
                     f"Tap {path!r} yields a {type(value).__name__}, not a tensor.",
-                    hint=f"Tap one of its children: {', '.join(n for n, _ in module.named_children()) or 'it has none'}.",
+                    hint=f"Tap one of its children: {children_of(module)}.",
                     field="taps",
                 )
             reached.add(path)
@@ -83,12 +83,15 @@ def _submodule(network: nn.Module, path: str) -> nn.Module:
         parent, _, _ = path.rpartition(".")
         while parent and not _has(network, parent):
             parent, _, _ = parent.rpartition(".")
-        children = ", ".join(name for name, _ in network.get_submodule(parent).named_children())
         raise TapError(
             f"{type(network).__name__} has no submodule {path!r}.",
-            hint=f"Below {parent or 'its top'!r} there is: {children or 'nothing'}.",
+            hint=f"Below {parent or 'its top'!r} there is: {children_of(network.get_submodule(parent))}.",
             field="taps",
         ) from None
+
+
+def children_of(module: nn.Module) -> str:
+    return ", ".join(name for name, _ in module.named_children()) or "nothing"
 
 
 def _has(network: nn.Module, path: str) -> bool:
@@ -109,7 +112,7 @@ def survey(network: nn.Module, run: Callable[[], object], *, grid: tuple[int, in
     found: dict[str, TapInfo] = {}
 
     def hook(path: str) -> Callable[[nn.Module, Any, Any], None]:
-        def on_output(module: nn.Module, args: Any, output: Any) -> None:
+        def on_output(_module: nn.Module, _: Any, output: Any) -> None:
             value = output[0] if isinstance(output, tuple) and len(output) == 1 else output
             if not isinstance(value, Tensor) or path in found:
                 return

@@ -98,7 +98,7 @@ class UNetBackbone:
         return Prediction.read(self.prediction_kind, output, latent, level)
 
     def run(self, latent: Tensor, times: Tensor, condition: Condition) -> Tensor:
-        """The network's raw float32 output (B, C, h, w); `times` is (B,) or (1,), one per image as training needs it."""
+        """The network's raw float32 output (B, C, h, w); `times` is (1,), or (B,) as training needs it."""
         return self.network(
             latent.to(self.dtype),
             times,

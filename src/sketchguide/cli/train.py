@@ -194,6 +194,8 @@ def command(
             elif fresh:
                 checkpoints.clear()
             session = Session(run, checkpoints, config, minutes=minutes, scored=scored, log=output / "log.jsonl")
+            if latest is not None:
+                session.loss, session.held_out = latest.meta["loss"], latest.meta["held_out"]
             session.rewind_log()
             stop = StopLater()
             try:
@@ -271,7 +273,8 @@ class Session:
 
     def save(self) -> None:
         if self.run.step != self.saved:
-            meta = {"config": dict(self.config), "steps": self.run.settings.steps}
+            figures = {"loss": _finite(self.loss), "held_out": _finite(self.held_out)}
+            meta = {"config": dict(self.config), "steps": self.run.settings.steps, **figures}
             self.checkpoints.save(self.run.step, self.run.state(), meta)
             self.saved = self.run.step
 

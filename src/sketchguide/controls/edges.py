@@ -32,8 +32,8 @@ class LatentGuide:
         trained = self.predictor.config.window
         if self.window[0] < trained[0] or self.window[1] > trained[1]:
             raise UsageError(
-                f"The guide acts from {self.window[0]:g} to {self.window[1]:g} of the steps, but this predictor was trained "
-                f"for {trained[0]:g} to {trained[1]:g}.",
+                f"The guide acts from {self.window[0]:g} to {self.window[1]:g} of the steps, but this predictor was "
+                f"trained for {trained[0]:g} to {trained[1]:g}.",
                 hint=f"Stop at {trained[1]:g} at the latest, or train a predictor for less noise.",
                 field="stop",
             )
@@ -48,6 +48,8 @@ class LatentGuide:
             raise UsageError(
                 f"The drawing's latent is {tuple(self.target.shape[-2:])}, the picture's {size} (h, w).", field="sketch"
             )
+        if len(self.target) not in (1, len(step.latent)):
+            raise UsageError(f"{len(self.target)} drawings for {len(step.latent)} pictures.", field="sketch")
         error = (self.predictor(step.features, step.level, size) - self.target).square()
         if self.weight is not None:
             error = error * self.weight

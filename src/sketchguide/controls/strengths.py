@@ -63,4 +63,6 @@ class Score:
 
     def __call__(self, gradient: Tensor, move: Tensor, now: Level, to: Level) -> Tensor:
         del move
+        if now.alpha == 0:  # zero terminal SNR: the shift of the clean estimate has no limit
+            return torch.zeros_like(gradient)
         return -self.scale * now.sigma * (to.alpha / now.alpha * now.sigma - to.sigma) * gradient

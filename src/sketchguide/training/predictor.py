@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.controls.base import check_window
+from sketchguide.defaults import TRAINING_BATCH, TRAINING_RATE, TRAINING_STEPS
 from sketchguide.errors import TrainingError, UsageError
 from sketchguide.extractors import Extractor
 from sketchguide.levels import Level
@@ -28,9 +29,9 @@ MAX_SKIPS = 20  # steps in a row whose loss may be NaN before the run stops
 class PredictorTraining:
     """Settings of a run. The paper: 3000 steps of batch 16, Adam, widths 512-256-128-64, taps not normalised."""
 
-    steps: int = 1000
-    batch: int = 32
-    rate: float = 2e-3  # Adam's learning rate, falling to zero along a cosine
+    steps: int = TRAINING_STEPS.default
+    batch: int = TRAINING_BATCH.default
+    rate: float = TRAINING_RATE.default  # Adam's learning rate, falling to zero along a cosine
     window: tuple[float, float] = (0.0, 0.9)  # progress of the noise levels trained on: what `stop` may be later
     widths: tuple[int, ...] = (256, 128, 64)
     normalize_taps: bool = True
@@ -41,9 +42,9 @@ class PredictorTraining:
         check_window(self.window)
         if self.window[0] == self.window[1]:
             raise UsageError("window is empty; give a range such as 0 to 0.9.", field="window")
-        for name, low, high in (("steps", 1, 10**6), ("batch", 2, 1024), ("rate", 0, 1)):
-            if not low <= getattr(self, name) <= high:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must lie in {low}..{high}.", field=name)
+        for name, allowed in (("steps", TRAINING_STEPS), ("batch", TRAINING_BATCH), ("rate", TRAINING_RATE)):
+            if not allowed.low <= getattr(self, name) <= allowed.high:
+                raise UsageError(f"{name} is {getattr(self, name)}; allowed is {allowed}.", field=name)
 
 
 class TrainingStep(NamedTuple):
@@ -133,11 +134,13 @@ class PredictorRun:
             started = time.monotonic()
             images, captions = self.pictures.batch(self.rng, self.settings.batch)
             levels = self._levels(self.settings.batch)
+            statistics = [buffer.clone() for buffer in self.predictor.buffers()]
             loss = self._loss(images, captions, levels, self.rng)
-            if loss.isfinite():
+            if self._update(loss):
                 bad = 0
-                self._update(loss)
             else:
+                for buffer, before in zip(self.predictor.buffers(), statistics, strict=True):
+                    buffer.copy_(before)  # the forward pass has put the bad batch into BatchNorm
                 bad += 1
                 self.skipped += 1
                 if bad > MAX_SKIPS:
@@ -150,14 +153,18 @@ class PredictorRun:
             yield TrainingStep(self.step, loss.item(), self.skipped)
         self.predictor.eval()
 
-    def _update(self, loss: Tensor) -> None:
+    def _update(self, loss: Tensor) -> bool:
+        """Step the optimizer, unless loss or gradient is not finite; tells whether it did."""
         for group in self.optimizer.param_groups:
             done = torch.tensor(self.step / self.settings.steps)
             group["lr"] = self.settings.rate * float(0.5 * (1 + torch.cos(torch.pi * done)))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.predictor.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.predictor.parameters(), 1.0)
+        if not (loss.isfinite() and norm.isfinite()):
+            return False
         self.optimizer.step()
+        return True
 
     def _levels(self, count: int) -> list[Level]:
         start, stop = self.settings.window
@@ -165,7 +172,7 @@ class PredictorRun:
         return [self.backbone.level(float(p)) for p in drawn]
 
     def _loss(self, images: Tensor, captions: Sequence[str], levels: Sequence[Level], rng: Generator) -> Tensor:
-        """Mean squared error in latents. The predictor is in train mode only here: BatchNorm must not move elsewhere."""
+        """Mean squared error in latents. Train mode lasts no longer: BatchNorm must not move elsewhere."""
         self.predictor.train()
         error = self._error(images, captions, levels, rng)
         self.predictor.eval()
@@ -178,7 +185,9 @@ class PredictorRun:
             clean = backbone.encode(images)
             target = backbone.encode((self.extractor(images) * 2 - 1).expand(-1, 3, -1, -1))
             noise = torch.randn(clean.shape, generator=rng).to(clean)
-            column = torch.tensor([[level.alpha, level.sigma] for level in levels], device=clean.device)[..., None, None, None]
+            column = torch.tensor([[level.alpha, level.sigma] for level in levels], device=clean.device)[
+                ..., None, None, None
+            ]
             latent = column[:, 0] * clean + column[:, 1] * noise
             features = self._features(latent, levels, captions)
         times = torch.tensor([level.time for level in levels], device=clean.device)
