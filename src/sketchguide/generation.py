@@ -189,7 +189,7 @@ def encode_map(drawing: SpatialMap, backbone: Backbone) -> tuple[Tensor, Tensor]
     ink = torch.tensor(drawing.ink, device=backbone.device)
     target = backbone.encode((ink * 2 - 1).expand(1, 3, -1, -1))
     weight = torch.tensor(drawing.weight, device=backbone.device)[None, None]
-    return target, torch.nn.functional.adaptive_avg_pool2d(weight, target.shape[-2:])
+    return target, torch.nn.functional.adaptive_avg_pool2d(weight, (target.shape[-2], target.shape[-1]))
 
 
 def _warn(request: Request, sketch: Sketch | None, backbone: Backbone) -> None:

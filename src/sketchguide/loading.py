@@ -15,10 +15,10 @@ from torch import nn
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.defaults import MODEL
 from sketchguide.errors import ModelNotFoundError, UsageError, WeightsError
 from sketchguide.predictors import LatentPredictor, is_hub_id
 
-DEFAULT_MODEL = "icons-64"
 EMBEDDED = Path(__file__).parent / "models"
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -65,7 +65,7 @@ def shipped() -> list[Shipped]:
     ]
 
 
-def load_backbone(name: str | Path = DEFAULT_MODEL, *, device: str = "auto", dtype: DType = "auto") -> Backbone:
+def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DType = "auto") -> Backbone:
     """Load a model the package ships (`icons-64`), a diffusers folder, or a hub id (`owner/name`).
 
     `device` is "auto" (CUDA, else Apple's MPS, else the CPU) or any torch device; `dtype` "auto" is float32 on the CPU

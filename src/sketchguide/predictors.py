@@ -183,7 +183,9 @@ class LatentPredictor(nn.Module):
         api = HfApi()
         try:
             api.create_repo(repo_id, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=repo_id, folder_path=str(folder)))
+            return str(
+                api.upload_folder(repo_id=repo_id, folder_path=str(folder), allow_patterns=[FILE_NAME, "README.md"])
+            )
         except (HfHubHTTPError, OSError, ValueError) as error:
             raise OutputError(
                 f"{folder} cannot be uploaded to {repo_id!r}: {error}.",

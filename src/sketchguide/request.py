@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sketchguide.defaults import COUNT, MODEL, SCALE, SEED, STEPS, STOP, STRENGTH
 from sketchguide.errors import UsageError
@@ -53,6 +53,12 @@ class Request(BaseModel):
         if size is not None and not all(16 <= side <= 4096 for side in size):
             raise ValueError("each side must lie in 16..4096 pixels")
         return size
+
+    @model_validator(mode="after")
+    def _seeds_fit(self) -> Request:
+        if self.seed + self.count - 1 > SEED.high:
+            raise ValueError(f"seed {self.seed} with count {self.count} counts beyond the last seed, {SEED.high}")
+        return self
 
     @classmethod
     def checked(cls, **values: Any) -> Request:

@@ -5,7 +5,7 @@ Hooks live exactly as long as the `with` block; nothing is stamped onto modules 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -30,7 +30,7 @@ class TapInfo(NamedTuple):
 @contextmanager
 def tapped(
     network: nn.Module, reads: Iterable[str] = (), rewrites: Mapping[str, Rewrite] | None = None
-) -> Iterator[dict[str, Tensor]]:
+) -> Generator[dict[str, Tensor]]:
     """Within the block, record the outputs of the submodules in `reads`, after applying `rewrites`.
 
     Yields the record, path -> output; every tensor keeps its graph. Raises TapError at once for an unknown path and

@@ -8,7 +8,6 @@ import pytest
 
 import sketchguide as package
 from sketchguide.cli.environment import environment
-from sketchguide.defaults import TRAINING_BATCH, TRAINING_RATE, TRAINING_STEPS
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.request import Request
 from sketchguide.solvers import SOLVERS
@@ -57,10 +56,8 @@ def test_help_of_generate_shows_every_setting(sketchguide: Run, monkeypatch: pyt
 def test_help_of_train_shows_the_true_defaults(sketchguide: Run, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "300")
     settings = PredictorTraining()
-    shown = (TRAINING_STEPS.default, TRAINING_BATCH.default, TRAINING_RATE.default)
-    assert shown == (settings.steps, settings.batch, settings.rate)
     text = sketchguide("train", "--help").out
-    assert all(f"default {value}" in text for value in shown)
+    assert all(f"default {value}" in text for value in (settings.steps, settings.batch, settings.rate))
     assert all(name in text for name in EXTRACTORS)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from sketchguide.cli.train import Session
+from sketchguide.defaults import TRAINING_STEPS
 from sketchguide.predictors import LatentPredictor
 from sketchguide.training.checkpoints import Checkpoints
 
@@ -120,10 +121,14 @@ def test_minutes_shorten_the_run_and_the_schedule(sketchguide: Run, training: li
     result = sketchguide(*training, "--minutes", "0.02", "-o", folder, "--json")
     assert result.code == 0
     steps = result.json["steps"]
-    assert 0 < steps < 1000
+    assert 0 < steps < TRAINING_STEPS.default
     latest = Checkpoints(folder / "checkpoints").latest()
     assert latest is not None
-    assert (latest.step, latest.meta["steps"], latest.meta["config"]["steps"]) == (steps, steps, 1000)
+    assert (latest.step, latest.meta["steps"], latest.meta["config"]["steps"]) == (
+        steps,
+        steps,
+        TRAINING_STEPS.default,
+    )
     assert _log(folder)[-1]["held_out"] is not None
     again = sketchguide(*training, "--minutes", "0.02", "-o", folder, "--resume", "--json")
     same = ("steps", "loss", "held_out")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
 from typing import Any
 
 import diffusers
@@ -49,6 +48,7 @@ class UNetBackbone:
         grid = (side, side) if isinstance(side, int) else tuple(reversed(side))
         self.default_size: tuple[int, int] = (grid[0] * self.stride, grid[1] * self.stride)
         products = self._scheduler("DDIMScheduler").alphas_cumprod
+        self._taps: Sequence[TapInfo] | None = None
         self._alphas = [float(p) ** 0.5 for p in products]
         self._sigmas = [(1 - float(p)) ** 0.5 for p in products]
 
@@ -60,7 +60,7 @@ class UNetBackbone:
     def dtype(self) -> torch.dtype:
         return self.pipeline.unet.dtype
 
-    @cached_property
+    @property
     def solvers(self) -> Mapping[str, SolverChoice]:
         own = OF_SCHEDULER.get(type(self.pipeline.scheduler).__name__, "ddim")
         return {own: SOLVERS[own], **SOLVERS}
@@ -119,9 +119,14 @@ class UNetBackbone:
         scaled = (latents / self.autoencoder.config.scaling_factor).to(self.device, self.autoencoder.dtype)
         return self.autoencoder.decode(scaled, return_dict=False)[0].float()
 
-    @cached_property
+    @property
     def taps(self) -> Sequence[TapInfo]:
-        """Found by one pass over a small latent."""
+        """Found by one pass over a small latent, once."""
+        if self._taps is None:
+            self._taps = self._survey()
+        return self._taps
+
+    def _survey(self) -> Sequence[TapInfo]:
         deepest = self.multiple // self.stride
         grid = (2 * deepest, 3 * deepest)
         latent = torch.zeros(1, self.latent_channels, *grid, device=self.device)

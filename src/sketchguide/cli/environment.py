@@ -28,7 +28,8 @@ def command(context: typer.Context, as_json: JsonFlag = False) -> None:
             for package, version in value.items():
                 report.say(f"{package}: {version or 'not installed'}")
         else:
-            report.say(f"{name}: {'unknown' if value is None else value}")
+            text = (", ".join(value) or "none") if isinstance(value, list) else value
+            report.say(f"{name}: {'unknown' if text is None else text}")
 
 
 def environment() -> dict[str, Any]:

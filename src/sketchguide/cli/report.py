@@ -114,6 +114,7 @@ class Report:
             console=self.err,
             transient=True,
             redirect_stdout=False,
+            refresh_per_second=4,
             disable=not self.err.is_terminal,
         ) as bar:
             yield bar
