@@ -67,8 +67,10 @@ class Request(BaseModel):
             return cls(**values)
         except ValidationError as error:
             first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"]) or "request"
+            name = ".".join(str(part) for part in first["loc"])
             reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            if not name:
+                raise UsageError(f"{reason[0].upper()}{reason[1:]}.") from error
             given = repr(first["input"])
             given = given if len(given) <= 60 else given[:57] + "…"
             raise UsageError(f"{name} is {given}: it {_worded(reason)}.", field=name) from error

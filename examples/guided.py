@@ -1,0 +1,28 @@
+"""The loop by hand: one guide, a preview after every step, nothing hidden."""
+
+from pathlib import Path
+
+from sketchguide import LatentGuide, Proportional, Sketch, load_backbone, load_predictor, sample
+from sketchguide.generation import encode_map
+from sketchguide.images import save_png, sheet, to_images
+from sketchguide.seeds import generators, noise
+
+backbone = load_backbone("icons-64")
+predictor = load_predictor(None, backbone)
+drawing = Sketch.open(Path(__file__).parent / "sketches" / "umbrella.svg").rasterize(size=backbone.default_size)
+target, weight = encode_map(drawing, backbone)
+guide = LatentGuide(predictor, target, weight, window=(0.0, 0.8), strength=Proportional(1.6))
+
+previews = []
+latent = noise(generators([7]), (backbone.latent_channels, *target.shape[-2:]))
+for moment in sample(
+    backbone,
+    backbone.describe(["an umbrella"]),
+    latent,
+    backbone.levels(16),
+    negative=backbone.describe([""]),
+    scale=5.0,
+    guides=[guide],
+):
+    previews += to_images(backbone.decode(moment.clean))
+save_png(sheet(previews, columns=8), "steps.png")

@@ -1,0 +1,43 @@
+"""The README is what people run: its example is run, and its commands are those of CI."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sketchguide.loading import shipped
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.skipif(not any(s.name == "icons-64" for s in shipped()), reason="icons-64 is not shipped yet")
+def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(example.strip().splitlines()) <= 10
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(example, "README.md", "exec"), {})
+    assert capsys.readouterr().out.splitlines() == ["7 (64, 64)", "8 (64, 64)"]
+    first, second = (Image.open(tmp_path / f"apple-{seed}.png").convert("RGB") for seed in (7, 8))
+    assert first.tobytes() != second.tobytes()
+
+
+def test_the_readme_names_exactly_the_two_set_up_commands():
+    commands = re.findall(r"^    (pip install .*)$", README, re.MULTILINE)
+    assert commands == [
+        'pip install . && sketchguide generate "a red apple" --sketch examples/sketches/apple.svg -o apple.png',
+        "pip install '.[test]' && pytest",
+    ]
+    assert commands[1] in (ROOT / ".ci" / "run").read_text()
+
+
+def test_every_file_the_readme_and_docs_point_to_exists():
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists(), f"{page.name} points to {target}"
