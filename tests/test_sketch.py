@@ -17,6 +17,7 @@ from skimage.measure import euler_number, label
 from skimage.morphology import skeletonize
 
 from sketchguide.errors import SketchError
+from sketchguide.lines import thin
 from sketchguide.sketch import LINE_WIDTH, MAX_POINTS, Polarity, Sketch, SpatialMap, Stroke, read_ndjson
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "sketches"
@@ -251,6 +252,12 @@ def test_weights_spread_around_their_strokes() -> None:
         Sketch.from_strokes([upper, lower], weights=[1.0])
 
 
+def test_weights_off_the_canvas_bind_nothing() -> None:
+    mapped = Sketch.from_strokes([[[2, 2], [3, 3]]], weights=[3.0]).rasterize(size=(64, 64))
+    assert mapped.blank
+    assert (mapped.weight == 1).all()
+
+
 def test_where_strokes_cross_their_order_does_not_matter() -> None:
     across, down = [[0.1, 0.5], [0.9, 0.5]], [[0.5, 0.1], [0.5, 0.9]]
     one = Sketch.from_strokes([across, down], weights=[2.0, 0.5]).rasterize(size=(64, 64))
@@ -373,10 +380,8 @@ def test_long_pictures_are_refused() -> None:
 
 
 def test_thinning_agrees_with_scikit_image_on_topology(cat: Sketch) -> None:
-    from sketchguide.sketch import _thinned
-
     mask = np.pad(np.asarray(drawn(cat, 200, width=5).convert("L")) < 128, 1)
-    ours, theirs = _thinned(mask), skeletonize(mask)
+    ours, theirs = thin(mask), skeletonize(mask)
     assert not (ours & ~mask).any()
     for count in (lambda lines: label(lines, connectivity=2).max(), lambda lines: euler_number(lines, connectivity=2)):
         assert count(ours) == count(theirs) == count(mask)

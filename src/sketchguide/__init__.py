@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from sketchguide.predictors import LatentPredictor
     from sketchguide.request import Request
     from sketchguide.sampling import sample
-    from sketchguide.sketch import Sketch, SpatialMap, Stroke
+    from sketchguide.sketch import Sketch, SpatialMap
+    from sketchguide.strokes import Stroke
     from sketchguide.taps import tapped
 
 __version__ = "0.1.0"
@@ -43,7 +44,7 @@ _HOMES = {
     "SketchguideError": "errors",
     "SketchguideWarning": "errors",
     "SpatialMap": "sketch",
-    "Stroke": "sketch",
+    "Stroke": "strokes",
     "from_pipe": "loading",
     "generate": "generation",
     "load_backbone": "loading",

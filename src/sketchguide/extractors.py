@@ -19,6 +19,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional as F
 
+from sketchguide import lines
 from sketchguide.errors import UsageError
 
 SMALLEST = 16
@@ -82,8 +83,7 @@ class Edges:
         strokes = thin(fill_holes(strokes, least=self.smallest * unit**2))
         distance = distance_to(strokes)[..., margin : margin + rows, margin : margin + columns]
         distance = F.interpolate(distance, size=(height, width), mode="bilinear") / scale
-        radius = self.thickness / 2 * max(height, width) / 64
-        return (radius + 0.5 - distance).clamp(0, 1)
+        return lines.round_pen(distance, width=self.thickness * max(height, width) / 64)
 
 
 EXTRACTORS: Mapping[str, Extractor] = MappingProxyType({"edges": Edges()})
@@ -185,53 +185,10 @@ def connected(mask: Tensor, *, diagonally: bool) -> Tensor:
 
 
 def distance_to(ink: Tensor) -> Tensor:
-    """Euclidean distance (B, 1, H, W) in pixels from each pixel to the nearest of `ink` (B, 1, H, W), bool.
-
-    Where an image has no ink, the distance is H + W: farther than anything can be.
-    """
-    height, width = ink.shape[-2:]
-    distance = torch.full(ink.shape, float(height + width))
-    for image, out in zip(ink[:, 0].cpu().numpy(), distance[:, 0], strict=True):
-        if image.any():
-            out.copy_(torch.from_numpy(ndimage.distance_transform_edt(~image)))
-    return distance.to(ink.device)
+    """`lines.distance_to` of a batch (B, 1, H, W), bool: float32, on the same device."""
+    return torch.from_numpy(lines.distance_to(ink.cpu().numpy())).float().to(ink.device)
 
 
 def thin(ink: Tensor) -> Tensor:
-    """The skeleton, one pixel wide and as connected as before, of `ink` (B, 1, H, W), bool.
-
-    Guo and Hall, "Parallel thinning with two-subiteration algorithms", CACM 32(3), 1989.
-    """
-    while True:
-        before = ink
-        for second in (False, True):
-            p = F.pad(ink, (1, 1, 1, 1))
-            height, width = ink.shape[-2:]
-            # The eight neighbours from the north, clockwise: p2 ... p9 in the paper.
-            north, north_east, east, south_east, south, south_west, west, north_west = (
-                p[..., 1 + y : 1 + y + height, 1 + x : 1 + x + width]
-                for y, x in ((-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1))
-            )
-            crossings = (
-                (~north & (north_east | east)).byte()
-                + (~east & (south_east | south)).byte()
-                + (~south & (south_west | west)).byte()
-                + (~west & (north_west | north)).byte()
-            )
-            clockwise = (
-                (north_west | north).byte()
-                + (north_east | east).byte()
-                + (south_east | south).byte()
-                + (south_west | west).byte()
-            )
-            counter = (
-                (north | north_east).byte()
-                + (east | south_east).byte()
-                + (south | south_west).byte()
-                + (west | north_west).byte()
-            )
-            neighbours = torch.minimum(clockwise, counter)
-            side = (south | south_west | ~north_west) & west if second else (north | north_east | ~south_east) & east
-            ink = ink & ~((crossings == 1) & (neighbours >= 2) & (neighbours <= 3) & ~side)
-        if torch.equal(ink, before):
-            return ink
+    """`lines.thin` of a batch (B, 1, H, W), bool, on the same device."""
+    return torch.from_numpy(lines.thin(ink.cpu().numpy())).to(ink.device)

@@ -1,0 +1,556 @@
+"""SVG drawings as strokes: the outlines of their shapes, read with the standard library's expat."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import NoReturn
+from xml.parsers import expat
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sketchguide.errors import SketchError
+from sketchguide.strokes import LINE_WIDTH, MAX_ASPECT, MAX_POINTS, Points, Stroke, fitted, in_reach, refuse
+
+_MAX_BYTES = 10_000_000
+_SVG = "http://www.w3.org/2000/svg"
+_MAX_DEPTH = 64
+_MAX_ELEMENTS = 100_000
+_MAX_LIST = 3_000_000
+_MAX_TEXT = 5_000
+_MAX_NUMBER = 1e9
+_MAX_CANVAS = 1e6
+_QUARTER = 4 / 3 * (math.sqrt(2) - 1)  # where the control points of a cubic Bézier quarter circle lie
+_GROUPS = frozenset({"svg", "g", "a", "switch"})
+_SHAPES = frozenset({"path", "line", "polyline", "polygon", "rect", "circle", "ellipse"})
+_UNSUPPORTED = frozenset({"use", "image", "foreignObject"})
+_PROPERTIES = frozenset({"stroke", "stroke-width", "fill", "display", "visibility", "opacity", "transform"})
+
+_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_LENGTH = re.compile(rf"\s*({_NUMBER.pattern})\s*([a-zA-Z%]*)\s*")
+_TRANSFORM = re.compile(r"\s*,?\s*([a-zA-Z]+)\s*\(([^()]*)\)")
+_PATH_CHARACTERS = re.compile(r"[MmZzLlHhVvCcSsQqTtAa0-9eE+\-.,\s]*")
+_UNITS = {"": 1.0, "px": 1.0, "pt": 4 / 3, "pc": 16.0, "in": 96.0, "cm": 96 / 2.54, "mm": 9.6 / 2.54, "em": 16.0}
+
+Matrix = NDArray[np.float64]
+Point = tuple[float, float]
+Size = tuple[float, float]
+Box = tuple[float, float, float, float]  # left, top, width, height
+
+
+def read_svg(source: str | bytes) -> tuple[tuple[Stroke, ...], float]:
+    """The visible outlines of an SVG document as strokes, and the canvas's width / height.
+
+    `Sketch.from_svg` says what is read and what is refused.
+    """
+    if len(source) > _MAX_BYTES:
+        refuse(f"The SVG drawing is larger than the {_MAX_BYTES // 1_000_000} MB allowed.")
+    encoding = None
+    if isinstance(source, str):
+        source, encoding = source.encode("utf-8", "surrogatepass"), "utf-8"
+    reader = _Reader(encoding)
+    try:
+        with np.errstate(all="ignore"):
+            reader.parser.Parse(source, True)
+    except SketchError:
+        raise
+    except (expat.ExpatError, LookupError, ValueError) as error:
+        reader.refuse(f"this is not well-formed SVG ({error}).")
+    if reader.texts:
+        warnings.warn(f"{reader.texts} text element(s) of the SVG drawing are not drawn.", stacklevel=3)
+    return _as_strokes(reader.outlines, canvas=reader.canvas)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Style:
+    """What an element hands down to those inside it."""
+
+    matrix: Matrix
+    viewport: Size
+    lined: bool = False
+    filled: bool = True
+    width: float = 1.0
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Outline:
+    """One subpath in root coordinates; `width` is None for the outline of a shape without a line."""
+
+    points: Points
+    closed: bool
+    width: float | None
+    weight: float
+
+
+class _Reader:
+    """What one SVG document draws. Expat reports to it: nothing is loaded, expanded or run."""
+
+    def __init__(self, encoding: str | None) -> None:
+        self.parser = expat.ParserCreate(encoding, namespace_separator=" ")
+        self.parser.StartDoctypeDeclHandler = self.on_doctype
+        self.parser.StartElementHandler = self.on_start
+        self.parser.EndElementHandler = self.on_end
+        self.parser.CharacterDataHandler = self.on_text
+        self.stack: list[_Style | None] = []  # None: inside something that is not drawn
+        self.rules: dict[str, dict[str, str]] = {}
+        self.sheet: list[str] | None = None
+        self.outlines: list[_Outline] = []
+        self.canvas: Box | None = None
+        self.elements = 0
+        self.points = 0
+        self.texts = 0
+
+    def refuse(self, message: str, *, hint: str = "") -> NoReturn:
+        refuse(f"The SVG drawing, line {self.parser.CurrentLineNumber}: {message}", hint=hint)
+
+    # -- what expat reports
+
+    def on_doctype(self, *_: object) -> None:
+        self.refuse("a DOCTYPE is not allowed.", hint="Delete that line, or save as plain SVG.")
+
+    def on_text(self, text: str) -> None:
+        if self.sheet is not None:
+            self.sheet.append(text)
+
+    def on_start(self, tag: str, attributes: dict[str, str]) -> None:
+        self.count(1)
+        if len(self.stack) >= _MAX_DEPTH:
+            self.refuse(f"elements are nested more than {_MAX_DEPTH} deep.", hint="Ungroup the drawing first.")
+        namespace, _, name = tag.rpartition(" ")
+        values = self.checked(name, attributes)
+        if not self.stack:
+            if name != "svg" or namespace not in ("", _SVG):
+                self.refuse(f"the outermost element is <{name[:40]}>, not <svg>.")
+            self.stack.append(self.root(self.styled(name, values)))
+            return
+        parent = self.stack[-1]
+        if name == "style":
+            self.sheet = []
+        if parent is None or namespace not in ("", _SVG):
+            self.stack.append(None)
+            return
+        if name in _UNSUPPORTED:
+            self.refuse(f"<{name}> is not supported.", hint="Convert clones and pictures to paths before exporting.")
+        self.texts += name == "text"
+        style = None
+        if name in _GROUPS or name in _SHAPES:
+            values = self.styled(name, values)
+            style = self.inherited(parent, values)
+        if style is not None and name in _SHAPES:
+            self.shape(name, values, style)
+            style = None
+        if style is not None and name == "svg":
+            style = self.nested(values, style)
+        self.stack.append(style)
+
+    def on_end(self, tag: str) -> None:
+        self.stack.pop()
+        if tag.rpartition(" ")[2] == "style" and self.sheet is not None:
+            before, *commented = "".join(self.sheet).split("/*")
+            rules = "".join([before, *(part.partition("*/")[2] for part in commented)]).split("}")
+            self.count(len(rules))
+            for rule in rules:
+                selectors, _, body = rule.partition("{")
+                for selector in selectors.split(","):
+                    self.rules.setdefault(selector.strip(), {}).update(_declarations(body))
+            self.sheet = None
+
+    def count(self, more: int) -> None:
+        self.elements += more
+        if self.elements > _MAX_ELEMENTS:
+            self.refuse(f"there are more than {_MAX_ELEMENTS} elements or rules.", hint="Simplify the drawing first.")
+
+    # -- attributes
+
+    def checked(self, name: str, attributes: dict[str, str]) -> dict[str, str]:
+        """The attributes by local name; anything that could run or load is refused."""
+        if name == "script":
+            self.refuse("scripts are not allowed.", hint="Save as plain SVG.")
+        values: dict[str, str] = {}
+        for key, value in attributes.items():
+            namespace, _, local = key.rpartition(" ")
+            if not namespace and local.lower().startswith("on"):
+                self.refuse(f"the event handler {local[:40]!r} is not allowed.", hint="Save as plain SVG.")
+            if local == "href" and not value.strip().startswith(("#", "data:")):
+                self.refuse(f"a link to {value[:60]!r} is not allowed.", hint="Embed or remove what it points to.")
+            if not namespace:
+                values[local] = value
+        return values
+
+    def styled(self, name: str, values: dict[str, str]) -> dict[str, str]:
+        """Presentation attributes, overridden by style sheets and these by the style attribute."""
+        styled = values | self.rules.get(name, {})
+        for part in values.get("class", "").split():
+            styled |= self.rules.get(f".{part}", {})
+        return styled | _declarations(values.get("style", ""))
+
+    def inherited(self, parent: _Style, values: Mapping[str, str]) -> _Style | None:
+        """The element's own style; None when it is not to be seen."""
+        if values.get("display") == "none" or values.get("visibility") in ("hidden", "collapse"):
+            return None
+        if "opacity" in values and self.length(values["opacity"], 1.0) <= 0:
+            return None
+        style = parent
+        if values.get("stroke", "inherit") != "inherit":
+            style = replace(style, lined=values["stroke"].strip() not in ("none", "transparent"))
+        if values.get("fill", "inherit") != "inherit":
+            style = replace(style, filled=values["fill"].strip() not in ("none", "transparent"))
+        if values.get("stroke-width", "inherit") != "inherit":
+            style = replace(style, width=self.length(values["stroke-width"], _diagonal(parent.viewport)))
+        if "data-weight" in values:
+            weight = self.length(values["data-weight"], 1.0)
+            if not 0 <= weight <= 1000:
+                self.refuse(f"data-weight is {values['data-weight'][:40]!r}; it must be 0 to 1000.")
+            style = replace(style, weight=weight)
+        if "transform" in values:
+            style = replace(style, matrix=style.matrix @ self.transform(values["transform"]))
+        return style
+
+    def length(self, text: str, whole: float) -> float:
+        """A CSS length in pixels; a percentage is of `whole`."""
+        match = _LENGTH.fullmatch(text[:_MAX_TEXT])
+        unit = match[2].lower() if match else "?"
+        factor = whole / 100 if unit == "%" else _UNITS.get(unit)
+        if match is None or factor is None or abs(float(match[1])) > _MAX_NUMBER:
+            self.refuse(f"{text[:40]!r} is not a length; a number with px, pt, pc, in, cm, mm, em or % is.")
+        return float(match[1]) * factor
+
+    def lengths(self, values: Mapping[str, str], names: str, viewport: Size) -> list[float]:
+        """Several lengths, 0 where missing; percentages of the width, the height, or (radii) the diagonal."""
+        wholes = dict.fromkeys(["x", "x1", "x2", "cx", "rx", "width"], viewport[0])
+        wholes |= dict.fromkeys(["y", "y1", "y2", "cy", "ry", "height"], viewport[1])
+        wholes["r"] = _diagonal(viewport)
+        return [self.length(values.get(name, "0"), wholes[name]) for name in names.split()]
+
+    def check_list(self, text: str) -> None:
+        if len(text) > _MAX_LIST:
+            self.refuse(f"there are more than {MAX_POINTS} points.", hint="Simplify the drawing first.")
+
+    def numbers(self, text: str) -> list[float]:
+        self.check_list(text)
+        found = [float(number) for number in _NUMBER.findall(text)]
+        if _NUMBER.sub("", text).strip(" ,\t\r\n") or any(abs(number) > _MAX_NUMBER for number in found):
+            self.refuse(f"{text[:40]!r} is not a list of numbers.")
+        return found
+
+    def transform(self, text: str) -> Matrix:
+        if len(text) > _MAX_TEXT:
+            self.refuse("a transform is longer than any drawing needs.")
+        matrix = np.eye(3)
+        if _TRANSFORM.sub("", text).strip(" ,\t\r\n") not in ("", "none"):
+            self.refuse(f"the transform {text[:40]!r} cannot be read.")
+        for name, inner in _TRANSFORM.findall(text):
+            self.count(1)
+            step = _transformation(name, self.numbers(inner))
+            if step is None:
+                self.refuse(f"the transform {name[:20]}({inner[:40]}) is unknown or has the wrong number of values.")
+            matrix = matrix @ step
+        return matrix
+
+    # -- the canvas
+
+    def box(self, text: str) -> Box:
+        numbers = self.numbers(text)
+        if len(numbers) != 4:
+            self.refuse(f"the viewBox {text[:40]!r} must have four numbers.")
+        left, top, width, height = numbers
+        self.check_side(width)
+        self.check_side(height)
+        return left, top, width, height
+
+    def check_side(self, side: float) -> None:
+        if not 0 < side <= _MAX_CANVAS:
+            self.refuse(f"a canvas side is {side:g}; it must be above 0 and at most {_MAX_CANVAS:g}.")
+
+    def root(self, values: Mapping[str, str]) -> _Style | None:
+        sides: list[float] = []
+        for side in ("width", "height"):
+            text = values.get(side, "auto").strip()
+            if text != "auto":
+                pixels = self.length(text, 100.0)
+                self.check_side(pixels)
+                if not text.endswith("%"):
+                    sides.append(pixels)
+        if "viewBox" in values:
+            self.canvas = self.box(values["viewBox"])
+        elif len(sides) == 2:
+            self.canvas = (0.0, 0.0, sides[0], sides[1])
+        if self.canvas is not None and not 1 / MAX_ASPECT <= self.canvas[2] / self.canvas[3] <= MAX_ASPECT:
+            self.refuse(f"the canvas is {self.canvas[2]:g} × {self.canvas[3]:g}; at most 1:{MAX_ASPECT:g} is allowed.")
+        viewport = (100.0, 100.0) if self.canvas is None else self.canvas[2:]
+        return self.inherited(_Style(matrix=np.eye(3), viewport=viewport), values)
+
+    def nested(self, values: Mapping[str, str], style: _Style) -> _Style:
+        """An inner svg: its viewBox is fitted, centred, into its own rectangle."""
+        outer = style.viewport
+        sized = {"width": "100%", "height": "100%"} | dict(values)
+        x, y, width, height = self.lengths(sized, "x y width height", outer)
+        self.check_side(width)
+        self.check_side(height)
+        if "viewBox" not in values:
+            return replace(style, matrix=style.matrix @ _affine(1, 0, 0, 1, x, y), viewport=(width, height))
+        left, top, inner_width, inner_height = self.box(values["viewBox"])
+        scale = min(width / inner_width, height / inner_height)
+        x += (width - scale * inner_width) / 2 - scale * left
+        y += (height - scale * inner_height) / 2 - scale * top
+        matrix = style.matrix @ _affine(scale, 0, 0, scale, x, y)
+        return replace(style, matrix=matrix, viewport=(inner_width, inner_height))
+
+    # -- shapes
+
+    def shape(self, name: str, values: Mapping[str, str], style: _Style) -> None:
+        lined = style.lined and style.width > 0
+        if not lined and not style.filled:
+            return
+        tolerance = None if self.canvas is None else max(self.canvas[2:]) / 1500
+        pen = _Pen(style.matrix, tolerance=tolerance, room=MAX_POINTS - self.points, refuse=self.refuse)
+        getattr(self, f"trace_{name}")(values, style.viewport, pen)
+        pen.endPath()
+        scale = math.sqrt(abs(float(np.linalg.det(style.matrix[:2, :2]))))
+        for points, closed in pen.paths:
+            self.points += len(points)
+            width = style.width * scale if lined else None
+            self.outlines.append(_Outline(points, closed or not lined, width, style.weight))
+
+    def trace_path(self, values: Mapping[str, str], _viewport: Size, pen: _Pen) -> None:
+        from fontTools.svgLib.path.parser import parse_path
+
+        data = values.get("d", "").strip()
+        self.check_list(data)
+        if not _PATH_CHARACTERS.fullmatch(data):
+            self.refuse(f"the path data {data[:40]!r} has characters that path data cannot have.")
+        # fontTools reads neither "5." nor line ends between the values of an arc
+        data = re.sub(r"(\d)\.(?!\d)", r"\1", " ".join(data.split()))
+        if "a" in data or "A" in data:
+            data = re.sub(r"(?<![eE])([-+])", r" \1", data)
+            if any(len(run) > 1000 for run in re.split(r"[ ,a-zA-Z]", data)):  # it would take quadratic time
+                self.refuse("an arc's values run together without end.")
+        try:
+            parse_path(data, pen)
+        except SketchError:
+            raise
+        except Exception as error:  # the parser promises no particular error
+            self.refuse(f"the path data {data[:40]!r} cannot be read: {str(error)[:80]}.")
+
+    def trace_line(self, values: Mapping[str, str], viewport: Size, pen: _Pen) -> None:
+        x1, y1, x2, y2 = self.lengths(values, "x1 y1 x2 y2", viewport)
+        pen.polyline([(x1, y1), (x2, y2)], closed=False)
+
+    def trace_polyline(self, values: Mapping[str, str], _viewport: Size, pen: _Pen) -> None:
+        pen.polyline(self.corners(values), closed=False)
+
+    def trace_polygon(self, values: Mapping[str, str], _viewport: Size, pen: _Pen) -> None:
+        pen.polyline(self.corners(values), closed=True)
+
+    def corners(self, values: Mapping[str, str]) -> list[Point]:
+        numbers = self.numbers(values.get("points", ""))
+        if len(numbers) % 2:
+            self.refuse("`points` has an odd number of values.")
+        return list(zip(numbers[::2], numbers[1::2], strict=True))
+
+    def trace_rect(self, values: Mapping[str, str], viewport: Size, pen: _Pen) -> None:
+        x, y, width, height = self.lengths(values, "x y width height", viewport)
+        given = {name: values[name] for name in ("rx", "ry") if values.get(name, "auto") != "auto"}
+        given = {"rx": given.get("ry", "0"), "ry": given.get("rx", "0")} | given
+        rx, ry = self.lengths(given, "rx ry", viewport)
+        if width < 0 or height < 0 or rx < 0 or ry < 0:
+            self.refuse("a rectangle has a negative size.")
+        if width == 0 or height == 0:
+            return
+        rx, ry = min(rx, width / 2), min(ry, height / 2)
+        right, bottom = x + width, y + height
+        if rx == 0 or ry == 0:
+            pen.polyline([(x, y), (right, y), (right, bottom), (x, bottom)], closed=True)
+            return
+        k = 1 - _QUARTER
+        pen.moveTo((x + rx, y))
+        pen.lineTo((right - rx, y))
+        pen.curveTo((right - k * rx, y), (right, y + k * ry), (right, y + ry))
+        pen.lineTo((right, bottom - ry))
+        pen.curveTo((right, bottom - k * ry), (right - k * rx, bottom), (right - rx, bottom))
+        pen.lineTo((x + rx, bottom))
+        pen.curveTo((x + k * rx, bottom), (x, bottom - k * ry), (x, bottom - ry))
+        pen.lineTo((x, y + ry))
+        pen.curveTo((x, y + k * ry), (x + k * rx, y), (x + rx, y))
+        pen.closePath()
+
+    def trace_circle(self, values: Mapping[str, str], viewport: Size, pen: _Pen) -> None:
+        cx, cy, r = self.lengths(values, "cx cy r", viewport)
+        self.ellipse(cx, cy, r, r, pen)
+
+    def trace_ellipse(self, values: Mapping[str, str], viewport: Size, pen: _Pen) -> None:
+        cx, cy, rx, ry = self.lengths(values, "cx cy rx ry", viewport)
+        self.ellipse(cx, cy, rx, ry, pen)
+
+    def ellipse(self, cx: float, cy: float, rx: float, ry: float, pen: _Pen) -> None:
+        if rx < 0 or ry < 0:
+            self.refuse("a circle or ellipse has a negative radius.")
+        if rx == 0 or ry == 0:
+            return
+        kx, ky = _QUARTER * rx, _QUARTER * ry
+        pen.moveTo((cx + rx, cy))
+        pen.curveTo((cx + rx, cy + ky), (cx + kx, cy + ry), (cx, cy + ry))
+        pen.curveTo((cx - kx, cy + ry), (cx - rx, cy + ky), (cx - rx, cy))
+        pen.curveTo((cx - rx, cy - ky), (cx - kx, cy - ry), (cx, cy - ry))
+        pen.curveTo((cx + kx, cy - ry), (cx + rx, cy - ky), (cx + rx, cy))
+        pen.closePath()
+
+
+class _Pen:
+    """Turns path commands into polylines in root coordinates. Its methods have the names of fontTools pens."""
+
+    def __init__(
+        self, matrix: Matrix, *, tolerance: float | None, room: int, refuse: Callable[[str], NoReturn]
+    ) -> None:
+        self.matrix = matrix
+        self.tolerance = tolerance
+        self.room = room
+        self.refuse = refuse
+        self.pieces: list[Points] = []
+        self.paths: list[tuple[Points, bool]] = []
+
+    def add(self, points: Points) -> None:
+        self.room -= len(points)
+        if self.room < 0:
+            self.refuse(f"there are more than {MAX_POINTS} points.")
+        self.pieces.append(points)
+
+    def mapped(self, *points: Point) -> Points:
+        return np.array(points, dtype=np.float64).reshape(-1, 2) @ self.matrix[:2, :2].T + self.matrix[:2, 2]
+
+    def cuts(self, error: float) -> Points:
+        """The parameters (N, 1), the last one 1, at which to cut a curve that a single chord would miss by `error`."""
+        pieces = 24 if self.tolerance is None else math.sqrt(min(error / self.tolerance, 1e6))
+        return np.linspace(0, 1, int(np.clip(pieces, 1, 128)) + 1)[1:, None]
+
+    def moveTo(self, point: Point) -> None:  # noqa: N802
+        self.endPath()
+        self.add(self.mapped(point))
+
+    def lineTo(self, point: Point) -> None:  # noqa: N802
+        self.add(self.mapped(point))
+
+    def curveTo(self, first: Point, second: Point, end: Point) -> None:  # noqa: N802
+        p0, (p1, p2, p3) = self.pieces[-1][-1], self.mapped(first, second, end)
+        # the chords of n pieces are off by at most |B''| / (8 n²), and |B''| is at most six times these
+        bend = float(np.abs([p0 - 2 * p1 + p2, p1 - 2 * p2 + p3]).max())
+        t = self.cuts(0.75 * bend)
+        s = 1 - t
+        self.add(s**3 * p0 + 3 * s * s * t * p1 + 3 * s * t * t * p2 + t**3 * p3)
+
+    def qCurveTo(self, control: Point, end: Point) -> None:  # noqa: N802
+        p0 = self.pieces[-1][-1]
+        p1, p2 = self.mapped(control, end)
+        bend = float(np.abs(p0 - 2 * p1 + p2).max())
+        t = self.cuts(0.25 * bend)
+        s = 1 - t
+        self.add(s * s * p0 + 2 * s * t * p1 + t * t * p2)
+
+    def closePath(self) -> None:  # noqa: N802
+        self.finish(closed=True)
+
+    def endPath(self) -> None:  # noqa: N802
+        self.finish(closed=False)
+
+    def finish(self, *, closed: bool) -> None:
+        if self.pieces:
+            self.paths.append((np.concatenate(self.pieces), closed))
+            self.pieces = []
+
+    def polyline(self, points: Sequence[Point], *, closed: bool) -> None:
+        if points:
+            self.add(self.mapped(*points))
+            self.finish(closed=closed)
+
+
+def _declarations(text: str) -> dict[str, str]:
+    """`name: value; …` of a style attribute or rule: those properties that matter here."""
+    pairs = (part.partition(":") for part in text.split(";"))
+    return {name.strip(): value.strip() for name, _, value in pairs if name.strip() in _PROPERTIES}
+
+
+def _diagonal(viewport: Size) -> float:
+    """What percentages that belong to neither axis are of."""
+    return math.hypot(*viewport) / math.sqrt(2)
+
+
+def _affine(a: float, b: float, c: float, d: float, e: float, f: float) -> Matrix:
+    return np.array([[a, c, e], [b, d, f], [0, 0, 1]], dtype=np.float64)
+
+
+def _transformation(name: str, values: Sequence[float]) -> Matrix | None:
+    """One SVG transform function, or None where the name or the number of values is wrong."""
+    match name, list(values):
+        case "matrix", [a, b, c, d, e, f]:
+            return _affine(a, b, c, d, e, f)
+        case "translate", [x] | [x, _]:
+            return _affine(1, 0, 0, 1, x, values[1] if len(values) == 2 else 0)
+        case "scale", [x] | [x, _]:
+            return _affine(x, 0, 0, values[-1], 0, 0)
+        case "rotate", [degrees]:
+            sine, cosine = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
+            return _affine(cosine, sine, -sine, cosine, 0, 0)
+        case "rotate", [degrees, x, y]:
+            turned = _transformation("rotate", [degrees])
+            return None if turned is None else _affine(1, 0, 0, 1, x, y) @ turned @ _affine(1, 0, 0, 1, -x, -y)
+        case "skewX", [degrees]:
+            return _affine(1, 0, math.tan(math.radians(degrees)), 1, 0, 0)
+        case "skewY", [degrees]:
+            return _affine(1, math.tan(math.radians(degrees)), 0, 1, 0, 0)
+        case _:
+            return None
+
+
+def _as_strokes(outlines: Sequence[_Outline], *, canvas: Box | None) -> tuple[tuple[Stroke, ...], float]:
+    """Outlines in canvas units, without those of the paper; and the canvas's width / height."""
+    if not all(in_reach(outline.points, _MAX_NUMBER) for outline in outlines):
+        refuse("The SVG drawing has coordinates that are not finite or absurdly large.")
+    if canvas is not None:
+        left, top, width, height = canvas
+        units, aspect = [(outline.points - (left, top)) / (width, height) for outline in outlines], width / height
+    elif outlines:
+        units, aspect = fitted([outline.points for outline in outlines], square=False)
+    else:
+        return (), 1.0
+    pairs = zip(outlines, units, strict=True)
+    shown = [(outline, points) for outline, points in pairs if outline.width is not None or not _is_paper(points)]
+    usual = _usual_width([outline for outline, _ in shown])
+    strokes = (
+        Stroke(
+            points=points,  # pyright: ignore[reportArgumentType]
+            width=_own_width(outline.width, usual),
+            weight=outline.weight,
+            closed=outline.closed,
+        )
+        for outline, points in shown
+    )
+    return tuple(strokes), aspect
+
+
+def _is_paper(points: Points) -> bool:
+    """A filled shape that runs along the edges of the canvas, or outside them, on all four sides."""
+    low, high = points.min(axis=0), points.max(axis=0)
+    on_edge = ((points <= 0.01) | (points >= 0.99)).any(axis=1)
+    return bool((low <= 0.01).all() and (high >= 0.99).all() and on_edge.all())
+
+
+def _usual_width(outlines: Sequence[_Outline]) -> float:
+    """The line width that most of the drawn length has."""
+    lengths: dict[float, float] = {}
+    for outline in outlines:
+        if outline.width:
+            length = float(np.hypot(*np.diff(outline.points, axis=0).T).sum())
+            lengths[outline.width] = lengths.get(outline.width, 0.0) + length
+    return max(lengths, key=lambda width: lengths[width], default=1.0)
+
+
+def _own_width(width: float | None, usual: float) -> float | None:
+    """A width as its ratio to the usual one, 1/3 to 3; None (the default line) where it hardly differs."""
+    if not width or abs(width / usual - 1) < 0.1:
+        return None
+    return LINE_WIDTH * min(max(width / usual, 1 / 3), 3.0)
