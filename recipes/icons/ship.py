@@ -17,6 +17,15 @@ from diffusers import StableDiffusionPipeline
 
 MODELS = Path(__file__).resolve().parents[2] / "src" / "sketchguide" / "models"
 
+CREDITS = """Fluent Emoji © Microsoft (MIT, github.com/microsoft/fluentui-emoji); Noto Emoji © Google (Apache-2.0,
+  github.com/googlefonts/noto-emoji); Blobmoji (Apache-2.0, github.com/C1710/blobmoji); EmojiTwo (CC BY 4.0,
+  github.com/EmojiTwo/emojitwo). Names: Unicode CLDR and emojibase (MIT). The weights are offered under CC BY 4.0."""
+
+LICENCE = f"""## Licence
+
+CC BY 4.0. Trained on augmented artwork of {CREDITS}
+"""
+
 CARD = """---
 license: cc-by-4.0
 pipeline_tag: text-to-image
@@ -35,9 +44,7 @@ It comes with sketchguide so that every method runs offline; it knows everyday o
   {autoencoder:.0f} minutes for the autoencoder, which also saw edge maps and random strokes.
 - **Data**: {icons} icons of the Quick, Draw! concepts (the autoencoder: all but a held-out fifth of the others),
   augmented by flips, rotation, scale, aspect, bending, hue and backgrounds.
-- **Attribution**: Fluent Emoji © Microsoft (MIT, github.com/microsoft/fluentui-emoji); Noto Emoji © Google (Apache-2.0,
-  github.com/googlefonts/noto-emoji); Blobmoji (Apache-2.0, github.com/C1710/blobmoji); EmojiTwo (CC BY 4.0,
-  github.com/EmojiTwo/emojitwo). Names: Unicode CLDR and emojibase (MIT). The weights are offered under CC BY 4.0.
+- **Attribution**: {credits}
 - **Limits**: faces, people, text and anything outside these concepts come out as blobs. Fine detail is soft.
 """
 
@@ -60,6 +67,7 @@ def ship_pipeline(run: Path, name: str, hardware: str) -> None:
         autoencoder=max(line["minutes"] for line in log if line["stage"] == "autoencoder"),
         icons=next(line["icons"] for line in reversed(diffusion) if "icons" in line),
         hardware=hardware,
+        credits=CREDITS,
     )
     (target / "README.md").write_text(card, encoding="utf-8")
 
@@ -68,8 +76,16 @@ def ship_predictor(run: Path, name: str) -> None:
     target = MODELS / f"{name}-edges"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    for file in ("predictor.safetensors", "README.md"):
-        shutil.copyfile(run / file, target / file)
+    shutil.copyfile(run / "predictor.safetensors", target / "predictor.safetensors")
+    card = (run / "README.md").read_text(encoding="utf-8")
+    card = card.replace(
+        f"LatentPredictor.from_pretrained({str(run)!r}).to(backbone.device)", "load_predictor(None, backbone)"
+    )
+    card = card.replace(
+        "import LatentPredictor, generate, load_backbone", "import generate, load_backbone, load_predictor"
+    )
+    card = card.replace(str(run), target.name)
+    (target / "README.md").write_text(card[: card.index("## Licence")] + LICENCE, encoding="utf-8")
 
 
 def size_of(folder: Path) -> int:

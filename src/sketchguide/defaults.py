@@ -27,6 +27,6 @@ SCALE = Setting[float](5.0, 0, 50)
 SEED = Setting[int](0, 0, 2**32 - 1)
 COUNT = Setting[int](1, 1, 256)
 
-TRAINING_STEPS = Setting[int](600, 1, 10**6)
+TRAINING_STEPS = Setting[int](400, 1, 10**6)
 TRAINING_BATCH = Setting[int](32, 2, 1024)
 TRAINING_RATE = Setting[float](2e-3, 0, 1)

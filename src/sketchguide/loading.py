@@ -94,10 +94,14 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
         ) from error
     pipeline.set_progress_bar_config(disable=True)
     for part, module in pipeline.components.items():
-        if isinstance(module, nn.Module) and not all(p.isfinite().all() for p in module.parameters()):
+        if not isinstance(module, nn.Module):
+            continue
+        if not all(p.isfinite().all() for p in module.parameters()):
             raise WeightsError(
                 f"The weights of {part} in {source} are not finite.", hint="Get them again.", field="model"
             )
+        if where.type == "cpu":  # convolutions are a tenth to a third faster there
+            module.to(memory_format=torch.channels_last)
     return from_pipe(pipeline.to(where), name=str(name))
 
 

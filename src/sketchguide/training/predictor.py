@@ -182,8 +182,8 @@ class PredictorRun:
         backbone = self.backbone
         images = images.to(backbone.device)
         with torch.no_grad():
-            clean = backbone.encode(images)
-            target = backbone.encode((self.extractor(images) * 2 - 1).expand(-1, 3, -1, -1))
+            maps = (self.extractor(images) * 2 - 1).expand(-1, 3, -1, -1)
+            clean, target = backbone.encode(torch.cat([images, maps])).chunk(2)
             noise = torch.randn(clean.shape, generator=rng).to(clean)
             column = torch.tensor([[level.alpha, level.sigma] for level in levels], device=clean.device)[
                 ..., None, None, None
