@@ -57,19 +57,20 @@ class Setting:
     stop: float
     scale: float
     steps: int = 30
-    paper: float = 1.0  # weight of blank paper in the loss, ink being 1
+    blank: float = 1.0  # weight of blank paper in the loss, ink being 1
 
 
 SETTINGS = (
     Setting("unguided", 0, 0, 5),
     Setting("paper: beta 1.6, stop 0.5, CFG 8", 1.6, 0.5, 8),
-    Setting("CFG 5", 1.6, 0.5, 5),
-    Setting("CFG 5, stop 0.8", 1.6, 0.8, 5),
-    Setting("CFG 5, stop 0.8, beta 1", 1.0, 0.8, 5),
-    Setting("CFG 5, stop 0.8, beta 2.5", 2.5, 0.8, 5),
-    Setting("CFG 5, stop 0.9", 1.6, 0.9, 5),
-    Setting("CFG 3, stop 0.8", 1.6, 0.8, 3),
-    Setting("CFG 5, stop 0.8, paper 0.3", 1.6, 0.8, 5, paper=0.3),
+    Setting("stop 0.5, CFG 5", 1.6, 0.5, 5),
+    Setting("stop 0.8, CFG 5", 1.6, 0.8, 5),
+    Setting("stop 0.8, CFG 8", 1.6, 0.8, 8),
+    Setting("stop 0.8, CFG 8, blank weighs 0.3", 1.6, 0.8, 8, blank=0.3),
+    Setting("stop 0.8, CFG 8, blank weighs 0.1", 1.6, 0.8, 8, blank=0.1),
+    Setting("stop 0.6, CFG 8, blank weighs 0.1", 1.6, 0.6, 8, blank=0.1),
+    Setting("beta 0.8, stop 0.8, CFG 8, blank weighs 0.1", 0.8, 0.8, 8, blank=0.1),
+    Setting("beta 0.8, stop 0.8, CFG 8", 0.8, 0.8, 8),
 )
 
 
@@ -128,7 +129,7 @@ def make(
         part = drawings[first : first + batch]
         guides: list[LatentGuide] = []
         if setting.strength:
-            maps = [encode_map(weigh(d.ink, setting.paper), backbone) for d in part]
+            maps = [encode_map(d.ink, backbone, blank=setting.blank) for d in part]
             target, weight = (torch.cat(tensors) for tensors in zip(*maps, strict=True))
             guides = [
                 LatentGuide(
@@ -152,10 +153,6 @@ def make(
             latent = moment.latent
         pictures.append(backbone.decode(latent).clamp(-1, 1))
     return torch.cat(pictures), time.monotonic() - started
-
-
-def weigh(drawing: SpatialMap, paper: float) -> SpatialMap:
-    return SpatialMap(drawing.ink, drawing.weight * (paper + (1 - paper) * drawing.ink))
 
 
 def right(classifier: IconClassifier, pictures: Tensor, drawings: Sequence[Drawing]) -> Tensor:

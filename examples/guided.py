@@ -21,7 +21,7 @@ for moment in sample(
     latent,
     backbone.levels(16),
     negative=backbone.describe([""]),
-    scale=5.0,
+    scale=8.0,
     guides=[guide],
 ):
     previews += to_images(backbone.decode(moment.clean))

@@ -18,6 +18,7 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.controls.base import Guide
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.strengths import Proportional
+from sketchguide.defaults import BLANK
 from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.images import read_png_text, save_png, to_images
 from sketchguide.loading import fingerprint, load_backbone, load_predictor
@@ -117,7 +118,7 @@ def run(
     guides: list[Guide] = []
     if sketch is not None and predictor is not None:
         made_with["predictor"] = fingerprint(predictor)
-        target, weight = encode_map(sketch.rasterize(size=size), backbone)
+        target, weight = encode_map(sketch.rasterize(size=size), backbone, blank=request.blank)
         guides.append(
             LatentGuide(predictor, target, weight, window=(0.0, request.stop), strength=Proportional(request.strength))
         )
@@ -184,11 +185,15 @@ def check_size(size: tuple[int, int], backbone: Backbone) -> tuple[int, int]:
     return size
 
 
-def encode_map(drawing: SpatialMap, backbone: Backbone) -> tuple[Tensor, Tensor]:
-    """The target E(e) (1, C, h, w) of a map, ink white on black as in the paper, and its weights (1, 1, h, w)."""
+def encode_map(drawing: SpatialMap, backbone: Backbone, *, blank: float = BLANK.default) -> tuple[Tensor, Tensor]:
+    """The target E(e) (1, C, h, w) of a map, ink white on black as in the paper, and its weights (1, 1, h, w).
+
+    `blank` (0..1) is the weight of paper, ink being 1: a drawing says where lines are, and less surely where none are.
+    At 1, the paper's form, the picture loses every inner line that the drawing left out.
+    """
     ink = torch.tensor(drawing.ink, device=backbone.device)
     target = backbone.encode((ink * 2 - 1).expand(1, 3, -1, -1))
-    weight = torch.tensor(drawing.weight, device=backbone.device)[None, None]
+    weight = torch.tensor(drawing.weight * (blank + (1 - blank) * drawing.ink), device=backbone.device)[None, None]
     return target, torch.nn.functional.adaptive_avg_pool2d(weight, (target.shape[-2], target.shape[-1]))
 
 

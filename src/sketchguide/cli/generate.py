@@ -18,7 +18,7 @@ import typer
 
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.signals import Stopped
-from sketchguide.defaults import COUNT, MODEL, SCALE, SEED, STEPS, STOP, STRENGTH
+from sketchguide.defaults import BLANK, COUNT, MODEL, SCALE, SEED, STEPS, STOP, STRENGTH
 from sketchguide.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -92,6 +92,14 @@ def command(
         typer.Option(
             help=f"Part of the steps after which the drawing lets go: {STOP}.",
             metavar="S",
+            rich_help_panel=GUIDANCE,
+        ),
+    ] = None,
+    blank: Annotated[
+        float | None,
+        typer.Option(
+            help=f"How strongly blank paper binds, where ink is 1: {BLANK}. Less leaves room for lines not drawn.",
+            metavar="W",
             rich_help_panel=GUIDANCE,
         ),
     ] = None,
@@ -198,6 +206,7 @@ def command(
         "predictor": predictor,
         "strength": strength,
         "stop": stop,
+        "blank": blank,
         "steps": steps,
         "scale": scale,
         "seed": seed,
@@ -209,7 +218,7 @@ def command(
     }
     given = {name: value for name, value in options.items() if value is not None}
     job = _fresh(given) if source is None else _recalled(source, given)
-    idle = [name for name in ("predictor", "strength", "stop") if name in given]
+    idle = [name for name in ("predictor", "strength", "stop", "blank") if name in given]
     if idle and job.request.sketch is None:
         report.warn(f"There is no drawing: --{' and --'.join(idle)} change nothing.")
     _carry_out(job, report, output=output, as_sheet=as_sheet or job.sheet)
