@@ -1,6 +1,5 @@
 """What many tests share: small random models, a predictor that fits them, and the data folder beside the clone."""
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.predictors import LatentPredictor, PredictorConfig, choose_taps
-
-Tiny = Callable[..., UNetBackbone]
-MakePredictor = Callable[..., LatentPredictor]
+from support import MakePredictor, Tiny
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,6 @@ from PIL import Image
 from torch import Tensor
 
 import sketchguide
-from conftest import Tiny
 from sketchguide.errors import ModelNotFoundError, SketchguideWarning, UsageError
 from sketchguide.generation import RECIPE_KEY, Picture, Progress, check_size, encode_map, generate, recall, run
 from sketchguide.images import read_png_text, save_png
@@ -20,6 +19,7 @@ from sketchguide.loading import shipped
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sketch import Sketch, SpatialMap
+from support import Tiny
 
 SIZE = (32, 32)
 CROSS = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, 0.8]]])

@@ -17,7 +17,6 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from conftest import MakePredictor, Tiny
 from sketchguide.backbones.base import Condition
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
@@ -31,6 +30,7 @@ from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
 from sketchguide.solvers import SOLVERS
 from sketchguide.taps import Rewrite, tapped
+from support import MakePredictor, Tiny
 
 GRID = (16, 16)
 STEPS = 4

@@ -4,10 +4,10 @@ import diffusers
 import pytest
 import torch
 
-from conftest import Tiny
 from sketchguide.errors import UsageError
 from sketchguide.levels import Level, Prediction, PredictionKind, levels_of
 from sketchguide.solvers import SOLVERS
+from support import Tiny
 
 
 @pytest.mark.parametrize("solver", SOLVERS)

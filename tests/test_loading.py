@@ -10,7 +10,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import Tiny
 from sketchguide import loading
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.errors import MismatchError, ModelNotFoundError, UsageError, WeightsError
@@ -24,6 +23,7 @@ from sketchguide.loading import (
     shipped,
 )
 from sketchguide.predictors import LatentPredictor
+from support import Tiny
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
 

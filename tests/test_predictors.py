@@ -11,7 +11,6 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from conftest import MakePredictor, Tiny
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.errors import ModelNotFoundError, OutputError, TapError, UsageError, WeightsError
@@ -28,6 +27,7 @@ from sketchguide.predictors import (
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
 from sketchguide.taps import TapInfo, tapped
+from support import MakePredictor, Tiny
 
 GRID = (16, 16)
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import Tiny
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.controls.base import Step, Window, check_window, is_open
 from sketchguide.controls.strengths import Proportional
@@ -15,6 +14,7 @@ from sketchguide.levels import Level
 from sketchguide.sampling import Moment, sample
 from sketchguide.seeds import generators, noise
 from sketchguide.solvers import DDIM
+from support import Tiny
 
 KEY = "mid_block.attentions.0.transformer_blocks.0.attn1.to_k"
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import Tiny
 from sketchguide.errors import UsageError
 from sketchguide.levels import Level, Prediction
 from sketchguide.solvers import DDIM, OF_SCHEDULER, SOLVERS, Consistency, Multistep, choose_solver
+from support import Tiny
 
 NOW, TO = Level(600, 0.6, 0.8, 0.4), Level(400, 0.8, 0.6, 0.6)
 LAST = Level(0, 1.0, 0.0, 1.0)

@@ -2,9 +2,9 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
-from conftest import Tiny
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.errors import UsageError
+from support import Tiny
 
 
 def test_sizes(tiny: Tiny) -> None:

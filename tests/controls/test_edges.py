@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import MakePredictor, Tiny
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.controls.base import Step
 from sketchguide.controls.edges import LatentGuide
@@ -10,6 +9,7 @@ from sketchguide.errors import UsageError
 from sketchguide.predictors import LatentPredictor
 from sketchguide.seeds import generators, noise
 from sketchguide.taps import tapped
+from support import MakePredictor, Tiny
 
 GRID = (16, 24)
 

@@ -7,7 +7,6 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Generator, Tensor, nn
 
-from conftest import Tiny
 from sketchguide.backbones.base import Condition
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.errors import TrainingError, UsageError
@@ -15,6 +14,7 @@ from sketchguide.predictors import PAPER_TAPS
 from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.data import Augmentation, Pictures, find_examples
 from sketchguide.training.predictor import MAX_SKIPS, PredictorRun, PredictorTraining, TrainingStep
+from support import Tiny
 
 TAPS = ("down_blocks.0.attentions.1", "mid_block.resnets.1", "up_blocks.2")
 
