@@ -196,7 +196,7 @@ def test_defect_grey_background_in_the_target(tiny: Tiny) -> None:
 
     sketch: SpatialMap = CROSS.rasterize(size=(48, 32))
     spy: Any = Spy()
-    target, weight = encode_map(sketch, spy)
+    target, weight = encode_map(sketch, spy, blank=1.0)
     (image,) = drawn
     assert image.shape == (1, 3, 32, 48)
     assert float(image.min()) == -1.0
@@ -208,10 +208,17 @@ def test_defect_grey_background_in_the_target(tiny: Tiny) -> None:
 
 def test_weights_of_strokes_reach_the_latent(tiny: Tiny) -> None:
     heavy = replace(CROSS, strokes=(replace(CROSS.strokes[0], weight=4.0), replace(CROSS.strokes[1], weight=0.0)))
-    _, weight = encode_map(heavy.rasterize(size=SIZE), tiny())
+    _, weight = encode_map(heavy.rasterize(size=SIZE), tiny(), blank=1.0)
     assert float(weight[0, 0, 4, 4]) > 2  # on the first stroke
     assert float(weight[0, 0, 4, 11]) < 0.5  # on the second
     assert float(weight[0, 0, 0, 8]) == pytest.approx(1)
+
+
+def test_blank_paper_binds_as_told(tiny: Tiny) -> None:
+    drawing = CROSS.rasterize(size=SIZE)
+    _, weight = encode_map(drawing, tiny(), blank=0.25)
+    assert float(weight[0, 0, 0, 8]) == pytest.approx(0.25)  # paper
+    assert float(weight[0, 0, 4, 4]) > 0.5  # ink
 
 
 def test_the_shipped_model_draws() -> None:

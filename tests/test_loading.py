@@ -47,7 +47,7 @@ def test_a_saved_pipeline_comes_back_as_it_was(tiny: Tiny, original: Path) -> No
     latent, level = torch.randn(1, 4, 16, 16), tiny().level(0.5)
     with torch.no_grad():
         ours, theirs = (b.predict(latent, level, b.describe(["a cat"])).clean for b in (tiny(), loaded))
-    assert torch.equal(ours, theirs)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)  # its kernels lie in memory another way
 
 
 def test_a_dtype_can_be_chosen(original: Path) -> None:

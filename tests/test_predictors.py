@@ -396,8 +396,9 @@ class Hub:
             raise self.error
         self.calls.append((repo_id, settings))
 
-    def upload_folder(self, *, repo_id: str, folder_path: str) -> str:
-        self.calls.append((repo_id, sorted(file.name for file in Path(folder_path).iterdir())))
+    def upload_folder(self, *, repo_id: str, folder_path: str, allow_patterns: list[str]) -> str:
+        files = (file.name for file in Path(folder_path).iterdir())
+        self.calls.append((repo_id, sorted(name for name in files if name in allow_patterns)))
         return f"https://hub/{repo_id}"
 
 

@@ -24,7 +24,9 @@ def test_html_is_text() -> None:
 
 def test_the_ends_of_ranges_are_allowed() -> None:
     Request.checked(prompt="", seed=0, steps=1, scale=0, strength=0, stop=0, count=1, size=(16, 16))
-    Request.checked(prompt="x" * 10_000, seed=2**32 - 1, steps=1000, scale=50, strength=20, stop=1, count=256)
+    Request.checked(prompt="x" * 10_000, seed=2**32 - 256, steps=1000, scale=50, strength=20, stop=1, count=256)
+    with pytest.raises(UsageError, match="beyond the last seed"):
+        Request.checked(prompt="x", seed=2**32 - 255, count=256)
 
 
 @pytest.mark.parametrize(

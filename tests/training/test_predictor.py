@@ -178,7 +178,7 @@ def test_defect_grey_background(tiny: Tiny, pictures: Pictures) -> None:
     """The target is the encoding of white lines on a black ground, exactly -1."""
     backbone = Recording(tiny())
     list(PredictorRun(backbone, pictures, Ink(), settings(steps=1)))
-    drawn = backbone.encoded[1]
+    drawn = backbone.encoded[0][4:]  # after the pictures themselves
     assert drawn.shape == (4, 3, 32, 32)
     assert set(drawn.unique().tolist()) == {-1.0, 1.0}
     assert (drawn == -1).float().mean() > 0.5
