@@ -20,7 +20,7 @@ from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.strengths import Proportional
 from sketchguide.defaults import BLANK
 from sketchguide.errors import SketchguideWarning, UsageError
-from sketchguide.images import read_png_text, save_png, to_images
+from sketchguide.images import from_ink, read_png_text, save_png, to_images
 from sketchguide.loading import fingerprint, load_backbone, load_predictor
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
@@ -191,8 +191,7 @@ def encode_map(drawing: SpatialMap, backbone: Backbone, *, blank: float = BLANK.
     `blank` (0..1) is the weight of paper, ink being 1: a drawing says where lines are, and less surely where none are.
     At 1, the paper's form, the picture loses every inner line that the drawing left out.
     """
-    ink = torch.tensor(drawing.ink, device=backbone.device)
-    target = backbone.encode((ink * 2 - 1).expand(1, 3, -1, -1))
+    target = backbone.encode(from_ink(torch.tensor(drawing.ink, device=backbone.device)[None, None]))
     weight = torch.tensor(drawing.weight * (blank + (1 - blank) * drawing.ink), device=backbone.device)[None, None]
     return target, torch.nn.functional.adaptive_avg_pool2d(weight, (target.shape[-2], target.shape[-1]))
 

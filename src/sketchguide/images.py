@@ -210,6 +210,11 @@ def to_images(tensor: Tensor) -> list[Image.Image]:
     return [Image.fromarray(picture) for picture in pixels]
 
 
+def from_ink(ink: Tensor) -> Tensor:
+    """Maps (B, 1, H, W) in [0, 1] as pictures (B, 3, H, W) in [-1, 1], ink white on black: what LGP encodes."""
+    return (ink * 2 - 1).expand(-1, 3, -1, -1)
+
+
 def to_grey(image: Image.Image) -> NDArray[np.float32]:
     """The luminance of a picture, (H, W) in [0, 1]."""
     return np.asarray(image.convert("L"), dtype=np.float32) / np.float32(_LEVELS)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import nn
 
 from sketchguide.backbones.base import Backbone
@@ -18,6 +18,7 @@ from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.defaults import MODEL
 from sketchguide.errors import ModelNotFoundError, UsageError, WeightsError
 from sketchguide.predictors import LatentPredictor, is_hub_id
+from sketchguide.weights import opened
 
 EMBEDDED = Path(__file__).parent / "models"
 
@@ -185,15 +186,8 @@ def _source(name: str | Path) -> str | Path:
 def check_weights(folder: Path) -> None:
     """WeightsError for a .safetensors file that is truncated or something else in disguise."""
     for file in sorted(folder.rglob("*.safetensors")):
-        try:
-            with safe_open(file, framework="pt") as opened:
-                opened.keys()
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(
-                f"{file} ({file.stat().st_size} bytes) is no readable safetensors file: {error}.",
-                hint="It may be truncated, or a pickle in disguise: get it again.",
-                field="model",
-            ) from error
+        with opened(file, field="model"):
+            pass
 
 
 def fingerprint(network: nn.Module) -> str:

@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -25,6 +23,7 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.errors import MismatchError, ModelNotFoundError, OutputError, UsageError, WeightsError
 from sketchguide.levels import Level
 from sketchguide.taps import TapInfo
+from sketchguide.weights import read_weights, write_weights
 
 FILE_NAME = "predictor.safetensors"
 NOISE_BANDS = 10
@@ -137,36 +136,17 @@ class LatentPredictor(nn.Module):
         """Write `predictor.safetensors` (configuration in its header) and, if given, `README.md`; returns the file."""
         folder = Path(folder)
         header = {"sketchguide": json.dumps({"kind": "latent-predictor", "version": 1, **asdict(self.config)})}
-        tensors = {name: t.detach().cpu().contiguous() for name, t in self.state_dict().items()}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            temporary = folder / f"{FILE_NAME}.tmp"
-            save_file(tensors, temporary, metadata=header)
-            temporary.replace(folder / FILE_NAME)
-            if card:
-                (folder / "README.md").write_text(card, encoding="utf-8")
-        except (OSError, SafetensorError) as error:
-            raise OutputError(f"Cannot write the predictor to {folder}: {error}.", field="output") from error
+        write_weights(self.state_dict(), folder / FILE_NAME, metadata=header, field="output")
+        if card:
+            (folder / "README.md").write_text(card, encoding="utf-8")
         return folder / FILE_NAME
 
     @classmethod
     def from_pretrained(cls, source: str | Path) -> LatentPredictor:
         """Load from a folder, a `.safetensors` file or a hub id (`owner/name`); eval mode, frozen, on the CPU."""
         file = _find(source)
-        try:
-            with safe_open(file, framework="pt") as opened:
-                header = (opened.metadata() or {}).get("sketchguide")
-                tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(
-                f"{file} is no readable safetensors file ({error}).",
-                hint="It may be truncated, or a pickle in disguise: get it again.",
-                field="predictor",
-            ) from error
-        config = _read_header(header, file)
-        predictor = cls(config)
-        if bad := [name for name, t in tensors.items() if t.is_floating_point() and not t.isfinite().all()]:
-            raise WeightsError(f"{file} holds weights that are not finite: {', '.join(bad[:3])}.", field="predictor")
+        tensors, header = read_weights(file, field="predictor")
+        predictor = cls(_read_header(header.get("sketchguide"), file))
         try:
             predictor.load_state_dict(tensors)
         except RuntimeError as error:

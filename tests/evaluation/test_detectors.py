@@ -76,7 +76,7 @@ def test_missing_file(tmp_path: Path) -> None:
 
 def test_truncated_file(weights: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(WeightsError, match="cannot be read"):
+    with pytest.raises(WeightsError, match="no readable safetensors"):
         load_detector(weights)
 
 

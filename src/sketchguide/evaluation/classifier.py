@@ -14,14 +14,13 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from sketchguide.errors import OutputError, TrainingError, UsageError, WeightsError
+from sketchguide.errors import TrainingError, UsageError, WeightsError
 from sketchguide.extractors import check_images, gaussian_blur
+from sketchguide.weights import read_weights, write_weights
 
 FORMAT = "sketchguide-icon-classifier-1"
 
@@ -187,39 +186,23 @@ def soften(images: Tensor, rng: Generator) -> Tensor:
 def save_classifier(classifier: IconClassifier, path: Path) -> None:
     """Write the weights, the class list and the size into one safetensors file, whole or not at all."""
     shape = {"classes": classifier.classes, "size": classifier.size, "channels": classifier.channels}
-    tensors = {key: value.detach().cpu().contiguous() for key, value in classifier.state_dict().items()}
-    temporary = path.with_name(path.name + ".part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, metadata={"format": FORMAT, "classifier": json.dumps(shape)})
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        if temporary.exists():
-            temporary.unlink()
-        raise OutputError(
-            f"The classifier cannot be written to {path}: {error}.",
-            hint="Choose a folder that can be written to and has room.",
-            field="path",
-        ) from error
+    metadata = {"format": FORMAT, "classifier": json.dumps(shape)}
+    write_weights(classifier.state_dict(), path, metadata=metadata, field="path")
 
 
 def load_classifier(path: Path, *, device: torch.device | str = "cpu") -> IconClassifier:
     """The classifier that `save_classifier` wrote to `path`, ready for use; raises `WeightsError` for anything else."""
+    tensors, header = read_weights(path, field="path")
     try:
-        with safe_open(path, framework="pt", device=str(device)) as file:
-            header = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
         if header.get("format") != FORMAT:
             raise ValueError(f"its format is {header.get('format')!r}, not {FORMAT!r}")
         shape = json.loads(header["classifier"])
         classifier = IconClassifier(shape["classes"], size=shape["size"], channels=shape["channels"])
-        classifier.to(device).load_state_dict(tensors)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        classifier.load_state_dict(tensors)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise WeightsError(
             f"The classifier at {path} cannot be used: {error}.",
             hint="Train it anew with benchmarks/classifier.py.",
             field="path",
         ) from error
-    if not all(value.isfinite().all() for value in tensors.values()):
-        raise WeightsError(f"{path} holds weights that are not finite.", hint="Train it anew.", field="path")
-    return classifier.eval().requires_grad_(False)
+    return classifier.to(device).eval().requires_grad_(False)

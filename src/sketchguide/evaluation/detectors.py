@@ -13,13 +13,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sketchguide.errors import WeightsError
 from sketchguide.extractors import check_images
+from sketchguide.weights import read_weights
 
 
 class Enrichment(nn.Module):
@@ -199,14 +198,7 @@ def load_detector(path: Path, *, device: torch.device | str = "cpu") -> Detector
 
     Raises `WeightsError` where the file is missing, damaged, not finite, or of neither network.
     """
-    try:
-        tensors = load_file(path, device=str(device))
-    except (OSError, SafetensorError) as error:
-        raise WeightsError(
-            f"The edge detector at {path} cannot be read: {error}.",
-            hint="Give the path of a TIN2 or TEED file in safetensors format.",
-            field="path",
-        ) from error
+    tensors, _ = read_weights(path, field="path")
     name = next((name for name in NETWORKS if shapes(build(name).state_dict()) == shapes(tensors)), None)
     if name is None:
         first = ", ".join(sorted(tensors)[:3])
@@ -215,11 +207,9 @@ def load_detector(path: Path, *, device: torch.device | str = "cpu") -> Detector
             hint="Give the path of a TIN2 or TEED file in safetensors format.",
             field="path",
         )
-    if not all(value.isfinite().all() for value in tensors.values()):
-        raise WeightsError(f"{path} holds weights that are not finite.", hint="Fetch the file again.", field="path")
     network = build(name)
     network.load_state_dict({key: value.float() for key, value in tensors.items()}, assign=True)
-    return Detector(name, network.eval().requires_grad_(False))
+    return Detector(name, network.to(device).eval().requires_grad_(False))
 
 
 def build(name: str) -> Tin2 | Teed:

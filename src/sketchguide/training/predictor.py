@@ -15,6 +15,7 @@ from sketchguide.controls.base import check_window
 from sketchguide.defaults import TRAINING_BATCH, TRAINING_RATE, TRAINING_STEPS
 from sketchguide.errors import TrainingError, UsageError
 from sketchguide.extractors import Extractor
+from sketchguide.images import from_ink
 from sketchguide.levels import Level
 from sketchguide.predictors import LatentPredictor, PredictorConfig, choose_taps
 from sketchguide.seeds import generators
@@ -182,7 +183,7 @@ class PredictorRun:
         backbone = self.backbone
         images = images.to(backbone.device)
         with torch.no_grad():
-            maps = (self.extractor(images) * 2 - 1).expand(-1, 3, -1, -1)
+            maps = from_ink(self.extractor(images))
             clean, target = backbone.encode(torch.cat([images, maps])).chunk(2)
             noise = torch.randn(clean.shape, generator=rng).to(clean)
             column = torch.tensor([[level.alpha, level.sigma] for level in levels], device=clean.device)[
@@ -214,6 +215,6 @@ class PredictorRun:
             spread = torch.linspace(0, 1, len(part) + 2)[1:-1] * (stop - start) + start
             levels = [self.backbone.level(float(p)) for p in spread]
             total += float(self._error(part, captions[first : first + batch], levels, rng)) * len(part)
-        targets = self.backbone.encode((self.extractor(images.to(self.backbone.device)) * 2 - 1).expand(-1, 3, -1, -1))
+        targets = self.backbone.encode(from_ink(self.extractor(images.to(self.backbone.device))))
         variance = (targets - targets.mean(dim=(0, 2, 3), keepdim=True)).square().mean()
         return total / len(images) / float(variance)
