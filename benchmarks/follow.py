@@ -17,7 +17,7 @@ import sys
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from sketchguide import LatentGuide, LatentPredictor, Proportional, load_backbone, load_predictor, sample
 from sketchguide.backbones.base import Backbone
+from sketchguide.defaults import BLANK, EVERY, SCALE, STEPS, STOP, STRENGTH
 from sketchguide.evaluation.classifier import IconClassifier, accuracy, load_classifier
 from sketchguide.evaluation.detectors import load_detector
 from sketchguide.evaluation.metrics import bootstrap_interval, edge_f1
@@ -58,19 +59,29 @@ class Setting:
     scale: float
     steps: int = 30
     blank: float = 1.0  # weight of blank paper in the loss, ink being 1
+    every: int = 1  # it pulls at every so many-th step
 
 
+DEFAULT = Setting(
+    "default",
+    STRENGTH.default,
+    STOP.default,
+    SCALE.default,
+    steps=STEPS.default,
+    blank=BLANK.default,
+    every=EVERY.default,
+)
 SETTINGS = (
-    Setting("unguided", 0, 0, 5),
-    Setting("paper: beta 1.6, stop 0.5, CFG 8", 1.6, 0.5, 8),
-    Setting("stop 0.5, CFG 5", 1.6, 0.5, 5),
-    Setting("stop 0.8, CFG 5", 1.6, 0.8, 5),
-    Setting("stop 0.8, CFG 8", 1.6, 0.8, 8),
-    Setting("stop 0.8, CFG 8, blank weighs 0.3", 1.6, 0.8, 8, blank=0.3),
-    Setting("stop 0.8, CFG 8, blank weighs 0.1", 1.6, 0.8, 8, blank=0.1),
-    Setting("stop 0.6, CFG 8, blank weighs 0.1", 1.6, 0.6, 8, blank=0.1),
-    Setting("beta 0.8, stop 0.8, CFG 8, blank weighs 0.1", 0.8, 0.8, 8, blank=0.1),
-    Setting("beta 0.8, stop 0.8, CFG 8", 0.8, 0.8, 8),
+    replace(DEFAULT, name="unguided", strength=0),
+    Setting("paper: β 1.6, stop 0.5, CFG 8", 1.6, 0.5, 8),
+    DEFAULT,
+    replace(DEFAULT, name="default, but every step", every=1),
+    replace(DEFAULT, name="default, but blank paper binds like ink", blank=1),
+    replace(DEFAULT, name="default, but stop 0.5", stop=0.5),
+    replace(DEFAULT, name="default, but β 0.8", strength=0.8),
+    replace(DEFAULT, name="default, but β 3", strength=3),
+    replace(DEFAULT, name="default, but CFG 5", scale=5),
+    replace(DEFAULT, name="unguided, CFG 5", strength=0, scale=5),
 )
 
 
@@ -133,7 +144,12 @@ def make(
             target, weight = (torch.cat(tensors) for tensors in zip(*maps, strict=True))
             guides = [
                 LatentGuide(
-                    predictor, target, weight, window=(0.0, setting.stop), strength=Proportional(setting.strength)
+                    predictor,
+                    target,
+                    weight,
+                    window=(0.0, setting.stop),
+                    strength=Proportional(setting.strength),
+                    every=setting.every,
                 )
             ]
         latent = noise(

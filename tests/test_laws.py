@@ -66,6 +66,7 @@ class Pull:
     reads: Sequence[str] = ()
     window: Window = (0.0, 1.0)
     strength: Strength = field(default_factory=lambda: Proportional(0.5))
+    every: int = 1
 
     def loss(self, step: Step) -> Tensor:
         return self.of(step)

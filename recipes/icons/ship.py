@@ -40,8 +40,8 @@ It comes with sketchguide so that every method runs offline; it knows everyday o
 - **Prompts**: a thing, if you like with a style (`fluent3d`, the default, or `noto`), a colour and a plain background:
   "a red apple", "noto cat on a blue background". At most 30 tokens are read.
 - **Parameters**: {parameters:.1f} M (UNet, text encoder, autoencoder), {bytes:.1f} MB in bfloat16.
-- **Training** (`recipes/icons/train.py`): {samples} augmented pictures in {minutes:.0f} minutes on {hardware}, after
-  {autoencoder:.0f} minutes for the autoencoder, which also saw edge maps and random strokes.
+- **Training** (`recipes/icons/train.py`): {samples} augmented pictures in {minutes} minutes on {hardware}, after
+  {autoencoder} minutes for the autoencoder, which also saw edge maps and random strokes.
 - **Data**: {icons} icons of the Quick, Draw! concepts (the autoencoder: all but a held-out fifth of the others),
   augmented by flips, rotation, scale, aspect, bending, hue and backgrounds.
 - **Attribution**: {credits}
@@ -56,15 +56,25 @@ def ship_pipeline(run: Path, name: str, hardware: str) -> None:
     pipeline.save_pretrained(target, safe_serialization=True)
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     diffusion = [line for line in log if line["stage"] == "diffusion"]
+    earlier = next((line for line in diffusion if "earlier_samples" in line), {})  # of the weights it started from
+    training = {
+        "samples": diffusion[-1]["samples"] + earlier.get("earlier_samples", 0),
+        "minutes": round(diffusion[-1]["minutes"] + earlier.get("earlier_minutes", 0)),
+        "autoencoder_minutes": round(
+            earlier.get("earlier_autoencoder_minutes", 0)
+            or max(line["minutes"] for line in log if line["stage"] == "autoencoder")
+        ),
+    }
+    (target / "training.json").write_text(json.dumps(training) + "\n")
     weights = [p for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae) for p in part.parameters()]
     card = CARD.format(
         name=name,
         size=pipeline.vae.config.sample_size,
         parameters=sum(p.numel() for p in weights) / 1e6,
         bytes=size_of(target) / 1e6,
-        samples=f"{diffusion[-1]['samples']:,}",
-        minutes=diffusion[-1]["minutes"],
-        autoencoder=max(line["minutes"] for line in log if line["stage"] == "autoencoder"),
+        samples=f"{training['samples']:,}",
+        minutes=training["minutes"],
+        autoencoder=training["autoencoder_minutes"],
         icons=next(line["icons"] for line in reversed(diffusion) if "icons" in line),
         hardware=hardware,
         credits=CREDITS,

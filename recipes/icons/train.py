@@ -383,6 +383,8 @@ def train_diffusion(args: argparse.Namespace) -> None:
         rng.set_state(state["rng"])
         step = state["step"]
     run.log(icons=len(artwork.icons), million_parameters=sum(p.numel() for p in average.live) / 1e6)
+    if args.start and step == 0:
+        run.log(**{f"earlier_{k}": v for k, v in json.loads((args.start / "training.json").read_text()).items()})
     # A few dozen tokens: the fused kernel's backward pass costs more on a CPU than the plain products.
     attention = SDPBackend.MATH if args.device == "cpu" else SDPBackend.FLASH_ATTENTION
     while run.progress < 1:

@@ -120,7 +120,14 @@ def run(
         made_with["predictor"] = fingerprint(predictor)
         target, weight = encode_map(sketch.rasterize(size=size), backbone, blank=request.blank)
         guides.append(
-            LatentGuide(predictor, target, weight, window=(0.0, request.stop), strength=Proportional(request.strength))
+            LatentGuide(
+                predictor,
+                target,
+                weight,
+                window=(0.0, request.stop),
+                strength=Proportional(request.strength),
+                every=request.every,
+            )
         )
     starts = range(0, request.count, BATCH)
     chunks = [range(start, min(start + BATCH, request.count)) for start in starts]

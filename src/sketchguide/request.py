@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from sketchguide.defaults import BLANK, COUNT, MODEL, SCALE, SEED, STEPS, STOP, STRENGTH
+from sketchguide.defaults import BLANK, COUNT, EVERY, MODEL, SCALE, SEED, STEPS, STOP, STRENGTH
 from sketchguide.errors import UsageError
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -28,6 +28,9 @@ class Request(BaseModel):
     )
     stop: Finite = Field(
         default=STOP.default, ge=STOP.low, le=STOP.high, description="part of the steps after which it lets go"
+    )
+    every: int = Field(
+        default=EVERY.default, ge=EVERY.low, le=EVERY.high, description="it pulls at every so many-th step"
     )
     blank: Finite = Field(
         default=BLANK.default, ge=BLANK.low, le=BLANK.high, description="how strongly blank paper binds; ink is 1"

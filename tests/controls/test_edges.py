@@ -53,6 +53,7 @@ def test_each_image_has_its_own_target(tiny: Tiny, predictor: LatentPredictor) -
 def test_the_papers_defaults(predictor: LatentPredictor) -> None:
     guide = LatentGuide(predictor, target())
     assert guide.window == (0.0, 0.5)
+    assert guide.every == 1
     assert guide.strength == type(guide.strength)(1.6)  # pyright: ignore[reportCallIssue]
     assert tuple(guide.reads) == predictor.config.taps
 
@@ -78,3 +79,9 @@ def test_a_window_that_runs_backwards_is_refused(predictor: LatentPredictor) -> 
     with pytest.raises(UsageError) as caught:
         LatentGuide(predictor, target(), window=(0.5, 0.2))
     assert caught.value.field == "window"
+
+
+def test_a_pull_less_often_than_never_is_refused(predictor: LatentPredictor) -> None:
+    with pytest.raises(UsageError, match="at least 1") as caught:
+        LatentGuide(predictor, target(), every=0)
+    assert caught.value.field == "every"

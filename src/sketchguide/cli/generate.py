@@ -18,7 +18,7 @@ import typer
 
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.signals import Stopped
-from sketchguide.defaults import BLANK, COUNT, MODEL, SCALE, SEED, STEPS, STOP, STRENGTH
+from sketchguide.defaults import BLANK, COUNT, EVERY, MODEL, SCALE, SEED, STEPS, STOP, STRENGTH
 from sketchguide.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -92,6 +92,14 @@ def command(
         typer.Option(
             help=f"Part of the steps after which the drawing lets go: {STOP}.",
             metavar="S",
+            rich_help_panel=GUIDANCE,
+        ),
+    ] = None,
+    every: Annotated[
+        int | None,
+        typer.Option(
+            help=f"The drawing pulls at every N-th step: {EVERY}. 1 follows closest; more is faster and more natural.",
+            metavar="N",
             rich_help_panel=GUIDANCE,
         ),
     ] = None,
@@ -206,6 +214,7 @@ def command(
         "predictor": predictor,
         "strength": strength,
         "stop": stop,
+        "every": every,
         "blank": blank,
         "steps": steps,
         "scale": scale,
@@ -218,7 +227,7 @@ def command(
     }
     given = {name: value for name, value in options.items() if value is not None}
     job = _fresh(given) if source is None else _recalled(source, given)
-    idle = [name for name in ("predictor", "strength", "stop", "blank") if name in given]
+    idle = [name for name in ("predictor", "strength", "stop", "every", "blank") if name in given]
     if idle and job.request.sketch is None:
         report.warn(f"There is no drawing: --{' and --'.join(idle)} change nothing.")
     _carry_out(job, report, output=output, as_sheet=as_sheet or job.sheet)
