@@ -78,7 +78,7 @@ SETTINGS = (
     replace(DEFAULT, name="default, but every step", every=1),
     replace(DEFAULT, name="default, but blank paper binds like ink", blank=1),
     replace(DEFAULT, name="default, but stop 0.5", stop=0.5),
-    replace(DEFAULT, name="default, but β 0.8", strength=0.8),
+    replace(DEFAULT, name="default, but β 2.2", strength=2.2),
     replace(DEFAULT, name="default, but β 3", strength=3),
     replace(DEFAULT, name="default, but CFG 5", scale=5),
     replace(DEFAULT, name="unguided, CFG 5", strength=0, scale=5),
@@ -202,13 +202,12 @@ def main() -> None:
         "Quick, Draw!": quickdraw(args.shared / "data", count=args.sketches, size=size),
         "held-out icons": icons(args.shared / "data", count=args.icons, size=size),
     }
+    sets = {name: drawings for name, drawings in sets.items() if drawings}
     settings = [SETTINGS[int(k)] for k in args.only.split(",")] if args.only else SETTINGS
     rows: list[dict[str, object]] = []
     shown: dict[tuple[str, str], Tensor] = {}
     floors: dict[str, Tensor] = {}
     for name, drawings in sets.items():
-        if not drawings:
-            continue
         target = torch.stack([torch.tensor(d.ink.ink)[None] for d in drawings])
         for setting in settings:
             pictures, seconds = make(backbone, predictor, drawings, setting, seed=args.seed, batch=args.batch)

@@ -26,6 +26,7 @@ class Watch:
     reads: tuple[str, ...] = (KEY,)
     window: Window = (0.0, 1.0)
     strength: Any = field(default_factory=lambda: Proportional(0.5))
+    every: int = 1
     seen: list[Step] = field(default_factory=list)
 
     def loss(self, step: Step) -> Tensor:
@@ -146,6 +147,20 @@ def test_windows_are_half_open() -> None:
     assert not is_open((0.0, 0.5), level)
     assert is_open((0.0, 1.0), level._replace(progress=0.0))
     assert not is_open((0.5, 0.5), level)
+
+
+@pytest.mark.parametrize(("every", "steps"), [(1, [0, 1, 2, 3, 4]), (2, [0, 2, 4]), (3, [0, 3]), (9, [0])])
+def test_a_guide_pulls_at_every_so_many_th_step(tiny: Tiny, every: int, steps: list[int]) -> None:
+    watch = Watch(every=every)
+    walk(tiny(), begin(), steps=5, guides=[watch])
+    assert [step.level for step in watch.seen] == [tiny().levels(5)[k] for k in steps]
+
+
+def test_between_two_pulls_the_walk_is_a_plain_one(tiny: Tiny) -> None:
+    guided = walk(tiny(), begin(), steps=3, guides=[Watch(every=2)])
+    levels = tiny().levels(3)
+    (again, *_) = sample(tiny(), tiny().describe(["a cat"]), guided[0].latent, levels[1:])
+    assert torch.equal(guided[1].latent, again.latent)
 
 
 @pytest.mark.parametrize("window", [(-0.1, 0.5), (0.6, 0.5), (0.0, 1.1), (float("nan"), 1.0), (0.0, float("nan"))])

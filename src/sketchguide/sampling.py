@@ -10,12 +10,20 @@ import torch
 from torch import Generator, Tensor
 
 from sketchguide.backbones.base import Backbone, Condition
-from sketchguide.controls.base import Guide, Injection, Step, is_open
+from sketchguide.controls.base import Guide, Injection, Step, acts_on, is_open
+from sketchguide.controls.features import NegativePrompt
 from sketchguide.errors import GuidanceError, UsageError
 from sketchguide.levels import Level, Prediction
 from sketchguide.seeds import noise
 from sketchguide.solvers import DDIM, Solver
 from sketchguide.taps import Rewrite, tapped
+
+
+class Evaluations(NamedTuple):
+    """Network passes so far, each over the whole batch."""
+
+    conditional: int
+    negative: int
 
 
 class Moment(NamedTuple):
@@ -24,6 +32,7 @@ class Moment(NamedTuple):
     latent: Tensor  # (B, C, h, w) at `level`; after the last step, the result
     clean: Tensor  # (B, C, h, w), the finished image as the network sees it now: a preview
     level: Level
+    evaluations: Evaluations
 
 
 def sample(
@@ -32,7 +41,7 @@ def sample(
     latent: Tensor,
     levels: Sequence[Level],
     *,
-    negative: Condition | None = None,
+    negative: Condition | NegativePrompt | None = None,
     scale: float = 1.0,
     guides: Sequence[Guide] = (),
     injections: Sequence[Injection] = (),
@@ -42,15 +51,16 @@ def sample(
     """Walk `latent` (B, C, h, w) down `levels`, yielding after every step; stop asking and nothing is left behind.
 
     The conditional pass runs first and alone carries a graph, and only while a guide is open; one pass serves all
-    guides. Classifier-free guidance (`negative`, `scale`) adds one pass without a graph. Every guide's gradient becomes
-    a displacement of the next latent, so guides add up in any order. `generators`, one per image, feed solvers that
-    draw noise.
+    guides. Classifier-free guidance (`negative`, `scale`) adds one pass without a graph, or two for the steps at which
+    a NegativePrompt mixes. Every guide's gradient becomes a displacement of the next latent, so guides add up in any
+    order. `generators`, one per image, feed solvers that draw noise.
 
     Raises GuidanceError for a gradient that is not finite, UsageError for controls that contradict each other.
     """
     solver = solver or DDIM()
     shape = latent.shape[1:]
     previous: tuple[Prediction, Level] | None = None
+    negatives = 0
 
     def fresh_noise() -> Tensor:
         if len(generators) != len(latent):
@@ -61,20 +71,24 @@ def sample(
             )
         return noise(generators, shape, like=latent)
 
-    for now, to in pairwise(levels):
-        pulling = [guide for guide in guides if is_open(guide.window, now) and guide.strength]
-        rewrites = _merge(injection.rewrites(now) for injection in injections if is_open(injection.window, now))
+    for step, (now, to) in enumerate(pairwise(levels), start=1):
+        pulling = [g for g in guides if is_open(g.window, now) and g.strength and (step - 1) % g.every == 0]
+        injecting = [(acts_on(i), i.rewrites(now)) for i in injections if is_open(i.window, now)]
+        rewrites = _merge(table for _, table in injecting)
         prediction, gradients = _look(backbone, condition, latent, now, pulling, rewrites)
         with torch.no_grad():
             if negative is not None and scale != 1.0:
+                told = negative.shares(now) if isinstance(negative, NegativePrompt) else [(negative, 1.0)]
+                rewrites = _merge(table for branches, table in injecting if branches == "both")
                 with tapped(backbone.network, (), rewrites):
-                    prediction = prediction.towards(backbone.predict(latent, now, negative), scale)
+                    prediction = prediction.towards(_mixed(backbone, latent, now, told), scale)
+                negatives += len(told)
             following = solver(latent, prediction, now, to, previous=previous, noise=fresh_noise)
             move = following - latent
             pushes = [g.strength(gradient, move, now, to) for g, gradient in zip(pulling, gradients, strict=True)]
             latent = torch.stack([following, *pushes]).sum(dim=0) if pushes else following
             previous = (prediction, now)
-        yield Moment(latent, prediction.clean, to)
+        yield Moment(latent, prediction.clean, to, Evaluations(step, negatives))
 
 
 def _look(
@@ -109,6 +123,15 @@ def _look(
                 )
             gradients.append(gradient)
     return Prediction(prediction.clean.detach(), prediction.noise.detach()), gradients
+
+
+def _mixed(backbone: Backbone, latent: Tensor, now: Level, told: Sequence[tuple[Condition, float]]) -> Prediction:
+    """The mean of what the network says under one or two conditions, by their shares."""
+    (first, share), *others = told
+    prediction = backbone.predict(latent, now, first)
+    for condition, _ in others:
+        prediction = prediction.towards(backbone.predict(latent, now, condition), share)
+    return prediction
 
 
 def _merge(many: Iterable[Mapping[str, Rewrite]]) -> dict[str, Rewrite]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ from sketchguide.errors import UsageError
 from sketchguide.levels import Level, Prediction
 from sketchguide.taps import Rewrite
 
+Branches = Literal["both", "conditional"]
 Window = tuple[float, float]  # from and to (exclusive) in progress: 0 at pure noise, 1 at the finished image
 
 
@@ -42,17 +43,27 @@ class Guide(Protocol):
     def window(self) -> Window: ...
     @property
     def strength(self) -> Strength: ...
+    @property
+    def every(self) -> int: ...  # pulls at the first and then at every so many-th step of the walk
 
     def loss(self, step: Step) -> Tensor: ...
 
 
 class Injection(Protocol):
-    """Changes what the network sees: rewrites the outputs of named submodules."""
+    """Changes what the network sees: rewrites the outputs of named submodules.
+
+    `rewrites` is asked once per level for all passes at it. An injection that has `branches = "conditional"` leaves
+    the negative pass of classifier-free guidance alone; the others act on both.
+    """
 
     @property
     def window(self) -> Window: ...
 
     def rewrites(self, level: Level) -> Mapping[str, Rewrite]: ...
+
+
+def acts_on(injection: Injection) -> Branches:
+    return getattr(injection, "branches", "both")
 
 
 def is_open(window: Window, level: Level) -> bool:

@@ -1,0 +1,143 @@
+"""Where Plug-and-Play sources come from: an inverted picture, a picture noised afresh, or a walk that was recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Generator, Tensor
+
+from sketchguide.backbones.base import Backbone, Condition
+from sketchguide.controls.base import Guide, Injection, Window, check_window, is_open
+from sketchguide.controls.features import NegativePrompt
+from sketchguide.errors import UsageError
+from sketchguide.levels import Level
+from sketchguide.sampling import Evaluations, Moment, sample
+from sketchguide.seeds import noise
+from sketchguide.solvers import Solver
+
+
+class Trajectory:
+    """The latents of a walk, by level: a source that shows what the walk passed through.
+
+    `latent` (R, C, h, w) at `level` is where the walk began. `evaluations` counts the network passes it took.
+    """
+
+    def __init__(self, latent: Tensor, level: Level, walk: Iterable[Moment]) -> None:
+        self.evaluations = 0
+        self._latents = {level: latent}
+        for moment in walk:
+            self._latents[moment.level] = moment.latent
+            self.evaluations = sum(moment.evaluations)
+
+    def at(self, level: Level) -> Tensor:
+        if level not in self._latents:
+            raise UsageError(
+                f"The source was not recorded at the level asked for ({level.progress:.0%}, time {level.time:g}).",
+                hint="Walk both on the same levels: the same number of steps and the same solver.",
+                field="steps",
+            )
+        return self._latents[level]
+
+
+class Noised:
+    """The clean latents `clean` (R, C, h, w) with noise put on them, one generator per row: a source without inversion
+    (Ctrl-X, Lin et al. 2024). The noise is `fresh` for every level, or drawn once.
+    """
+
+    def __init__(self, clean: Tensor, generators: Sequence[Generator], *, fresh: bool = True) -> None:
+        if len(generators) != len(clean):
+            raise UsageError(f"{len(generators)} generators for {len(clean)} sources.", field="generators")
+        self._clean = clean
+        self._generators = generators
+        self._noise = None if fresh else noise(generators, clean.shape[1:], like=clean)
+
+    def at(self, level: Level) -> Tensor:
+        drawn = noise(self._generators, self._clean.shape[1:], like=self._clean) if self._noise is None else self._noise
+        return level.alpha * self._clean + level.sigma * drawn
+
+
+def invert(
+    backbone: Backbone, latent: Tensor, levels: Sequence[Level], condition: Condition, *, iterations: int = 1
+) -> Trajectory:
+    """The trajectory of `ascend`; its latent at `levels[0]` is the noise that leads back to `latent`."""
+    return Trajectory(latent, levels[-1], ascend(backbone, latent, levels, condition, iterations=iterations))
+
+
+def ascend(
+    backbone: Backbone, latent: Tensor, levels: Sequence[Level], condition: Condition, *, iterations: int = 1
+) -> Iterator[Moment]:
+    """Walk the clean `latent` (B, C, h, w) up to the noise from which DDIM leads back to it, yielding every step.
+
+    `levels` are those of the way back, noisiest first; any spacing, and networks of any kind of prediction. A step up
+    looks for the latent z from which one DDIM step (Song et al. 2021, eq. 12, eta 0) arrives at the latent at hand:
+    the fixed point of lifting the latent at hand with the noise that the network sees in z. The first guess lifts it
+    with the noise of the step before, then each of `iterations` network passes refines it: one costs what plain DDIM
+    inversion costs and errs less, more approach the exact inverse.
+    """
+    if iterations < 1:
+        raise UsageError(f"iterations is {iterations}; it must be at least 1.", field="iterations")
+    eps: Tensor | None = None
+    for step, (now, to) in enumerate(pairwise(reversed(levels)), start=1):
+        clean, risen = (latent, latent) if eps is None else _raised(latent, eps, now, to)
+        for _ in range(iterations):
+            with torch.no_grad():
+                eps = backbone.predict(risen, to, condition).noise
+            clean, risen = _raised(latent, eps, now, to)
+        latent = risen
+        yield Moment(latent, clean, to, Evaluations(step * iterations, 0))
+
+
+def _raised(latent: Tensor, eps: Tensor, now: Level, to: Level) -> tuple[Tensor, Tensor]:
+    """The clean picture in `latent` at `now` if its noise is `eps`, and the latent that the two make at `to`."""
+    clean = (latent - now.sigma * eps) / now.alpha
+    return clean, to.alpha * clean + to.sigma * eps
+
+
+def recur(
+    backbone: Backbone,
+    condition: Condition,
+    latent: Tensor,
+    levels: Sequence[Level],
+    *,
+    generators: Sequence[Generator],
+    window: Window = (0.1, 0.5),
+    times: int = 2,
+    negative: Condition | NegativePrompt | None = None,
+    scale: float = 1.0,
+    guides: Sequence[Guide] = (),
+    injections: Sequence[Injection] = (),
+    solver: Solver | None = None,
+) -> Iterator[Moment]:
+    """`sample` with self-recurrence: within `window` every step is undone by noise and taken again, `times` over.
+
+    The repeats run without guides and injections, so that the network settles what those forced upon it (Ctrl-X,
+    Lin et al. 2024: 2 repeats over 0.1..0.5). `generators`, one per image, draw the noise. Every step is a walk of its
+    own: a multistep solver stays at its first order.
+    """
+    check_window(window)
+    if times < 0:
+        raise UsageError(f"times is {times}; it must be at least 0.", field="times")
+    step = partial(sample, backbone, condition, negative=negative, scale=scale, solver=solver, generators=generators)
+    done = Evaluations(0, 0)
+    for now, to in pairwise(levels):
+        (moment,) = step(latent, [now, to], guides=guides, injections=injections)
+        done = _sum(done, moment.evaluations)
+        for _ in range(times if is_open(window, now) else 0):
+            (moment,) = step(_noised_back(moment.latent, to, now, generators), [now, to])
+            done = _sum(done, moment.evaluations)
+        latent = moment.latent
+        yield moment._replace(evaluations=done)
+
+
+def _noised_back(latent: Tensor, now: Level, to: Level, generators: Sequence[Generator]) -> Tensor:
+    """A latent at `now` taken to the noisier `to` by fresh noise alone, as the forward process would."""
+    keep = to.alpha / now.alpha
+    fresh = max(0.0, to.sigma**2 - (keep * now.sigma) ** 2) ** 0.5
+    return keep * latent + fresh * noise(generators, latent.shape[1:], like=latent)
+
+
+def _sum(one: Evaluations, other: Evaluations) -> Evaluations:
+    return Evaluations(one.conditional + other.conditional, one.negative + other.negative)
