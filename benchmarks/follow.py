@@ -78,7 +78,7 @@ SETTINGS = (
     replace(DEFAULT, name="default, but every step", every=1),
     replace(DEFAULT, name="default, but blank paper binds like ink", blank=1),
     replace(DEFAULT, name="default, but stop 0.5", stop=0.5),
-    replace(DEFAULT, name="default, but β 2.2", strength=2.2),
+    replace(DEFAULT, name="default, but β 1.6", strength=1.6),
     replace(DEFAULT, name="default, but β 3", strength=3),
     replace(DEFAULT, name="default, but CFG 5", scale=5),
     replace(DEFAULT, name="unguided, CFG 5", strength=0, scale=5),
