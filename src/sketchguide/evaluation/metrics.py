@@ -116,10 +116,7 @@ def bootstrap_interval(
     columns = torch.stack(paired).to("cpu", torch.float64)
     if not columns.isfinite().all():
         raise UsageError("Some values are not finite.", hint="Leave failed items out first.", field="values")
-    if not 0 < level < 1:
-        raise UsageError(f"A level of {level} was given; it must be between 0 and 1.", field="level")
-    if samples < 1:
-        raise UsageError(f"{samples} samples were given; 1 is the least.", field="samples")
+    check_bootstrap(level=level, samples=samples)
     if over is not None and columns[1].mean() == 0:
         raise UsageError("The ratio is not defined: the mean of `over` is 0.", field="over")
     drawn = torch.randint(values.shape[0], (samples, values.shape[0]), generator=Generator().manual_seed(seed))
@@ -129,6 +126,13 @@ def bootstrap_interval(
     low, high = statistics.quantile(tails).tolist()
     estimate = columns[0].mean() if over is None else columns[0].mean() / columns[1].mean()
     return Interval(estimate=float(estimate), low=low, high=high)
+
+
+def check_bootstrap(*, level: float, samples: int) -> None:
+    if not 0 < level < 1:
+        raise UsageError(f"A level of {level} was given; it must be between 0 and 1.", field="level")
+    if samples < 1:
+        raise UsageError(f"{samples} samples were given; 1 is the least.", field="samples")
 
 
 def check_pair(first: Tensor, second: Tensor, *, tolerance: float) -> None:
