@@ -19,7 +19,8 @@ class Condition:
     """What the network is told besides the latent and the time: one row per image."""
 
     embedding: Tensor  # (B, tokens, width)
-    extras: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])  # (B, …) each: pooled text, sizes, …
+    # (B, …) each, or lists of such: pooled text, sizes, what a wrapped backbone adds, …
+    extras: Mapping[str, Tensor | list[Tensor]] = field(default_factory=dict[str, Tensor | list[Tensor]])
     dropped: tuple[str, ...] = ()  # per prompt, the words beyond the text encoder's limit
 
     def __len__(self) -> int:

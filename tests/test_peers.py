@@ -1,0 +1,164 @@
+"""The trainer of the peers, in benchmarks/peers/train.py."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
+from PIL import Image
+
+from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.backbones.wrapped import with_controlnet, with_t2i_adapter
+from sketchguide.extractors import EXTRACTORS
+from sketchguide.training.checkpoints import Checkpoints
+from sketchguide.training.data import Pictures, find_examples
+from support import Tiny
+
+SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "peers" / "train.py"
+EVERY_KIND = pytest.mark.parametrize("kind", ["controlnet", "t2i-adapter"])
+
+
+@pytest.fixture(scope="module")
+def peers() -> ModuleType:
+    if not SCRIPT.is_file():
+        pytest.skip("the benchmarks are not part of this distribution")
+    spec = importlib.util.spec_from_file_location("peers_train", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["peers_train"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for i in range(6):
+        picture = Image.new("RGB", (64, 64), "white")
+        picture.paste((40 * i, 120, 250 - 40 * i), (8 + 3 * i, 12, 40 + 3 * i, 50))
+        picture.save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text("a box")
+    return folder
+
+
+def make_run(peers: ModuleType, backbone: UNetBackbone, folder: Path, kind: str, **settings: Any) -> Any:
+    resume = settings.pop("resume", None)
+    defaults = {"kind": kind, "rate": 3e-3, "drop": 0.5, "steps": 2, "batch": 2, "warmup": 1}
+    pictures = Pictures(find_examples(folder), size=(32, 32))
+    training = peers.PeerTraining(**defaults | settings)
+    return peers.PeerRun(backbone, pictures, EXTRACTORS["edges"], training, resume=resume)
+
+
+@EVERY_KIND
+def test_training_helps_and_leaves_the_model_alone(peers: ModuleType, tiny: Tiny, folder: Path, kind: str) -> None:
+    backbone = tiny(prediction_type="v_prediction")
+    run = make_run(peers, backbone, folder, kind, steps=8, rate=1e-2)
+    before = {name: tensor.clone() for name, tensor in backbone.network.state_dict().items()}
+    scored = run.pictures.fixed(2)
+    first = run.score(*scored)
+    assert run.score(*scored) == first
+    if kind == "controlnet":
+        assert first == 1.0  # it begins by adding nothing
+    steps = list(run)
+    assert [step.step for step in steps] == list(range(1, 9))
+    assert run.score(*scored) < min(1.0, first) - 5e-4
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.network.state_dict().items())
+
+
+@EVERY_KIND
+def test_a_resumed_run_goes_on_to_the_bit(
+    peers: ModuleType, tiny: Tiny, folder: Path, tmp_path: Path, kind: str
+) -> None:
+    whole = make_run(peers, tiny(), folder, kind)
+    losses = [step.loss for step in whole]
+    half = make_run(peers, tiny(), folder, kind)
+    next(iter(half))
+    Checkpoints(tmp_path).save(half.step, half.state(), half.meta())
+    rest = make_run(peers, tiny(), folder, kind, resume=Checkpoints(tmp_path).latest())
+    assert [step.loss for step in rest] == losses[1:]
+    assert all(torch.equal(a, b) for a, b in zip(whole.peer.parameters(), rest.peer.parameters(), strict=True))
+
+
+def test_the_rate_rises_and_falls_and_time_ends_a_run(
+    peers: ModuleType, tiny: Tiny, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(peers, tiny(), folder, "controlnet", steps=4, warmup=2, rate=1.0)
+    monkeypatch.setattr(run, "_error", lambda *_: sum(p.sum() for p in run.peer.parameters()) * 0)
+    rates = [run.optimizer.param_groups[0]["lr"] for _ in run]
+    assert rates == pytest.approx([0.5, 0.8536, 0.5, 0.1464], abs=1e-4)
+    late = make_run(peers, tiny(), folder, "controlnet", steps=10**6, minutes=1.0)
+    late.seconds = 60.0
+    assert list(late) == []
+
+
+def test_steps_that_are_not_finite_change_nothing(
+    peers: ModuleType, tiny: Tiny, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(peers, tiny(), folder, "t2i-adapter", steps=100)
+    before = [p.detach().clone() for p in run.peer.parameters()]
+    monkeypatch.setattr(run, "_error", lambda *_: sum(p.sum() for p in run.peer.parameters()) * float("nan"))
+    with pytest.raises(peers.TrainingError, match="not finite for 21 steps"):
+        list(run)
+    assert all(torch.equal(p, old) for p, old in zip(run.peer.parameters(), before, strict=True))
+
+
+def test_a_controlnet_pools_the_prompt_as_its_unet_does(peers: ModuleType, tmp_path: Path) -> None:
+    unet = UNet2DConditionModel(
+        sample_size=16,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=8,
+        attention_head_dim=4,
+        cross_attention_dim=24,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=4,
+    )
+    peers.build_controlnet(unet, 4).save_pretrained(tmp_path)
+    controlnet = ControlNetModel.from_pretrained(tmp_path)
+    prompt = torch.randn(2, 7, 24)
+    with torch.no_grad():
+        assert torch.equal(controlnet.add_embedding(prompt), unet.add_embedding(prompt))
+        hint = controlnet.controlnet_cond_embedding(torch.rand(1, 3, 64, 64))
+    assert hint.shape == (1, 16, 16, 16)
+
+
+@EVERY_KIND
+def test_the_command(
+    peers: ModuleType,
+    tiny: Tiny,
+    folder: Path,
+    tmp_path: Path,
+    kind: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    backbone = tiny()
+    monkeypatch.setattr(backbone, "default_size", (32, 32))
+    monkeypatch.setattr(peers, "load_backbone", lambda *_, **__: backbone)
+    out = tmp_path / "peer"
+    command = ["train.py", kind, "--data", str(folder), "-o", str(out), "--steps", "1", "--batch", "2"]
+    monkeypatch.setattr(sys, "argv", [*command, "--images", "5"])
+    peers.main()
+    facts = json.loads((out / "training.json").read_text())
+    assert (facts["kind"], facts["steps"], facts["images"], facts["training_images"]) == (kind, 1, 5, 4)
+    trained: Any = (ControlNetModel if kind == "controlnet" else T2IAdapter).from_pretrained(out)
+    assert facts["trainable_parameters"] == sum(p.numel() for p in trained.parameters())
+    told = (with_controlnet if kind == "controlnet" else with_t2i_adapter)(backbone, trained, torch.rand(1, 3, 32, 32))
+    with torch.no_grad():
+        clean = told.predict(torch.randn(1, 4, 16, 16), told.level(0.5), told.describe(["a box"])).clean
+    assert clean.isfinite().all()
+
+    peers.main()  # it is done, and says so again
+    assert json.loads((out / "training.json").read_text())["steps"] == 1
+    monkeypatch.setattr(sys, "argv", [*command, "--images", "4"])
+    with pytest.raises(SystemExit) as stopped:
+        peers.main()
+    assert stopped.value.code == 2
+    assert "images was 5, now 4" in capsys.readouterr().err
