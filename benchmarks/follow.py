@@ -1,4 +1,4 @@
-"""Does the picture follow the drawing? Agreement, prompt adherence and cost of LGP settings on one model.
+"""Does the picture follow the drawing? Agreement and prompt adherence of LGP settings on one model.
 
     python benchmarks/classifier.py --data ../shared/data --out runs/classifier/icons-64.safetensors --minutes 8
     python benchmarks/follow.py --shared ../shared --classifier runs/classifier/icons-64.safetensors --out runs/follow
@@ -210,7 +210,7 @@ def main() -> None:
     for name, drawings in sets.items():
         target = torch.stack([torch.tensor(d.ink.ink)[None] for d in drawings])
         for setting in settings:
-            pictures, seconds = make(backbone, predictor, drawings, setting, seed=args.seed, batch=args.batch)
+            pictures, _ = make(backbone, predictor, drawings, setting, seed=args.seed, batch=args.batch)
             f1 = edge_f1(detector(pictures), target, tolerance=size[0] / 32).f1
             floors.setdefault(name, f1)
             interval = bootstrap_interval(f1)
@@ -221,7 +221,6 @@ def main() -> None:
                 "f1": round(f1.mean().item(), 4),
                 "f1_interval": [round(interval.low, 4), round(interval.high, 4)],
                 "ratio": round((f1.mean() / floors[name].mean()).item(), 3),
-                "seconds_per_picture": round(seconds / len(drawings), 3),
             }
             if classifier is not None and drawings[0].answers:
                 row["class_accuracy"] = round(right(classifier, pictures, drawings).mean().item(), 4)
@@ -239,14 +238,14 @@ def main() -> None:
 
 def table(rows: Sequence[dict[str, object]]) -> str:
     lines = [
-        "| set | setting | F1 | 95 % | × unguided | class accuracy | s / picture |",
-        "|---|---|---|---|---|---|---|",
+        "| set | setting | F1 | 95 % | × unguided | class accuracy |",
+        "|---|---|---|---|---|---|",
     ]
     for r in rows:
         low, high = r["f1_interval"]  # type: ignore[misc]
         lines.append(
             f"| {r['set']} | {r['setting']} | {r['f1']:.3f} | {low:.3f}–{high:.3f} | {r['ratio']:.2f} "
-            f"| {r.get('class_accuracy', '–')} | {r['seconds_per_picture']:.2f} |"
+            f"| {r.get('class_accuracy', '–')} |"
         )
     return "\n".join(lines) + "\n"
 
