@@ -20,11 +20,11 @@ from torch.nn import functional as F
 from sketchguide.backbones.base import Condition
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
-from sketchguide.controls.base import Step, Strength, Window
+from sketchguide.controls.base import Step, Strength
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.strengths import Proportional, Score
 from sketchguide.errors import GuidanceError, MismatchError, TapError, UsageError
-from sketchguide.levels import Level
+from sketchguide.levels import Level, Window
 from sketchguide.predictors import LatentPredictor
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise

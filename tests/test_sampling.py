@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from sketchguide.backbones.unet import UNetBackbone
-from sketchguide.controls.base import Step, Window, check_window, is_open
+from sketchguide.controls.base import Step
 from sketchguide.controls.strengths import Proportional
 from sketchguide.errors import GuidanceError, UsageError
-from sketchguide.levels import Level
+from sketchguide.levels import Level, Window, check_window, is_open
 from sketchguide.sampling import Moment, sample
 from sketchguide.seeds import generators, noise
 from sketchguide.solvers import DDIM

@@ -10,10 +10,10 @@ import torch
 from torch import Generator, Tensor
 
 from sketchguide.backbones.base import Backbone, Condition
-from sketchguide.controls.base import Guide, Injection, Window, check_window, is_open
+from sketchguide.controls.base import Guide, Injection
 from sketchguide.controls.features import NegativePrompt
 from sketchguide.errors import UsageError
-from sketchguide.levels import Level
+from sketchguide.levels import Level, Window, check_window, is_open
 from sketchguide.sampling import Evaluations, Moment, sample
 from sketchguide.seeds import noise
 from sketchguide.solvers import Solver

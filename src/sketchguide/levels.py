@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 PredictionKind = Literal["epsilon", "v_prediction", "sample", "flow"]
+Window = tuple[float, float]  # from and to (exclusive) in progress: 0 at pure noise, 1 at the finished image
 
 
 class Level(NamedTuple):
@@ -23,6 +24,21 @@ class Level(NamedTuple):
     alpha: float
     sigma: float
     progress: float  # 0 at pure noise, 1 at the finished image
+
+
+def is_open(window: Window, level: Level) -> bool:
+    start, stop = window
+    return start <= level.progress < stop
+
+
+def check_window(window: Window) -> None:
+    start, stop = window
+    if not 0 <= start <= stop <= 1:
+        raise UsageError(
+            f"window is ({start:g}, {stop:g}); it must satisfy 0 <= from <= to <= 1.",
+            hint="0 is pure noise, 1 the finished image.",
+            field="window",
+        )
 
 
 class Prediction(NamedTuple):

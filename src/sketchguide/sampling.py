@@ -10,10 +10,10 @@ import torch
 from torch import Generator, Tensor
 
 from sketchguide.backbones.base import Backbone, Condition
-from sketchguide.controls.base import Guide, Injection, Step, acts_on, is_open
+from sketchguide.controls.base import Guide, Injection, Step, acts_on
 from sketchguide.controls.features import NegativePrompt
 from sketchguide.errors import GuidanceError, UsageError
-from sketchguide.levels import Level, Prediction
+from sketchguide.levels import Level, Prediction, is_open
 from sketchguide.seeds import noise
 from sketchguide.solvers import DDIM, Solver
 from sketchguide.taps import Rewrite, tapped

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from sketchguide.backbones.base import Backbone, Condition
 from sketchguide.errors import MismatchError, UsageError
-from sketchguide.levels import Level, Prediction
+from sketchguide.levels import Level, Prediction, Window, check_window, is_open
 from sketchguide.solvers import SolverChoice
 from sketchguide.taps import TapInfo
 
@@ -35,7 +35,7 @@ def with_controlnet(
     image: Tensor,
     *,
     scale: float = 1.0,
-    window: tuple[float, float] = (0, 1),
+    window: Window = (0, 1),
 ) -> ControlNetBackbone:
     """`backbone`, told what a diffusers `ControlNetModel` makes of `image` (Zhang et al. 2023, 2302.05543).
 
@@ -49,7 +49,7 @@ def with_controlnet(
 
 
 def with_t2i_adapter(
-    backbone: Backbone, adapter: nn.Module, image: Tensor, *, scale: float = 1.0, window: tuple[float, float] = (0, 1)
+    backbone: Backbone, adapter: nn.Module, image: Tensor, *, scale: float = 1.0, window: Window = (0, 1)
 ) -> T2IAdapterBackbone:
     """`backbone`, told what a diffusers `T2IAdapter` makes of `image` (Mou et al. 2023, 2302.08453).
 
@@ -66,7 +66,7 @@ class _Told(ABC):
     control: Any  # the diffusers model that looks at the image
     image: Tensor
     scale: float = 1.0
-    window: tuple[float, float] = (0.0, 1.0)
+    window: Window = (0.0, 1.0)
 
     def __post_init__(self) -> None:
         if self.inner.family != "unet":
@@ -77,13 +77,7 @@ class _Told(ABC):
             )
         if not math.isfinite(self.scale):
             raise UsageError(f"scale is {self.scale}; it must be a number, usually 0 to 2.", field="scale")
-        start, stop = self.window
-        if not 0 <= start <= stop <= 1:
-            raise UsageError(
-                f"window is ({start:g}, {stop:g}); it must satisfy 0 <= from <= to <= 1.",
-                hint="0 is pure noise, 1 the finished image.",
-                field="window",
-            )
+        check_window(self.window)
         if self.image.ndim != 4 or not self.image.is_floating_point():
             raise UsageError(
                 f"An image of shape {tuple(self.image.shape)}, {self.image.dtype}, was given; (B, C, H, W) floats are "
@@ -142,8 +136,7 @@ class _Told(ABC):
         return replace(condition, extras=extras)
 
     def predict(self, latent: Tensor, level: Level, condition: Condition) -> Prediction:
-        start, stop = self.window
-        if start <= level.progress < stop:
+        if is_open(self.window, level):
             condition = self._told(latent, torch.tensor([level.time], device=latent.device), condition)
         return self.inner.predict(latent, level, condition)
 

@@ -8,12 +8,10 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from sketchguide.errors import UsageError
-from sketchguide.levels import Level, Prediction
+from sketchguide.levels import Level, Prediction, Window
 from sketchguide.taps import Rewrite
 
 Branches = Literal["both", "conditional"]
-Window = tuple[float, float]  # from and to (exclusive) in progress: 0 at pure noise, 1 at the finished image
 
 
 @dataclass(frozen=True)
@@ -64,18 +62,3 @@ class Injection(Protocol):
 
 def acts_on(injection: Injection) -> Branches:
     return getattr(injection, "branches", "both")
-
-
-def is_open(window: Window, level: Level) -> bool:
-    start, stop = window
-    return start <= level.progress < stop
-
-
-def check_window(window: Window) -> None:
-    start, stop = window
-    if not 0 <= start <= stop <= 1:
-        raise UsageError(
-            f"window is ({start:g}, {stop:g}); it must satisfy 0 <= from <= to <= 1.",
-            hint="0 is pure noise, 1 the finished image.",
-            field="window",
-        )

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from sketchguide.controls.base import Step, Strength, Window, check_window
+from sketchguide.controls.base import Step, Strength
 from sketchguide.controls.strengths import Proportional
 from sketchguide.errors import UsageError
+from sketchguide.levels import Window, check_window
 from sketchguide.predictors import LatentPredictor
 
 

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from sketchguide.backbones.base import Backbone, Condition
-from sketchguide.controls.base import Branches, Window
+from sketchguide.controls.base import Branches
 from sketchguide.errors import TapError, UsageError
-from sketchguide.levels import Level
+from sketchguide.levels import Level, Window
 from sketchguide.predictors import token_grid
 from sketchguide.taps import Rewrite, TapInfo, tapped
 

@@ -11,12 +11,11 @@ import torch
 from torch import Generator, Tensor
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.controls.base import check_window
 from sketchguide.defaults import TRAINING_BATCH, TRAINING_RATE, TRAINING_STEPS
 from sketchguide.errors import TrainingError, UsageError
 from sketchguide.extractors import Extractor
 from sketchguide.images import from_ink
-from sketchguide.levels import Level
+from sketchguide.levels import Level, check_window
 from sketchguide.predictors import LatentPredictor, PredictorConfig, choose_taps
 from sketchguide.seeds import generators
 from sketchguide.taps import tapped
