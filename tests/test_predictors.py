@@ -420,3 +420,9 @@ def test_a_folder_that_cannot_be_written_is_named(predictor: LatentPredictor, tm
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="file"):
         predictor.save_pretrained(tmp_path / "file")
+
+
+def test_a_card_that_cannot_be_written_is_named(predictor: LatentPredictor, tmp_path: Path) -> None:
+    (tmp_path / "README.md").mkdir()
+    with pytest.raises(OutputError, match="card"):
+        predictor.save_pretrained(tmp_path, card="# Card")

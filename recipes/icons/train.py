@@ -386,7 +386,8 @@ def train_diffusion(args: argparse.Namespace) -> None:
     if args.start and step == 0:
         run.log(**{f"earlier_{k}": v for k, v in json.loads((args.start / "training.json").read_text()).items()})
     # A few dozen tokens: the fused kernel's backward pass costs more on a CPU than the plain products.
-    attention = SDPBackend.MATH if args.device == "cpu" else SDPBackend.FLASH_ATTENTION
+    kernels = [SDPBackend.MATH, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION]
+    attention = kernels[:1] if args.device == "cpu" else kernels
     while run.progress < 1:
         pictures, captions = artwork.batch(args.batch, rng)
         dropped = torch.rand(args.batch, generator=rng) < 0.1

@@ -137,8 +137,11 @@ class LatentPredictor(nn.Module):
         folder = Path(folder)
         header = {"sketchguide": json.dumps({"kind": "latent-predictor", "version": 1, **asdict(self.config)})}
         write_weights(self.state_dict(), folder / FILE_NAME, metadata=header, field="output")
-        if card:
-            (folder / "README.md").write_text(card, encoding="utf-8")
+        try:
+            if card:
+                (folder / "README.md").write_text(card, encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"Cannot write the card to {folder}: {error}.", field="output") from error
         return folder / FILE_NAME
 
     @classmethod
