@@ -27,12 +27,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes" / "icons"
 from artwork import Artwork, backgrounds, recolour, warp
 
 VALIDATION_SEED = 2**40  # far from the seed of training
+LOOSE = 3.0  # hand-drawn shapes lie further from the artwork than what the generator has seen of it
 
 
-def pictures(artwork: Artwork, chosen: Tensor, rng: Generator) -> Tensor:
-    """The icons with the numbers `chosen` (B,), augmented as the generator sees them: (B, 3, size, size) in [-1, 1]."""
+def pictures(artwork: Artwork, chosen: Tensor, rng: Generator, *, loose: float = LOOSE) -> Tensor:
+    """The icons with the numbers `chosen` (B,), augmented: (B, 3, size, size) in [-1, 1].
+
+    As the generator sees them, but stretched and bent up to `loose` times as far, as free-hand drawings are.
+    """
     layers, _ = recolour(artwork.pixels[chosen], rng)
-    layers = warp(layers, artwork.size, rng)
+    layers = warp(layers, artwork.size, rng, loose=loose)
     _, papers = backgrounds(len(chosen), rng)
     return (layers[:, :3] + (1 - layers[:, 3:]) * papers[:, :, None, None]).clamp(0, 1) * 2 - 1
 

@@ -17,23 +17,23 @@ import sys
 import time
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sketchguide import LatentGuide, LatentPredictor, Proportional, load_backbone, load_predictor, sample
+from sketchguide import LatentPredictor, load_backbone, load_predictor
 from sketchguide.backbones.base import Backbone
-from sketchguide.defaults import BLANK, EVERY, SCALE, STEPS, STOP, STRENGTH
 from sketchguide.evaluation.classifier import IconClassifier, accuracy, load_classifier
 from sketchguide.evaluation.detectors import load_detector
 from sketchguide.evaluation.metrics import bootstrap_interval, edge_f1
 from sketchguide.extractors import EXTRACTORS
-from sketchguide.generation import encode_map
+from sketchguide.generation import latent_guide, walk
 from sketchguide.images import open_image, sheet, to_images, to_tensor
-from sketchguide.seeds import generators, noise
+from sketchguide.request import Request
 from sketchguide.sketch import Sketch, SpatialMap, read_ndjson
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes" / "icons"))
@@ -49,39 +49,30 @@ class Drawing:
     answers: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Setting:
+class Setting(NamedTuple):
     """One row of the table. A strength of 0 is the unguided picture."""
 
     name: str
-    strength: float
-    stop: float
-    scale: float
-    steps: int = 30
-    blank: float = 1.0  # weight of blank paper in the loss, ink being 1
-    every: int = 1  # it pulls at every so many-th step
+    request: Request  # its prompt, seed and sketch are those of each drawing
 
 
-DEFAULT = Setting(
-    "default",
-    STRENGTH.default,
-    STOP.default,
-    SCALE.default,
-    steps=STEPS.default,
-    blank=BLANK.default,
-    every=EVERY.default,
-)
+def setting(name: str, **values: Any) -> Setting:
+    """The default settings but for `values`."""
+    return Setting(name, Request.checked(prompt="", seed=0, **values))
+
+
+DEFAULT = setting("default")
 SETTINGS = (
-    replace(DEFAULT, name="unguided", strength=0),
-    Setting("paper: β 1.6, stop 0.5, CFG 8", 1.6, 0.5, 8),
+    setting("unguided", strength=0),
+    setting("paper: β 1.6, stop 0.5, CFG 8", strength=1.6, stop=0.5, scale=8, blank=1, every=1),
     DEFAULT,
-    replace(DEFAULT, name="default, but every step", every=1),
-    replace(DEFAULT, name="default, but blank paper binds like ink", blank=1),
-    replace(DEFAULT, name="default, but stop 0.5", stop=0.5),
-    replace(DEFAULT, name="default, but β 1.6", strength=1.6),
-    replace(DEFAULT, name="default, but β 3", strength=3),
-    replace(DEFAULT, name="default, but CFG 5", scale=5),
-    replace(DEFAULT, name="unguided, CFG 5", strength=0, scale=5),
+    setting("default, but every step", every=1),
+    setting("default, but blank paper binds like ink", blank=1),
+    setting("default, but stop 0.5", stop=0.5),
+    setting("default, but β 1.6", strength=1.6),
+    setting("default, but β 3", strength=3),
+    setting("default, but CFG 5", scale=5),
+    setting("unguided, CFG 5", strength=0, scale=5),
 )
 
 
@@ -126,48 +117,20 @@ def make(
     backbone: Backbone,
     predictor: LatentPredictor,
     drawings: Sequence[Drawing],
-    setting: Setting,
+    request: Request,
     *,
     seed: int,
     batch: int,
 ) -> tuple[Tensor, float]:
     """Pictures (N, 3, H, W) in [-1, 1] of all drawings, drawing i with seed `seed + i`, and the seconds they took."""
-    levels = backbone.levels(setting.steps)
-    height, width = drawings[0].ink.ink.shape
     pictures: list[Tensor] = []
     started = time.monotonic()
     for first in range(0, len(drawings), batch):
         part = drawings[first : first + batch]
-        guides: list[LatentGuide] = []
-        if setting.strength:
-            maps = [encode_map(d.ink, backbone, blank=setting.blank) for d in part]
-            target, weight = (torch.cat(tensors) for tensors in zip(*maps, strict=True))
-            guides = [
-                LatentGuide(
-                    predictor,
-                    target,
-                    weight,
-                    window=(0.0, setting.stop),
-                    strength=Proportional(setting.strength),
-                    every=setting.every,
-                )
-            ]
-        latent = noise(
-            generators(range(seed + first, seed + first + len(part))),
-            (backbone.latent_channels, height // backbone.stride, width // backbone.stride),
-        )
-        for moment in sample(
-            backbone,
-            backbone.describe([d.prompt for d in part]),
-            latent,
-            levels,
-            negative=backbone.describe([""] * len(part)),
-            scale=setting.scale,
-            guides=guides,
-            solver=next(iter(backbone.solvers.values())).solver,
-        ):
-            latent = moment.latent
-        pictures.append(backbone.decode(latent).clamp(-1, 1))
+        guides = [latent_guide(request, [d.ink for d in part], backbone, predictor)] if request.strength else []
+        seeds = range(seed + first, seed + first + len(part))
+        *_, last = walk(request, backbone, prompts=[d.prompt for d in part], seeds=seeds, guides=guides)
+        pictures.append(backbone.decode(last.latent).clamp(-1, 1))
     return torch.cat(pictures), time.monotonic() - started
 
 
@@ -191,6 +154,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--only", help="comma-separated numbers of the settings to run (0 is the unguided one)")
+    parser.add_argument(
+        "--show", default="0,2", help="settings on the sheets, beside the drawing (default: unguided, ours)"
+    )
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     backbone = load_backbone(args.model)
@@ -210,7 +176,7 @@ def main() -> None:
     for name, drawings in sets.items():
         target = torch.stack([torch.tensor(d.ink.ink)[None] for d in drawings])
         for setting in settings:
-            pictures, _ = make(backbone, predictor, drawings, setting, seed=args.seed, batch=args.batch)
+            pictures, _ = make(backbone, predictor, drawings, setting.request, seed=args.seed, batch=args.batch)
             f1 = edge_f1(detector(pictures), target, tolerance=size[0] / 32).f1
             floors.setdefault(name, f1)
             interval = bootstrap_interval(f1)
@@ -231,7 +197,7 @@ def main() -> None:
     (args.out / "table.md").write_text(table(rows))
     for name, drawings in sets.items():
         inks = torch.stack([1 - 2 * torch.tensor(d.ink.ink).expand(3, -1, -1) for d in drawings[:24]])
-        columns = [inks, *(shown[name, s.name] for s in settings)]
+        columns = [inks, *(shown[name, SETTINGS[int(k)].name] for k in args.show.split(","))]
         picture = sheet(to_images(torch.stack(columns, dim=1).flatten(0, 1)), columns=2 * len(columns))
         picture.save(args.out / f"{name.lower().replace(', ', '').replace('!', '').replace(' ', '-')}.png")
 

@@ -84,7 +84,7 @@ def main() -> None:
         for _ in run:
             pass
         predictor = run.predictor.eval().requires_grad_(False)
-        pictures, seconds = make(backbone, predictor, drawings, DEFAULT, seed=args.seed, batch=25)
+        pictures, seconds = make(backbone, predictor, drawings, DEFAULT.request, seed=args.seed, batch=25)
         f1 = edge_f1(detector(pictures), target, tolerance=size[0] / 32).f1
         interval = bootstrap_interval(f1)
         rows.append(

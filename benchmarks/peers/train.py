@@ -17,7 +17,7 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -33,15 +33,15 @@ from sketchguide.backbones.wrapped import with_controlnet, with_t2i_adapter
 from sketchguide.cli.environment import hardware
 from sketchguide.cli.report import hush_libraries
 from sketchguide.cli.signals import StopLater, handling
-from sketchguide.errors import SketchguideError, TrainingError, UsageError
+from sketchguide.errors import SketchguideError, UsageError
 from sketchguide.extractors import EXTRACTORS, Extractor
 from sketchguide.levels import Level
 from sketchguide.loading import load_backbone
 from sketchguide.seeds import generators
 from sketchguide.training.checkpoints import Checkpoint, Checkpoints, check_config
 from sketchguide.training.data import Pictures, find_examples, split
+from sketchguide.training.run import TrainingRun, add_noise, cosine
 
-MAX_SKIPS = 20  # steps in a row whose loss may be NaN before the run stops
 SAVE_EVERY = 120.0  # seconds
 SCORE_EVERY = 200  # steps
 SCORED = 32  # held-out pictures that are scored
@@ -108,17 +108,8 @@ class PeerTraining:
             raise UsageError(f"drop is {self.drop}; it must lie in 0..1.", field="drop")
 
 
-class PeerStep(NamedTuple):
-    step: int
-    loss: float
-    skipped: int  # steps without an update so far, because their loss was not finite
-
-
-class PeerRun:
-    """One training run: iterate it for steps, ask `state` for a checkpoint; `peer` is the result.
-
-    A run restored from a checkpoint goes on as if it had never stopped.
-    """
+class PeerRun(TrainingRun):
+    """One training run; `peer` is the result. The loss is the mean squared error of the model's own objective."""
 
     def __init__(
         self,
@@ -142,77 +133,25 @@ class PeerRun:
         width, height = backbone.default_size
         self.told = kind.wrap(backbone, self.peer, torch.zeros(1, 3, height, width))
         self.peer.train().requires_grad_(True)
-        self.optimizer = torch.optim.AdamW(self.peer.parameters(), lr=settings.rate, weight_decay=settings.decay)
-        (self.rng,) = generators([settings.seed])
-        self.step = 0
-        self.skipped = 0
-        self.seconds = 0.0
-        self.loss = math.nan  # of the last hundred steps or so
-        if resume is not None:
-            self.peer.load_state_dict(resume.state["peer"])
-            self.optimizer.load_state_dict(resume.state["optimizer"])
-            self.rng.set_state(resume.state["rng"])
-            self.step = resume.step
-            self.skipped, self.seconds, self.loss = (resume.meta[key] for key in ("skipped", "seconds", "loss"))
-
-    def state(self) -> dict[str, Any]:
-        return {
-            "peer": self.peer.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "rng": self.rng.get_state(),
-        }
-
-    def meta(self) -> dict[str, Any]:
-        return {"skipped": self.skipped, "seconds": self.seconds, "loss": self.loss}
+        optimizer = torch.optim.AdamW(self.peer.parameters(), lr=settings.rate, weight_decay=settings.decay)
+        super().__init__(self.peer, optimizer, seed=settings.seed, resume=resume)
 
     @property
     def progress(self) -> float:
         return max(self.step / self.settings.steps, self.seconds / 60 / self.settings.minutes)
 
-    def __iter__(self) -> Iterator[PeerStep]:
-        """Train to the end of the steps or of the time, yielding after every step.
+    def rate(self) -> float:
+        return self.settings.rate * min(1.0, (self.step + 1) / self.settings.warmup) * cosine(self.progress)
 
-        Raises TrainingError after 20 steps in a row whose loss is not finite; the weights keep their last good values.
-        """
-        bad = 0
-        while self.progress < 1:
-            started = time.monotonic()
-            images, captions = self.pictures.batch(self.rng, self.settings.batch)
-            dropped = torch.rand(len(captions), generator=self.rng) < self.settings.drop
-            captions = ["" if drop else text for text, drop in zip(captions, dropped.tolist(), strict=True)]
-            draws = torch.rand(len(captions), generator=self.rng)
-            if KINDS[self.settings.kind].cubic:
-                draws = draws**3  # T2I-Adapter, section 3.4: structure is decided while there is much noise
-            levels = [self.backbone.level(float(progress)) for progress in draws]
-            loss = self._error(images, captions, levels, self.rng)
-            if self._update(loss):
-                bad = 0
-                value = loss.item()
-                self.loss = value if math.isnan(self.loss) else self.loss + 0.02 * (value - self.loss)
-            else:
-                bad += 1
-                self.skipped += 1
-                if bad > MAX_SKIPS:
-                    raise TrainingError(
-                        f"The loss was not finite for {bad} steps in a row, at step {self.step}.",
-                        hint="Lower the learning rate; the last checkpoint is intact.",
-                    )
-            self.step += 1
-            self.seconds += time.monotonic() - started
-            yield PeerStep(self.step, loss.item(), self.skipped)
-
-    def _update(self, loss: Tensor) -> bool:
-        """Step the optimizer, unless loss or gradient is not finite; tells whether it did."""
-        warm = min(1.0, (self.step + 1) / self.settings.warmup)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.rate * warm * 0.5 * (1 + math.cos(math.pi * min(1.0, self.progress)))
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = nn.utils.clip_grad_norm_(self.peer.parameters(), 1.0)
-        if not (loss.isfinite() and norm.isfinite()):
-            return False
-        self.optimizer.step()
-        return True
+    def loss(self) -> Tensor:
+        images, captions = self.pictures.batch(self.rng, self.settings.batch)
+        dropped = torch.rand(len(captions), generator=self.rng) < self.settings.drop
+        captions = ["" if drop else text for text, drop in zip(captions, dropped.tolist(), strict=True)]
+        draws = torch.rand(len(captions), generator=self.rng)
+        if KINDS[self.settings.kind].cubic:
+            draws = draws**3  # T2I-Adapter, section 3.4: structure is decided while there is much noise
+        levels = [self.backbone.level(float(progress)) for progress in draws]
+        return self._error(images, captions, levels, self.rng)
 
     def _error(
         self, images: Tensor, captions: Sequence[str], levels: Sequence[Level], rng: Generator, *, told: bool = True
@@ -227,13 +166,9 @@ class PeerRun:
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
             with torch.no_grad():
                 clean = backbone.encode(images)
-                noise = torch.randn(clean.shape, generator=rng).to(clean)
-                pairs = torch.tensor([[level.alpha, level.sigma] for level in levels], device=clean.device)
-                alpha, sigma = pairs[..., None, None, None].unbind(dim=1)
-                latent = alpha * clean + sigma * noise
+                latent, noise, alpha, sigma, times = add_noise(clean, levels, rng)
                 condition = backbone.describe(captions)
                 hint = self.extractor(images).expand(-1, 3, -1, -1)
-            times = torch.tensor([level.time for level in levels], device=clean.device)
             network = replace(self.told, image=hint) if told else backbone
             output = network.run(latent, times, condition)
         wanted = {
@@ -291,13 +226,16 @@ def train(args: argparse.Namespace) -> None:
         step = run.step
         held_out_error = None if scored is None else run.score(*scored)
         log(args.output, {"step": step, "held_out": held_out_error})
-        for step, _, skipped in run:
+        loss: float | None = None  # of the last fifty steps or so
+        for step, latest_loss, skipped in run:
+            if math.isfinite(latest_loss):
+                loss = latest_loss if loss is None else loss + 0.02 * (latest_loss - loss)
             if step % SCORE_EVERY == 0 or run.progress >= 1:
                 held_out_error = None if scored is None else run.score(*scored)
-                line = {"step": step, "loss": run.loss, "held_out": held_out_error, "skipped": skipped}
+                line = {"step": step, "loss": loss, "held_out": held_out_error, "skipped": skipped}
                 log(args.output, line | {"seconds": round(run.seconds, 1)})
             if time.monotonic() - saved > SAVE_EVERY or stop.number or run.progress >= 1:
-                checkpoints.save(step, run.state(), {**run.meta(), "config": config})
+                checkpoints.save(step, run.state(), {"config": config})
                 saved = time.monotonic()
             if stop.number:
                 print(f"Step {step} is saved; the same command goes on from there.")
@@ -310,7 +248,7 @@ def train(args: argparse.Namespace) -> None:
             "held_out_images": len(held_out),
             "steps": run.step,
             "seconds": round(run.seconds, 1),
-            "loss": run.loss,
+            "loss": loss,
             "held_out": held_out_error,
             "device": hardware(backbone.device.type),
             "skipped_steps": run.skipped,

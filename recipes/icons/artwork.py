@@ -113,12 +113,12 @@ def chance(rng: Generator) -> float:
     return float(torch.rand((), generator=rng))
 
 
-def warp(layers: Tensor, size: int, rng: Generator) -> Tensor:
-    """Flip, rotate, scale, stretch, shift and bend each picture its own way."""
+def warp(layers: Tensor, size: int, rng: Generator, *, loose: float = 1.0) -> Tensor:
+    """Flip, rotate, scale, stretch, shift and bend each picture its own way; stretch and bend `loose` times as far."""
     count = len(layers)
     angle = torch.randn(count, generator=rng).clamp(-2, 2) * math.radians(9)
     scale = uniform(count, 1.0, 1.45, rng)
-    stretch = torch.exp(torch.randn(count, generator=rng).clamp(-2, 2) * 0.1)
+    stretch = torch.exp(torch.randn(count, generator=rng).clamp(-2, 2) * 0.1 * loose)
     flip = torch.where(torch.rand(count, generator=rng) < 0.5, -1.0, 1.0)
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale
     room = (1 - 0.95 / scale) * scale  # how far the icon can move before it leaves the picture
@@ -132,7 +132,7 @@ def warp(layers: Tensor, size: int, rng: Generator) -> Tensor:
         dim=1,
     )
     grid = F.affine_grid(matrix, [count, 4, size, size], align_corners=False)
-    bend = torch.randn(count, 2, 4, 4, generator=rng) * uniform(count, 0, 0.05, rng)[:, None, None, None]
+    bend = torch.randn(count, 2, 4, 4, generator=rng) * uniform(count, 0, 0.05 * loose, rng)[:, None, None, None]
     bend = F.interpolate(bend, size=(size, size), mode="bicubic", align_corners=True)
     return F.grid_sample(layers, grid + bend.permute(0, 2, 3, 1), mode="bilinear", align_corners=False)
 

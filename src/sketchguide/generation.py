@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from sketchguide.images import from_ink, read_png_text, save_png, to_images
 from sketchguide.loading import fingerprint, load_backbone, load_predictor
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
-from sketchguide.sampling import sample
+from sketchguide.sampling import Moment, sample
 from sketchguide.seeds import generators, noise, random_seed
 from sketchguide.sketch import Sketch, SpatialMap
 
@@ -110,54 +110,64 @@ def run(
     sketch = None if request.sketch is None else Sketch.from_json(request.sketch)
     if sketch is not None:
         predictor = predictor or load_predictor(request.predictor, backbone)
-    solver_name = request.solver or next(iter(backbone.solvers))
-    levels = backbone.levels(request.steps, solver_name)
     _warn(request, sketch, backbone)
     made_with = {"sketchguide": sketchguide.__version__, "torch": torch.__version__, "dtype": str(backbone.dtype)[6:]}
     made_with |= {"device": backbone.device.type, "model": fingerprint(backbone.network)}
     guides: list[Guide] = []
     if sketch is not None and predictor is not None:
         made_with["predictor"] = fingerprint(predictor)
-        target, weight = encode_map(sketch.rasterize(size=size), backbone, blank=request.blank)
-        guides.append(
-            LatentGuide(
-                predictor,
-                target,
-                weight,
-                window=(0.0, request.stop),
-                strength=Proportional(request.strength),
-                every=request.every,
-            )
-        )
+        guides.append(latent_guide(request, [sketch.rasterize(size=size)], backbone, predictor))
     starts = range(0, request.count, BATCH)
     chunks = [range(start, min(start + BATCH, request.count)) for start in starts]
     chunks = [chunk for chunk in chunks if only is None or only in chunk]
     done, total = 0, len(chunks) * request.steps
     for chunk in chunks:
         seeds = tuple(request.seed + i for i in chunk)
-        each = generators(seeds)
-        condition = backbone.describe([request.prompt] * len(chunk))
-        negative = None if request.scale == 1 else backbone.describe([request.negative] * len(chunk))
-        shape = (backbone.latent_channels, size[1] // backbone.stride, size[0] // backbone.stride)
-        latent = noise(each, shape).to(backbone.device)
-        steps = sample(
-            backbone,
-            condition,
-            latent,
-            levels,
-            negative=negative,
-            scale=request.scale,
-            guides=guides,
-            solver=backbone.solvers[solver_name].solver,
-            generators=each,
-        )
-        for moment in steps:
+        latent: Tensor | None = None
+        for moment in walk(request, backbone, prompts=[request.prompt] * len(chunk), seeds=seeds, guides=guides):
             done += 1
             latent = moment.latent
             yield Progress(done, total, moment.clean, seeds)
+        assert latent is not None, "a request has at least one step"
         for index, image in zip(chunk, to_images(backbone.decode(latent)), strict=True):
             if only is None or index == only:
                 yield Picture(image, request, index, made_with)
+
+
+def latent_guide(
+    request: Request, maps: Sequence[SpatialMap], backbone: Backbone, predictor: LatentPredictor
+) -> LatentGuide:
+    """The guide that `request` asks for, towards one map for all pictures or one for each."""
+    pairs = [encode_map(one, backbone, blank=request.blank) for one in maps]
+    target, weight = (torch.cat(tensors) for tensors in zip(*pairs, strict=True))
+    strength = Proportional(request.strength)
+    return LatentGuide(predictor, target, weight, window=(0.0, request.stop), strength=strength, every=request.every)
+
+
+def walk(
+    request: Request,
+    backbone: Backbone,
+    *,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    guides: Sequence[Guide] = (),
+) -> Iterator[Moment]:
+    """Walk one batch with the settings of `request`: row i shows `prompts[i]` and starts from `seeds[i]`."""
+    each = generators(seeds)
+    solver = request.solver or next(iter(backbone.solvers))
+    width, height = request.size or backbone.default_size
+    shape = (backbone.latent_channels, height // backbone.stride, width // backbone.stride)
+    return sample(
+        backbone,
+        backbone.describe(prompts),
+        noise(each, shape).to(backbone.device),
+        backbone.levels(request.steps, solver),
+        negative=None if request.scale == 1 else backbone.describe([request.negative] * len(prompts)),
+        scale=request.scale,
+        guides=guides,
+        solver=backbone.solvers[solver].solver,
+        generators=each,
+    )
 
 
 def recall(path: str | Path) -> tuple[Request, int, dict[str, str]]:

@@ -13,7 +13,8 @@ from sketchguide.errors import TrainingError, UsageError
 from sketchguide.predictors import PAPER_TAPS
 from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.data import Augmentation, Pictures, find_examples
-from sketchguide.training.predictor import MAX_SKIPS, PredictorRun, PredictorTraining, TrainingStep
+from sketchguide.training.predictor import PredictorRun, PredictorTraining
+from sketchguide.training.run import MAX_SKIPS, TrainingStep
 from support import Tiny
 
 TAPS = ("down_blocks.0.attentions.1", "mid_block.resnets.1", "up_blocks.2")

@@ -1,0 +1,135 @@
+"""What every training run does alike: fresh batches, updates that skip bad ones, and a state to go on from."""
+
+from __future__ import annotations
+
+import math
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.optim import Optimizer
+
+from sketchguide.errors import TrainingError
+from sketchguide.levels import Level
+from sketchguide.seeds import generators
+from sketchguide.training.checkpoints import Checkpoint
+
+MAX_SKIPS = 20  # steps in a row whose loss may be NaN before the run stops
+
+
+class TrainingStep(NamedTuple):
+    """How a run stands after one step."""
+
+    step: int
+    loss: float  # of this batch
+    skipped: int  # steps without an update so far, because loss or gradient was not finite
+
+
+class TrainingRun(ABC):
+    """Iterate it for steps, ask `state` for a checkpoint; `module` is what learns.
+
+    A run restored from a checkpoint goes on as if it had never stopped.
+    """
+
+    def __init__(self, module: nn.Module, optimizer: Optimizer, *, seed: int, resume: Checkpoint | None = None) -> None:
+        self.module = module
+        self.optimizer = optimizer
+        (self.rng,) = generators([seed])
+        self.step = 0
+        self.skipped = 0
+        self.seconds = 0.0
+        if resume is not None:
+            module.load_state_dict(resume.state["module"])
+            optimizer.load_state_dict(resume.state["optimizer"])
+            self.rng.set_state(resume.state["rng"])
+            self.step = resume.step
+            self.skipped = int(resume.state["skipped"])
+            self.seconds = float(resume.state["seconds"])
+
+    @property
+    @abstractmethod
+    def progress(self) -> float:
+        """0 at the start; the run ends at 1."""
+
+    @abstractmethod
+    def rate(self) -> float:
+        """The learning rate of the step to come."""
+
+    @abstractmethod
+    def loss(self) -> Tensor:
+        """The loss of a fresh batch, drawn with `self.rng`; its graph leads to the parameters of `module`."""
+
+    def state(self) -> dict[str, Any]:
+        """Everything that `resume` needs."""
+        return {
+            "module": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "rng": self.rng.get_state(),
+            "skipped": self.skipped,
+            "seconds": self.seconds,
+        }
+
+    def __iter__(self) -> Iterator[TrainingStep]:
+        """Train to the end, yielding after every step; the optimizer steps once per fresh batch.
+
+        Raises TrainingError after 20 steps in a row whose loss is not finite; the weights keep their last good values.
+        """
+        bad = 0
+        while self.progress < 1:
+            started = time.monotonic()
+            buffers = [buffer.clone() for buffer in self.module.buffers()]
+            loss = self.loss()
+            if self._update(loss):
+                bad = 0
+            else:
+                for buffer, before in zip(self.module.buffers(), buffers, strict=True):
+                    buffer.copy_(before)  # the forward pass has put the bad batch into BatchNorm
+                bad += 1
+                self.skipped += 1
+                if bad > MAX_SKIPS:
+                    raise TrainingError(
+                        f"The loss was not finite for {bad} steps in a row, at step {self.step}.",
+                        hint="Lower the learning rate or train in float32; the last checkpoint is intact.",
+                    )
+            self.step += 1
+            self.seconds += time.monotonic() - started
+            yield TrainingStep(self.step, loss.item(), self.skipped)
+        self.module.eval()
+
+    def _update(self, loss: Tensor) -> bool:
+        """Step the optimizer, unless loss or gradient is not finite; tells whether it did."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.module.parameters(), 1.0)
+        if not (loss.isfinite() and norm.isfinite()):
+            return False
+        self.optimizer.step()
+        return True
+
+
+def cosine(progress: float) -> float:
+    """1 at the start of a run, falling to 0 at its end."""
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+class Noisy(NamedTuple):
+    """Clean latents with noise put on them, one level per row."""
+
+    latent: Tensor  # (B, C, h, w): alpha * clean + sigma * noise
+    noise: Tensor  # (B, C, h, w)
+    alpha: Tensor  # (B, 1, 1, 1)
+    sigma: Tensor  # (B, 1, 1, 1)
+    times: Tensor  # (B,), what the network is told
+
+
+def add_noise(clean: Tensor, levels: Sequence[Level], rng: Generator) -> Noisy:
+    """`clean` (B, C, h, w) at the B `levels`; the noise is drawn on the CPU, the same for every device."""
+    noise = torch.randn(clean.shape, generator=rng).to(clean)
+    table = torch.tensor([[level.alpha, level.sigma, level.time] for level in levels], device=clean.device)
+    alpha, sigma = table[:, 0, None, None, None], table[:, 1, None, None, None]
+    return Noisy(alpha * clean + sigma * noise, noise, alpha, sigma, table[:, 2])
