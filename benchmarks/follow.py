@@ -13,15 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import sys
 import time
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,24 +25,11 @@ from sketchguide import LatentPredictor, load_backbone, load_predictor
 from sketchguide.backbones.base import Backbone
 from sketchguide.evaluation.classifier import IconClassifier, accuracy, load_classifier
 from sketchguide.evaluation.detectors import load_detector
+from sketchguide.evaluation.drawings import Drawing, icons, quickdraw
 from sketchguide.evaluation.metrics import bootstrap_interval, edge_f1
-from sketchguide.extractors import EXTRACTORS
 from sketchguide.generation import latent_guide, walk
-from sketchguide.images import open_image, sheet, to_images, to_tensor
+from sketchguide.images import sheet, to_images
 from sketchguide.request import Request
-from sketchguide.sketch import Sketch, SpatialMap, read_ndjson
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes" / "icons"))
-from artwork import STYLES, held_out, with_article
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """One drawing to follow, its prompt, and the concepts (Unicode code points) that answer to the prompt."""
-
-    prompt: str
-    ink: SpatialMap
-    answers: tuple[str, ...]
 
 
 class Setting(NamedTuple):
@@ -74,43 +57,6 @@ SETTINGS = (
     setting("default, but CFG 5", scale=5),
     setting("unguided, CFG 5", strength=0, scale=5),
 )
-
-
-def quickdraw(data: Path, *, count: int, size: tuple[int, int]) -> list[Drawing]:
-    """`count` recognised drawings of mapped classes, spread evenly over the classes."""
-    mapping = json.loads((data / "class_map.json").read_text())["quickdraw word -> emoji unicode (Fluent)"]
-    by_word: dict[str, list[Sketch]] = {}
-    for sketch in read_ndjson(data / "quickdraw" / "quickdraw.ndjson.gz", recognized_only=True):
-        if sketch.name in mapping:
-            by_word.setdefault(sketch.name, []).append(sketch)
-    rng = np.random.default_rng(0)
-    words = list(rng.permutation(sorted(by_word)))
-    chosen: list[Drawing] = []
-    while len(chosen) < count:
-        for word in words:
-            if by_word[word] and len(chosen) < count:
-                pick = by_word[word].pop(int(rng.integers(len(by_word[word]))))
-                chosen.append(Drawing(with_article(word), pick.rasterize(size=size), tuple(mapping[word])))
-    return chosen
-
-
-def icons(data: Path, *, count: int, size: tuple[int, int]) -> list[Drawing]:
-    """Edge maps of icons whose concepts neither the model nor the predictor has seen."""
-    mapping = json.loads((data / "class_map.json").read_text())["quickdraw word -> emoji unicode (Fluent)"]
-    mapped = {code for codes in mapping.values() for code in codes}
-    records = json.loads((data / "emoji128" / "metadata.json").read_text())
-    by_code: dict[str, list[dict[str, str]]] = {}
-    for record in records:
-        if held_out(record["unicode"], mapped):
-            by_code.setdefault(record["unicode"], []).append(record)
-    chosen: list[Drawing] = []
-    for i, code in enumerate(sorted(by_code, key=lambda c: zlib.crc32(f"order {c}".encode()))[:count]):
-        record = next(r for k in range(4) for r in by_code[code] if r["style"] == STYLES[(i + k) % 4])
-        picture = to_tensor([open_image(data / record["file"])], size=size)
-        ink = EXTRACTORS["edges"](picture)[0, 0].numpy()
-        prompt = f"{record['style']} {record['name']} on a white background"
-        chosen.append(Drawing(prompt, SpatialMap(ink, np.ones_like(ink)), ()))
-    return chosen
 
 
 def make(

@@ -17,11 +17,12 @@ from pathlib import Path
 
 import torch
 
-from follow import DEFAULT, Drawing, hardware, make, quickdraw, right
+from follow import DEFAULT, hardware, make, right
 from sketchguide import load_backbone
 from sketchguide.backbones.base import Backbone
 from sketchguide.evaluation.classifier import load_classifier
 from sketchguide.evaluation.detectors import load_detector
+from sketchguide.evaluation.drawings import quickdraw
 from sketchguide.evaluation.metrics import bootstrap_interval, edge_f1
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.predictors import choose_taps
@@ -74,7 +75,7 @@ def main() -> None:
     detector = load_detector(args.shared / "weights" / "tin2.safetensors")
     classifier = load_classifier(args.classifier)
     size = backbone.default_size
-    drawings: list[Drawing] = quickdraw(args.shared / "data", count=args.sketches, size=size)
+    drawings = quickdraw(args.shared / "data", count=args.sketches, size=size)
     target = torch.stack([torch.tensor(d.ink.ink)[None] for d in drawings])
     training, held_out = split(find_examples(args.pictures), seed=0)
     scored = Pictures(held_out, size=size).fixed(64)

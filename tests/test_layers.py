@@ -30,6 +30,7 @@ TABLE = (
     "loading",
     "request",
     "generation",
+    "methods",
     "training",
     "evaluation",
     "cli",

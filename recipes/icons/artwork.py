@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from PIL import Image
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-STYLES = ("fluent3d", "noto", "emojitwo", "blobmoji")
+from sketchguide.evaluation.drawings import STYLES, class_map, held_out, with_article
+
 DEFAULT_STYLE = "fluent3d"  # what a caption without a style word means
 COLOURS = {
     "white": (1.0, 1.0, 1.0),
@@ -44,11 +44,6 @@ HUES = (
 )
 
 
-def held_out(code: str, mapped: set[str]) -> bool:
-    """True for the concepts that no network here ever sees: one in five of those that Quick, Draw! does not cover."""
-    return code not in mapped and zlib.crc32(code.encode()) % 5 == 0
-
-
 @dataclass(frozen=True)
 class Icon:
     style: str
@@ -62,7 +57,7 @@ class Artwork:
     def __init__(self, data: Path, *, size: int, concepts: str = "quickdraw", styles: tuple[str, ...] = STYLES) -> None:
         records = json.loads((data / "emoji128" / "metadata.json").read_text())
         words: dict[str, list[str]] = {}
-        mapping = json.loads((data / "class_map.json").read_text())["quickdraw word -> emoji unicode (Fluent)"]
+        mapping = class_map(data)
         for word, codes in mapping.items():
             for code in codes:
                 words.setdefault(code, []).append(word)
@@ -202,10 +197,6 @@ def caption(icon: Icon, colour: str | None, background: str, rng: Generator) -> 
         subject = f"{style} icon of {with_article(concept) if chance(rng) < 0.5 else concept}"
     paper = "" if background == "white" and chance(rng) < 0.5 else f" on {with_article(background)} background"
     return subject + paper
-
-
-def with_article(words: str) -> str:
-    return ("an " if words[0] in "aeiou" else "a ") + words
 
 
 def line_drawings(pictures: Tensor, rng: Generator) -> Tensor:

@@ -151,17 +151,30 @@ def walk(
     prompts: Sequence[str],
     seeds: Sequence[int],
     guides: Sequence[Guide] = (),
+    clean: Tensor | None = None,
+    amount: float = 1.0,
 ) -> Iterator[Moment]:
-    """Walk one batch with the settings of `request`: row i shows `prompts[i]` and starts from `seeds[i]`."""
+    """Walk one batch with the settings of `request`: row i shows `prompts[i]` and starts from `seeds[i]`.
+
+    With latents `clean` (B, C, h, w) it walks only the last `amount` (0..1] of the steps, starting from them with as
+    much noise as belongs there (SDEdit, Meng et al. 2022).
+    """
+    if not 0 < amount <= 1:
+        raise UsageError(f"amount is {amount}; it must be above 0 and at most 1.", field="amount")
     each = generators(seeds)
     solver = request.solver or next(iter(backbone.solvers))
     width, height = request.size or backbone.default_size
     shape = (backbone.latent_channels, height // backbone.stride, width // backbone.stride)
+    levels = backbone.levels(request.steps, solver)
+    latent = noise(each, shape).to(backbone.device)
+    if clean is not None:
+        levels = levels[-1 - max(1, round(amount * request.steps)) :]
+        latent = levels[0].alpha * clean + levels[0].sigma * latent
     return sample(
         backbone,
         backbone.describe(prompts),
-        noise(each, shape).to(backbone.device),
-        backbone.levels(request.steps, solver),
+        latent,
+        levels,
         negative=None if request.scale == 1 else backbone.describe([request.negative] * len(prompts)),
         scale=request.scale,
         guides=guides,

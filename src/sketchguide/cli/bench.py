@@ -1,0 +1,229 @@
+"""`sketchguide bench`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sketchguide.cli.report import JsonFlag, Report, hush_libraries
+from sketchguide.defaults import MODEL, SEED
+from sketchguide.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from sketchguide.backbones.base import Backbone
+    from sketchguide.evaluation.benchmark import Judges, Result, Row
+    from sketchguide.evaluation.drawings import Drawing
+
+METHODS = ("text", "lgp", "lgp-paper", "sdedit")
+SETS = ("quickdraw", "icons", "tuberlin")
+OWN = "own"  # edge maps of the model's own pictures: needs no data
+OWN_PROMPTS = (
+    "a red apple", "a cat", "a house", "a car", "an umbrella", "a fish", "a guitar", "a tree", "a key", "a star",
+    "a banana", "an airplane",
+)  # fmt: skip
+QUICK = 12
+WHAT, MEASURE = "What is compared", "How it is measured"
+
+
+def command(
+    context: typer.Context,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="Folder for the results; the same command goes on there.", metavar="DIR"),
+    ],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="text, lgp, lgp-paper, sdedit, controlnet or t2i-adapter, with settings if wanted: "
+            f"lgp:strength=3,stop=0.5; controlnet:path=DIR. Give it several times. Default: {', '.join(METHODS)}.",
+            metavar="NAME[:KEY=VALUE,…]",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="quickdraw, icons or tuberlin, also spoiled (quickdraw-thick, -thin, -broken, -shifted, -inverted, "
+            f"-stray), or {OWN}: edges of pictures that the model makes itself. Give it several times. Default: "
+            f"{', '.join(SETS)}; without --data, {OWN}.",
+            metavar="NAME",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    sketches: Annotated[
+        int, typer.Option(help="Drawings of each set.", min=1, max=10_000, metavar="N", rich_help_panel=WHAT)
+    ] = 200,
+    seeds: Annotated[
+        int, typer.Option(help="Pictures of each drawing.", min=1, max=100, metavar="N", rich_help_panel=WHAT)
+    ] = 1,
+    seed: Annotated[
+        int,
+        typer.Option(help=f"Of the first picture: {SEED}.", min=SEED.low, metavar="N", rich_help_panel=WHAT),
+    ] = 1000,
+    quick: Annotated[
+        bool, typer.Option("--quick", help=f"{QUICK} drawings of each set, one seed.", rich_help_panel=WHAT)
+    ] = False,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with quickdraw/, tuberlin/, emoji128/ and class_map.json.",
+            metavar="DIR",
+            rich_help_panel=MEASURE,
+        ),
+    ] = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with tin2.safetensors, the edge detector that measures, and "
+            "squeezenet1_0_imagenet.safetensors for KID and diversity.",
+            metavar="DIR",
+            rich_help_panel=MEASURE,
+        ),
+    ] = None,
+    classifier: Annotated[
+        Path | None,
+        typer.Option(
+            help="File that benchmarks/classifier.py wrote: is the thing recognised?",
+            metavar="FILE",
+            rich_help_panel=MEASURE,
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Pictures made at once.", min=1, max=1024, metavar="N")] = 25,
+    model: Annotated[str, typer.Option(help="The model all methods run on.", metavar="NAME|PATH|HUB_ID")] = MODEL,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps, …", metavar="NAME")] = "auto",
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what the folder holds.")] = False,
+    as_json: JsonFlag = False,
+) -> None:
+    """Measure how well pictures follow drawings, method beside method.
+
+    sketchguide bench -o runs/bench --quick
+    sketchguide bench -o runs/bench --data ../shared/data --weights ../shared/weights
+    sketchguide bench -o runs/bench --method text --method lgp --method lgp:stop=0.5
+
+    Every method gets the same drawings, prompts and seeds. results.jsonl has
+    every picture's figures, table.md the means with 95 % intervals; there are
+    sheets and plots too. Stopped or failed, the same command goes on.
+    """
+    report = Report.of(context, as_json=as_json)
+    count, seeds = (QUICK, 1) if quick else (sketches, seeds)
+    methods = list(dict.fromkeys(method or METHODS))
+    names = list(dict.fromkeys(sets or (SETS if data is not None else (OWN,))))
+    if missing := [name for name in names if name != OWN and data is None]:
+        raise UsageError(
+            f"The set {missing[0]!r} needs data.", hint=f"Give --data, or --set {OWN}, which needs none.", field="data"
+        )
+    with report.progress("{task.fields[what]}") as bar:
+        task = bar.add_task("Loading", total=None, what="")
+        hush_libraries()
+        from sketchguide.cli.environment import hardware
+        from sketchguide.evaluation.benchmark import Benchmark, table
+        from sketchguide.evaluation.plots import plot, sheets
+        from sketchguide.loading import fingerprint, load_backbone
+        from sketchguide.methods import build_method
+        from sketchguide.request import Request
+        from sketchguide.training.checkpoints import Checkpoints
+
+        backbone = load_backbone(model, device=device)
+        built = {name: build_method(name, backbone) for name in methods}
+        judges = _judges(report, backbone, data, weights, classifier)
+        config = {"model": fingerprint(backbone.network), "seed": seed, "batch": batch}
+        config |= {"weights": weights is not None, "classifier": classifier is not None}
+        bar.update(task, description="Drawings")
+        drawings = {name: _drawings(name, backbone, data, count) for name in names}
+        with Checkpoints(output / "lock").lock():
+            _check(output, config, fresh=fresh)
+            benchmark = Benchmark(
+                backbone=backbone,
+                methods=built,
+                sets=drawings,
+                request=Request.checked(prompt="", seed=seed, model=backbone.name),
+                judges=judges,
+                folder=output,
+                seeds=seeds,
+                batch=batch,
+            )
+            results: list[Result] = []
+            bar.update(task, description="Pictures", total=len(benchmark))
+            for result in benchmark:
+                results.append(result)
+                bar.update(task, completed=len(results), what=f"{result.set}, {result.method}")
+            bar.update(task, description="Figures", what="")
+            rows = benchmark.summary(results)
+            on = hardware(backbone.device.type)
+            _write(output / "table.md", f"{on}\n\n{table(rows)}")
+            summary = {"hardware": on, "config": config, "rows": [asdict(row) for row in rows]}
+            _write(output / "summary.json", json.dumps(summary, indent=1) + "\n")
+            files = [*sheets(benchmark, results, output), *plot(rows, output)]
+    for reason in dict.fromkeys(f"{r.method} failed on {r.drawing}: {r.error}" for r in results if r.error):
+        report.warn(reason)
+    report.facts = summary | {"output": str(output)}
+    _show(report, rows)
+    report.say(f"{output / 'table.md'}; results.jsonl, {', '.join(file.name for file in files)} beside it.")
+
+
+def _judges(
+    report: Report, backbone: Backbone, data: Path | None, weights: Path | None, classifier: Path | None
+) -> Judges:
+    from sketchguide.evaluation.benchmark import Judges
+    from sketchguide.evaluation.classifier import load_classifier
+    from sketchguide.evaluation.detectors import load_detector
+    from sketchguide.evaluation.drawings import artwork
+    from sketchguide.evaluation.features import load_squeezenet
+    from sketchguide.extractors import EXTRACTORS
+
+    judge = None if classifier is None else load_classifier(classifier)
+    if weights is None:
+        report.warn("Without --weights the edges are found as in training, which flatters LGP; there is no KID.")
+        return Judges(EXTRACTORS["edges"], judge)
+    features = load_squeezenet(weights / "squeezenet1_0_imagenet.safetensors")
+    reference = None if data is None else artwork(data, size=backbone.default_size)
+    return Judges(load_detector(weights / "tin2.safetensors"), judge, features, reference)
+
+
+def _drawings(name: str, backbone: Backbone, data: Path | None, count: int) -> Sequence[Drawing]:
+    from sketchguide.evaluation.drawings import load_set, own_edges
+
+    if name == OWN or data is None:
+        return own_edges(backbone, count=count, prompts=OWN_PROMPTS)
+    return load_set(name, data, count=count, size=backbone.default_size)
+
+
+def _check(output: Path, config: Mapping[str, Any], *, fresh: bool) -> None:
+    """Only results made alike stand in one table."""
+    from sketchguide.training.checkpoints import check_config
+
+    file = output / "config.json"
+    if fresh:
+        (output / "results.jsonl").unlink(missing_ok=True)
+    elif file.exists():
+        try:
+            before = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UsageError(f"{file} is damaged.", hint="Give --fresh to start again.", field="output") from error
+        check_config(before, config, afresh="--fresh")
+    _write(file, json.dumps(config, indent=1) + "\n")
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise OutputError(f"{file} cannot be written: {error.strerror}.", field="output") from error
+
+
+def _show(report: Report, rows: Sequence[Row]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for heading in ("set", "method", "F1", "× text", "recognised", "KID"):
+        table.add_column(heading)
+    for row in rows:
+        figures = [(row.f1, 3), (row.ratio, 2), (row.right, 2), (row.kid, 3)]
+        table.add_row(row.set, row.method, *("–" if v is None else f"{v.estimate:.{n}f}" for v, n in figures))
+    report.show(table)

@@ -1,0 +1,331 @@
+"""Methods x drawings x seeds, measured: every picture and every figure is kept, so that a run can be gone on with."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sketchguide.backbones.base import Backbone
+from sketchguide.errors import OutputError, SketchguideError
+from sketchguide.evaluation.classifier import IconClassifier, accuracy
+from sketchguide.evaluation.drawings import Drawing
+from sketchguide.evaluation.features import SqueezeNet
+from sketchguide.evaluation.metrics import Interval, bootstrap_interval, chamfer, edge_f1
+from sketchguide.evaluation.realism import kid
+from sketchguide.evaluation.similarity import diversity
+from sketchguide.extractors import Extractor
+from sketchguide.images import open_image, save_png, to_images, to_tensor
+from sketchguide.methods import Batch, Method
+from sketchguide.request import Request
+
+CEILING = "ground truth"  # the pictures that the maps were found in, where a set has them
+TOLERANCE = 1 / 32  # of the longer side
+SEED_STRIDE = 10_000  # between the seeds of one drawing
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One picture. What could not be made has an `error` and no figures."""
+
+    method: str
+    set: str
+    drawing: str
+    prompt: str
+    seed: int
+    error: str = ""
+    f1: float | None = None
+    precision: float | None = None
+    recall: float | None = None
+    chamfer: float | None = None
+    right: float | None = None  # 1 where the classifier names a class that answers to the prompt; None: it knows none
+    seconds: float | None = None  # its share of the batch
+
+    @property
+    def key(self) -> tuple[str, str, str, int]:
+        return self.method, self.set, self.drawing, self.seed
+
+
+@dataclass(frozen=True)
+class Judges:
+    """Networks that measure, none of which the methods were trained with."""
+
+    detector: Extractor
+    classifier: IconClassifier | None = None
+    features: SqueezeNet | None = None
+    reference: Tensor | None = None  # (N, 3, H, W) in [-1, 1]: what realistic pictures are
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Iterate it for results; those that `folder` holds already come first.
+
+    Drawing i of a set has the seeds `request.seed + i`, and 10,000 more for each further one: the same for every
+    method. A batch that fails is made again one by one; what still fails is kept as failed and tried anew next time.
+    """
+
+    backbone: Backbone
+    methods: Mapping[str, Method]
+    sets: Mapping[str, Sequence[Drawing]]
+    request: Request
+    judges: Judges
+    folder: Path
+    seeds: int = 1
+    batch: int = 25
+
+    def __len__(self) -> int:
+        return sum(len(drawings) * self.seeds for _, drawings, _ in self._parts())
+
+    def __iter__(self) -> Iterator[Result]:
+        done = {r.key: r for r in read_results(self.folder) if not r.error and self._file(r).is_file()}
+        for name, drawings, method in self._parts():
+            jobs = [
+                (drawing, self.request.seed + SEED_STRIDE * k + i)
+                for k in range(self.seeds)
+                for i, drawing in enumerate(drawings)
+            ]
+            label, set_name = name
+            left: list[tuple[Drawing, int]] = []
+            for drawing, seed in jobs:
+                if found := done.get((label, set_name, drawing.name, seed)):
+                    yield found
+                else:
+                    left.append((drawing, seed))
+            for first in range(0, len(left), self.batch):
+                results = self._measured(label, set_name, method, left[first : first + self.batch])
+                self._keep(results)
+                yield from results
+
+    @property
+    def _floor(self) -> str | None:
+        """The first method that has the prompt alone."""
+        return next((label for label in self.methods if label.partition(":")[0] == "text"), None)
+
+    def _parts(self) -> Iterator[tuple[tuple[str, str], Sequence[Drawing], Method | None]]:
+        for set_name, drawings in self.sets.items():
+            for label, method in self.methods.items():
+                yield (label, set_name), drawings, method
+            if all(drawing.picture is not None for drawing in drawings):
+                yield (CEILING, set_name), drawings, None
+
+    def _measured(
+        self, label: str, set_name: str, method: Method | None, jobs: Sequence[tuple[Drawing, int]]
+    ) -> list[Result]:
+        started = time.monotonic()
+        try:
+            pictures = self._made(method, jobs)
+        except (SketchguideError, RuntimeError, ValueError) as error:
+            if len(jobs) > 1:
+                return [r for job in jobs for r in self._measured(label, set_name, method, [job])]
+            ((drawing, seed),) = jobs
+            reason = f"{type(error).__name__}: {error}"
+            return [
+                Result(method=label, set=set_name, drawing=drawing.name, prompt=drawing.prompt, seed=seed, error=reason)
+            ]
+        seconds = (time.monotonic() - started) / len(jobs)
+        target = torch.stack([torch.tensor(drawing.ink.ink)[None] for drawing, _ in jobs])
+        images = to_images(pictures)
+        pictures = to_tensor(images)  # what is measured is what is kept
+        found = self.judges.detector(pictures)
+        edges = edge_f1(found, target, tolerance=TOLERANCE * max(target.shape[-2:]))
+        distances = chamfer(found, target)
+        right = self._right(pictures, [drawing for drawing, _ in jobs])
+        results: list[Result] = []
+        for i, (drawing, seed) in enumerate(jobs):
+            result = Result(
+                method=label,
+                set=set_name,
+                drawing=drawing.name,
+                prompt=drawing.prompt,
+                seed=seed,
+                f1=float(edges.f1[i]),
+                precision=float(edges.precision[i]),
+                recall=float(edges.recall[i]),
+                chamfer=float(distances[i]),
+                right=right[i],
+                seconds=None if method is None else seconds,
+            )
+            self._save(images[i], self._file(result))
+            results.append(result)
+        return results
+
+    def _made(self, method: Method | None, jobs: Sequence[tuple[Drawing, int]]) -> Tensor:
+        if method is None:
+            return torch.stack([d.picture for d, _ in jobs if d.picture is not None])
+        drawings, seeds = zip(*jobs, strict=True)
+        batch = Batch(self.backbone, self.request, [d.prompt for d in drawings], [d.ink for d in drawings], seeds)
+        latent: Tensor | None = None
+        for moment in method(batch):
+            latent = moment.latent
+        if latent is None or not latent.isfinite().all():
+            raise ValueError("the result is not finite")
+        return self.backbone.decode(latent).clamp(-1, 1).cpu()
+
+    @torch.no_grad()
+    def _right(self, pictures: Tensor, drawings: Sequence[Drawing]) -> list[float | None]:
+        classifier = self.judges.classifier
+        known = [tuple(c for c in d.answers if classifier and c in classifier.classes) for d in drawings]
+        right: list[float | None] = [None] * len(drawings)
+        rows = [i for i, answers in enumerate(known) if answers]
+        if classifier is not None and rows:
+            hits = accuracy(classifier(pictures[rows]), classifier.accepted([known[i] for i in rows]))
+            for i, hit in zip(rows, hits.tolist(), strict=True):
+                right[i] = hit
+        return right
+
+    def _file(self, result: Result) -> Path:
+        method = "".join(c if c.isalnum() or c in "-._=" else "_" for c in result.method)
+        return self.folder / "pictures" / result.set / method / f"{result.drawing}-{result.seed}.png"
+
+    def _save(self, image: Image.Image, file: Path) -> None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"Cannot write to {file.parent}: {error.strerror}.", field="output") from error
+        save_png(image, file)
+
+    def _keep(self, results: Sequence[Result]) -> None:
+        text = "".join(json.dumps(asdict(result), ensure_ascii=False) + "\n" for result in results)
+        try:
+            with (self.folder / "results.jsonl").open("a", encoding="utf-8") as file:
+                file.write(text)
+        except OSError as error:
+            raise OutputError(
+                f"{self.folder / 'results.jsonl'} cannot be written: {error.strerror}.",
+                hint="Make room; the same command goes on.",
+                field="output",
+            ) from error
+
+    def pictures(self, results: Sequence[Result]) -> Tensor:
+        """The kept pictures (N, 3, H, W) in [-1, 1] of results that did not fail."""
+        return to_tensor([open_image(self._file(result)) for result in results])
+
+    def summary(self, results: Sequence[Result]) -> list[Row]:
+        """One row for each set and method, from all `results`; intervals are 95 %, by bootstrap over drawings."""
+        rows: list[Row] = []
+        reference = None
+        if self.judges.features is not None and self.judges.reference is not None:
+            reference = self.judges.features.embedding(self.judges.reference)
+        for (label, set_name), _, _ in self._parts():
+            every = [r for r in results if r.method == label and r.set == set_name]
+            good = [r for r in every if not r.error]
+            if not good:
+                rows.append(Row(method=label, set=set_name, drawings=0, failed=len(every)))
+                continue
+            floor = [r for r in results if r.method == self._floor and r.set == set_name and not r.error]
+            rows.append(self._row(label, set_name, good, floor, reference, failed=len(every) - len(good)))
+        return rows
+
+    def _row(
+        self,
+        label: str,
+        set_name: str,
+        good: Sequence[Result],
+        floor: Sequence[Result],
+        reference: Tensor | None,
+        *,
+        failed: int,
+    ) -> Row:
+        f1, plain = by_drawing(good, "f1"), by_drawing(floor, "f1")
+        both = [name for name in f1 if name in plain]
+        right = by_drawing(good, "right")
+        seconds, plain_seconds = by_drawing(good, "seconds"), by_drawing(floor, "seconds")
+        names = list(f1)
+        realism = spread = None
+        if self.judges.features is not None and label != CEILING:
+            pictures = self.pictures(good)
+            if reference is not None and len(names) > 1:
+                groups = torch.tensor([names.index(r.drawing) for r in good])
+                realism = kid(self.judges.features.embedding(pictures), reference, groups=groups)
+            if self.seeds > 1:
+                order = {r.key: i for i, r in enumerate(good)}
+                whole = [[i for k, i in order.items() if k[2] == name] for name in names]
+                whole = [numbers for numbers in whole if len(numbers) == self.seeds]
+                if whole:
+                    spread = float(diversity(pictures[torch.tensor(whole)], self.judges.features.stages).mean())
+        return Row(
+            method=label,
+            set=set_name,
+            drawings=len(names),
+            failed=failed,
+            f1=interval([f1[n] for n in names]),
+            ratio=interval([f1[n] for n in both], over=[plain[n] for n in both]) if both else None,
+            chamfer=interval(list(by_drawing(good, "chamfer").values())),
+            right=interval(list(right.values())) if right else None,
+            kid=realism,
+            diversity=spread,
+            seconds=sum(seconds.values()) / sum(plain_seconds[n] for n in seconds)
+            if seconds and all(n in plain_seconds for n in seconds)
+            else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A method on a set. `ratio` is F1 over that of the floor, `seconds` the same of the time per picture."""
+
+    method: str
+    set: str
+    drawings: int
+    failed: int
+    f1: Interval | None = None
+    ratio: Interval | None = None
+    chamfer: Interval | None = None
+    right: Interval | None = None
+    kid: Interval | None = None
+    diversity: float | None = None
+    seconds: float | None = None
+
+
+def by_drawing(results: Sequence[Result], field: str) -> dict[str, float]:
+    """The mean over seeds of a figure, for the drawings that have it."""
+    values: dict[str, list[float]] = {}
+    for result in results:
+        value: float | None = getattr(result, field)
+        if value is not None:
+            values.setdefault(result.drawing, []).append(value)
+    return {name: sum(many) / len(many) for name, many in values.items()}
+
+
+def interval(values: Sequence[float], *, over: Sequence[float] | None = None) -> Interval:
+    return bootstrap_interval(torch.tensor(values), over=None if over is None else torch.tensor(over))
+
+
+def read_results(folder: Path) -> list[Result]:
+    """What `folder` holds so far, the latest of each picture; lines cut short by a kill are passed over."""
+    file = folder / "results.jsonl"
+    latest: dict[Any, Result] = {}
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+        try:
+            result = Result(**json.loads(line))
+        except (ValueError, TypeError):
+            continue
+        latest[result.key] = result
+    return list(latest.values())
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown."""
+
+    def shown(value: Interval | None, digits: int) -> str:
+        if value is None:
+            return "–"
+        return f"{value.estimate:.{digits}f} ({value.low:.{digits}f}–{value.high:.{digits}f})"
+
+    lines = [
+        "| set | method | drawings | F1 | × text | Chamfer | recognised | KID | diversity | time × text |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        count = f"{row.drawings}" + (f" ({row.failed} pictures failed)" if row.failed else "")
+        plain = ["–" if v is None else f"{v:.2f}" for v in (row.diversity, row.seconds)]
+        figures = [shown(row.f1, 3), shown(row.ratio, 2), shown(row.chamfer, 3), shown(row.right, 2), shown(row.kid, 3)]
+        lines.append("| " + " | ".join([row.set, row.method, count, *figures, *plain]) + " |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,179 @@
+"""The drawings that pictures are asked to follow, each with the prompt it stands for.
+
+They are read from a folder with `quickdraw/`, `tuberlin/`, `emoji128/` and `class_map.json`, of which the project ships
+nothing; `own_edges` needs no data. Free-hand drawings are of classes that the embedded models know as icons.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sketchguide.backbones.base import Backbone
+from sketchguide.errors import UsageError
+from sketchguide.evaluation.perturb import PERTURBATIONS, perturb
+from sketchguide.extractors import EXTRACTORS
+from sketchguide.generation import walk
+from sketchguide.images import open_image, to_tensor
+from sketchguide.request import Request
+from sketchguide.sketch import Sketch, SpatialMap, read_ndjson
+
+STYLES = ("fluent3d", "noto", "emojitwo", "blobmoji")
+Size = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One drawing to follow. `answers` are the classes (Unicode code points of icons) that answer to the prompt.
+
+    `source` keeps the strokes where there are some; `picture` (3, H, W) in [-1, 1] is what the map was found in.
+    """
+
+    name: str  # unlike all others of its set, and fit for a file name
+    prompt: str
+    ink: SpatialMap
+    answers: tuple[str, ...] = ()
+    source: Sketch | None = None
+    picture: Tensor | None = None
+
+
+def quickdraw(data: Path, *, count: int, size: Size) -> list[Drawing]:
+    """`count` recognised Quick, Draw! drawings of mapped classes, spread evenly over the classes."""
+    mapping = class_map(data)
+    by_word: dict[str, list[Sketch]] = {}
+    for sketch in read_ndjson(present(data / "quickdraw" / "quickdraw.ndjson.gz"), recognized_only=True):
+        if sketch.name in mapping:
+            by_word.setdefault(sketch.name, []).append(sketch)
+    rng = np.random.default_rng(0)
+    words = [str(word) for word in rng.permutation(sorted(by_word))]
+    chosen: list[Drawing] = []
+    while len(chosen) < count and any(by_word.values()):
+        for word in words:
+            if by_word[word] and len(chosen) < count:
+                pick = by_word[word].pop(int(rng.integers(len(by_word[word]))))
+                name = f"{len(chosen):04d}-{word.replace(' ', '-')}"
+                ink = pick.rasterize(size=size)
+                chosen.append(Drawing(name, with_article(word), ink, tuple(mapping[word]), source=pick))
+    return chosen
+
+
+def tuberlin(data: Path, *, count: int, size: Size) -> list[Drawing]:
+    """`count` TU-Berlin sketches (Eitz et al. 2012), spread evenly over the classes there are."""
+    mapping = class_map(data)
+    folders = [f for f in sorted(present(data / "tuberlin").iterdir()) if f.is_dir() and f.name in mapping]
+    rng = np.random.default_rng(0)
+    left = {f.name: [sorted(f.glob("*.png"))[i] for i in rng.permutation(len(list(f.glob("*.png"))))] for f in folders}
+    chosen: list[Drawing] = []
+    while len(chosen) < count and any(left.values()):
+        for word, files in left.items():
+            if files and len(chosen) < count:
+                file = files.pop()
+                sketch = Sketch.open(file)
+                name = f"{len(chosen):04d}-{word}-{file.stem}"
+                ink = sketch.rasterize(size=size)
+                chosen.append(Drawing(name, with_article(word), ink, tuple(mapping[word]), source=sketch))
+    return chosen
+
+
+def icons(data: Path, *, count: int, size: Size) -> list[Drawing]:
+    """Edge maps of `count` icons whose concepts no network here has seen; styles take turns."""
+    mapped = {code for codes in class_map(data).values() for code in codes}
+    records = json.loads(present(data / "emoji128" / "metadata.json").read_text(encoding="utf-8"))
+    by_code: dict[str, list[dict[str, str]]] = {}
+    for record in records:
+        if held_out(record["unicode"], mapped):
+            by_code.setdefault(record["unicode"], []).append(record)
+    chosen: list[Drawing] = []
+    for i, code in enumerate(sorted(by_code, key=lambda c: zlib.crc32(f"order {c}".encode()))[:count]):
+        record = next(r for k in range(4) for r in by_code[code] if r["style"] == STYLES[(i + k) % 4])
+        (picture,) = to_tensor([open_image(data / record["file"])], size=size)
+        prompt = f"{record['style']} {record['name']} on a white background"
+        chosen.append(Drawing(f"{i:04d}-{code}-{record['style']}", prompt, edges(picture), picture=picture))
+    return chosen
+
+
+def own_edges(backbone: Backbone, *, count: int, prompts: Sequence[str], seed: int = 10**6) -> list[Drawing]:
+    """Edge maps of pictures that the model itself makes of `prompts`, in turn: a set for where there is no data."""
+    chosen: list[Drawing] = []
+    request = Request.checked(prompt="", seed=0, strength=0)
+    for first in range(0, count, 25):
+        numbers = range(first, min(first + 25, count))
+        asked = [prompts[i % len(prompts)] for i in numbers]
+        *_, last = walk(request, backbone, prompts=asked, seeds=[seed + i for i in numbers])
+        pictures = backbone.decode(last.latent).clamp(-1, 1).cpu()
+        for i, prompt, picture in zip(numbers, asked, pictures, strict=True):
+            name = f"{i:04d}-{'-'.join(prompt.split())}"
+            chosen.append(Drawing(name, prompt, edges(picture), picture=picture))
+    return chosen
+
+
+def artwork(data: Path, *, size: Size) -> Tensor:
+    """The icons of all mapped classes and styles on white, (N, 3, H, W) in [-1, 1]: what realistic pictures are."""
+    mapped = {code for codes in class_map(data).values() for code in codes}
+    records = json.loads(present(data / "emoji128" / "metadata.json").read_text(encoding="utf-8"))
+    files = [data / record["file"] for record in records if record["unicode"] in mapped]
+    return to_tensor([open_image(file) for file in files], size=size)
+
+
+SETS: Mapping[str, Callable[..., list[Drawing]]] = MappingProxyType(
+    {"quickdraw": quickdraw, "icons": icons, "tuberlin": tuberlin}
+)
+
+
+def load_set(name: str, data: Path, *, count: int, size: Size) -> list[Drawing]:
+    """The set called `name`: one of SETS, or one of them spoiled, such as `quickdraw-broken` (`perturb`).
+
+    Raises UsageError for an unknown name and for data that is not there.
+    """
+    base, dash, kind = name.partition("-")
+    if base not in SETS or (dash and kind not in PERTURBATIONS):
+        raise UsageError(
+            f"There is no set of drawings {name!r}.",
+            hint=f"Choose one of {', '.join(SETS)}, alone or followed by -{', -'.join(PERTURBATIONS)}.",
+            field="sets",
+        )
+    drawings = SETS[base](data, count=count, size=size)
+    if dash:
+        drawings = [replace(d, ink=perturb(d.source or d.ink, kind, size=size, seed=i)) for i, d in enumerate(drawings)]
+    return drawings
+
+
+def class_map(data: Path) -> dict[str, list[str]]:
+    """Quick, Draw! word -> Unicode code points of the icons that show it."""
+    values: dict[str, Any] = json.loads(present(data / "class_map.json").read_text(encoding="utf-8"))
+    return values["quickdraw word -> emoji unicode (Fluent)"]
+
+
+def held_out(code: str, mapped: set[str]) -> bool:
+    """True for the concepts that no network here ever sees: one in five of those that Quick, Draw! does not cover."""
+    return code not in mapped and zlib.crc32(code.encode()) % 5 == 0
+
+
+def with_article(words: str) -> str:
+    return ("an " if words[0] in "aeiou" else "a ") + words
+
+
+def edges(picture: Tensor) -> SpatialMap:
+    """The map of a picture (3, H, W) in [-1, 1], found as predictors are taught."""
+    with torch.no_grad():
+        ink = EXTRACTORS["edges"](picture[None])[0, 0].numpy()
+    return SpatialMap(ink, np.ones_like(ink))
+
+
+def present(path: Path) -> Path:
+    if not path.exists():
+        raise UsageError(
+            f"{path} is missing.",
+            hint="Name the folder that holds quickdraw/, tuberlin/, emoji128/ and class_map.json.",
+            field="data",
+        )
+    return path

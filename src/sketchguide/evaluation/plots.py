@@ -1,0 +1,65 @@
+"""What a benchmark made, to look at: contact sheets of the pictures, and the figures as plots."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from sketchguide.evaluation.benchmark import Benchmark, Result, Row
+from sketchguide.images import from_ink, save_png, sheet, to_images
+
+SHOWN = 24  # drawings on a sheet
+
+
+def sheets(benchmark: Benchmark, results: Sequence[Result], folder: Path) -> list[Path]:
+    """One sheet for each set: the first drawings, each with what every method made of it from its first seed."""
+    files: list[Path] = []
+    by_key = {(r.set, r.method, r.drawing, r.seed): r for r in results if not r.error}
+    for name, drawings in benchmark.sets.items():
+        cells: list[torch.Tensor] = []
+        for i, drawing in enumerate(drawings[:SHOWN]):
+            cells.append(from_ink(1 - torch.tensor(drawing.ink.ink)[None, None])[0])
+            for label in benchmark.methods:
+                found = by_key.get((name, label, drawing.name, benchmark.request.seed + i))
+                cells.append(torch.zeros_like(cells[-1]) if found is None else benchmark.pictures([found])[0])
+        columns = 1 + len(benchmark.methods)
+        file = folder / f"{name}.png"
+        groups = max(1, 12 // columns)
+        save_png(sheet(to_images(torch.stack(cells)), columns=groups * columns), file)
+        files.append(file)
+    return files
+
+
+def plot(rows: Sequence[Row], folder: Path) -> list[Path]:
+    """Fidelity (F1) against realism (KID) and against recognition, one picture for each that was measured."""
+    from matplotlib.figure import Figure
+
+    files: list[Path] = []
+    for field, label in (("kid", "KID (less is more realistic)"), ("right", "share recognised")):
+        shown = [row for row in rows if row.f1 is not None and getattr(row, field) is not None]
+        if not shown:
+            continue
+        sets = list(dict.fromkeys(row.set for row in shown))
+        figure = Figure(figsize=(4.5 * len(sets), 4), layout="constrained")
+        for axis, name in zip(figure.subplots(1, len(sets), squeeze=False)[0], sets, strict=True):
+            for row in (row for row in shown if row.set == name):
+                across, up = row.f1, getattr(row, field)
+                assert across is not None
+                axis.errorbar(
+                    across.estimate,
+                    up.estimate,
+                    xerr=[[max(0, across.estimate - across.low)], [max(0, across.high - across.estimate)]],
+                    yerr=[[max(0, up.estimate - up.low)], [max(0, up.high - up.estimate)]],
+                    fmt="o",
+                    capsize=2,
+                    label=row.method,
+                )
+            axis.set(title=name, xlabel="F1: how closely the picture follows", ylabel=label)
+            axis.grid(alpha=0.3)
+            axis.legend(fontsize="small")
+        file = folder / f"f1-{field}.png"
+        figure.savefig(file, dpi=120)
+        files.append(file)
+    return files

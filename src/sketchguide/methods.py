@@ -1,0 +1,159 @@
+"""Ways to make pictures follow drawings, all called alike, so that they can be compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sketchguide.backbones.base import Backbone
+from sketchguide.backbones.wrapped import with_controlnet, with_t2i_adapter
+from sketchguide.errors import ModelNotFoundError, UsageError
+from sketchguide.generation import latent_guide, walk
+from sketchguide.images import from_ink
+from sketchguide.loading import load_predictor
+from sketchguide.predictors import LatentPredictor
+from sketchguide.request import Request
+from sketchguide.sampling import Moment
+from sketchguide.sketch import SpatialMap
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Pictures to make: row i shows `prompts[i]`, follows `maps[i]` and starts from `seeds[i]`.
+
+    `request` has every other setting; its own prompt, seed and sketch are not looked at.
+    """
+
+    backbone: Backbone
+    request: Request
+    prompts: Sequence[str]
+    maps: Sequence[SpatialMap]
+    seeds: Sequence[int]
+
+    @property
+    def ink(self) -> Tensor:
+        """The drawings (B, 1, H, W) in [0, 1], ink 1."""
+        return torch.stack([torch.tensor(one.ink)[None] for one in self.maps]).to(self.backbone.device)
+
+
+Method = Callable[[Batch], Iterator[Moment]]
+
+
+def text_to_image(batch: Batch) -> Iterator[Moment]:
+    """The prompt alone: the floor."""
+    return walk(batch.request, batch.backbone, prompts=batch.prompts, seeds=batch.seeds)
+
+
+def latent_guidance(predictor: LatentPredictor) -> Method:
+    """LGP (Voynov et al. 2022) with the settings of the request."""
+
+    def method(batch: Batch) -> Iterator[Moment]:
+        guide = latent_guide(batch.request, batch.maps, batch.backbone, predictor)
+        return walk(batch.request, batch.backbone, prompts=batch.prompts, seeds=batch.seeds, guides=[guide])
+
+    return method
+
+
+def sdedit(amount: float = 0.85) -> Method:
+    """Image-to-image from the drawing itself, dark ink on white paper (SDEdit, Meng et al. 2022)."""
+
+    def method(batch: Batch) -> Iterator[Moment]:
+        clean = batch.backbone.encode(from_ink(1 - batch.ink))
+        return walk(batch.request, batch.backbone, prompts=batch.prompts, seeds=batch.seeds, clean=clean, amount=amount)
+
+    return method
+
+
+def controlnet(network: nn.Module, weight: float = 1.0) -> Method:
+    """A diffusers ControlNetModel (Zhang et al. 2023), shown white ink on black."""
+    return _told(lambda backbone, hint: with_controlnet(backbone, network, hint, scale=weight))
+
+
+def t2i_adapter(network: nn.Module, weight: float = 1.0) -> Method:
+    """A diffusers T2IAdapter (Mou et al. 2023), shown white ink on black."""
+    return _told(lambda backbone, hint: with_t2i_adapter(backbone, network, hint, scale=weight))
+
+
+def _told(wrap: Callable[[Backbone, Tensor], Backbone]) -> Method:
+    def method(batch: Batch) -> Iterator[Moment]:
+        told = wrap(batch.backbone, batch.ink.expand(-1, 3, -1, -1))
+        return walk(batch.request, told, prompts=batch.prompts, seeds=batch.seeds)
+
+    return method
+
+
+PAPER = MappingProxyType({"strength": "1.6", "stop": "0.5", "scale": "8", "blank": "1", "every": "1"})
+
+# Name -> the options that are its own; every other option is a setting of the request.
+METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "text": (),
+        "lgp": ("predictor",),
+        "lgp-paper": ("predictor",),
+        "sdedit": ("amount",),
+        "controlnet": ("path", "weight"),
+        "t2i-adapter": ("path", "weight"),
+    }
+)
+
+
+def build_method(description: str, backbone: Backbone) -> Method:
+    """The method that `description` names: `NAME` or `NAME:option=value,option=value`.
+
+    Options are settings of the request (`lgp:strength=3,stop=0.5`) and those that METHODS lists: `predictor` (shipped
+    name, folder, hub id), `path` (a folder that diffusers' `from_pretrained` reads), `weight`, `amount`.
+    Raises UsageError for anything else.
+    """
+    name, _, rest = description.partition(":")
+    if name not in METHODS:
+        raise UsageError(f"There is no method {name!r}.", hint=f"Choose from: {', '.join(METHODS)}.", field="method")
+    options: dict[str, str] = {}
+    for part in filter(None, rest.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals or key in ("prompt", "seed", "sketch", "model", "count"):
+            raise UsageError(
+                f"{part!r} in {description!r} is no setting.", hint="Write option=value, as strength=3.", field="method"
+            )
+        options[key.strip()] = value.strip()
+    own = {key: options.pop(key) for key in METHODS[name] if key in options}
+    settings: dict[str, Any] = {**(PAPER if name == "lgp-paper" else {}), **options}
+    Request.checked(prompt="", seed=0, **settings)
+    match name:
+        case "text":
+            method: Method = text_to_image
+        case "lgp" | "lgp-paper":
+            method = latent_guidance(load_predictor(own.get("predictor"), backbone))
+        case "sdedit":
+            method = sdedit(_number("amount", own.get("amount", "0.85")))
+        case _:
+            from diffusers import ControlNetModel, T2IAdapter
+
+            weight = _number("weight", own.get("weight", "1"))
+            kind, make = {"controlnet": (ControlNetModel, controlnet), "t2i-adapter": (T2IAdapter, t2i_adapter)}[name]
+            method = make(_loaded(kind, own.get("path"), backbone), weight)
+    return lambda batch: method(
+        replace(batch, request=Request.checked(**{**batch.request.model_dump(), **settings})) if settings else batch
+    )
+
+
+def _number(name: str, text: str) -> float:
+    try:
+        return float(text)
+    except ValueError as error:
+        raise UsageError(f"{name} is {text!r}; it must be a number.", field="method") from error
+
+
+def _loaded(kind: Any, path: str | None, backbone: Backbone) -> nn.Module:
+    if path is None or not (Path(path) / "config.json").is_file():
+        raise ModelNotFoundError(
+            f"{kind.__name__} needs path=FOLDER, and {path or 'none'} is no folder that it can be loaded from.",
+            hint="Train one with benchmarks/peers/train.py.",
+            field="method",
+        )
+    return kind.from_pretrained(path, use_safetensors=True, dtype=backbone.dtype).to(backbone.device)

@@ -1,0 +1,73 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def bench(model: Path, trained: tuple[Path, Any]) -> list[str]:
+    """A comparison that takes a moment."""
+    lgp = f"lgp:steps=3,predictor={trained[0]}"
+    options = ["--model", model, "--device", "cpu", "--sketches", 3, "--batch", 2]
+    return [str(one) for one in ["bench", *options, "--method", "text:steps=3", "--method", lgp]]
+
+
+@pytest.fixture(scope="module")
+def done(sketchguide: Run, bench: list[str], tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    folder = tmp_path_factory.mktemp("bench") / "run"
+    return folder, sketchguide(*bench, "-o", folder, "--json")
+
+
+def test_it_leaves_figures_pictures_and_sheets(done: tuple[Path, Any]):
+    folder, result = done
+    assert result.code == 0, result.err
+    rows = result.json["rows"]
+    assert [row["method"].partition(":")[0] for row in rows] == ["text", "lgp", "ground truth"]
+    assert all(row["drawings"] == 3 and row["failed"] == 0 for row in rows)
+    assert rows[2]["f1"]["estimate"] == 1
+    assert rows[0]["ratio"]["estimate"] == 1
+    assert len((folder / "results.jsonl").read_text().splitlines()) == 9
+    assert "| own | text:steps=3 | 3 |" in (folder / "table.md").read_text()
+    assert json.loads((folder / "summary.json").read_text())["rows"] == rows
+    with Image.open(folder / "own.png") as sheet:
+        assert sheet.size[0] > 64
+    (warning,) = result.json["warnings"]
+    assert warning.startswith("Without --weights the edges are found as in training")
+
+
+def test_a_second_run_keeps_the_first(sketchguide: Run, bench: list[str], done: tuple[Path, Any]):
+    folder, first = done
+    before = (folder / "results.jsonl").read_text()
+    again = sketchguide(*bench, "-o", folder, "--json")
+    assert again.json["rows"] == first.json["rows"]
+    assert (folder / "results.jsonl").read_text() == before
+
+
+def test_other_settings_do_not_mix(sketchguide: Run, bench: list[str], done: tuple[Path, Any]):
+    result = sketchguide(*bench, "-o", done[0], "--seed", "3")
+    assert result.code == 2
+    assert "seed was 1000, now 3" in result.err
+    assert "--fresh" in result.err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--method", "magic"], "There is no method 'magic'"),
+        (["--set", "quickdraw"], "The set 'quickdraw' needs data."),
+        (["--set", "quickdraw", "--data", "nowhere"], "is missing"),
+        (["--weights", "nowhere"], "nowhere"),
+        (["--classifier", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--sketches", "0"], "0 is not in the range"),
+    ],
+)
+def test_bad_input(sketchguide: Run, model: Path, tmp_path: Path, options: list[str], message: str):
+    result = sketchguide("bench", "-o", tmp_path / "run", "--model", model, *options, "--method", "text:steps=1")
+    assert result.code == 2 if "--weights" not in options and "--classifier" not in options else result.code != 0
+    assert message in result.err
+    assert not (tmp_path / "run" / "results.jsonl").exists()

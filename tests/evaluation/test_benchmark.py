@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sketchguide.errors import OutputError
+from sketchguide.evaluation.benchmark import (
+    CEILING,
+    SEED_STRIDE,
+    Benchmark,
+    Judges,
+    Result,
+    by_drawing,
+    read_results,
+    table,
+)
+from sketchguide.evaluation.classifier import IconClassifier
+from sketchguide.evaluation.drawings import Drawing, edges
+from sketchguide.extractors import EXTRACTORS
+from sketchguide.images import open_image
+from sketchguide.levels import Level
+from sketchguide.methods import Batch, Method
+from sketchguide.request import Request
+from sketchguide.sampling import Evaluations, Moment
+
+SIDE = 32
+
+
+class Canvas:
+    """A backbone whose latents are pictures: methods in these tests paint them."""
+
+    name = "canvas"
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents
+
+
+def painted(at: int) -> torch.Tensor:
+    """A white square on black, `at` pixels from the left."""
+    picture = torch.full((3, SIDE, SIDE), -1.0)
+    picture[:, 8:24, at : at + 12] = 1
+    return picture
+
+
+PICTURES = [painted(at) for at in (4, 10, 16)]
+DRAWINGS = [
+    Drawing(f"square-{i}", "a square", edges(picture), ("square",), picture=picture)
+    for i, picture in enumerate(PICTURES)
+]
+
+
+def painter(paint: Callable[[int], torch.Tensor], calls: list[int] | None = None) -> Method:
+    """A method that paints what `paint` says for the number of the drawing."""
+
+    def method(batch: Batch) -> Iterator[Moment]:
+        if calls is not None:
+            calls.append(len(batch.prompts))
+        numbers = [(seed - 100) % SEED_STRIDE for seed in batch.seeds]
+        latent = torch.stack([paint(number) for number in numbers])
+        yield Moment(latent, latent, Level(0, 1, 0, 1), Evaluations(1, 0))
+
+    return method
+
+
+def exact(number: int) -> torch.Tensor:
+    return PICTURES[number]
+
+
+def off(number: int) -> torch.Tensor:
+    return painted(2 + number)
+
+
+def benchmark(folder: Path, methods: dict[str, Method], **settings: Any) -> Benchmark:
+    values: dict[str, Any] = {
+        "backbone": Canvas(),
+        "sets": {"squares": DRAWINGS},
+        "request": Request.checked(prompt="", seed=100),
+        "judges": Judges(EXTRACTORS["edges"]),
+        "batch": 2,
+    }
+    return Benchmark(methods=methods, folder=folder, **(values | settings))
+
+
+def test_figures_of_a_picture_that_follows_exactly(tmp_path: Path):
+    results = list(benchmark(tmp_path, {"text": painter(off), "copy": painter(exact)}))
+    assert [r.method for r in results] == ["text"] * 3 + ["copy"] * 3 + [CEILING] * 3
+    for result in results[3:]:
+        assert (result.f1, result.precision, result.recall, result.chamfer) == (1, 1, 1, 0)
+    assert all(r.f1 is not None and r.f1 < 1 for r in results[:3])
+    assert [r.seed for r in results[:3]] == [100, 101, 102]
+
+
+def test_every_picture_is_kept_with_its_figures(tmp_path: Path):
+    bench = benchmark(tmp_path, {"copy:weird=/x": painter(exact)}, seeds=2)
+    results = list(bench)
+    assert len(results) == len(bench) == 12
+    assert read_results(tmp_path) == results
+    files = sorted(tmp_path.rglob("*.png"))
+    assert len(files) == 12
+    assert open_image(files[0]).size == (SIDE, SIDE)
+    assert torch.equal(bench.pictures(results[:3]), torch.stack(PICTURES))
+
+
+def test_a_second_run_makes_nothing_again(tmp_path: Path):
+    calls: list[int] = []
+    first = list(benchmark(tmp_path, {"text": painter(off, calls)}))
+    assert calls == [2, 1]
+    again = list(benchmark(tmp_path, {"text": painter(off, calls)}))
+    assert calls == [2, 1]
+    assert again == first
+
+
+def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path):
+    calls: list[int] = []
+    running = iter(benchmark(tmp_path, {"text": painter(off, calls)}))
+    next(running)
+    del running
+    with (tmp_path / "results.jsonl").open("a") as file:
+        file.write('{"method": "text", "set": "squ')  # killed while it wrote
+    results = list(benchmark(tmp_path, {"text": painter(off, calls)}))
+    assert calls == [2, 1]
+    assert [r.drawing for r in results if r.method == "text"] == ["square-0", "square-1", "square-2"]
+    assert len({r.key for r in read_results(tmp_path)}) == 6
+
+
+def test_a_picture_that_was_deleted_is_made_again(tmp_path: Path):
+    calls: list[int] = []
+    list(benchmark(tmp_path, {"text": painter(off, calls)}))
+    next(tmp_path.rglob("text/square-1*.png")).unlink()
+    list(benchmark(tmp_path, {"text": painter(off, calls)}))
+    assert calls == [2, 1, 1]
+
+
+def test_one_failure_costs_one_row_and_is_tried_anew(tmp_path: Path):
+    def fragile(number: int) -> torch.Tensor:
+        if number == 1:
+            raise RuntimeError("out of ideas")
+        return off(number)
+
+    bench = benchmark(tmp_path, {"text": painter(off), "fragile": painter(fragile)})
+    results = [r for r in bench if r.method == "fragile"]
+    assert [bool(r.error) for r in results] == [False, True, False]
+    assert results[1].error == "RuntimeError: out of ideas"
+    assert results[1].f1 is None
+    row = next(row for row in bench.summary(list(read_results(tmp_path))) if row.method == "fragile")
+    assert (row.drawings, row.failed) == (2, 1)
+    assert "2 (1 pictures failed)" in table([row])
+    mended = [r for r in benchmark(tmp_path, {"text": painter(off), "fragile": painter(off)}) if r.method == "fragile"]
+    assert not any(r.error for r in mended)
+
+
+def test_a_result_that_is_not_finite_fails(tmp_path: Path):
+    results = list(benchmark(tmp_path, {"text": painter(lambda number: off(number) * float("nan"))}))
+    assert {r.error for r in results if r.method == "text"} == {"ValueError: the result is not finite"}
+    (row, _) = benchmark(tmp_path, {"text": painter(off)}).summary(results)
+    assert (row.drawings, row.failed, row.f1) == (0, 3, None)
+
+
+def test_the_summary_averages_seeds_first_and_compares_with_the_floor(tmp_path: Path):
+    bench = benchmark(tmp_path, {"text": painter(off), "copy": painter(exact)}, seeds=2)
+    results = list(bench)
+    text, copy, ceiling = bench.summary(results)
+    mean = sum(r.f1 or 0 for r in results if r.method == "text") / 6
+    assert text.f1 is not None
+    assert text.f1.estimate == pytest.approx(mean)
+    assert copy.ratio is not None
+    assert copy.ratio.estimate == pytest.approx(1 / mean)
+    assert copy.seconds is not None
+    assert copy.seconds > 0
+    assert ceiling.seconds is None
+    assert ceiling.f1 is not None
+    assert ceiling.f1.estimate == 1
+    assert text.drawings == 3
+    lines = table([text, copy, ceiling]).splitlines()
+    assert len(lines) == 5
+    assert lines[3].startswith("| squares | copy | 3 | 1.000 (1.000–1.000) |")
+
+
+def test_only_known_classes_count_as_recognised(tmp_path: Path):
+    classifier = IconClassifier(("circle", "square"), size=SIDE, channels=(4,)).eval()
+    with torch.no_grad():
+        classifier.head.weight.zero_()
+        classifier.head.bias.copy_(torch.tensor([0.0, 1.0]))  # says square, whatever it sees
+    known, unknown, wrong = (("square", "cube"), ("cube",), ("circle",))
+    drawings = [replace(d, answers=a) for d, a in zip(DRAWINGS, (known, unknown, wrong), strict=True)]
+    bench = benchmark(
+        tmp_path, {"text": painter(off)}, sets={"squares": drawings}, judges=Judges(EXTRACTORS["edges"], classifier)
+    )
+    results = list(bench)
+    assert [r.right for r in results if r.method == "text"] == [1, None, 0]
+    row = bench.summary(results)[0]
+    assert row.right is not None
+    assert row.right.estimate == 0.5
+
+
+def test_by_drawing_leaves_out_what_was_not_measured():
+    base = Result(method="m", set="s", drawing="a", prompt="", seed=1, f1=0.5)
+    results = [base, replace(base, seed=2, f1=1.0), replace(base, drawing="b", f1=None)]
+    assert by_drawing(results, "f1") == {"a": 0.75}
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):
+    (tmp_path / "results.jsonl").mkdir()
+    with pytest.raises((OutputError, IsADirectoryError)):
+        list(benchmark(tmp_path, {"text": painter(off)}))
+
+
+def test_results_are_lines_of_json(tmp_path: Path):
+    list(benchmark(tmp_path, {"text": painter(off)}))
+    lines = (tmp_path / "results.jsonl").read_text().splitlines()
+    assert set(json.loads(lines[0])) >= {"method", "set", "drawing", "prompt", "seed", "error", "f1", "right"}

@@ -1,0 +1,117 @@
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from sketchguide.errors import UsageError
+from sketchguide.evaluation.drawings import artwork, edges, held_out, load_set, own_edges, with_article
+from sketchguide.evaluation.perturb import PERTURBATIONS
+from support import Tiny
+
+SIZE = (64, 64)
+WORDS = {"apple": ["1f34e", "1f34f"], "dog": ["1f415"]}
+UNSEEN = next(code for code in (f"1f4{i:02x}" for i in range(256)) if held_out(code, set()))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder laid out as the real one, with a few drawings of each kind."""
+    folder = tmp_path_factory.mktemp("data")
+    mapping = {"quickdraw word -> emoji unicode (Fluent)": WORDS}
+    (folder / "class_map.json").write_text(json.dumps(mapping))
+    (folder / "quickdraw").mkdir()
+    records = [
+        {"word": word, "recognized": recognised, "drawing": [[[20 + 10 * i, 200, 200, 20], [20, 20, 200, 200]]]}
+        for i in range(3)
+        for word in ("apple", "dog", "unmapped")
+        for recognised in (True, False)
+    ]
+    with gzip.open(folder / "quickdraw" / "quickdraw.ndjson.gz", "wt") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
+    for word in ("dog", "unmapped"):
+        (folder / "tuberlin" / word).mkdir(parents=True)
+        for i in range(2):
+            page = Image.new("L", (200, 200), "white")
+            ImageDraw.Draw(page).ellipse((40, 40, 120 + 20 * i, 160), outline="black", width=4)
+            page.save(folder / "tuberlin" / word / f"{i}.png")
+    (folder / "emoji128").mkdir()
+    metadata = []
+    for code, style in (("1f34e", "noto"), ("1f415", "fluent3d"), (UNSEEN, "noto"), (UNSEEN, "fluent3d")):
+        icon = Image.new("RGBA", (128, 128))
+        ImageDraw.Draw(icon).rectangle((30, 30, 90, 90), fill="red")
+        file = f"emoji128/{style}-{code}.png"
+        icon.save(folder / file)
+        metadata.append({"file": file, "style": style, "unicode": code, "name": "red box", "keywords": []})
+    (folder / "emoji128" / "metadata.json").write_text(json.dumps(metadata))
+    return folder
+
+
+def test_quickdraw_takes_recognised_drawings_of_mapped_classes_evenly(data: Path):
+    drawings = load_set("quickdraw", data, count=4, size=SIZE)
+    prompts = [d.prompt for d in drawings]
+    assert sorted(prompts) == ["a dog", "a dog", "an apple", "an apple"]
+    assert {d.answers for d in drawings} == {("1f34e", "1f34f"), ("1f415",)}
+    assert len({d.name for d in drawings}) == 4
+    assert all(d.ink.ink.shape == SIZE and d.ink.ink.max() > 0.9 for d in drawings)
+    assert [d.name for d in load_set("quickdraw", data, count=4, size=SIZE)] == [d.name for d in drawings]
+    assert len(load_set("quickdraw", data, count=100, size=SIZE)) == 6
+
+
+def test_tuberlin_takes_the_mapped_folders(data: Path):
+    drawings = load_set("tuberlin", data, count=10, size=SIZE)
+    assert [d.prompt for d in drawings] == ["a dog", "a dog"]
+    assert all(0 < d.ink.ink.mean() < 0.5 for d in drawings)  # ink on paper, whichever is dark
+
+
+def test_icons_are_of_concepts_that_nothing_was_trained_on(data: Path):
+    (drawing,) = load_set("icons", data, count=5, size=SIZE)
+    assert drawing.name.startswith(f"0000-{UNSEEN}")
+    assert drawing.prompt.endswith("red box on a white background")
+    assert drawing.answers == ()
+    assert drawing.picture is not None
+    np.testing.assert_array_equal(edges(drawing.picture).ink, drawing.ink.ink)
+    assert not held_out(UNSEEN, {UNSEEN})
+
+
+@pytest.mark.parametrize("kind", sorted(PERTURBATIONS))
+def test_spoiled_sets_have_the_same_prompts_and_other_maps(data: Path, kind: str):
+    clean = load_set("quickdraw", data, count=3, size=SIZE)
+    spoiled = load_set(f"quickdraw-{kind}", data, count=3, size=SIZE)
+    assert [d.name for d in spoiled] == [d.name for d in clean]
+    assert all(not np.array_equal(a.ink.ink, b.ink.ink) for a, b in zip(clean, spoiled, strict=True))
+
+
+@pytest.mark.parametrize("name", ["photos", "quickdraw-melted", "quickdraw-", ""])
+def test_unknown_sets_are_refused(data: Path, name: str):
+    with pytest.raises(UsageError, match="There is no set of drawings"):
+        load_set(name, data, count=1, size=SIZE)
+
+
+@pytest.mark.parametrize("name", ["quickdraw", "icons", "tuberlin"])
+def test_missing_data_is_named(name: str, tmp_path: Path):
+    with pytest.raises(UsageError, match="is missing"):
+        load_set(name, tmp_path, count=1, size=SIZE)
+
+
+def test_own_edges_need_no_data(tiny: Tiny):
+    backbone = tiny()
+    drawings = own_edges(backbone, count=3, prompts=("a cat", "a dog"))
+    assert [d.prompt for d in drawings] == ["a cat", "a dog", "a cat"]
+    assert len({d.name for d in drawings}) == 3
+    for drawing in drawings:
+        assert drawing.picture is not None
+        np.testing.assert_array_equal(edges(drawing.picture).ink, drawing.ink.ink)
+
+
+def test_artwork_is_of_the_mapped_classes_on_white(data: Path):
+    pictures = artwork(data, size=SIZE)
+    assert pictures.shape == (2, 3, 64, 64)
+    assert torch.equal(pictures[:, :, 0, 0], torch.ones(2, 3))
+
+
+def test_with_article():
+    assert [with_article(words) for words in ("apple", "red apple", "owl")] == ["an apple", "a red apple", "an owl"]

@@ -1,0 +1,121 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ControlNetModel, T2IAdapter
+from torch import Tensor
+
+from sketchguide.errors import ModelNotFoundError, UsageError
+from sketchguide.generation import latent_guide, walk
+from sketchguide.images import from_ink
+from sketchguide.methods import PAPER, Batch, Method, build_method, controlnet, latent_guidance, sdedit, text_to_image
+from sketchguide.predictors import LatentPredictor
+from sketchguide.request import Request
+from sketchguide.sketch import SpatialMap
+from support import Tiny
+
+
+def a_map(size: tuple[int, int], *, at: float) -> SpatialMap:
+    ink = np.zeros((size[1], size[0]), np.float32)
+    ink[int(at * size[1]) :][:3] = 1
+    return SpatialMap(ink, np.ones_like(ink))
+
+
+@pytest.fixture
+def batch(tiny: Tiny) -> Batch:
+    backbone = tiny()
+    maps = [a_map(backbone.default_size, at=at) for at in (0.2, 0.7)]
+    request = Request.checked(prompt="", seed=0, steps=4, scale=3)
+    return Batch(backbone, request, ["a cat", "a dog"], maps, [5, 6])
+
+
+def made(method: Method, batch: Batch) -> Tensor:
+    *_, last = method(batch)
+    return last.latent
+
+
+def test_every_row_has_its_own_prompt_map_and_seed(batch: Batch, predictor: LatentPredictor):
+    method = latent_guidance(predictor)
+    both = made(method, batch)
+    for i in range(2):
+        one = Batch(batch.backbone, batch.request, batch.prompts[i : i + 1], batch.maps[i : i + 1], [batch.seeds[i]])
+        torch.testing.assert_close(both[i : i + 1], made(method, one), rtol=1e-4, atol=1e-4)
+
+
+def test_guidance_is_the_guide_of_the_request(batch: Batch, predictor: LatentPredictor):
+    guide = latent_guide(batch.request, batch.maps, batch.backbone, predictor)
+    *_, last = walk(batch.request, batch.backbone, prompts=batch.prompts, seeds=batch.seeds, guides=[guide])
+    assert torch.equal(made(latent_guidance(predictor), batch), last.latent)
+    assert not torch.equal(made(text_to_image, batch), last.latent)
+
+
+def test_sdedit_stays_nearer_to_the_drawing_the_fewer_steps_it_walks(batch: Batch):
+    drawn = batch.backbone.encode(from_ink(1 - batch.ink))
+    far = [float((made(sdedit(amount), batch) - drawn).norm()) for amount in (0.25, 0.5, 1.0)]
+    assert far[0] < far[1] < far[2]
+    with pytest.raises(UsageError, match="amount is 0; it must be above 0"):
+        made(sdedit(0), batch)
+
+
+def test_a_controlnet_that_has_learned_nothing_changes_nothing(batch: Batch):
+    network = ControlNetModel.from_unet(batch.backbone.network, conditioning_embedding_out_channels=(8, 16))
+    torch.testing.assert_close(made(controlnet(network), batch), made(text_to_image, batch))
+
+
+@pytest.mark.parametrize(
+    ("description", "same_as"),
+    [("text:scale=5,steps=2", {"scale": 5, "steps": 2}), ("text", {}), ("text: solver = euler", {"solver": "euler"})],
+)
+def test_settings_in_a_description_are_those_of_the_request(batch: Batch, description: str, same_as: dict[str, object]):
+    request = Request.checked(**{**batch.request.model_dump(), **same_as})
+    wanted = made(text_to_image, Batch(batch.backbone, request, batch.prompts, batch.maps, batch.seeds))
+    assert torch.equal(made(build_method(description, batch.backbone), batch), wanted)
+
+
+def test_the_papers_settings(batch: Batch, predictor: LatentPredictor, tmp_path: Path):
+    predictor.save_pretrained(tmp_path)
+    request = Request.checked(**{**batch.request.model_dump(), **PAPER})
+    assert (request.strength, request.stop, request.scale, request.blank, request.every) == (1.6, 0.5, 8, 1, 1)
+    wanted = latent_guidance(predictor)(Batch(batch.backbone, request, batch.prompts, batch.maps, batch.seeds))
+    *_, last = wanted
+    described = build_method(f"lgp-paper:predictor={tmp_path}", batch.backbone)
+    assert torch.equal(made(described, batch), last.latent)
+
+
+def test_peers_are_loaded_from_their_folders(batch: Batch, tmp_path: Path):
+    backbone = batch.backbone
+    network = ControlNetModel.from_unet(backbone.network, conditioning_embedding_out_channels=(8, 16))
+    torch.nn.init.normal_(network.controlnet_mid_block.weight)
+    network.save_pretrained(tmp_path / "controlnet")
+    channels = list(backbone.network.config.block_out_channels)
+    T2IAdapter(channels=channels, downscale_factor=backbone.stride).save_pretrained(tmp_path / "adapter")
+    plain = made(text_to_image, batch)
+    for name, folder in (("controlnet", "controlnet"), ("t2i-adapter", "adapter")):
+        described = f"{name}:path={tmp_path / folder}"
+        assert not torch.allclose(made(build_method(described, backbone), batch), plain)
+        off = made(build_method(f"{described},weight=0", backbone), batch)
+        torch.testing.assert_close(off, plain)
+
+
+@pytest.mark.parametrize(
+    ("description", "message"),
+    [
+        ("magic", "There is no method 'magic'"),
+        ("text:fast", "'fast' in 'text:fast' is no setting"),
+        ("text:speed=3", "speed is '3'"),
+        ("text:strength=x", "strength is 'x'"),
+        ("text:prompt=a", "'prompt=a' in 'text:prompt=a' is no setting"),
+        ("sdedit:amount=much", "amount is 'much'; it must be a number"),
+    ],
+)
+def test_what_cannot_be_understood_is_named(tiny: Tiny, description: str, message: str):
+    with pytest.raises(UsageError, match=message):
+        build_method(description, tiny())
+
+
+@pytest.mark.parametrize("name", ["controlnet", "t2i-adapter"])
+def test_a_peer_without_weights_is_refused(tiny: Tiny, name: str, tmp_path: Path):
+    for description in (name, f"{name}:path={tmp_path}"):
+        with pytest.raises(ModelNotFoundError, match="needs path=FOLDER"):
+            build_method(description, tiny())
