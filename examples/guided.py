@@ -11,7 +11,7 @@ backbone = load_backbone("icons-64")
 predictor = load_predictor(None, backbone)
 drawing = Sketch.open(Path(__file__).parent / "sketches" / "umbrella.svg").rasterize(size=backbone.default_size)
 target, weight = encode_map(drawing, backbone)
-guide = LatentGuide(predictor, target, weight, window=(0.0, 0.8), strength=Proportional(2.2), every=2)
+guide = LatentGuide(predictor, target, weight, window=(0.0, 0.8), strength=Proportional(1.6), every=2)
 
 previews = []
 latent = noise(generators([7]), (backbone.latent_channels, *target.shape[-2:]))

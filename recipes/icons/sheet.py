@@ -6,20 +6,19 @@ python recipes/icons/sheet.py --data ../shared/data --model icons-64 --out docs/
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from pathlib import Path
 
-from artwork import COLOURS, with_article
+from artwork import COLOURS
 from sketchguide import generate, load_backbone
+from sketchguide.evaluation.drawings import class_map, with_article
 from sketchguide.images import save_png, sheet
 
 
 def prompts(data: Path) -> list[str]:
     """60 concepts as they are, 20 in the other style, 20 on a coloured background; drawn once, not chosen by eye."""
-    mapping = json.loads((data / "class_map.json").read_text())["quickdraw word -> emoji unicode (Fluent)"]
     rng = random.Random(0)
-    words = rng.sample(sorted(mapping), 100)
+    words = rng.sample(sorted(class_map(data)), 100)
     papers = [name for name in COLOURS if name != "white"]
     plain = [with_article(word) for word in words[:60]]
     noto = [f"noto {word}" for word in words[60:80]]

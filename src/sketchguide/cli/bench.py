@@ -132,17 +132,19 @@ def command(
         backbone = load_backbone(model, device=device)
         built = {name: build_method(name, backbone) for name in methods}
         judges = _judges(report, backbone, data, weights, classifier)
-        config = {"model": fingerprint(backbone.network), "seed": seed, "batch": batch}
+        request = Request.checked(prompt="", seed=seed, model=backbone.name)
+        settings = request.model_dump(exclude={"prompt", "sketch", "seed"})
+        config = {"model": fingerprint(backbone.network), "seed": seed, "batch": batch, "settings": settings}
         config |= {"weights": weights is not None, "classifier": classifier is not None}
         bar.update(task, description="Drawings")
         drawings = {name: _drawings(name, backbone, data, count) for name in names}
-        with Checkpoints(output / "lock").lock():
+        with Checkpoints(output).lock():
             _check(output, config, fresh=fresh)
             benchmark = Benchmark(
                 backbone=backbone,
                 methods=built,
                 sets=drawings,
-                request=Request.checked(prompt="", seed=seed, model=backbone.name),
+                request=request,
                 judges=judges,
                 folder=output,
                 seeds=seeds,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -194,8 +195,10 @@ class Benchmark:
     def _keep(self, results: Sequence[Result]) -> None:
         text = "".join(json.dumps(asdict(result), ensure_ascii=False) + "\n" for result in results)
         try:
-            with (self.folder / "results.jsonl").open("a", encoding="utf-8") as file:
-                file.write(text)
+            with (self.folder / "results.jsonl").open("a+b") as file:
+                if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
+                    text = "\n" + text  # a kill cut the last line short
+                file.write(text.encode())
         except OSError as error:
             raise OutputError(
                 f"{self.folder / 'results.jsonl'} cannot be written: {error.strerror}.",

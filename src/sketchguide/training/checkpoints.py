@@ -149,7 +149,7 @@ class Checkpoints:
             except BlockingIOError as error:
                 owner = os.pread(handle, 20, 0).decode("ascii", "replace").strip() or "unknown"
                 raise UsageError(
-                    f"Another run (process {owner}) is training in {self.folder}.",
+                    f"Another run (process {owner}) is at work in {self.folder}.",
                     hint="Wait for it, stop it, or choose another folder.",
                 ) from error
             except OSError as error:

@@ -25,10 +25,11 @@ from sketchguide.training.run import TrainingRun, add_noise, cosine
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorTraining:
-    """Settings of a run. The paper: 3000 steps of batch 16, Adam, widths 512-256-128-64, taps not normalised."""
+    """Settings of a run. The paper: 3000 steps of batch 16, one view, Adam, widths 512-256-128-64, raw taps."""
 
     steps: int = TRAINING_STEPS.default
     batch: int = TRAINING_BATCH.default
+    views: int = 2  # noise levels at which a batch has each of its pictures; map and latents are made once for all
     rate: float = TRAINING_RATE.default  # Adam's learning rate, falling to zero along a cosine
     window: tuple[float, float] = (0.0, 0.9)  # progress of the noise levels trained on: what `stop` may be later
     widths: tuple[int, ...] = (256, 128, 64)
@@ -40,6 +41,8 @@ class PredictorTraining:
         check_window(self.window)
         if self.window[0] == self.window[1]:
             raise UsageError("window is empty; give a range such as 0 to 0.9.", field="window")
+        if self.views < 1:
+            raise UsageError(f"views is {self.views}; it must be at least 1.", field="views")
         for name, allowed in (("steps", TRAINING_STEPS), ("batch", TRAINING_BATCH), ("rate", TRAINING_RATE)):
             if not allowed.low <= getattr(self, name) <= allowed.high:
                 raise UsageError(f"{name} is {getattr(self, name)}; allowed is {allowed}.", field=name)
@@ -102,7 +105,7 @@ class PredictorRun(TrainingRun):
         return self.settings.rate * cosine(self.progress)
 
     def loss(self) -> Tensor:
-        images, captions = self.pictures.batch(self.rng, self.settings.batch)
+        images, captions = self.pictures.batch(self.rng, -(-self.settings.batch // self.settings.views))
         levels = self._levels(self.settings.batch)
         self.predictor.train()  # no longer than this: BatchNorm must not move elsewhere
         error = self._error(images, captions, levels, self.rng)
@@ -115,14 +118,16 @@ class PredictorRun(TrainingRun):
         return [self.backbone.level(float(p)) for p in drawn]
 
     def _error(self, images: Tensor, captions: Sequence[str], levels: Sequence[Level], rng: Generator) -> Tensor:
+        """Mean over `levels`, which the pictures share out in turn."""
         backbone = self.backbone
+        rows = [i % len(images) for i in range(len(levels))]
         images = images.to(backbone.device)
         with torch.no_grad():
             maps = from_ink(self.extractor(images))
-            clean, target = backbone.encode(torch.cat([images, maps])).chunk(2)
+            clean, target = (latents[rows] for latents in backbone.encode(torch.cat([images, maps])).chunk(2))
             noisy = add_noise(clean, levels, rng)
             with tapped(backbone.network, self.predictor.config.taps) as features:
-                backbone.run(noisy.latent, noisy.times, backbone.describe(captions))
+                backbone.run(noisy.latent, noisy.times, backbone.describe([captions[i] for i in rows]))
         size = (clean.shape[-2], clean.shape[-1])
         return (self.predictor.predict_at(features, noisy.times, size) - target).square().mean()
 
