@@ -50,7 +50,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
 
 
 def settings(**values: Any) -> PredictorTraining:
-    return PredictorTraining(**({"steps": 4, "batch": 4, "rate": 1e-2, "widths": (16, 8), "taps": TAPS} | values))
+    return PredictorTraining(
+        **({"steps": 4, "batch": 4, "views": 1, "rate": 1e-2, "widths": (16, 8), "taps": TAPS} | values)
+    )
 
 
 def finite(module: nn.Module) -> bool:
@@ -194,6 +196,27 @@ def test_defect_batchnorm_statistics_moved_by_scoring(tiny: Tiny, pictures: Pict
         assert not changed(run.predictor, before)
         assert run.score(images, captions) == score
         list(run)
+
+
+def test_views_show_each_picture_at_several_levels(tiny: Tiny, pictures: Pictures) -> None:
+    """Five rows of three pictures: each with its own level, noise and caption, encoded and mapped once."""
+    backbone = Recording(tiny())
+    list(PredictorRun(backbone, pictures, Ink(), settings(steps=1, batch=5, views=2)))
+    ((latent, times, _),) = backbone.ran
+    assert len(backbone.encoded[0]) == 2 * 3
+    clean = backbone.backbone.encode(backbone.encoded[0])[:3]
+    assert latent.shape[0] == len(times) == 5
+    assert len(set(times.tolist())) == 5
+    captions = backbone.described[-1]
+    assert captions[3:] == captions[:2]
+    noises = []
+    for row in range(5):
+        level = backbone.level(1 - float(times[row]) / 999)
+        noises.append((latent[row] - level.alpha * clean[row % 3]) / level.sigma)
+        assert float(noises[-1].std()) == pytest.approx(1, abs=0.15)
+    assert not torch.allclose(noises[0], noises[3])
+    with pytest.raises(UsageError, match="views is 0; it must be at least 1"):
+        settings(views=0)
 
 
 # ------------------------------------------------------------------------------------------------------------ faults
