@@ -136,10 +136,10 @@ def command(
         settings = request.model_dump(exclude={"prompt", "sketch", "seed"})
         config = {"model": fingerprint(backbone.network), "seed": seed, "batch": batch, "settings": settings}
         config |= {"weights": weights is not None, "classifier": classifier is not None}
-        bar.update(task, description="Drawings")
-        drawings = {name: _drawings(name, backbone, data, count) for name in names}
         with Checkpoints(output).lock():
             _check(output, config, fresh=fresh)
+            bar.update(task, description="Drawings")
+            drawings = {name: _drawings(name, backbone, data, count) for name in names}
             benchmark = Benchmark(
                 backbone=backbone,
                 methods=built,
