@@ -70,7 +70,7 @@ def test_a_controlnet_that_has_learned_nothing_changes_nothing(batch: Batch):
 def test_settings_in_a_description_are_those_of_the_request(batch: Batch, description: str, same_as: dict[str, object]):
     request = Request.checked(**{**batch.request.model_dump(), **same_as})
     wanted = made(text_to_image, Batch(batch.backbone, request, batch.prompts, batch.maps, batch.seeds))
-    assert torch.equal(made(build_method(description, batch.backbone), batch), wanted)
+    assert torch.equal(made(build_method(description, batch.backbone).method, batch), wanted)
 
 
 def test_the_papers_settings(batch: Batch, predictor: LatentPredictor, tmp_path: Path):
@@ -79,7 +79,7 @@ def test_the_papers_settings(batch: Batch, predictor: LatentPredictor, tmp_path:
     assert (request.strength, request.stop, request.scale, request.blank, request.every) == (1.6, 0.5, 8, 1, 1)
     wanted = latent_guidance(predictor)(Batch(batch.backbone, request, batch.prompts, batch.maps, batch.seeds))
     *_, last = wanted
-    described = build_method(f"lgp-paper:predictor={tmp_path}", batch.backbone)
+    described = build_method(f"lgp-paper:predictor={tmp_path}", batch.backbone).method
     assert torch.equal(made(described, batch), last.latent)
 
 
@@ -93,8 +93,8 @@ def test_peers_are_loaded_from_their_folders(batch: Batch, tmp_path: Path):
     plain = made(text_to_image, batch)
     for name, folder in (("controlnet", "controlnet"), ("t2i-adapter", "adapter")):
         described = f"{name}:path={tmp_path / folder}"
-        assert not torch.allclose(made(build_method(described, backbone), batch), plain)
-        off = made(build_method(f"{described},weight=0", backbone), batch)
+        assert not torch.allclose(made(build_method(described, backbone).method, batch), plain)
+        off = made(build_method(f"{described},weight=0", backbone).method, batch)
         torch.testing.assert_close(off, plain)
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.backbones.wrapped import with_controlnet, with_t2i_adapter
+from sketchguide.errors import TrainingError
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.data import Pictures, find_examples
@@ -78,7 +79,7 @@ def test_a_resumed_run_goes_on_to_the_bit(
     losses = [step.loss for step in whole]
     half = make_run(peers, tiny(), folder, kind)
     next(iter(half))
-    Checkpoints(tmp_path).save(half.step, half.state(), half.meta())
+    Checkpoints(tmp_path).save(half.step, half.state(), {})
     rest = make_run(peers, tiny(), folder, kind, resume=Checkpoints(tmp_path).latest())
     assert [step.loss for step in rest] == losses[1:]
     assert all(torch.equal(a, b) for a, b in zip(whole.peer.parameters(), rest.peer.parameters(), strict=True))
@@ -102,7 +103,7 @@ def test_steps_that_are_not_finite_change_nothing(
     run = make_run(peers, tiny(), folder, "t2i-adapter", steps=100)
     before = [p.detach().clone() for p in run.peer.parameters()]
     monkeypatch.setattr(run, "_error", lambda *_: sum(p.sum() for p in run.peer.parameters()) * float("nan"))
-    with pytest.raises(peers.TrainingError, match="not finite for 21 steps"):
+    with pytest.raises(TrainingError, match="not finite for 21 steps"):
         list(run)
     assert all(torch.equal(p, old) for p, old in zip(run.peer.parameters(), before, strict=True))
 

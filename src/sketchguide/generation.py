@@ -218,8 +218,8 @@ def check_size(size: tuple[int, int], backbone: Backbone) -> tuple[int, int]:
 def encode_map(drawing: SpatialMap, backbone: Backbone, *, blank: float = BLANK.default) -> tuple[Tensor, Tensor]:
     """The target E(e) (1, C, h, w) of a map, ink white on black as in the paper, and its weights (1, 1, h, w).
 
-    `blank` (0..1) is the weight of paper, ink being 1: a drawing says where lines are, and less surely where none are.
-    At 1, the paper's form, the picture loses every inner line that the drawing left out.
+    `blank` (0..1) is the weight of paper, ink being 1 (in Voynov et al. both weigh the same): a drawing says where
+    lines are, and less surely where none are.
     """
     target = backbone.encode(from_ink(torch.tensor(drawing.ink, device=backbone.device)[None, None]))
     weight = torch.tensor(drawing.weight * (blank + (1 - blank) * drawing.ink), device=backbone.device)[None, None]

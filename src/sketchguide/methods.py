@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -103,7 +103,14 @@ METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 
 
-def build_method(description: str, backbone: Backbone) -> Method:
+class Built(NamedTuple):
+    """A method, and the network that it brings along."""
+
+    method: Method
+    network: nn.Module | None
+
+
+def build_method(description: str, backbone: Backbone) -> Built:
     """The method that `description` names: `NAME` or `NAME:option=value,option=value`.
 
     Options are settings of the request (`lgp:strength=3,stop=0.5`) and those that METHODS lists: `predictor` (shipped
@@ -124,11 +131,13 @@ def build_method(description: str, backbone: Backbone) -> Method:
     own = {key: options.pop(key) for key in METHODS[name] if key in options}
     settings: dict[str, Any] = {**(PAPER if name == "lgp-paper" else {}), **options}
     Request.checked(prompt="", seed=0, **settings)
+    network: nn.Module | None = None
     match name:
         case "text":
             method: Method = text_to_image
         case "lgp" | "lgp-paper":
-            method = latent_guidance(load_predictor(own.get("predictor"), backbone))
+            network = load_predictor(own.get("predictor"), backbone)
+            method = latent_guidance(network)
         case "sdedit":
             method = sdedit(_number("amount", own.get("amount", "0.85")))
         case _:
@@ -136,10 +145,15 @@ def build_method(description: str, backbone: Backbone) -> Method:
 
             weight = _number("weight", own.get("weight", "1"))
             kind, make = {"controlnet": (ControlNetModel, controlnet), "t2i-adapter": (T2IAdapter, t2i_adapter)}[name]
-            method = make(_loaded(kind, own.get("path"), backbone), weight)
-    return lambda batch: method(
-        replace(batch, request=Request.checked(**{**batch.request.model_dump(), **settings})) if settings else batch
-    )
+            network = _loaded(kind, own.get("path"), backbone)
+            method = make(network, weight)
+    if not settings:
+        return Built(method, network)
+
+    def with_settings(batch: Batch) -> Iterator[Moment]:
+        return method(replace(batch, request=Request.checked(**{**batch.request.model_dump(), **settings})))
+
+    return Built(with_settings, network)
 
 
 def _number(name: str, text: str) -> float:

@@ -55,6 +55,17 @@ def test_other_settings_do_not_mix(sketchguide: Run, bench: list[str], done: tup
     assert "--fresh" in result.err
 
 
+def test_another_predictor_under_the_same_name_is_noticed(sketchguide: Run, bench: list[str], done: tuple[Path, Any]):
+    file = done[0] / "config.json"
+    config = json.loads(file.read_text())
+    (lgp,) = config["networks"]
+    file.write_text(json.dumps(config | {"networks": {lgp: "0123456789ab"}}))
+    result = sketchguide(*bench, "-o", done[0])
+    file.write_text(json.dumps(config))
+    assert result.code == 2
+    assert f"The network of {lgp} is another one" in result.err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -71,3 +82,4 @@ def test_bad_input(sketchguide: Run, model: Path, tmp_path: Path, options: list[
     assert result.code == 2 if "--weights" not in options and "--classifier" not in options else result.code != 0
     assert message in result.err
     assert not (tmp_path / "run" / "results.jsonl").exists()
+    assert not (tmp_path / "run" / "config.json").exists()

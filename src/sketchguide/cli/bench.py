@@ -136,13 +136,18 @@ def command(
         settings = request.model_dump(exclude={"prompt", "sketch", "seed"})
         config = {"model": fingerprint(backbone.network), "seed": seed, "batch": batch, "settings": settings}
         config |= {"weights": weights is not None, "classifier": classifier is not None}
+        networks = {name: fingerprint(method.network) for name, method in built.items() if method.network is not None}
         with Checkpoints(output).lock():
-            _check(output, config, fresh=fresh)
+            if fresh:
+                (output / "results.jsonl").unlink(missing_ok=True)
+                (output / "config.json").unlink(missing_ok=True)
+            networks = _checked(output / "config.json", config, networks)
             bar.update(task, description="Drawings")
             drawings = {name: _drawings(name, backbone, data, count) for name in names}
+            _write(output / "config.json", json.dumps(config | {"networks": networks}, indent=1) + "\n")
             benchmark = Benchmark(
                 backbone=backbone,
-                methods=built,
+                methods={name: method.method for name, method in built.items()},
                 sets=drawings,
                 request=request,
                 judges=judges,
@@ -196,20 +201,25 @@ def _drawings(name: str, backbone: Backbone, data: Path | None, count: int) -> S
     return load_set(name, data, count=count, size=backbone.default_size)
 
 
-def _check(output: Path, config: Mapping[str, Any], *, fresh: bool) -> None:
-    """Only results made alike stand in one table."""
+def _checked(file: Path, config: Mapping[str, Any], networks: Mapping[str, str]) -> dict[str, str]:
+    """The fingerprints of every method's network so far. Only results made alike stand in one table."""
     from sketchguide.training.checkpoints import check_config
 
-    file = output / "config.json"
-    if fresh:
-        (output / "results.jsonl").unlink(missing_ok=True)
-    elif file.exists():
-        try:
-            before = json.loads(file.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UsageError(f"{file} is damaged.", hint="Give --fresh to start again.", field="output") from error
-        check_config(before, config, afresh="--fresh")
-    _write(file, json.dumps(config, indent=1) + "\n")
+    if not file.exists():
+        return dict(networks)
+    try:
+        before = json.loads(file.read_text(encoding="utf-8"))
+        earlier: dict[str, str] = before.pop("networks")
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{file} is damaged.", hint="Give --fresh to start again.", field="output") from error
+    check_config(before, config, afresh="--fresh")
+    if changed := [name for name, one in networks.items() if earlier.get(name, one) != one]:
+        raise UsageError(
+            f"The network of {changed[0]} is another one than that of the results in {file.parent}.",
+            hint="Give another folder, or --fresh to start again.",
+            field="output",
+        )
+    return {**earlier, **networks}
 
 
 def _write(file: Path, text: str) -> None:

@@ -240,25 +240,13 @@ class Benchmark:
         both = [name for name in f1 if name in plain]
         right = by_drawing(good, "right")
         seconds, plain_seconds = by_drawing(good, "seconds"), by_drawing(floor, "seconds")
-        names = list(f1)
-        realism = spread = None
-        if self.judges.features is not None and label != CEILING:
-            pictures = self.pictures(good)
-            if reference is not None and len(names) > 1:
-                groups = torch.tensor([names.index(r.drawing) for r in good])
-                realism = kid(self.judges.features.embedding(pictures), reference, groups=groups)
-            if self.seeds > 1:
-                order = {r.key: i for i, r in enumerate(good)}
-                whole = [[i for k, i in order.items() if k[2] == name] for name in names]
-                whole = [numbers for numbers in whole if len(numbers) == self.seeds]
-                if whole:
-                    spread = float(diversity(pictures[torch.tensor(whole)], self.judges.features.stages).mean())
+        realism, spread = (None, None) if label == CEILING else self._by_features(good, reference)
         return Row(
             method=label,
             set=set_name,
-            drawings=len(names),
+            drawings=len(f1),
             failed=failed,
-            f1=interval([f1[n] for n in names]),
+            f1=interval(list(f1.values())),
             ratio=interval([f1[n] for n in both], over=[plain[n] for n in both]) if both else None,
             chamfer=interval(list(by_drawing(good, "chamfer").values())),
             right=interval(list(right.values())) if right else None,
@@ -268,6 +256,26 @@ class Benchmark:
             if seconds and all(n in plain_seconds for n in seconds)
             else None,
         )
+
+    def _by_features(self, good: Sequence[Result], reference: Tensor | None) -> tuple[Interval | None, float | None]:
+        """KID, and the diversity over the seeds of a drawing, as far as there is what they need."""
+        rows: dict[str, list[int]] = {}
+        for i, result in enumerate(good):
+            rows.setdefault(result.drawing, []).append(i)
+        whole = [numbers for numbers in rows.values() if len(numbers) == self.seeds > 1]
+        comparable = reference is not None and len(rows) > 1
+        if self.judges.features is None or not (whole or comparable):
+            return None, None
+        pictures = self.pictures(good)
+        realism = spread = None
+        if reference is not None and comparable:
+            groups = torch.empty(len(good), dtype=torch.long)
+            for group, numbers in enumerate(rows.values()):
+                groups[numbers] = group
+            realism = kid(self.judges.features.embedding(pictures), reference, groups=groups)
+        if whole:
+            spread = float(diversity(pictures[torch.tensor(whole)], self.judges.features.stages).mean())
+        return realism, spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,6 +337,6 @@ def table(rows: Sequence[Row]) -> str:
     for row in rows:
         count = f"{row.drawings}" + (f" ({row.failed} pictures failed)" if row.failed else "")
         plain = ["–" if v is None else f"{v:.2f}" for v in (row.diversity, row.seconds)]
-        figures = [shown(row.f1, 3), shown(row.ratio, 2), shown(row.chamfer, 3), shown(row.right, 2), shown(row.kid, 3)]
+        figures = [shown(row.f1, 3), shown(row.ratio, 2), shown(row.chamfer, 3), shown(row.right, 3), shown(row.kid, 3)]
         lines.append("| " + " | ".join([row.set, row.method, count, *figures, *plain]) + " |")
     return "\n".join(lines) + "\n"
