@@ -16,17 +16,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from judged import add_options, judged
 from sketchguide import LatentPredictor, load_backbone
 from sketchguide.backbones.base import Backbone
 from sketchguide.cli.environment import hardware
-from sketchguide.evaluation.benchmark import Benchmark, Judges
-from sketchguide.evaluation.classifier import load_classifier
-from sketchguide.evaluation.detectors import load_detector
-from sketchguide.evaluation.drawings import load_set
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.methods import Method, latent_guidance, text_to_image
 from sketchguide.predictors import choose_taps
-from sketchguide.request import Request
 from sketchguide.training.data import Pictures, find_examples, split
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
 
@@ -85,33 +81,19 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, required=True, help="folder that recipes/icons/pictures.py wrote")
-    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder with data/ and weights/")
-    parser.add_argument("--classifier", type=Path, required=True, help="file that benchmarks/classifier.py wrote")
-    parser.add_argument("--model", default="icons-64")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the predictors, the pictures and the table")
     parser.add_argument("--steps", type=int, default=200, help="training steps of 32 pictures")
-    parser.add_argument("--sketches", type=int, default=100)
-    parser.add_argument("--seed", type=int, default=1000)
+    add_options(parser)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     backbone = load_backbone(args.model)
-    drawings = load_set("quickdraw", args.shared / "data", count=args.sketches, size=backbone.default_size)
     methods: dict[str, Method] = {"text": text_to_image}
     made: dict[str, dict[str, Any]] = {}
     for i, (name, settings) in enumerate(variants(backbone, args.steps)):
         folder = args.out / f"{i}"
         made[name] = trained(name, settings, backbone, args.pictures, folder)
         methods[name] = latent_guidance(LatentPredictor.from_pretrained(folder).to(backbone.device))
-    benchmark = Benchmark(
-        backbone=backbone,
-        methods=methods,
-        sets={"quickdraw": drawings},
-        request=Request.checked(prompt="", seed=args.seed),
-        judges=Judges(load_detector(args.shared / "weights" / "tin2.safetensors"), load_classifier(args.classifier)),
-        folder=args.out,
-    )
     rows: list[dict[str, Any]] = []
-    for row in benchmark.summary(list(benchmark)):
+    for row in judged(args, backbone, methods):
         if row.method in made and row.f1 and row.right:
             f1 = {"f1": round(row.f1.estimate, 4), "low": round(row.f1.low, 4), "high": round(row.f1.high, 4)}
             rows.append(made[row.method] | f1 | {"recognised": round(row.right.estimate, 4), "time": row.seconds})

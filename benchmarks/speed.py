@@ -18,6 +18,7 @@ from pathlib import Path
 import torch
 
 from sketchguide import Sketch, generate, load_backbone, load_predictor
+from sketchguide.cli.environment import hardware
 
 DRAWING = Path(__file__).resolve().parents[1] / "examples" / "sketches" / "apple.svg"
 
@@ -68,14 +69,10 @@ def main() -> None:
         "command, guided": median_seconds(command(*own, "--sketch", str(DRAWING)), rounds=args.rounds),
         "call, plain": median_seconds(plain, rounds=args.rounds),
         "call, guided": median_seconds(guided, rounds=args.rounds),
-        "sketchguide --help": median_seconds(
-            lambda: subprocess.run(
-                [sys.executable, "-m", "sketchguide.cli", "--help"], check=True, capture_output=True
-            ),
-            rounds=args.rounds,
-        ),
+        "sketchguide --help": median_seconds(show_help, rounds=args.rounds),
     }
     report = {
+        "hardware": hardware(backbone.device.type),
         "cores": torch.get_num_threads(),
         "torch": torch.__version__,
         "seconds": {name: round(value, 3) for name, value in seconds.items()},

@@ -128,14 +128,7 @@ def load_predictor(name: str | Path | None, backbone: Backbone) -> LatentPredict
 
     None means the one that ships with the backbone's model.
     """
-    if name is None:
-        name = f"{backbone.name}-edges"
-        if not any(s.name == name for s in shipped()):
-            raise UsageError(
-                f"{backbone.name!r} has no predictor of its own.",
-                hint="Name one with --predictor, or train it: `sketchguide train --model … --data … -o …`.",
-                field="predictor",
-            )
+    name = own_predictor(backbone) if name is None else name
     source: str | Path = name
     if match := [s for s in shipped() if s.name == str(name)]:
         match[0].verify()
@@ -143,6 +136,18 @@ def load_predictor(name: str | Path | None, backbone: Backbone) -> LatentPredict
     predictor = LatentPredictor.from_pretrained(source).to(backbone.device)
     predictor.check_fits(backbone)
     return predictor
+
+
+def own_predictor(backbone: Backbone) -> str:
+    """The name of the predictor that ships with the backbone's model; UsageError where there is none."""
+    name = f"{backbone.name}-edges"
+    if not any(s.name == name for s in shipped()):
+        raise UsageError(
+            f"{backbone.name!r} has no predictor of its own.",
+            hint="Name one with --predictor, or train it: `sketchguide train --model … --data … -o …`.",
+            field="predictor",
+        )
+    return name
 
 
 def choose_device(device: str) -> torch.device:

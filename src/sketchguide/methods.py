@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from sketchguide.backbones.wrapped import with_controlnet, with_t2i_adapter
 from sketchguide.errors import ModelNotFoundError, UsageError
 from sketchguide.generation import latent_guide, walk
 from sketchguide.images import from_ink
-from sketchguide.loading import load_predictor
+from sketchguide.loading import load_predictor, own_predictor, shipped
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sampling import Moment
@@ -104,10 +105,11 @@ METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 
 
 class Built(NamedTuple):
-    """A method, and the network that it brings along."""
+    """A method, the network that it brings along, and what is on record about the training of that."""
 
     method: Method
     network: nn.Module | None
+    training: Mapping[str, Any]  # the network's training.json; empty where it has none
 
 
 def build_method(description: str, backbone: Backbone) -> Built:
@@ -132,11 +134,13 @@ def build_method(description: str, backbone: Backbone) -> Built:
     settings: dict[str, Any] = {**(PAPER if name == "lgp-paper" else {}), **options}
     Request.checked(prompt="", seed=0, **settings)
     network: nn.Module | None = None
+    folder: str | None = None
     match name:
         case "text":
             method: Method = text_to_image
         case "lgp" | "lgp-paper":
-            network = load_predictor(own.get("predictor"), backbone)
+            folder = own.get("predictor") or own_predictor(backbone)
+            network = load_predictor(folder, backbone)
             method = latent_guidance(network)
         case "sdedit":
             method = sdedit(_number("amount", own.get("amount", "0.85")))
@@ -145,15 +149,24 @@ def build_method(description: str, backbone: Backbone) -> Built:
 
             weight = _number("weight", own.get("weight", "1"))
             kind, make = {"controlnet": (ControlNetModel, controlnet), "t2i-adapter": (T2IAdapter, t2i_adapter)}[name]
-            network = _loaded(kind, own.get("path"), backbone)
+            folder = own.get("path")
+            network = _loaded(kind, folder, backbone)
             method = make(network, weight)
+    training = {} if folder is None else _training(folder)
     if not settings:
-        return Built(method, network)
+        return Built(method, network, training)
 
     def with_settings(batch: Batch) -> Iterator[Moment]:
         return method(replace(batch, request=Request.checked(**{**batch.request.model_dump(), **settings})))
 
-    return Built(with_settings, network)
+    return Built(with_settings, network, training)
+
+
+def _training(name: str) -> Mapping[str, Any]:
+    """What `training.json` says in the folder called `name`, or in that of the shipped predictor of that name."""
+    folder = next((one.folder for one in shipped() if one.name == name), Path(name))
+    file = folder / "training.json"
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def _number(name: str, text: str) -> float:

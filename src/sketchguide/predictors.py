@@ -166,9 +166,8 @@ class LatentPredictor(nn.Module):
         api = HfApi()
         try:
             api.create_repo(repo_id, private=private, exist_ok=True)
-            return str(
-                api.upload_folder(repo_id=repo_id, folder_path=str(folder), allow_patterns=[FILE_NAME, "README.md"])
-            )
+            files = [FILE_NAME, "README.md", "training.json"]
+            return str(api.upload_folder(repo_id=repo_id, folder_path=str(folder), allow_patterns=files))
         except (HfHubHTTPError, OSError, ValueError) as error:
             raise OutputError(
                 f"{folder} cannot be uploaded to {repo_id!r}: {error}.",

@@ -36,6 +36,12 @@ def test_it_leaves_figures_pictures_and_sheets(done: tuple[Path, Any]):
     assert json.loads((folder / "summary.json").read_text())["rows"] == rows
     with Image.open(folder / "own.png") as sheet:
         assert sheet.size[0] > 64
+    text, lgp = result.json["costs"]
+    assert (text["parameters"], text["memory"], text["seconds"]) == (0, 1, 1)
+    assert lgp["parameters"] > 1000
+    assert lgp["images"] > 0
+    assert lgp["training_seconds"] > 0
+    assert lgp["memory"] > 1
     (warning,) = result.json["warnings"]
     assert warning.startswith("Without --weights the edges are found as in training")
 

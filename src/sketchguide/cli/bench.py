@@ -27,6 +27,7 @@ OWN_PROMPTS = (
     "a banana", "an airplane",
 )  # fmt: skip
 QUICK = 12
+MEMORY_STEPS = 5  # a walk this short needs as much memory as a long one
 WHAT, MEASURE = "What is compared", "How it is measured"
 
 
@@ -123,9 +124,10 @@ def command(
         hush_libraries()
         from sketchguide.cli.environment import hardware
         from sketchguide.evaluation.benchmark import Benchmark, table
+        from sketchguide.evaluation.costs import cost_table, costs, peak_memory
         from sketchguide.evaluation.plots import plot, sheets
         from sketchguide.loading import fingerprint, load_backbone
-        from sketchguide.methods import build_method
+        from sketchguide.methods import Batch, build_method
         from sketchguide.request import Request
         from sketchguide.training.checkpoints import Checkpoints
 
@@ -162,9 +164,19 @@ def command(
                 bar.update(task, completed=len(results), what=f"{result.set}, {result.method}")
             bar.update(task, description="Figures", what="")
             rows = benchmark.summary(results)
+            first = next(iter(drawings.values()))[0]
+            short = request.model_copy(update={"steps": MEMORY_STEPS})
+            one = Batch(backbone, short, [first.prompt], [first.ink], [seed])
+            memory = {name: peak_memory(method.method, one) for name, method in built.items()}
+            spent = costs(built, results, memory, floor=benchmark.floor)
             on = hardware(backbone.device.type)
-            _write(output / "table.md", f"{on}\n\n{table(rows)}")
-            summary = {"hardware": on, "config": config, "rows": [asdict(row) for row in rows]}
+            _write(output / "table.md", f"{on}\n\n{table(rows)}\n{cost_table(spent)}")
+            summary = {
+                "hardware": on,
+                "config": config,
+                "rows": [asdict(row) for row in rows],
+                "costs": [asdict(row) for row in spent],
+            }
             _write(output / "summary.json", json.dumps(summary, indent=1) + "\n")
             files = [*sheets(benchmark, results, output), *plot(rows, output)]
     for reason in dict.fromkeys(f"{r.method} failed on {r.drawing}: {r.error}" for r in results if r.error):

@@ -228,6 +228,19 @@ def command(
                 hardware=hardware(backbone.device.type),
             )
             file = run.predictor.save_pretrained(output, card=card)
+            record = {
+                "trainable_parameters": run.predictor.parameter_count,
+                "training_images": len(training),
+                "held_out_images": len(held_out),
+                "steps": run.step,
+                "seconds": round(run.seconds, 1),
+                **figures,
+                "device": hardware(backbone.device.type),
+            }
+            try:
+                (output / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            except OSError as error:
+                raise OutputError(f"Cannot write to {output}: {error.strerror}.", field="output") from error
     report.facts = {"predictor": str(output), **report.facts, "training_seconds": round(run.seconds, 1)}
     report.say(f"{file}: {run.step} steps in {run.seconds / 60:.1f} minutes, {session.figures}")
     report.say(f"Use it: {usage(model, output)}")

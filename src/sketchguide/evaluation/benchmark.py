@@ -21,9 +21,9 @@ from sketchguide.evaluation.drawings import Drawing
 from sketchguide.evaluation.features import SqueezeNet
 from sketchguide.evaluation.metrics import Interval, bootstrap_interval, chamfer, edge_f1
 from sketchguide.evaluation.realism import kid
-from sketchguide.evaluation.similarity import diversity
+from sketchguide.evaluation.similarity import diversity, structure_distance
 from sketchguide.extractors import Extractor
-from sketchguide.images import open_image, save_png, to_images, to_tensor
+from sketchguide.images import from_ink, open_image, save_png, to_images, to_tensor
 from sketchguide.methods import Batch, Method
 from sketchguide.request import Request
 
@@ -105,7 +105,7 @@ class Benchmark:
                 yield from results
 
     @property
-    def _floor(self) -> str | None:
+    def floor(self) -> str | None:
         """The first method that has the prompt alone."""
         return next((label for label in self.methods if label.partition(":")[0] == "text"), None)
 
@@ -222,7 +222,7 @@ class Benchmark:
             if not good:
                 rows.append(Row(method=label, set=set_name, drawings=0, failed=len(every)))
                 continue
-            floor = [r for r in results if r.method == self._floor and r.set == set_name and not r.error]
+            floor = [r for r in results if r.method == self.floor and r.set == set_name and not r.error]
             rows.append(self._row(label, set_name, good, floor, reference, failed=len(every) - len(good)))
         return rows
 
@@ -240,7 +240,7 @@ class Benchmark:
         both = [name for name in f1 if name in plain]
         right = by_drawing(good, "right")
         seconds, plain_seconds = by_drawing(good, "seconds"), by_drawing(floor, "seconds")
-        realism, spread = (None, None) if label == CEILING else self._by_features(good, reference)
+        seen = Seen() if label == CEILING else self._seen(good, reference)
         return Row(
             method=label,
             set=set_name,
@@ -250,37 +250,59 @@ class Benchmark:
             ratio=interval([f1[n] for n in both], over=[plain[n] for n in both]) if both else None,
             chamfer=interval(list(by_drawing(good, "chamfer").values())),
             right=interval(list(right.values())) if right else None,
-            kid=realism,
-            diversity=spread,
+            kid=seen.kid,
+            diversity=seen.diversity,
+            structure=seen.structure,
             seconds=sum(seconds.values()) / sum(plain_seconds[n] for n in seconds)
             if seconds and all(n in plain_seconds for n in seconds)
             else None,
         )
 
-    def _by_features(self, good: Sequence[Result], reference: Tensor | None) -> tuple[Interval | None, float | None]:
-        """KID, and the diversity over the seeds of a drawing, as far as there is what they need."""
+    def _seen(self, good: Sequence[Result], reference: Tensor | None) -> Seen:
+        """What the features network says of one method's pictures of one set, as far as there is what it needs."""
+        features = self.judges.features
+        if features is None:
+            return Seen()
+        pictures = self.pictures(good)
         rows: dict[str, list[int]] = {}
         for i, result in enumerate(good):
             rows.setdefault(result.drawing, []).append(i)
-        whole = [numbers for numbers in rows.values() if len(numbers) == self.seeds > 1]
-        comparable = reference is not None and len(rows) > 1
-        if self.judges.features is None or not (whole or comparable):
-            return None, None
-        pictures = self.pictures(good)
+        drawings = {drawing.name: drawing for drawing in self.sets[good[0].set]}
+        shown = torch.stack([as_picture(drawings[result.drawing]) for result in good])
+        distances = structure_distance(pictures, shown, features.places)
+        structure = interval([float(distances[numbers].mean()) for numbers in rows.values()])
         realism = spread = None
-        if reference is not None and comparable:
+        if reference is not None and len(rows) > 1:
             groups = torch.empty(len(good), dtype=torch.long)
             for group, numbers in enumerate(rows.values()):
                 groups[numbers] = group
-            realism = kid(self.judges.features.embedding(pictures), reference, groups=groups)
-        if whole:
-            spread = float(diversity(pictures[torch.tensor(whole)], self.judges.features.stages).mean())
-        return realism, spread
+            realism = kid(features.embedding(pictures), reference, groups=groups)
+        if whole := [numbers for numbers in rows.values() if len(numbers) == self.seeds > 1]:
+            spread = float(diversity(pictures[torch.tensor(whole)], features.stages).mean())
+        return Seen(kid=realism, diversity=spread, structure=structure)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """What needs a features network."""
+
+    kid: Interval | None = None
+    diversity: float | None = None
+    structure: Interval | None = None
+
+
+def as_picture(drawing: Drawing) -> Tensor:
+    """What the pictures of a drawing should be built like (3, H, W): the picture it was found in, else dark lines."""
+    return from_ink(1 - torch.tensor(drawing.ink.ink)[None, None])[0] if drawing.picture is None else drawing.picture
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A method on a set. `ratio` is F1 over that of the floor, `seconds` the same of the time per picture."""
+    """A method on a set.
+
+    `ratio` is F1 over that of the floor, `seconds` the same of the time per picture; `structure` is the distance to the
+    picture in which the map was found, or to the drawing itself.
+    """
 
     method: str
     set: str
@@ -292,6 +314,7 @@ class Row:
     right: Interval | None = None
     kid: Interval | None = None
     diversity: float | None = None
+    structure: Interval | None = None
     seconds: float | None = None
 
 
@@ -331,12 +354,13 @@ def table(rows: Sequence[Row]) -> str:
         return f"{value.estimate:.{digits}f} ({value.low:.{digits}f}–{value.high:.{digits}f})"
 
     lines = [
-        "| set | method | drawings | F1 | × text | Chamfer | recognised | KID | diversity | time × text |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| set | method | drawings | F1 | × text | Chamfer | recognised | KID | structure | diversity | time × text |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         count = f"{row.drawings}" + (f" ({row.failed} pictures failed)" if row.failed else "")
         plain = ["–" if v is None else f"{v:.2f}" for v in (row.diversity, row.seconds)]
-        figures = [shown(row.f1, 3), shown(row.ratio, 2), shown(row.chamfer, 3), shown(row.right, 3), shown(row.kid, 3)]
+        measured = [(row.f1, 3), (row.ratio, 2), (row.chamfer, 3), (row.right, 3), (row.kid, 3), (row.structure, 4)]
+        figures = [shown(value, digits) for value, digits in measured]
         lines.append("| " + " | ".join([row.set, row.method, count, *figures, *plain]) + " |")
     return "\n".join(lines) + "\n"
