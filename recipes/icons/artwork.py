@@ -19,7 +19,6 @@ from torch.nn import functional as F
 from sketchguide.evaluation.drawings import STYLES, class_map, held_out, with_article
 
 DEFAULT_STYLE = "fluent3d"  # what a caption without a style word means
-LOOSEST = 2.5  # how much further than usual some pictures are bent: free-hand drawings bend shapes too
 COLOURS = {
     "white": (1.0, 1.0, 1.0),
     "black": (0.06, 0.06, 0.06),
@@ -87,7 +86,7 @@ class Artwork:
         """`count` pictures (B, 3, size, size) in [-1, 1] and their captions."""
         chosen = torch.randint(len(self.icons), (count,), generator=rng)
         layers, colours = recolour(self.pixels[chosen], rng)
-        layers = warp(layers, self.size, rng, loose=uniform(count, 1, LOOSEST, rng))
+        layers = warp(layers, self.size, rng)
         names, papers = backgrounds(count, rng)
         pictures = layers[:, :3] + (1 - layers[:, 3:]) * papers[:, :, None, None]
         captions = [
@@ -109,11 +108,8 @@ def chance(rng: Generator) -> float:
     return float(torch.rand((), generator=rng))
 
 
-def warp(layers: Tensor, size: int, rng: Generator, *, loose: Tensor | float = 1.0) -> Tensor:
-    """Flip, rotate, scale, stretch, shift and bend each picture its own way; stretch and bend `loose` times as far.
-
-    `loose` is one number or one per picture, (B,).
-    """
+def warp(layers: Tensor, size: int, rng: Generator, *, loose: float = 1.0) -> Tensor:
+    """Flip, rotate, scale, stretch, shift and bend each picture its own way; stretch and bend `loose` times as far."""
     count = len(layers)
     angle = torch.randn(count, generator=rng).clamp(-2, 2) * math.radians(9)
     scale = uniform(count, 1.0, 1.45, rng)
@@ -131,7 +127,7 @@ def warp(layers: Tensor, size: int, rng: Generator, *, loose: Tensor | float = 1
         dim=1,
     )
     grid = F.affine_grid(matrix, [count, 4, size, size], align_corners=False)
-    bend = torch.randn(count, 2, 4, 4, generator=rng) * (uniform(count, 0, 0.05, rng) * loose)[:, None, None, None]
+    bend = torch.randn(count, 2, 4, 4, generator=rng) * uniform(count, 0, 0.05 * loose, rng)[:, None, None, None]
     bend = F.interpolate(bend, size=(size, size), mode="bicubic", align_corners=True)
     return F.grid_sample(layers, grid + bend.permute(0, 2, 3, 1), mode="bilinear", align_corners=False)
 
