@@ -46,7 +46,7 @@ class Toy:
         self.begun += 1
         output = self.network(latent, condition.embedding)
         self.ended += 1
-        return Prediction.read("epsilon", output, latent, level)
+        return Prediction.read("epsilon", output, latent, level.alpha, level.sigma)
 
 
 PLACES = Places(("feature",), ("query",))
@@ -110,7 +110,7 @@ class Gaussian(Toy):
         del condition
         deviation = torch.linspace(0.2, 1.5, latent[0].numel()).reshape(SHAPE)
         variance = (level.alpha * deviation) ** 2 + level.sigma**2
-        return Prediction.read("epsilon", level.sigma / variance * latent, latent, level)
+        return Prediction.read("epsilon", level.sigma / variance * latent, latent, level.alpha, level.sigma)
 
 
 @pytest.mark.parametrize("steps", [15, 50])
@@ -133,7 +133,7 @@ def test_a_network_that_always_sees_the_same_noise_is_inverted_exactly() -> None
     class Certain(Toy):
         def predict(self, latent: Tensor, level: Level, condition: Condition) -> Prediction:
             del condition
-            return Prediction.read("epsilon", eps, latent, level)
+            return Prediction.read("epsilon", eps, latent, level.alpha, level.sigma)
 
     levels = cosine(7)
     latent = levels[-1].alpha * clean + levels[-1].sigma * eps

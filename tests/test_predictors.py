@@ -27,6 +27,7 @@ from sketchguide.predictors import (
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
 from sketchguide.taps import TapInfo, tapped
+from sketchguide.weights import read_weights, write_weights
 from support import MakePredictor, Tiny
 
 GRID = (16, 16)
@@ -247,6 +248,25 @@ def test_a_predictor_loads_from_a_folder_and_from_its_file(saved: Path) -> None:
         assert not any(p.requires_grad for p in loaded.parameters())
     assert (saved.parent / "README.md").read_text() == "# A predictor"
     assert sorted(file.name for file in saved.parent.iterdir()) == ["README.md", FILE_NAME]
+
+
+def test_a_predictor_that_reads_the_picture_too_loads_again(make_predictor: MakePredictor, tmp_path: Path) -> None:
+    predictor = make_predictor(clean_widths=(8, 4))
+    loaded = LatentPredictor.from_pretrained(predictor.save_pretrained(tmp_path))
+    assert loaded.config == predictor.config
+    clean, level = torch.randn(2, 4, 6, 10), Level(100.0, 0.9, 0.4, 0.9)
+    assert torch.equal(loaded.read_clean(clean, level), predictor.read_clean(clean, level))
+    assert not torch.allclose(
+        predictor.read_clean(clean, level), predictor.read_clean(clean, Level(900.0, 0.1, 0.99, 0.1))
+    )
+
+
+def test_a_file_from_before_that_still_loads(saved: Path) -> None:
+    tensors, header = read_weights(saved, field="predictor")
+    config = json.loads(header["sketchguide"])
+    del config["clean_widths"]
+    write_weights(tensors, saved, metadata={"sketchguide": json.dumps(config)}, field="output")
+    assert LatentPredictor.from_pretrained(saved).config.clean_widths == ()
 
 
 def truncate(file: Path) -> None:

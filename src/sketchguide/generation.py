@@ -18,7 +18,7 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.controls.base import Guide
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.strengths import Proportional
-from sketchguide.defaults import BLANK
+from sketchguide.defaults import BLANK, HANDOVER
 from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.images import from_ink, read_png_text, save_png, to_images
 from sketchguide.loading import fingerprint, load_backbone, load_predictor
@@ -140,8 +140,16 @@ def latent_guide(
     """The guide that `request` asks for, towards one map for all pictures or one for each."""
     pairs = [encode_map(one, backbone, blank=request.blank) for one in maps]
     target, weight = (torch.cat(tensors) for tensors in zip(*pairs, strict=True))
-    strength = Proportional(request.strength)
-    return LatentGuide(predictor, target, weight, window=(0.0, request.stop), strength=strength, every=request.every)
+    own = HANDOVER.default if predictor.config.clean_widths else 1.0
+    return LatentGuide(
+        predictor,
+        target,
+        weight,
+        window=(0.0, request.stop),
+        strength=Proportional(request.strength),
+        every=request.every,
+        handover=own if request.handover is None else request.handover,
+    )
 
 
 def walk(

@@ -89,7 +89,7 @@ def _told(wrap: Callable[[Backbone, Tensor], Backbone]) -> Method:
     return method
 
 
-PAPER = MappingProxyType({"strength": "1.6", "stop": "0.5", "scale": "8", "blank": "1", "every": "1"})
+PAPER = MappingProxyType({"strength": "1.6", "stop": "0.5", "scale": "8", "blank": "1", "every": "1", "handover": "1"})
 
 # Name -> the options that are its own; every other option is a setting of the request.
 METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from sketchguide.defaults import BLANK, COUNT, EVERY, MODEL, SCALE, SEED, STEPS, STOP, STRENGTH
+from sketchguide.defaults import BLANK, COUNT, EVERY, HANDOVER, MODEL, SCALE, SEED, STEPS, STOP, STRENGTH
 from sketchguide.errors import UsageError
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -34,6 +34,13 @@ class Request(BaseModel):
     )
     blank: Finite = Field(
         default=BLANK.default, ge=BLANK.low, le=BLANK.high, description="how strongly blank paper binds; ink is 1"
+    )
+    handover: Finite | None = Field(
+        default=None,
+        ge=HANDOVER.low,
+        le=HANDOVER.high,
+        description="part of the steps after which the lines are read off the predicted picture, not the activations; "
+        f"none: {HANDOVER.default} where the predictor can",
     )
     steps: int = Field(default=STEPS.default, ge=STEPS.low, le=STEPS.high, description="network steps")
     scale: Finite = Field(

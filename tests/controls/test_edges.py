@@ -58,6 +58,26 @@ def test_the_papers_defaults(predictor: LatentPredictor) -> None:
     assert tuple(guide.reads) == predictor.config.taps
 
 
+def test_from_the_handover_on_the_predicted_picture_is_read(tiny: Tiny, make_predictor: MakePredictor) -> None:
+    predictor = make_predictor(clean_widths=(8, 8))
+    step = step_of(tiny(), predictor)  # at a progress of 0.2
+    early, late = (LatentGuide(predictor, target(), handover=at).loss(step) for at in (0.21, 0.2))
+    assert torch.equal(early, LatentGuide(predictor, target()).loss(step))
+    read = predictor.read_clean(step.prediction.clean, step.level)
+    assert read.shape == (2, 4, *GRID)
+    assert torch.allclose(late, (read - target()).square().mean(dim=(1, 2, 3)))
+    assert not torch.allclose(late, early)
+
+
+def test_a_predictor_of_activations_alone_never_hands_over(predictor: LatentPredictor, tiny: Tiny) -> None:
+    with pytest.raises(UsageError, match="reads activations alone") as caught:
+        LatentGuide(predictor, target(), handover=0.3)
+    assert caught.value.field == "handover"
+    step = step_of(tiny(), predictor)
+    with pytest.raises(UsageError, match="reads activations alone"):
+        predictor.read_clean(step.prediction.clean, step.level)
+
+
 @pytest.mark.parametrize("window", [(0.0, 0.8), (0.1, 0.5)])
 def test_defect_guiding_at_levels_that_training_never_saw(
     make_predictor: MakePredictor, window: tuple[float, float]

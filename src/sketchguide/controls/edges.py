@@ -16,7 +16,8 @@ from sketchguide.predictors import LatentPredictor
 
 @dataclass(frozen=True)
 class LatentGuide:
-    """The loss ‖LGP(F(z_t), t) - E(e)‖² of Voynov et al. 2022, eq. 3, one value per image.
+    """The loss ‖P - E(e)‖² of one value per image: P is LGP(F(z_t), t), as in Voynov et al. 2022, eq. 3, and from
+    `handover` on (progress, 0..1) what the predictor reads off the clean latent that the network predicts; at 1 never.
 
     `target` (B or 1, C, h, w) is the encoded map E(e); `weight` (B or 1, 1, h, w), at least 0, says how strongly each
     latent pixel binds. `window` must lie within the levels that the predictor was trained on. With `every` above 1 the
@@ -29,11 +30,18 @@ class LatentGuide:
     window: Window = (0.0, 0.5)
     strength: Strength = field(default_factory=Proportional)
     every: int = 1
+    handover: float = 1.0
 
     def __post_init__(self) -> None:
         check_window(self.window)
         if self.every < 1:
             raise UsageError(f"every is {self.every}; it must be at least 1, every step.", field="every")
+        if self.handover < 1 and not self.predictor.config.clean_widths:
+            raise UsageError(
+                "This predictor reads activations alone.",
+                hint="Set handover to 1, or train the predictor again.",
+                field="handover",
+            )
         trained = self.predictor.config.window
         if self.window[0] < trained[0] or self.window[1] > trained[1]:
             raise UsageError(
@@ -55,7 +63,11 @@ class LatentGuide:
             )
         if len(self.target) not in (1, len(step.latent)):
             raise UsageError(f"{len(self.target)} drawings for {len(step.latent)} pictures.", field="sketch")
-        error = (self.predictor(step.features, step.level, size) - self.target).square()
+        if step.level.progress < self.handover:
+            read = self.predictor(step.features, step.level, size)
+        else:
+            read = self.predictor.read_clean(step.prediction.clean, step.level)
+        error = (read - self.target).square()
         if self.weight is not None:
             error = error * self.weight
         return error.flatten(1).mean(dim=1)

@@ -10,11 +10,11 @@ import torch
 from torch import Generator, Tensor
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.defaults import TRAINING_BATCH, TRAINING_RATE, TRAINING_STEPS
+from sketchguide.defaults import HANDOVER, TRAINING_BATCH, TRAINING_RATE, TRAINING_STEPS
 from sketchguide.errors import UsageError
 from sketchguide.extractors import Extractor
 from sketchguide.images import from_ink
-from sketchguide.levels import Level, check_window
+from sketchguide.levels import Level, Prediction, check_window
 from sketchguide.predictors import LatentPredictor, PredictorConfig, choose_taps
 from sketchguide.seeds import generators
 from sketchguide.taps import tapped
@@ -34,6 +34,7 @@ class PredictorTraining:
     window: tuple[float, float] = (0.0, 0.9)  # progress of the noise levels trained on: what `stop` may be later
     widths: tuple[int, ...] = (256, 128, 64)
     normalize_taps: bool = True
+    clean_widths: tuple[int, ...] = (96, 96, 96)
     taps: tuple[str, ...] = ()  # none: `choose_taps` decides
     seed: int = 0
 
@@ -84,6 +85,7 @@ class PredictorRun(TrainingRun):
             map_kind=extractor.name,
             widths=settings.widths,
             normalize_taps=settings.normalize_taps,
+            clean_widths=settings.clean_widths,
             window=settings.window,
         )
         with torch.random.fork_rng(devices=[]):
@@ -108,9 +110,9 @@ class PredictorRun(TrainingRun):
         images, captions = self.pictures.batch(self.rng, -(-self.settings.batch // self.settings.views))
         levels = self._levels(self.settings.batch)
         self.predictor.train()  # no longer than this: BatchNorm must not move elsewhere
-        error = self._error(images, captions, levels, self.rng)
+        errors = self._error(images, captions, levels, self.rng)
         self.predictor.eval()
-        return error
+        return errors.mean()
 
     def _levels(self, count: int) -> list[Level]:
         start, stop = self.settings.window
@@ -118,7 +120,9 @@ class PredictorRun(TrainingRun):
         return [self.backbone.level(float(p)) for p in drawn]
 
     def _error(self, images: Tensor, captions: Sequence[str], levels: Sequence[Level], rng: Generator) -> Tensor:
-        """Mean over `levels`, which the pictures share out in turn."""
+        """(1 or 2, N) for N `levels`, which the pictures share out in turn: of what is read off the activations and, if
+        that is trained, off the predicted clean latent.
+        """
         backbone = self.backbone
         rows = [i % len(images) for i in range(len(levels))]
         images = images.to(backbone.device)
@@ -127,15 +131,20 @@ class PredictorRun(TrainingRun):
             clean, target = (latents[rows] for latents in backbone.encode(torch.cat([images, maps])).chunk(2))
             noisy = add_noise(clean, levels, rng)
             with tapped(backbone.network, self.predictor.config.taps) as features:
-                backbone.run(noisy.latent, noisy.times, backbone.describe([captions[i] for i in rows]))
+                output = backbone.run(noisy.latent, noisy.times, backbone.describe([captions[i] for i in rows]))
+            seen = Prediction.read(backbone.prediction_kind, output, noisy.latent, noisy.alpha, noisy.sigma)
         size = (clean.shape[-2], clean.shape[-1])
-        return (self.predictor.predict_at(features, noisy.times, size) - target).square().mean()
+        read = [self.predictor.predict_at(features, noisy.times, size)]
+        if self.settings.clean_widths:
+            read.append(self.predictor.read_clean_at(seen.clean, noisy.times))
+        return torch.stack([(one - target).square().flatten(1).mean(dim=1) for one in read])
 
     @torch.no_grad()
     def score(self, images: Tensor, captions: Sequence[str], *, batch: int = 32) -> float:
         """Error on held-out pictures as a share of the target's variance: 0 is perfect, 1 knows nothing.
 
-        (N, 3, H, W) in [-1, 1]. Noise and levels are the same at every call.
+        (N, 3, H, W) in [-1, 1]. Noise and levels are the same at every call; each level counts with the reading that
+        guides there by default.
         """
         (rng,) = generators([12345])
         start, stop = self.settings.window
@@ -144,7 +153,9 @@ class PredictorRun(TrainingRun):
             part = images[first : first + batch]
             spread = torch.linspace(0, 1, len(part) + 2)[1:-1] * (stop - start) + start
             levels = [self.backbone.level(float(p)) for p in spread]
-            total += float(self._error(part, captions[first : first + batch], levels, rng)) * len(part)
+            errors = self._error(part, captions[first : first + batch], levels, rng)
+            late = [int(level.progress >= HANDOVER.default) for level in levels] if len(errors) > 1 else [0] * len(part)
+            total += float(errors[late, range(len(part))].sum())
         targets = self.backbone.encode(from_ink(self.extractor(images.to(self.backbone.device))))
         variance = (targets - targets.mean(dim=(0, 2, 3), keepdim=True)).square().mean()
         return total / len(images) / float(variance)
