@@ -56,7 +56,7 @@ class PredictorConfig:
     map_kind: str = "edges"
     widths: tuple[int, ...] = (256, 128, 64)  # hidden layers; the paper: 512, 256, 128, 64
     normalize_taps: bool = True  # each tap to mean 0, deviation 1 per image; the paper: False
-    clean_widths: tuple[int, ...] = ()  # 3x3 convolutions that read the predicted clean latent; the paper: none
+    clean_widths: tuple[int, ...] = ()  # 3x3 convolutions that read a clean latent; the paper: none
     window: tuple[float, float] = (0.0, 1.0)  # progress of the noise levels seen in training
 
     def __post_init__(self) -> None:
@@ -84,20 +84,18 @@ class LatentPredictor(nn.Module):
         for layer in self.first:  # one layer of `total` inputs, split: its fan-in is the sum
             assert isinstance(layer, nn.Conv2d)
             nn.init.uniform_(layer.weight, -1 / math.sqrt(total), 1 / math.sqrt(total))
-        self.clean_noise: nn.Linear | None = None
-        if config.clean_widths:
-            self.clean_noise = nn.Linear(NOISE_BANDS, config.clean_widths[0])
-            self.clean = nn.ModuleList(
-                nn.Conv2d(before, after, 3, padding=1)
-                for before, after in pairwise([config.latent_channels, *config.clean_widths])
-            )
-            self.clean_norms = nn.ModuleList(nn.BatchNorm2d(width) for width in config.clean_widths)
-            self.clean_last = nn.Conv2d(config.clean_widths[-1], config.latent_channels, 1)
+        layers = []
+        for before, after in pairwise([config.latent_channels, *config.clean_widths]):
+            layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(after)]
+        if layers:
+            layers.append(nn.Conv2d(config.clean_widths[-1], config.latent_channels, 1))
+        self.clean = nn.Sequential(*layers)
         self.eval()  # BatchNorm must not move while guiding; only a training step switches it
 
     def forward(self, features: Mapping[str, Tensor], level: Level, size: tuple[int, int]) -> Tensor:
         """`features[path]` (B, c, h/s, w/s) of each tap, or (B, N, c) tokens; `size` is the latent's (h, w)."""
-        return self.predict_at(features, self._times(level), size)
+        times = torch.full((1,), level.time, device=self.noise.weight.device)
+        return self.predict_at(features, times, size)
 
     def predict_at(self, features: Mapping[str, Tensor], times: Tensor, size: tuple[int, int]) -> Tensor:
         """As `forward`, with `times` (B,) or (1,): one noise level per image, as training needs it."""
@@ -112,31 +110,19 @@ class LatentPredictor(nn.Module):
             hidden = hidden + F.interpolate(value, size=size, mode="bilinear", align_corners=False)
         return self.rest(hidden)
 
-    def read_clean(self, clean: Tensor, level: Level) -> Tensor:
-        """The map's latent (B, C, h, w), read off the clean latent (B, C, h, w) that the network predicts at `level`.
+    def read_clean(self, clean: Tensor) -> Tensor:
+        """The latent (B, C, h, w) of the map of the picture whose latent is `clean` (B, C, h, w).
 
-        While there is much noise that prediction is a blur, and the activations tell more; later its lines are there.
+        The map's extractor, carried over to latents: it sees what is drawn there, and nothing of what may come.
         Raises UsageError for a predictor without `clean_widths`.
         """
-        return self.read_clean_at(clean, self._times(level))
-
-    def read_clean_at(self, clean: Tensor, times: Tensor) -> Tensor:
-        """As `read_clean`, with `times` (B,) or (1,): one noise level per image, as training needs it."""
-        if self.clean_noise is None:
+        if not self.config.clean_widths:
             raise UsageError(
                 "This predictor reads activations alone.",
                 hint="Train it again, or set handover to 1.",
                 field="handover",
             )
-        hidden = clean.float()
-        shift = self.clean_noise(encode_noise(times))[:, :, None, None]
-        for i, (layer, norm) in enumerate(zip(self.clean, self.clean_norms, strict=True)):
-            hidden = layer(hidden) + shift if i == 0 else layer(hidden)
-            hidden = norm(F.relu(hidden))
-        return self.clean_last(hidden)
-
-    def _times(self, level: Level) -> Tensor:
-        return torch.full((1,), level.time, device=self.noise.weight.device)
+        return self.clean(clean.float())
 
     def prepare(self, feature: Tensor, size: tuple[int, int]) -> Tensor:
         """One tap as a float32 picture (B, c, h/s, w/s), normalised per image where the configuration says so."""

@@ -63,7 +63,7 @@ def test_from_the_handover_on_the_predicted_picture_is_read(tiny: Tiny, make_pre
     step = step_of(tiny(), predictor)  # at a progress of 0.2
     early, late = (LatentGuide(predictor, target(), handover=at).loss(step) for at in (0.21, 0.2))
     assert torch.equal(early, LatentGuide(predictor, target()).loss(step))
-    read = predictor.read_clean(step.prediction.clean, step.level)
+    read = predictor.read_clean(step.prediction.clean)
     assert read.shape == (2, 4, *GRID)
     assert torch.allclose(late, (read - target()).square().mean(dim=(1, 2, 3)))
     assert not torch.allclose(late, early)
@@ -75,7 +75,7 @@ def test_a_predictor_of_activations_alone_never_hands_over(predictor: LatentPred
     assert caught.value.field == "handover"
     step = step_of(tiny(), predictor)
     with pytest.raises(UsageError, match="reads activations alone"):
-        predictor.read_clean(step.prediction.clean, step.level)
+        predictor.read_clean(step.prediction.clean)
 
 
 @pytest.mark.parametrize("window", [(0.0, 0.8), (0.1, 0.5)])

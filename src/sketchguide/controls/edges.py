@@ -16,7 +16,7 @@ from sketchguide.predictors import LatentPredictor
 
 @dataclass(frozen=True)
 class LatentGuide:
-    """The loss ‖P - E(e)‖² of one value per image: P is LGP(F(z_t), t), as in Voynov et al. 2022, eq. 3, and from
+    """The loss ‖P - E(e)‖², one value per image: P is LGP(F(z_t), t), as in Voynov et al. 2022, eq. 3, and from
     `handover` on (progress, 0..1) what the predictor reads off the clean latent that the network predicts; at 1 never.
 
     `target` (B or 1, C, h, w) is the encoded map E(e); `weight` (B or 1, 1, h, w), at least 0, says how strongly each
@@ -66,7 +66,7 @@ class LatentGuide:
         if step.level.progress < self.handover:
             read = self.predictor(step.features, step.level, size)
         else:
-            read = self.predictor.read_clean(step.prediction.clean, step.level)
+            read = self.predictor.read_clean(step.prediction.clean)
         error = (read - self.target).square()
         if self.weight is not None:
             error = error * self.weight
