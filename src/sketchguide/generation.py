@@ -278,10 +278,10 @@ def walk(
     if not 0 < amount <= 1:
         raise UsageError(f"amount is {amount}; it must be above 0 and at most 1.", field="amount")
     each = generators(seeds)
-    solver = backbone.solvers[request.solver or next(iter(backbone.solvers))].solver
     width, height = request.size or backbone.default_size
     shape = (backbone.latent_channels, height // backbone.stride, width // backbone.stride)
     levels = _levels(request, backbone)
+    solver = backbone.solvers[request.solver or next(iter(backbone.solvers))].solver
     latent = noise(each, shape).to(backbone.device)
     if clean is not None:
         levels = levels[-1 - max(1, round(amount * request.steps)) :]

@@ -133,7 +133,7 @@ def command(
         built = {name: build_method(name, backbone) for name in methods}
         judges = _judges(report, backbone, data, weights, classifier)
         request = Request.checked(prompt="", seed=seed, model=backbone.name)
-        settings = request.model_dump(exclude={"prompt", "sketch", "seed"})
+        settings = request.model_dump(exclude={"prompt", "sketch", "layout", "seed"})
         config = {"model": fingerprint(backbone.network), "seed": seed, "batch": batch, "settings": settings}
         config |= {"weights": weights is not None, "classifier": classifier is not None}
         networks = {name: fingerprint(method.network) for name, method in built.items() if method.network is not None}
