@@ -27,7 +27,8 @@ from sketchguide.sketch import SpatialMap
 class Batch:
     """Pictures to make: row i shows `prompts[i]`, follows `maps[i]` and starts from `seeds[i]`.
 
-    Methods that begin with a picture get the drawing, dark ink on white paper, or `pictures[i]`. `request` has every other setting; its own prompt, seed and sketch are not looked at.
+    Methods that begin with a picture get the drawing, dark ink on white paper, or `pictures[i]`. `request` has every
+    other setting; its own prompt, seed, sketch and layout are not looked at.
     """
 
     backbone: Backbone

@@ -55,12 +55,12 @@ def translate(
         sketch = Sketch.open(sketch)
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     layout = {name: settings.pop(name) for name in LayoutSettings.model_fields if name in settings}
-    values = {"seed": random_seed() if seed is None else seed, **settings}
+    values: dict[str, Any] = {"seed": random_seed() if seed is None else seed, **settings}
     if sketch is not None:
         values["sketch"] = sketch.to_json()
     check(prompts, layout, values)
     if backbone is None:
-        known = {name: values[name] for name in ("device", "dtype") if name in values}
+        known: dict[str, Any] = {name: values[name] for name in ("device", "dtype") if name in values}
         backbone = load_backbone(values.get("model", Request.model_fields["model"].default), **known)
     values["model"] = backbone.name
     request = prepare(source, prompts[0], backbone, layout=layout, **values)
