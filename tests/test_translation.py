@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 
+from sketchguide import generation
 from sketchguide.errors import SketchError, SketchguideWarning, UsageError
 from sketchguide.generation import SOURCE_SEED, Picture, Progress, near_strokes, recall, run
 from sketchguide.images import from_base64, from_ink, to_tensor
@@ -19,7 +20,7 @@ from support import Tiny
 
 SIZE = (32, 32)
 CROSS = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, 0.8]]])
-STEPS = 4
+STEPS = 3
 
 
 def ball(size: tuple[int, int] = (48, 48), *, fill: str = "red") -> Image.Image:
@@ -31,7 +32,7 @@ def ball(size: tuple[int, int] = (48, 48), *, fill: str = "red") -> Image.Image:
 def make(tiny: Tiny, *prompts: str, image: Any = None, **settings: Any) -> list[Picture]:
     given = {"seed": 7, "steps": STEPS, "size": SIZE, **settings}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The size is", SketchguideWarning)
+        warnings.filterwarnings("ignore", "The size is|scale is 1: the prompt", SketchguideWarning)
         return translate(image or ball(), prompts or "a cat", backbone=tiny(), **given)
 
 
@@ -43,18 +44,23 @@ def difference(one: Picture, other: Picture) -> int:
 # ------------------------------------------------------------------------------------------------------------- picture
 
 
-def test_a_source_changes_the_picture(tiny: Tiny) -> None:
-    (green,), (red,) = make(tiny, image=ball(fill="green")), make(tiny)
+@pytest.fixture(scope="module")
+def plain(tiny: Tiny) -> Picture:
+    return make(tiny)[0]
+
+
+def test_a_source_changes_the_picture(tiny: Tiny, plain: Picture) -> None:
+    (green,) = make(tiny, image=ball(fill="green"))
     assert green.image.size == SIZE
-    assert difference(green, red) > 2
+    assert difference(green, plain) > 2
 
 
 def test_at_a_share_of_zero_from_the_seeds_noise_it_is_plain_text_to_image(tiny: Tiny) -> None:
     (picture,) = make(tiny, share=0, start="noise")
     request = Request.checked(prompt="a cat", seed=7, steps=STEPS, size=SIZE)
-    *_, plain = run(request, backbone=tiny())
-    assert isinstance(plain, Picture)
-    assert difference(picture, plain) == 0
+    *_, unguided = run(request, backbone=tiny())
+    assert isinstance(unguided, Picture)
+    assert difference(picture, unguided) == 0
     assert picture.evaluations == Evaluations(STEPS, STEPS, inversion=STEPS)
 
 
@@ -73,8 +79,8 @@ def test_at_a_share_of_zero_from_the_seeds_noise_it_is_plain_text_to_image(tiny:
     ],
     ids=str,
 )
-def test_every_setting_acts(tiny: Tiny, settings: dict[str, Any]) -> None:
-    (plain,), (changed,) = make(tiny), make(tiny, **settings)
+def test_every_setting_acts(tiny: Tiny, plain: Picture, settings: dict[str, Any]) -> None:
+    (changed,) = make(tiny, **settings)
     assert difference(plain, changed) > 0
 
 
@@ -87,25 +93,27 @@ def test_a_seed_is_the_same_picture_in_any_batch(tiny: Tiny) -> None:
     assert SOURCE_SEED not in range(2**31)  # nobody meets a source noised like the picture itself
 
 
-def test_lines_by_gradient_and_layout_by_features(tiny: Tiny, predictor: LatentPredictor) -> None:
+def test_lines_by_gradient_and_layout_by_features(tiny: Tiny, predictor: LatentPredictor, plain: Picture) -> None:
     (both,) = make(tiny, sketch=CROSS, predictor=predictor)
-    (features,) = make(tiny)
-    assert difference(both, features) > 2
+    assert difference(both, plain) > 2
     assert both.request.sketch is not None
     assert both.request.layout is not None
-    assert both.evaluations == features.evaluations
+    assert both.evaluations == plain.evaluations
 
 
 @pytest.mark.parametrize(
     "settings",
     [
         {},
-        {"source": "noised", "count": 9, "near": 0.1, "image": CROSS},
+        {"source": "noised", "count": 3, "near": 0.1, "image": CROSS},
         {"source_prompt": "a ball", "decay": "exponential", "recurrence": 1, "solver": "ddpm"},
     ],
     ids=["inverted", "two-batches", "mixture"],
 )
-def test_a_saved_picture_can_be_made_again_bit_for_bit(tiny: Tiny, tmp_path: Path, settings: dict[str, Any]) -> None:
+def test_a_saved_picture_can_be_made_again_bit_for_bit(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(generation, "BATCH", 2)
     pictures = make(tiny, "a cat", "a dog", **settings)
     chosen = pictures[-1]
     chosen.save(tmp_path / "a.png")
@@ -119,11 +127,12 @@ def test_a_saved_picture_can_be_made_again_bit_for_bit(tiny: Tiny, tmp_path: Pat
 # ---------------------------------------------------------------------------------------------------------------- cost
 
 
-def test_an_edit_takes_190_evaluations_inverted_and_140_noised(tiny: Tiny) -> None:
-    (inverted,), (noised,) = make(tiny, steps=50), make(tiny, steps=50, source="noised")
-    assert inverted.evaluations == Evaluations(conditional=50, negative=50, source=40, inversion=50)
-    assert sum(inverted.evaluations) == 190
-    assert sum(noised.evaluations) == 140
+def test_an_edit_takes_190_evaluations_for_50_steps_inverted_and_140_noised(tiny: Tiny) -> None:
+    steps = 10  # the counts are in proportion
+    (inverted,), (noised,) = make(tiny, steps=steps), make(tiny, steps=steps, source="noised")
+    assert inverted.evaluations == Evaluations(conditional=10, negative=10, source=8, inversion=10)
+    assert sum(inverted.evaluations) == 190 * steps / 50
+    assert sum(noised.evaluations) == 140 * steps / 50
     assert inverted.recipe["evaluations"] == inverted.evaluations._asdict()
 
 
@@ -134,15 +143,16 @@ def test_prompts_share_one_pass_over_the_source(tiny: Tiny) -> None:
         three = make(tiny, "a cat", "a dog", "a hen", scale=3.0)
     finally:
         spy.remove()
-    assert len(passes) == STEPS + 4 + 3 * 2 * STEPS  # the source borrows for 0.8 of 4 steps: at all four
-    assert {sum(picture.evaluations) for picture in three} == {STEPS + 4 + 2 * STEPS}
+    assert len(passes) == STEPS + STEPS + 3 * 2 * STEPS  # of so few steps the first 0.8 are all
+    assert {sum(picture.evaluations) for picture in three} == {STEPS + STEPS + 2 * STEPS}
     assert [picture.request.prompt for picture in three] == ["a cat", "a dog", "a hen"]
     (alone,) = make(tiny, "a dog", scale=3.0)
     assert difference(three[1], alone) == 0
 
 
 def test_progress_counts_inversion_and_every_walk(tiny: Tiny) -> None:
-    request = prepare(ball(SIZE), "a cat", tiny(), layout={}, size=SIZE, steps=3, seed=1)
+    with pytest.warns(SketchguideWarning, match="The size is 32"):
+        request = prepare(ball(SIZE), "a cat", tiny(), layout={}, size=SIZE, steps=3, seed=1)
     events = list(run(request, prompts=["a cat", "a dog"], backbone=tiny()))
     steps = [event for event in events if isinstance(event, Progress)]
     assert [(step.done, step.total) for step in steps] == [(i, 9) for i in range(1, 10)]

@@ -105,9 +105,7 @@ def prepare(
         cut = 1 - min(width / height * size[1] / size[0], height / width * size[0] / size[1])
         if cut > 0.01:
             where = "the sides" if width * size[1] > height * size[0] else "top and bottom"
-            _tell(
-                f"{cut:.0%} of the picture, {width} × {height}, are cut off at {where}: {size[0]} × {size[1]} is made."
-            )
+            _tell(f"{cut:.0%} of the picture ({width} × {height}) is cut off at {where} to make {size[0]} × {size[1]}.")
     if size != backbone.default_size:
         own = "{} × {}".format(*backbone.default_size)
         _tell(f"The size is {size[0]} × {size[1]}; {backbone.name} was trained for {own}.")
