@@ -8,7 +8,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from sketchguide import generation
-from sketchguide.errors import SketchError, SketchguideWarning, UsageError
+from sketchguide.errors import SketchError, SketchguideWarning, TapError, UsageError
 from sketchguide.generation import SOURCE_SEED, Picture, Progress, near_strokes, recall, run
 from sketchguide.images import from_base64, from_ink, to_tensor
 from sketchguide.predictors import LatentPredictor
@@ -70,6 +70,7 @@ def test_at_a_share_of_zero_from_the_seeds_noise_it_is_plain_text_to_image(tiny:
         {"tau_f": 0.0},
         {"tau_a": 0.0},
         {"share": 0.5},
+        {"features": "up_blocks.1.resnets.0+up_blocks.2.resnets.0.conv2"},
         {"branches": "conditional"},
         {"source": "noised"},
         {"start": "noise"},
@@ -137,6 +138,7 @@ def test_an_edit_takes_190_evaluations_for_50_steps_inverted_and_140_noised(tiny
 
 
 def test_prompts_share_one_pass_over_the_source(tiny: Tiny) -> None:
+    assert tiny().taps  # found by one pass, once
     passes: list[int] = []
     spy = tiny().network.conv_in.register_forward_hook(lambda *_: passes.append(1))
     try:
@@ -287,6 +289,7 @@ def test_see_through_is_white(tiny: Tiny, tmp_path: Path) -> None:
         ({"source_prompt": "a\x00b"}, "source_prompt"),
         ({"steps": 0}, "steps"),
         ({"tau": 0.5}, "tau"),
+        ({"features": ["up_blocks.9.resnets.0"]}, "taps"),
         ({"size": (33, 32)}, "size"),
     ],
 )
@@ -294,6 +297,12 @@ def test_bad_settings_are_named(tiny: Tiny, settings: dict[str, Any], field: str
     with pytest.raises(UsageError) as caught:
         make(tiny, **settings)
     assert caught.value.field == field
+
+
+def test_an_unknown_tap_is_answered_with_those_there_are(tiny: Tiny) -> None:
+    with pytest.raises(TapError, match=r"no submodule 'up_blocks\.1\.conv9'") as caught:
+        make(tiny, features=["up_blocks.1.conv9"])
+    assert "resnets, attentions" in caught.value.hint or "attentions, resnets" in caught.value.hint
 
 
 def test_at_least_one_prompt(tiny: Tiny) -> None:

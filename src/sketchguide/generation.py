@@ -18,7 +18,7 @@ import sketchguide
 from sketchguide.backbones.base import Backbone, Condition
 from sketchguide.controls.base import Guide
 from sketchguide.controls.edges import LatentGuide
-from sketchguide.controls.features import NegativePrompt, PlugAndPlay
+from sketchguide.controls.features import NegativePrompt, PlugAndPlay, choose_places
 from sketchguide.controls.strengths import Proportional
 from sketchguide.defaults import BLANK
 from sketchguide.errors import SketchguideWarning, UsageError
@@ -212,6 +212,7 @@ def borrow(
     else:
         source = Noised(clean, generators([SOURCE_SEED] * len(clean)))
         inversion = 0
+    places = choose_places(backbone.taps)
     injection = PlugAndPlay(
         backbone,
         source,
@@ -221,6 +222,7 @@ def borrow(
         strength=settings.share,
         mask=mask,
         branches=settings.branches,
+        places=places._replace(features=settings.features or places.features),
         keep=keep,
     )
     start = source.at(levels[0]) if settings.starts_from == "source" else None

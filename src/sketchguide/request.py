@@ -79,6 +79,9 @@ class LayoutSettings(Checked):
     tau_a: Finite = Field(
         default=TAU_A.default, ge=TAU_A.low, le=TAU_A.high, description="part that borrows queries and keys"
     )
+    features: tuple[str, ...] | None = Field(
+        default=None, description="taps that are borrowed as f, also one text with + between them; none: the published"
+    )
     share: Finite = Field(
         default=SHARE.default, ge=SHARE.low, le=SHARE.high, description="how much is the source's; the rest its own"
     )
@@ -102,6 +105,11 @@ class LayoutSettings(Checked):
         le=RECURRENCE.high,
         description="how often steps of the first half are taken again without the source",
     )
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _several(cls, given: Any) -> Any:
+        return given.split("+") if isinstance(given, str) else given
 
     @property
     def starts_from(self) -> Start:

@@ -97,11 +97,12 @@ def test_every_option_of_the_layout_reaches_the_recipe(sketchguide: Run, photo: 
         "branches": "conditional", "decay": "exponential", "alpha": 0.75, "recurrence": 1,
     }  # fmt: skip
     options = [text for name, value in given.items() for text in (f"--{name.replace('_', '-')}", value)]
+    options += ["--features", "up_blocks.1.resnets.0"]
     result = sketchguide("translate", photo, "a pear", *quick, *options, "-o", tmp_path / "a.png")
     assert result.code == 0, result.err
     layout = recall(tmp_path / "a.png")[0].layout
     assert layout is not None
-    assert layout.model_dump(exclude={"picture", "drawn", "near"}) == given
+    assert layout.model_dump(exclude={"picture", "drawn", "near"}) == {**given, "features": ("up_blocks.1.resnets.0",)}
 
 
 def test_as_decides_what_the_image_is(sketchguide: Run, photo: Path, quick: list[str], tmp_path: Path):

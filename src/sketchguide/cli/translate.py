@@ -78,6 +78,14 @@ def command(
             rich_help_panel=LAYOUT,
         ),
     ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="Taps that are borrowed as f, with + between them. Default: the published one, or its like.",
+            metavar="PATH[+PATH…]",
+            rich_help_panel=LAYOUT,
+        ),
+    ] = None,
     share: Annotated[
         float | None,
         typer.Option(
@@ -183,6 +191,7 @@ def command(
         "start": start,
         "tau_f": tau_f,
         "tau_a": tau_a,
+        "features": features,
         "share": share,
         "branches": branches,
         "near": near,
