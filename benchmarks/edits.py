@@ -256,7 +256,7 @@ def main() -> None:
     parser.add_argument("--model", default="icons-64")
     parser.add_argument("--count", type=int, default=120, help="edits of pictures, and of drawings")
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--scale", type=float, default=7.5, help="classifier-free guidance")
+    parser.add_argument("--scale", type=float, default=5.0, help="classifier-free guidance")
     parser.add_argument("--seed", type=int, default=1000)
     parser.add_argument("--only", choices=("pictures", "drawings"), help="one of the two tables")
     try:

@@ -6,12 +6,12 @@ from sketchguide import generate, load_backbone, translate
 from sketchguide.images import from_base64, save_png, sheet
 
 backbone = load_backbone("icons-64")
-(apple,) = generate("a noto red apple", backbone=backbone, seed=4)
-edits = translate(apple.image, ["a green apple", "an orange pumpkin"], backbone=backbone, seed=7)
+(apple,) = generate("a noto red apple", backbone=backbone, seed=4, steps=16)
+edits = translate(apple.image, ["a green apple", "an orange pumpkin"], backbone=backbone, seed=7, steps=16)
 
 drawing = Path(__file__).parent / "sketches" / "apple.svg"
 (drawn,) = translate(
-    drawing, "a red apple on a blue background", sketch=drawing, source="noised", backbone=backbone, seed=7
+    drawing, "a red apple on a blue background", sketch=drawing, source="noised", backbone=backbone, seed=7, steps=16
 )
 assert drawn.request.layout is not None
 source = from_base64(drawn.request.layout.picture)
