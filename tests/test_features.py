@@ -15,7 +15,7 @@ from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.features import DECAYS, NegativePrompt, Places, PlugAndPlay, choose_places, look
 from sketchguide.errors import TapError, UsageError
-from sketchguide.levels import Level
+from sketchguide.levels import Level, Prediction
 from sketchguide.predictors import LatentPredictor
 from sketchguide.sampling import Evaluations, Moment, sample
 from sketchguide.seeds import generators, noise
@@ -364,6 +364,44 @@ def test_a_pass_ends_at_the_last_place_still_open(backbone: UNetBackbone) -> Non
     assert reached == [FEATURE, QUERY, FEATURE]
     for spy in spies:
         spy.remove()
+
+
+def test_what_is_kept_serves_a_second_walk_without_a_pass(backbone: UNetBackbone) -> None:
+    kept = borrow(backbone, keep=True)
+    first, again = walk(backbone, kept), walk(backbone, kept)
+    assert kept.evaluations == STEPS
+    assert torch.equal(first.latent, again.latent)
+    in_step = borrow(backbone)
+    assert torch.equal(walk(backbone, in_step).latent, first.latent)
+    assert not in_step.kept  # nothing outlives its step
+
+
+def test_a_whole_trajectory_of_stable_diffusion_keeps_less_than_0_7_gib() -> None:
+    """The true architecture at 512 pixels, on a device where tensors have shapes and no values."""
+    with torch.device("meta"):
+        network = UNet2DConditionModel(cross_attention_dim=768).eval()
+        told, latent = Condition(torch.empty(1, 77, 768)), torch.empty(1, 4, 64, 64)
+
+    class Shapes:
+        def __init__(self) -> None:
+            self.network = network
+            self.taps = [TapInfo(path, 1, None) for path, _ in network.named_modules()]
+
+        def predict(self, latent: Tensor, level: Level, condition: Condition) -> Prediction:
+            times = torch.empty(1, device="meta")
+            output = network(latent, times, encoder_hidden_states=condition.embedding).sample
+            return Prediction.read("epsilon", output, latent, level)
+
+    shapes: Any = Shapes()
+    injection = PlugAndPlay(shapes, Drift(latent), told, keep=True)
+    steps = 10
+    for step in range(steps):
+        injection.rewrites(Level(0.0, 0.6, 0.8, step / steps))
+    seen = [rewrite for table in injection.kept.values() for rewrite in table.values()]
+    numbers = sum(rewrite.args[0].numel() for rewrite in seen)  # pyright: ignore
+    at_50_steps = numbers * 50 / steps
+    assert len(injection.kept) == 8
+    assert 0.5 * 2**30 < 2 * at_50_steps < 0.7 * 2**30
 
 
 class FaultError(Exception):

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from sketchguide.backbones.base import Condition
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.controls.base import Step
 from sketchguide.controls.features import NegativePrompt, Places, PlugAndPlay
+from sketchguide.controls.strengths import Proportional
 from sketchguide.errors import UsageError
 from sketchguide.inversion import Noised, Trajectory, ascend, invert, recur
 from sketchguide.levels import Level, Prediction
@@ -275,6 +277,24 @@ def test_repeats_run_without_injections() -> None:
     *_, last = walk
     assert injection.evaluations == 4
     assert last.evaluations == Evaluations(16, 0)
+
+
+def test_a_guide_that_pulls_at_every_other_step_does_so_in_recurrence_too() -> None:
+    toy, levels = Toy(), cosine(4)
+    seen: list[float] = []
+
+    class Push:
+        reads: Sequence[str] = ()
+        window = (0.0, 1.0)
+        strength = Proportional(0.1)
+        every = 2
+
+        def loss(self, step: Step) -> Tensor:
+            seen.append(step.level.progress)
+            return step.latent.square().flatten(1).mean(dim=1)
+
+    list(recur(toy, TOLD, begin(1), levels, generators=generators([3]), times=1, guides=[Push()]))
+    assert seen == [0.0, 0.5]
 
 
 def test_no_recurrence_is_sample() -> None:

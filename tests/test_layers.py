@@ -30,6 +30,7 @@ TABLE = (
     "loading",
     "request",
     "generation",
+    "translation",
     "methods",
     "training",
     "evaluation",

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,20 @@ from torch import Tensor
 from sketchguide.errors import ModelNotFoundError, UsageError
 from sketchguide.generation import latent_guide, walk
 from sketchguide.images import from_ink
-from sketchguide.methods import PAPER, Batch, Method, build_method, controlnet, latent_guidance, sdedit, text_to_image
+from sketchguide.methods import (
+    LGP_PNP,
+    PAPER,
+    Batch,
+    Method,
+    build_method,
+    controlnet,
+    latent_guidance,
+    plug_and_play,
+    sdedit,
+    text_to_image,
+)
 from sketchguide.predictors import LatentPredictor
-from sketchguide.request import Request
+from sketchguide.request import LayoutSettings, Request
 from sketchguide.sketch import SpatialMap
 from support import Tiny
 
@@ -56,6 +68,39 @@ def test_sdedit_stays_nearer_to_the_drawing_the_fewer_steps_it_walks(batch: Batc
     assert far[0] < far[1] < far[2]
     with pytest.raises(UsageError, match="amount is 0; it must be above 0"):
         made(sdedit(0), batch)
+
+
+def test_features_give_every_row_the_layout_of_its_own_drawing(batch: Batch, predictor: LatentPredictor):
+    settings = LayoutSettings.checked(source="noised", near=0.1)
+    for method in (plug_and_play(settings), plug_and_play(LayoutSettings(), predictor)):
+        both = made(method, batch)
+        for i in range(2):
+            one = replace(batch, prompts=[batch.prompts[i]], maps=[batch.maps[i]], seeds=[batch.seeds[i]])
+            torch.testing.assert_close(both[i : i + 1], made(method, one), rtol=0, atol=2e-2)
+    assert not torch.allclose(made(plug_and_play(settings), batch), made(text_to_image, batch))
+
+
+def test_pictures_take_the_place_of_drawings(batch: Batch):
+    drawn = from_ink(1 - batch.ink)
+    for method in (sdedit(0.5), plug_and_play(LayoutSettings())):
+        same = made(method, batch)
+        assert torch.equal(made(method, replace(batch, pictures=drawn)), same)
+        assert not torch.allclose(made(method, replace(batch, pictures=-drawn)), same)
+
+
+def test_settings_of_the_layout_in_a_description(batch: Batch, predictor: LatentPredictor, tmp_path: Path):
+    predictor.save_pretrained(tmp_path)
+    described = build_method("pnp:tau_f=0.25,source=noised,branches=conditional", batch.backbone)
+    settings = LayoutSettings.checked(tau_f=0.25, source="noised", branches="conditional")
+    assert described.network is None
+    assert torch.equal(made(described.method, batch), made(plug_and_play(settings), batch))
+    described = build_method(f"lgp-pnp:predictor={tmp_path},tau_a=0.25,steps=3", batch.backbone)
+    settings = LayoutSettings.checked(**{**LGP_PNP, "tau_a": 0.25})
+    wanted = made(plug_and_play(settings, predictor), replace(batch, request=Request.checked(**FEWER)))
+    assert torch.equal(made(described.method, batch), wanted)
+
+
+FEWER = {"prompt": "", "seed": 0, "steps": 3, "scale": 3}
 
 
 def test_a_controlnet_that_has_learned_nothing_changes_nothing(batch: Batch):
@@ -106,6 +151,8 @@ def test_peers_are_loaded_from_their_folders(batch: Batch, tmp_path: Path):
         ("text:speed=3", "speed is '3'"),
         ("text:strength=x", "strength is 'x'"),
         ("text:prompt=a", "'prompt=a' in 'text:prompt=a' is no setting"),
+        ("pnp:tau_f=2", "tau_f is '2'"),
+        ("pnp:layout=x", "'layout=x' in 'pnp:layout=x' is no setting"),
         ("sdedit:amount=much", "amount is 'much'; it must be a number"),
     ],
 )

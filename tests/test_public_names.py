@@ -12,7 +12,10 @@ NAMES = [
     "LatentGuide",
     "LatentPredictor",
     "Level",
+    "NegativePrompt",
+    "Noised",
     "Picture",
+    "PlugAndPlay",
     "Progress",
     "Proportional",
     "Request",
@@ -24,11 +27,13 @@ NAMES = [
     "Stroke",
     "from_pipe",
     "generate",
+    "invert",
     "load_backbone",
     "load_predictor",
     "run",
     "sample",
     "tapped",
+    "translate",
 ]
 
 

@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sketchguide.backbones.base import Backbone
     from sketchguide.controls.edges import LatentGuide
+    from sketchguide.controls.features import NegativePrompt, PlugAndPlay
     from sketchguide.controls.strengths import Proportional, Score
     from sketchguide.errors import SketchguideError, SketchguideWarning
     from sketchguide.generation import Picture, Progress, generate, run
+    from sketchguide.inversion import Noised, invert
     from sketchguide.levels import Level
     from sketchguide.loading import from_pipe, load_backbone, load_predictor
     from sketchguide.predictors import LatentPredictor
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from sketchguide.sketch import Sketch, SpatialMap
     from sketchguide.strokes import Stroke
     from sketchguide.taps import tapped
+    from sketchguide.translation import translate
 
 __version__ = "0.1.0"
 
@@ -35,7 +38,10 @@ _HOMES = {
     "LatentGuide": "controls.edges",
     "LatentPredictor": "predictors",
     "Level": "levels",
+    "NegativePrompt": "controls.features",
+    "Noised": "inversion",
     "Picture": "generation",
+    "PlugAndPlay": "controls.features",
     "Progress": "generation",
     "Proportional": "controls.strengths",
     "Request": "request",
@@ -47,11 +53,13 @@ _HOMES = {
     "Stroke": "strokes",
     "from_pipe": "loading",
     "generate": "generation",
+    "invert": "inversion",
     "load_backbone": "loading",
     "load_predictor": "loading",
     "run": "generation",
     "sample": "sampling",
     "tapped": "taps",
+    "translate": "translation",
 }
 
 __all__ = [
@@ -59,7 +67,10 @@ __all__ = [
     "LatentGuide",
     "LatentPredictor",
     "Level",
+    "NegativePrompt",
+    "Noised",
     "Picture",
+    "PlugAndPlay",
     "Progress",
     "Proportional",
     "Request",
@@ -71,11 +82,13 @@ __all__ = [
     "Stroke",
     "from_pipe",
     "generate",
+    "invert",
     "load_backbone",
     "load_predictor",
     "run",
     "sample",
     "tapped",
+    "translate",
 ]
 
 

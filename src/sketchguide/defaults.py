@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 Number = TypeVar("Number", int, float)
+
+Branches = Literal["both", "conditional"]  # of classifier-free guidance
+Decay = Literal["linear", "constant", "exponential"]
+SourceKind = Literal["inverted", "noised"]
+Start = Literal["source", "noise"]
 
 
 class Setting(NamedTuple, Generic[Number]):
@@ -29,6 +34,13 @@ STEPS = Setting[int](30, 1, 1000)
 SCALE = Setting[float](5.0, 0, 50)
 SEED = Setting[int](0, 0, 2**32 - 1)
 COUNT = Setting[int](1, 1, 256)
+
+TAU_F = Setting[float](0.8, 0, 1)
+TAU_A = Setting[float](0.5, 0, 1)
+SHARE = Setting[float](1.0, 0, 1)
+NEAR = Setting[float](0.0, 0, 0.5)
+ALPHA = Setting[float](1.0, 0, 1)
+RECURRENCE = Setting[int](0, 0, 10)
 
 TRAINING_STEPS = Setting[int](400, 1, 10**6)
 TRAINING_BATCH = Setting[int](32, 2, 1024)

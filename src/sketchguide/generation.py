@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,31 +15,36 @@ from PIL import Image
 from torch import Tensor
 
 import sketchguide
-from sketchguide.backbones.base import Backbone
+from sketchguide.backbones.base import Backbone, Condition
 from sketchguide.controls.base import Guide
 from sketchguide.controls.edges import LatentGuide
+from sketchguide.controls.features import NegativePrompt, PlugAndPlay, choose_places
 from sketchguide.controls.strengths import Proportional
 from sketchguide.defaults import BLANK, HANDOVER
 from sketchguide.errors import SketchguideWarning, UsageError
-from sketchguide.images import from_ink, read_png_text, save_png, to_images
+from sketchguide.images import from_base64, from_ink, read_png_text, save_png, to_images, to_tensor
+from sketchguide.inversion import Noised, Trajectory, ascend, recur
+from sketchguide.levels import Level
 from sketchguide.loading import fingerprint, load_backbone, load_predictor
 from sketchguide.predictors import LatentPredictor
-from sketchguide.request import Request
-from sketchguide.sampling import Moment, sample
-from sketchguide.seeds import generators, noise, random_seed
+from sketchguide.request import LayoutSettings, Request
+from sketchguide.sampling import Evaluations, Moment, sample
+from sketchguide.seeds import MAX_SEED, generators, noise, random_seed
 from sketchguide.sketch import Sketch, SpatialMap
 
 RECIPE_KEY = "sketchguide"
 BATCH = 8  # pictures made at once; part of the recipe, since rounding depends on it
+SOURCE_SEED = MAX_SEED  # of the noise on a source, the same for every picture: a seed is one picture in any batch
 
 
 class Progress(NamedTuple):
-    """One network step of one batch has ended."""
+    """One network step of one batch, or of a source's inversion, has ended."""
 
-    done: int  # steps of the whole request
+    done: int  # steps of the whole run
     total: int
-    clean: Tensor  # (B, C, h, w): latents of the finished pictures as the network sees them now
+    clean: Tensor  # (B, C, h, w): latents of the finished pictures (or sources) as the network sees them now
     seeds: tuple[int, ...]
+    evaluations: Evaluations  # of the whole run so far
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,7 @@ class Picture:
     request: Request
     index: int  # which of the request's pictures
     made_with: dict[str, str]  # versions and fingerprints
+    evaluations: Evaluations  # that its batch takes alone; what it shares with others counts in full
 
     @property
     def seed(self) -> int:
@@ -56,7 +63,12 @@ class Picture:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        return {"request": self.request.model_dump(mode="json"), "index": self.index, "made_with": self.made_with}
+        return {
+            "request": self.request.model_dump(mode="json"),
+            "index": self.index,
+            "made_with": self.made_with,
+            "evaluations": self.evaluations._asdict(),
+        }
 
     def save(self, path: str | Path) -> None:
         """Write a PNG that carries the recipe (`sketchguide generate --from` repeats it)."""
@@ -95,12 +107,14 @@ def generate(
 def run(
     request: Request,
     *,
+    prompts: Sequence[str] = (),
     backbone: Backbone | None = None,
     predictor: LatentPredictor | None = None,
     only: int | None = None,
 ) -> Iterator[Progress | Picture]:
     """Carry out `request`: Progress after every step, a Picture when one is finished.
 
+    With `prompts` it is carried out for each of them in place of its own; the layout's source runs once for all.
     `only` makes just the picture of that index.
     """
     if only is not None and not 0 <= only < request.count:
@@ -110,28 +124,130 @@ def run(
     sketch = None if request.sketch is None else Sketch.from_json(request.sketch)
     if sketch is not None:
         predictor = predictor or load_predictor(request.predictor, backbone)
-    _warn(request, sketch, backbone)
+    layout = request.layout
+    picture = None if layout is None else to_tensor([from_base64(layout.picture, field="layout")], size=size)
+    requests = [Request.checked(**{**request.model_dump(), "prompt": prompt}) for prompt in prompts] or [request]
+    _warn(requests, sketch, picture, backbone)
     made_with = {"sketchguide": sketchguide.__version__, "torch": torch.__version__, "dtype": str(backbone.dtype)[6:]}
     made_with |= {"device": backbone.device.type, "model": fingerprint(backbone.network)}
+    drawing = None if sketch is None else sketch.rasterize(size=size)
     guides: list[Guide] = []
-    if sketch is not None and predictor is not None:
+    if drawing is not None and predictor is not None:
         made_with["predictor"] = fingerprint(predictor)
-        guides.append(latent_guide(request, [sketch.rasterize(size=size)], backbone, predictor))
+        guides.append(latent_guide(request, [drawing], backbone, predictor))
     starts = range(0, request.count, BATCH)
     chunks = [range(start, min(start + BATCH, request.count)) for start in starts]
     chunks = [chunk for chunk in chunks if only is None or only in chunk]
-    done, total = 0, len(chunks) * request.steps
-    for chunk in chunks:
+    batches = [(one, chunk) for one in requests for chunk in chunks]
+    done, total = 0, len(batches) * request.steps
+    spent = Evaluations(0, 0)
+    borrowed: Borrowed | None = None
+    if layout is not None and picture is not None:
+        total += request.steps if layout.source == "inverted" else 0
+        mask = None
+        if layout.near:
+            mask = near_strokes(_ink_of(layout.drawn, picture, drawing), layout.near, backbone)
+        lifting = borrow(layout, request, backbone, backbone.encode(picture), mask=mask, keep=len(batches) > 1)
+        while borrowed is None:
+            try:
+                moment = next(lifting)
+            except StopIteration as end:
+                borrowed = end.value
+            else:
+                done += 1
+                yield Progress(done, total, moment.clean, (), Evaluations(0, 0, inversion=done))
+    for one, chunk in batches:
         seeds = tuple(request.seed + i for i in chunk)
-        latent: Tensor | None = None
-        for moment in walk(request, backbone, prompts=[request.prompt] * len(chunk), seeds=seeds, guides=guides):
+        latent, evaluations = None, Evaluations(0, 0)
+        steps = walk(one, backbone, prompts=[one.prompt] * len(chunk), seeds=seeds, guides=guides, borrowed=borrowed)
+        for moment in steps:
             done += 1
             latent = moment.latent
-            yield Progress(done, total, moment.clean, seeds)
+            evaluations = moment.evaluations.plus(Evaluations(0, 0) if borrowed is None else borrowed.evaluations)
+            yield Progress(done, total, moment.clean, seeds, spent.plus(evaluations))
         assert latent is not None, "a request has at least one step"
+        spent = spent.plus(evaluations._replace(source=0, inversion=0))
         for index, image in zip(chunk, to_images(backbone.decode(latent)), strict=True):
             if only is None or index == only:
-                yield Picture(image, request, index, made_with)
+                yield Picture(image, one, index, made_with, evaluations)
+
+
+@dataclass(frozen=True)
+class Borrowed:
+    """A layout ready to be used by `walk`."""
+
+    settings: LayoutSettings
+    injection: PlugAndPlay
+    start: Tensor | None  # (R, C, h, w): where walks begin that begin with the source
+    inversion: int  # network passes
+
+    @property
+    def evaluations(self) -> Evaluations:
+        """Of the source, so far."""
+        return Evaluations(0, 0, source=self.injection.evaluations, inversion=self.inversion)
+
+
+def borrow(
+    settings: LayoutSettings,
+    request: Request,
+    backbone: Backbone,
+    clean: Tensor,
+    *,
+    mask: Tensor | None = None,
+    keep: bool = False,
+) -> Generator[Moment, None, Borrowed]:
+    """Prepare the layout of the clean latents (R, C, h, w) for walks with the steps and solver of `request`.
+
+    Yields the moments of an inversion, one source per row. `mask` (1 or R, 1, h, w) and `keep` as in PlugAndPlay.
+    """
+    levels = _levels(request, backbone)
+    told = backbone.describe([settings.source_prompt] * len(clean))
+    if settings.source == "inverted":
+        moments: list[Moment] = []
+        for moment in ascend(backbone, clean, levels, told):
+            moments.append(moment)
+            yield moment
+        source = Trajectory(clean, levels[-1], moments)
+        inversion = source.evaluations
+    else:
+        source = Noised(clean, generators([SOURCE_SEED] * len(clean)))
+        inversion = 0
+    places = choose_places(backbone.taps)
+    injection = PlugAndPlay(
+        backbone,
+        source,
+        told,
+        features_until=settings.tau_f,
+        attention_until=settings.tau_a,
+        strength=settings.share,
+        mask=mask,
+        branches=settings.branches,
+        places=places._replace(features=settings.features or places.features),
+        keep=keep,
+    )
+    start = source.at(levels[0]) if settings.starts_from == "source" else None
+    return Borrowed(settings, injection, start, inversion)
+
+
+def near_strokes(ink: Tensor, reach: float, backbone: Backbone) -> Tensor:
+    """The mask (B, 1, h, w) of latent pixels within `reach` (part of the longer side) of ink (B, 1, H, W) in [0, 1]."""
+    pixels = max(1, round(reach * max(ink.shape[-2:])))
+    grown = torch.nn.functional.max_pool2d(ink, 2 * pixels + 1, stride=1, padding=pixels)
+    mask = torch.nn.functional.avg_pool2d(grown, backbone.stride)
+    return mask.to(backbone.device)
+
+
+def _ink_of(drawn: bool, picture: Tensor, drawing: SpatialMap | None) -> Tensor:
+    """(1, 1, H, W) in [0, 1]: of the drawing to follow, else of a picture that is one."""
+    if drawing is not None:
+        return torch.tensor(drawing.ink)[None, None]
+    if not drawn:
+        raise UsageError(
+            "near is given, but there are no strokes: the picture is no drawing.",
+            hint="Give a drawing to follow too, or leave `near` at 0.",
+            field="near",
+        )
+    return ((1 - picture.mean(dim=1, keepdim=True)) / 2).clamp(0, 1)
 
 
 def latent_guide(
@@ -161,34 +277,54 @@ def walk(
     guides: Sequence[Guide] = (),
     clean: Tensor | None = None,
     amount: float = 1.0,
+    borrowed: Borrowed | None = None,
 ) -> Iterator[Moment]:
     """Walk one batch with the settings of `request`: row i shows `prompts[i]` and starts from `seeds[i]`.
 
-    With latents `clean` (B, C, h, w) it walks only the last `amount` (0..1] of the steps, starting from them with as
+    Every row keeps the layout `borrowed`, of one source or one per row, that was prepared with the same request. With
+    latents `clean` (B, C, h, w) it walks only the last `amount` (0..1] of the steps, starting from them with as
     much noise as belongs there (SDEdit, Meng et al. 2022).
     """
     if not 0 < amount <= 1:
         raise UsageError(f"amount is {amount}; it must be above 0 and at most 1.", field="amount")
     each = generators(seeds)
-    solver = request.solver or next(iter(backbone.solvers))
     width, height = request.size or backbone.default_size
     shape = (backbone.latent_channels, height // backbone.stride, width // backbone.stride)
-    levels = backbone.levels(request.steps, solver)
+    levels = _levels(request, backbone)
+    solver = backbone.solvers[request.solver or next(iter(backbone.solvers))].solver
     latent = noise(each, shape).to(backbone.device)
     if clean is not None:
         levels = levels[-1 - max(1, round(amount * request.steps)) :]
         latent = levels[0].alpha * clean + levels[0].sigma * latent
-    return sample(
+    negative: Condition | NegativePrompt | None = None
+    if request.scale != 1:
+        negative = backbone.describe([request.negative] * len(prompts))
+    if borrowed is None:
+        injections, step = (), sample
+    else:
+        layout, injections = borrowed.settings, (borrowed.injection,)
+        step = partial(recur, times=layout.recurrence) if layout.recurrence else sample
+        if borrowed.start is not None:
+            latent = borrowed.start.expand_as(latent)
+        if layout.decay is not None and negative is not None and layout.source_prompt != request.negative:
+            shown = backbone.describe([layout.source_prompt] * len(prompts))
+            negative = NegativePrompt(negative, shown, layout.alpha, layout.decay)
+    return step(
         backbone,
         backbone.describe(prompts),
         latent,
         levels,
-        negative=None if request.scale == 1 else backbone.describe([request.negative] * len(prompts)),
+        negative=negative,
         scale=request.scale,
         guides=guides,
-        solver=backbone.solvers[solver].solver,
+        injections=injections,
+        solver=solver,
         generators=each,
     )
+
+
+def _levels(request: Request, backbone: Backbone) -> list[Level]:
+    return backbone.levels(request.steps, request.solver or next(iter(backbone.solvers)))
 
 
 def recall(path: str | Path) -> tuple[Request, int, dict[str, str]]:
@@ -234,11 +370,22 @@ def encode_map(drawing: SpatialMap, backbone: Backbone, *, blank: float = BLANK.
     return target, torch.nn.functional.adaptive_avg_pool2d(weight, (target.shape[-2], target.shape[-1]))
 
 
-def _warn(request: Request, sketch: Sketch | None, backbone: Backbone) -> None:
+def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | None, backbone: Backbone) -> None:
+    def warn(message: str) -> None:
+        warnings.warn(message, SketchguideWarning, stacklevel=5)
+
+    request = requests[0]
     if sketch is not None and sketch.rasterize(size=(64, 64)).blank:
-        warnings.warn("The sketch is blank: nothing will follow it.", SketchguideWarning, stacklevel=4)
+        warn("The sketch is blank: nothing will follow it.")
+    if picture is not None and float(picture.amax((2, 3)).sub(picture.amin((2, 3))).max()) < 0.05:
+        warn("The picture is blank: it has no layout to keep.")
+    if (layout := request.layout) is not None:
+        if layout.starts_from == "source" and layout.recurrence == 0 and request.count > 1:
+            warn("Every picture starts from the source's noise: with most solvers seeds change nothing.")
+        if layout.decay is not None and request.scale == 1:
+            warn("scale is 1: there is no negative prompt to mix the source prompt into.")
     if request.scale == 1:
-        warnings.warn("scale is 1: the prompt steers only weakly.", SketchguideWarning, stacklevel=4)
-    for words in backbone.describe([request.prompt]).dropped:
+        warn("scale is 1: the prompt steers only weakly.")
+    for words in backbone.describe([one.prompt for one in requests]).dropped:
         if words:
-            warnings.warn(f"The prompt is too long; not read: {words!r}.", SketchguideWarning, stacklevel=4)
+            warn(f"The prompt is too long; not read: {words!r}.")

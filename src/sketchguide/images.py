@@ -5,6 +5,7 @@ In memory a picture is a `PIL.Image.Image` in mode RGB or a float32 tensor (B, 3
 
 from __future__ import annotations
 
+import base64
 import io
 import os
 import secrets
@@ -262,6 +263,22 @@ def save_png(image: Image.Image, path: str | Path, *, text: Mapping[str, str] | 
         reason = getattr(error, "strerror", None) or error
         hint = "" if path.parent.is_dir() else "Its folder does not exist; create it first."
         raise OutputError(f"{str(path)!r} cannot be written: {reason}.", hint=hint, field="output") from error
+
+
+def to_base64(image: Image.Image) -> str:
+    """A picture as a PNG in base64: how pictures travel in JSON, without loss."""
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def from_base64(text: str, *, field: str = "image") -> Image.Image:
+    """The picture that `to_base64` wrote; raises SketchError as `open_image` does."""
+    try:
+        data = base64.b64decode(text, validate=True)
+    except ValueError as error:
+        raise SketchError("The stored picture is not valid base64.", field=field) from error
+    return open_image(data, field=field)
 
 
 def read_png_text(path: str | Path) -> dict[str, str]:

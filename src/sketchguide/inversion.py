@@ -122,12 +122,13 @@ def recur(
         raise UsageError(f"times is {times}; it must be at least 0.", field="times")
     step = partial(sample, backbone, condition, negative=negative, scale=scale, solver=solver, generators=generators)
     done = Evaluations(0, 0)
-    for now, to in pairwise(levels):
-        (moment,) = step(latent, [now, to], guides=guides, injections=injections)
-        done = _sum(done, moment.evaluations)
+    for i, (now, to) in enumerate(pairwise(levels)):
+        pulling = [guide for guide in guides if i % guide.every == 0]
+        (moment,) = step(latent, [now, to], guides=pulling, injections=injections)
+        done = done.plus(moment.evaluations)
         for _ in range(times if is_open(window, now) else 0):
             (moment,) = step(_noised_back(moment.latent, to, now, generators), [now, to])
-            done = _sum(done, moment.evaluations)
+            done = done.plus(moment.evaluations)
         latent = moment.latent
         yield moment._replace(evaluations=done)
 
@@ -137,7 +138,3 @@ def _noised_back(latent: Tensor, now: Level, to: Level, generators: Sequence[Gen
     keep = to.alpha / now.alpha
     fresh = max(0.0, to.sigma**2 - (keep * now.sigma) ** 2) ** 0.5
     return keep * latent + fresh * noise(generators, latent.shape[1:], like=latent)
-
-
-def _sum(one: Evaluations, other: Evaluations) -> Evaluations:
-    return Evaluations(one.conditional + other.conditional, one.negative + other.negative)

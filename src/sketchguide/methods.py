@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.wrapped import with_controlnet, with_t2i_adapter
 from sketchguide.errors import ModelNotFoundError, UsageError
-from sketchguide.generation import latent_guide, walk
+from sketchguide.generation import borrow, latent_guide, near_strokes, walk
 from sketchguide.images import from_ink
 from sketchguide.loading import load_predictor, own_predictor, shipped
 from sketchguide.predictors import LatentPredictor
-from sketchguide.request import Request
+from sketchguide.request import FOR_DRAWINGS, LayoutSettings, Request
 from sketchguide.sampling import Moment
 from sketchguide.sketch import SpatialMap
 
@@ -28,7 +28,8 @@ from sketchguide.sketch import SpatialMap
 class Batch:
     """Pictures to make: row i shows `prompts[i]`, follows `maps[i]` and starts from `seeds[i]`.
 
-    `request` has every other setting; its own prompt, seed and sketch are not looked at.
+    Methods that begin with a picture get the drawing, dark ink on white paper, or `pictures[i]`. `request` has every
+    other setting; its own prompt, seed, sketch and layout are not looked at.
     """
 
     backbone: Backbone
@@ -36,11 +37,17 @@ class Batch:
     prompts: Sequence[str]
     maps: Sequence[SpatialMap]
     seeds: Sequence[int]
+    pictures: Tensor | None = None  # (B, 3, H, W) in [-1, 1]
 
     @property
     def ink(self) -> Tensor:
         """The drawings (B, 1, H, W) in [0, 1], ink 1."""
         return torch.stack([torch.tensor(one.ink)[None] for one in self.maps]).to(self.backbone.device)
+
+    @property
+    def clean(self) -> Tensor:
+        """The latents (B, C, h, w) of the pictures."""
+        return self.backbone.encode(from_ink(1 - self.ink) if self.pictures is None else self.pictures)
 
 
 Method = Callable[[Batch], Iterator[Moment]]
@@ -62,11 +69,26 @@ def latent_guidance(predictor: LatentPredictor) -> Method:
 
 
 def sdedit(amount: float = 0.85) -> Method:
-    """Image-to-image from the drawing itself, dark ink on white paper (SDEdit, Meng et al. 2022)."""
+    """Image-to-image from the picture itself (SDEdit, Meng et al. 2022)."""
 
     def method(batch: Batch) -> Iterator[Moment]:
-        clean = batch.backbone.encode(from_ink(1 - batch.ink))
-        return walk(batch.request, batch.backbone, prompts=batch.prompts, seeds=batch.seeds, clean=clean, amount=amount)
+        return walk(
+            batch.request, batch.backbone, prompts=batch.prompts, seeds=batch.seeds, clean=batch.clean, amount=amount
+        )
+
+    return method
+
+
+def plug_and_play(settings: LayoutSettings, predictor: LatentPredictor | None = None) -> Method:
+    """The layout of the picture by its features (Tumanyan et al. 2023); with a predictor, the lines by LGP as well."""
+
+    def method(batch: Batch) -> Iterator[Moment]:
+        mask = near_strokes(batch.ink, settings.near, batch.backbone) if settings.near else None
+        borrowed = yield from borrow(settings, batch.request, batch.backbone, batch.clean, mask=mask)
+        guides = [] if predictor is None else [latent_guide(batch.request, batch.maps, batch.backbone, predictor)]
+        yield from walk(
+            batch.request, batch.backbone, prompts=batch.prompts, seeds=batch.seeds, guides=guides, borrowed=borrowed
+        )
 
     return method
 
@@ -91,12 +113,19 @@ def _told(wrap: Callable[[Backbone, Tensor], Backbone]) -> Method:
 
 PAPER = MappingProxyType({"strength": "1.6", "stop": "0.5", "scale": "8", "blank": "1", "every": "1", "handover": "1"})
 
+LAYOUT = tuple(LayoutSettings.model_fields)
+
+# What the best combination for drawings adds to the defaults (benchmarks/edits.py).
+LGP_PNP: Mapping[str, Any] = MappingProxyType({**FOR_DRAWINGS, "source": "noised", "branches": "conditional"})
+
 # Name -> the options that are its own; every other option is a setting of the request.
 METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "text": (),
         "lgp": ("predictor",),
         "lgp-paper": ("predictor",),
+        "pnp": LAYOUT,
+        "lgp-pnp": ("predictor", *LAYOUT),
         "sdedit": ("amount",),
         "controlnet": ("path", "weight"),
         "t2i-adapter": ("path", "weight"),
@@ -116,7 +145,8 @@ def build_method(description: str, backbone: Backbone) -> Built:
     """The method that `description` names: `NAME` or `NAME:option=value,option=value`.
 
     Options are settings of the request (`lgp:strength=3,stop=0.5`) and those that METHODS lists: `predictor` (shipped
-    name, folder, hub id), `path` (a folder that diffusers' `from_pretrained` reads), `weight`, `amount`.
+    name, folder, hub id), `path` (a folder that diffusers' `from_pretrained` reads), `weight`, `amount`, and for
+    Plug-and-Play the fields of LayoutSettings.
     Raises UsageError for anything else.
     """
     name, _, rest = description.partition(":")
@@ -125,7 +155,7 @@ def build_method(description: str, backbone: Backbone) -> Built:
     options: dict[str, str] = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
-        if not equals or key in ("prompt", "seed", "sketch", "model", "count"):
+        if not equals or key in ("prompt", "seed", "sketch", "layout", "model", "count"):
             raise UsageError(
                 f"{part!r} in {description!r} is no setting.", hint="Write option=value, as strength=3.", field="method"
             )
@@ -142,6 +172,12 @@ def build_method(description: str, backbone: Backbone) -> Built:
             folder = own.get("predictor") or own_predictor(backbone)
             network = load_predictor(folder, backbone)
             method = latent_guidance(network)
+        case "pnp" | "lgp-pnp":
+            chosen = {key: own[key] for key in LAYOUT if key in own}
+            if name == "lgp-pnp":
+                network = load_predictor(own.get("predictor"), backbone)
+                chosen = {**LGP_PNP, **chosen}
+            method = plug_and_play(LayoutSettings.checked(**chosen), network)
         case "sdedit":
             method = sdedit(_number("amount", own.get("amount", "0.85")))
         case _:

@@ -3,20 +3,133 @@
 from __future__ import annotations
 
 import unicodedata
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from sketchguide.defaults import BLANK, COUNT, EVERY, HANDOVER, MODEL, SCALE, SEED, STEPS, STOP, STRENGTH
+from sketchguide.defaults import (
+    ALPHA,
+    BLANK,
+    COUNT,
+    EVERY,
+    HANDOVER,
+    MODEL,
+    NEAR,
+    RECURRENCE,
+    SCALE,
+    SEED,
+    SHARE,
+    STEPS,
+    STOP,
+    STRENGTH,
+    TAU_A,
+    TAU_F,
+    Branches,
+    Decay,
+    SourceKind,
+    Start,
+)
 from sketchguide.errors import UsageError
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Request(BaseModel):
-    """What to make. Validation refuses unknown fields, NaN and control characters; `checked` words it for people."""
+class Checked(BaseModel):
+    """Validation refuses unknown fields, NaN and control characters; `checked` words it for people."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("prompt", "negative", "source_prompt", check_fields=False)
+    @classmethod
+    def _printable(cls, text: str) -> str:
+        if any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n" for c in text):
+            raise ValueError("contains control characters or broken Unicode")
+        return " ".join(text.split())
+
+    @classmethod
+    def checked(cls, **values: Any) -> Self:
+        """The values themselves, or a UsageError that says in one sentence what was given and what is allowed."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            if not name:
+                raise UsageError(f"{reason[0].upper()}{reason[1:]}.") from error
+            given = repr(first["input"])
+            given = given if len(given) <= 60 else given[:57] + "…"
+            raise UsageError(f"{name} is {given}: it {_worded(reason)}.", field=name) from error
+
+
+class LayoutSettings(Checked):
+    """How a picture keeps the layout of another one: Plug-and-Play (Tumanyan et al. 2023, 2211.12572)."""
+
+    source: SourceKind = Field(
+        default="inverted", description="its latents: walked up by DDIM inversion, or noised afresh (Ctrl-X)"
+    )
+    source_prompt: str = Field(default="", max_length=10_000, description="what the source shows, as far as known")
+    start: Start | None = Field(
+        default=None, description="begin with the source's noise or the seed's; none: an inverted one with its own"
+    )
+    tau_f: Finite = Field(
+        default=TAU_F.default, ge=TAU_F.low, le=TAU_F.high, description="part of the steps that borrow features f"
+    )
+    tau_a: Finite = Field(
+        default=TAU_A.default, ge=TAU_A.low, le=TAU_A.high, description="part that borrows queries and keys"
+    )
+    features: tuple[str, ...] | None = Field(
+        default=None, description="taps that are borrowed as f, also one text with + between them; none: the published"
+    )
+    share: Finite = Field(
+        default=SHARE.default, ge=SHARE.low, le=SHARE.high, description="how much is the source's; the rest its own"
+    )
+    branches: Branches = Field(default="both", description="whether the negative pass of guidance borrows too")
+    near: Finite = Field(
+        default=NEAR.default,
+        ge=NEAR.low,
+        le=NEAR.high,
+        description="borrow only so near to strokes, as part of the longer side; 0: everywhere",
+    )
+    decay: Decay | None = Field(
+        default=None,
+        description="how guidance turns to moving away from the source prompt; none: it does not",
+    )
+    alpha: Finite = Field(
+        default=ALPHA.default, ge=ALPHA.low, le=ALPHA.high, description="share of the plain negative prompt at first"
+    )
+    recurrence: int = Field(
+        default=RECURRENCE.default,
+        ge=RECURRENCE.low,
+        le=RECURRENCE.high,
+        description="how often steps of the first half are taken again without the source",
+    )
+
+    @field_validator("features", mode="before")
+    @classmethod
+    def _several(cls, given: Any) -> Any:
+        return given.split("+") if isinstance(given, str) else given
+
+    @property
+    def starts_from(self) -> Start:
+        return self.start or ("source" if self.source == "inverted" else "noise")
+
+
+class Layout(LayoutSettings):
+    """A picture whose layout is kept, and how."""
+
+    picture: str = Field(description="PNG in base64, at the size of the pictures to make")
+    drawn: bool = Field(default=False, description="it is a drawing: dark ink on white paper")
+
+
+# Drawings have no texture that could help, and white paper that must not leak.
+FOR_DRAWINGS: Mapping[str, Any] = MappingProxyType({"tau_f": 0.5, "tau_a": 0.5})
+
+
+class Request(Checked):
+    """What to make."""
 
     prompt: str = Field(max_length=10_000, description="what the picture shows")
     negative: str = Field(default="", max_length=10_000, description="what it should not show")
@@ -50,15 +163,9 @@ class Request(BaseModel):
     count: int = Field(default=COUNT.default, ge=COUNT.low, le=COUNT.high, description="how many pictures")
     size: tuple[int, int] | None = Field(default=None, description="width and height in pixels; none: the model's own")
     solver: str | None = Field(default=None, description="none: the model's own")
+    layout: Layout | None = Field(default=None, description="a picture whose layout is kept: `sketchguide translate`")
     device: str = Field(default="auto", max_length=64)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-
-    @field_validator("prompt", "negative")
-    @classmethod
-    def _printable(cls, text: str) -> str:
-        if any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n" for c in text):
-            raise ValueError("contains control characters or broken Unicode")
-        return " ".join(text.split())
 
     @field_validator("size")
     @classmethod
@@ -72,21 +179,6 @@ class Request(BaseModel):
         if self.seed + self.count - 1 > SEED.high:
             raise ValueError(f"seed {self.seed} with count {self.count} counts beyond the last seed, {SEED.high}")
         return self
-
-    @classmethod
-    def checked(cls, **values: Any) -> Request:
-        """A Request, or a UsageError that says in one sentence what was given and what is allowed."""
-        try:
-            return cls(**values)
-        except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"])
-            reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            if not name:
-                raise UsageError(f"{reason[0].upper()}{reason[1:]}.") from error
-            given = repr(first["input"])
-            given = given if len(given) <= 60 else given[:57] + "…"
-            raise UsageError(f"{name} is {given}: it {_worded(reason)}.", field=name) from error
 
 
 def _worded(reason: str) -> str:

@@ -20,10 +20,15 @@ from sketchguide.taps import Rewrite, tapped
 
 
 class Evaluations(NamedTuple):
-    """Network passes so far, each over the whole batch."""
+    """Network passes so far, each over the whole batch. A walk counts the first two; `generation` adds the others."""
 
     conditional: int
     negative: int
+    source: int = 0  # of Plug-and-Play; they end at the last borrowed output
+    inversion: int = 0
+
+    def plus(self, other: Evaluations) -> Evaluations:
+        return Evaluations(*map(sum, zip(self, other, strict=True)))
 
 
 class Moment(NamedTuple):

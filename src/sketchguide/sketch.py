@@ -7,9 +7,7 @@ are (x, y), x to the right and y downwards; ink is 1 and paper is 0.
 
 from __future__ import annotations
 
-import base64
 import gzip
-import io
 import json
 import math
 import warnings
@@ -24,7 +22,17 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
 from sketchguide.errors import SketchError
-from sketchguide.images import MAX_SIDE, MIN_SIDE, channel_extremes, from_grey, open_image, read_file, to_grey
+from sketchguide.images import (
+    MAX_SIDE,
+    MIN_SIDE,
+    channel_extremes,
+    from_base64,
+    from_grey,
+    open_image,
+    read_file,
+    to_base64,
+    to_grey,
+)
 from sketchguide.lines import Mask, distance_to, round_pen, thin
 from sketchguide.strokes import (
     LINE_WIDTH,
@@ -232,11 +240,7 @@ class Sketch:
 
     def to_json(self) -> dict[str, Any]:
         """The drawing as plain JSON values; `from_json` gives back exactly the same."""
-        raster = None
-        if self.raster is not None:
-            buffer = io.BytesIO()
-            from_grey(self.raster).save(buffer, format="PNG")
-            raster = base64.b64encode(buffer.getvalue()).decode("ascii")
+        raster = None if self.raster is None else to_base64(from_grey(self.raster))
         strokes = [
             {
                 # the shortest decimal that names the same float32 keeps files small
@@ -259,7 +263,7 @@ class Sketch:
         try:
             raster = record["raster"]
             if raster is not None:
-                raster = to_grey(open_image(base64.b64decode(raster, validate=True), field="sketch"))
+                raster = to_grey(from_base64(raster, field="sketch"))
             return cls(
                 strokes=tuple(
                     Stroke(
@@ -325,6 +329,15 @@ class Sketch:
         else:
             weight = np.ones(grid, dtype=np.float32)
         return SpatialMap(ink=_pooled(ink, fine), weight=_pooled(weight, fine))
+
+
+def looks_drawn(image: Image.Image) -> bool:
+    """Whether a picture is a drawing: colourless, almost all of it paper of one tone, with some ink on it."""
+    low, high = channel_extremes(image)
+    grey = (low + high) / 2
+    away = np.abs(grey - np.median(grey))
+    colour, paper, ink = (float(np.mean(where)) for where in (high - low > 0.2, away < 0.1, away > 0.25))
+    return colour < 0.01 and paper > 0.6 and 0.001 < ink < 0.35
 
 
 def read_ndjson(path: str | Path, *, recognized_only: bool = False) -> Iterator[Sketch]:

@@ -42,7 +42,7 @@ def three(sketchguide: Run, quick: list[str], tmp_path_factory: pytest.TempPathF
     folder = tmp_path_factory.mktemp("three")
     result = sketchguide("generate", "a cat", *quick, "--seed", "5", "--count", "3", "-o", folder / "cat.png", "--json")
     paths = [folder / f"cat-{number}.png" for number in (1, 2, 3)]
-    assert result.json["pictures"] == [{"path": str(p), "seed": 5 + i} for i, p in enumerate(paths)]
+    assert result.json["pictures"] == [{"path": str(p), "seed": 5 + i, "prompt": "a cat"} for i, p in enumerate(paths)]
     assert result.err == ""
     return paths
 
@@ -70,7 +70,7 @@ def test_from_repeats_one_of_several(sketchguide: Run, three: list[Path], tmp_pa
 def test_from_with_other_options_changes_only_these(sketchguide: Run, three: list[Path], tmp_path: Path):
     path = tmp_path / "finer.png"
     result = sketchguide("generate", "--from", three[2], "--steps", "3", "-o", path, "--json")
-    assert result.json["pictures"] == [{"path": str(path), "seed": 7}]
+    assert result.json["pictures"] == [{"path": str(path), "seed": 7, "prompt": "a cat"}]
     request, index, _ = recall(path)
     assert (request.prompt, request.seed + index, request.steps) == ("a cat", 7, 3)
 

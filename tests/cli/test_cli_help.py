@@ -9,7 +9,7 @@ import pytest
 import sketchguide as package
 from sketchguide.cli.environment import environment
 from sketchguide.extractors import EXTRACTORS
-from sketchguide.request import Request
+from sketchguide.request import LayoutSettings, Request
 from sketchguide.solvers import SOLVERS
 from sketchguide.training.predictor import PredictorTraining
 
@@ -18,7 +18,7 @@ Run = Callable[..., Any]
 HELP = """
 import sys
 from sketchguide.cli import main
-for command in ([], ["generate"], ["train"], ["models"], ["env"]):
+for command in ([], ["generate"], ["translate"], ["train"], ["models"], ["env"]):
     assert main([*command, "--help"]) == 0
 assert main(["--version"]) == 0
 heavy = {"torch", "numpy", "scipy", "diffusers", "transformers", "PIL", "huggingface_hub"} & set(sys.modules)
@@ -32,7 +32,7 @@ def test_help_imports_nothing_heavy():
     assert f"sketchguide {package.__version__}" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["generate", "train", "models", "env"])
+@pytest.mark.parametrize("command", ["generate", "translate", "train", "models", "env"])
 def test_help_shows_examples_first(sketchguide: Run, command: str):
     text = sketchguide(command, "--help").out
     assert 0 < text.index(f"sketchguide {command} ", text.index("Usage:") + 30) < text.index("─ Options ─")
@@ -47,10 +47,21 @@ def test_help_of_generate_shows_every_setting(sketchguide: Run, monkeypatch: pyt
     monkeypatch.setenv("COLUMNS", "300")
     text = sketchguide("generate", "--help").out
     for name, field in Request.model_fields.items():
+        if name == "layout":
+            continue
         assert name in text
         if isinstance(field.default, int | float):
             assert f"default {field.default}" in text
     assert all(solver in text for solver in SOLVERS)
+
+
+def test_help_of_translate_shows_every_setting(sketchguide: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    text = sketchguide("translate", "--help").out
+    for name, field in {**Request.model_fields, **LayoutSettings.model_fields}.items():
+        assert name == "layout" or name in text or f"--{name.replace('_', '-')}" in text
+        if isinstance(field.default, int | float):
+            assert f"default {field.default}" in text
 
 
 def test_help_of_train_shows_the_true_defaults(sketchguide: Run, monkeypatch: pytest.MonkeyPatch):

@@ -40,7 +40,7 @@ def command(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="text, lgp, lgp-paper, sdedit, controlnet or t2i-adapter, with settings if wanted: "
+            help="text, lgp, lgp-paper, pnp, lgp-pnp, sdedit, controlnet or t2i-adapter, with settings if wanted: "
             f"lgp:strength=3,stop=0.5; controlnet:path=DIR. Give it several times. Default: {', '.join(METHODS)}.",
             metavar="NAME[:KEY=VALUE,…]",
             rich_help_panel=WHAT,
@@ -135,7 +135,7 @@ def command(
         built = {name: build_method(name, backbone) for name in methods}
         judges = _judges(report, backbone, data, weights, classifier)
         request = Request.checked(prompt="", seed=seed, model=backbone.name)
-        settings = request.model_dump(exclude={"prompt", "sketch", "seed"})
+        settings = request.model_dump(exclude={"prompt", "sketch", "layout", "seed"})
         config = {"model": fingerprint(backbone.network), "seed": seed, "batch": batch, "settings": settings}
         config |= {"weights": weights is not None, "classifier": classifier is not None}
         networks = {name: fingerprint(method.network) for name, method in built.items() if method.network is not None}

@@ -9,23 +9,44 @@ import re
 import secrets
 import shlex
 import unicodedata
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sketchguide.cli.options import (
+    INPUT,
+    OUTPUT,
+    BlankOption,
+    CountOption,
+    DeviceOption,
+    DtypeOption,
+    EveryOption,
+    HandoverOption,
+    ModelOption,
+    NegativeOption,
+    OutputOption,
+    PredictorOption,
+    ScaleOption,
+    SeedOption,
+    SizeOption,
+    SketchOption,
+    SolverOption,
+    StepsOption,
+    StopOption,
+    StrengthOption,
+)
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.signals import Stopped
-from sketchguide.defaults import BLANK, COUNT, EVERY, MODEL, SCALE, SEED, STEPS, STOP, STRENGTH
 from sketchguide.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
+    from sketchguide.backbones.base import Backbone
     from sketchguide.generation import Picture
     from sketchguide.request import Request
 
-INPUT, OUTPUT, GUIDANCE, SAMPLING, MODELS = "Input", "Output", "Guidance", "Sampling", "Model"
 LONGEST_NAME = 40
 
 
@@ -34,19 +55,8 @@ def command(
     prompt: Annotated[
         str | None, typer.Argument(help="What the picture shows. With --from it may be left out.")
     ] = None,
-    sketch: Annotated[
-        Path | None,
-        typer.Option(
-            help="The drawing to follow: SVG, a picture (PNG, JPEG, WebP, …), Quick, Draw! ndjson. "
-            "Without one, plain text-to-image.",
-            metavar="FILE",
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
-    negative: Annotated[
-        str | None,
-        typer.Option(help="What the picture should not show.", metavar="TEXT", rich_help_panel=INPUT),
-    ] = None,
+    sketch: SketchOption = None,
+    negative: NegativeOption = None,
     source: Annotated[
         Path | None,
         typer.Option(
@@ -56,138 +66,26 @@ def command(
             rich_help_panel=INPUT,
         ),
     ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            help="The PNG to write, replaced if it exists; several pictures are numbered: apple-1.png, apple-2.png. "
-            "Default: a name after the prompt that is still free.",
-            metavar="OUT.png",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
-    count: Annotated[
-        int | None,
-        typer.Option(
-            help=f"How many pictures: {COUNT}.",
-            metavar="N",
-            rich_help_panel=OUTPUT,
-        ),
-    ] = None,
+    output: OutputOption = None,
+    count: CountOption = None,
     as_sheet: Annotated[
         bool, typer.Option("--sheet", help="Write all pictures as one contact sheet.", rich_help_panel=OUTPUT)
     ] = False,
     as_json: JsonFlag = False,
-    strength: Annotated[
-        float | None,
-        typer.Option(
-            help=f"β, how hard the drawing pulls: {STRENGTH}. 0 ignores it.",
-            metavar="BETA",
-            rich_help_panel=GUIDANCE,
-        ),
-    ] = None,
-    stop: Annotated[
-        float | None,
-        typer.Option(
-            help=f"Part of the steps after which the drawing lets go: {STOP}.",
-            metavar="S",
-            rich_help_panel=GUIDANCE,
-        ),
-    ] = None,
-    every: Annotated[
-        int | None,
-        typer.Option(
-            help=f"The drawing pulls at every N-th step: {EVERY}. 1 follows closest; more is faster and more natural.",
-            metavar="N",
-            rich_help_panel=GUIDANCE,
-        ),
-    ] = None,
-    blank: Annotated[
-        float | None,
-        typer.Option(
-            help=f"How strongly blank paper binds, where ink is 1: {BLANK}. Less leaves room for lines not drawn.",
-            metavar="W",
-            rich_help_panel=GUIDANCE,
-        ),
-    ] = None,
-    predictor: Annotated[
-        str | None,
-        typer.Option(
-            help="What reads the drawing off the model: a folder that `sketchguide train` wrote, or a hub id. "
-            "Default: the model's own.",
-            metavar="NAME|PATH|HUB_ID",
-            rich_help_panel=GUIDANCE,
-        ),
-    ] = None,
-    scale: Annotated[
-        float | None,
-        typer.Option(
-            help=f"Classifier-free guidance, how closely the prompt is followed: {SCALE}. 1 switches it off.",
-            metavar="CFG",
-            rich_help_panel=GUIDANCE,
-        ),
-    ] = None,
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            help=f"Steps of the solver: {STEPS}. More take longer.",
-            metavar="N",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            help=f"Seed of the first picture: {SEED.low} to {SEED.high}, default random. The next ones count up. "
-            "The same seed is the same picture.",
-            metavar="N",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = None,
-    size: Annotated[
-        str | None,
-        typer.Option(
-            help="Width and height in pixels, each 16 to 4096, in steps that depend on the model. "
-            "Default: the model's own.",
-            metavar="WxH",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = None,
-    solver: Annotated[
-        str | None,
-        typer.Option(
-            help="ddim, ddpm, euler, euler-ancestral, dpm++2m, or lcm for models distilled for it. "
-            "Default: the model's own.",
-            metavar="NAME",
-            rich_help_panel=SAMPLING,
-        ),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="A model that is shipped (see `sketchguide models`), a diffusers folder or a hub id. "
-            f"Default {MODEL}.",
-            metavar="NAME|PATH|HUB_ID",
-            rich_help_panel=MODELS,
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="Default auto (CUDA, else MPS, else the CPU); cpu, cuda, cuda:1, mps, …",
-            metavar="NAME",
-            rich_help_panel=MODELS,
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="Default auto (float32 on the CPU, else bfloat16); float32, bfloat16 or float16.",
-            metavar="NAME",
-            rich_help_panel=MODELS,
-        ),
-    ] = None,
+    strength: StrengthOption = None,
+    stop: StopOption = None,
+    every: EveryOption = None,
+    blank: BlankOption = None,
+    handover: HandoverOption = None,
+    predictor: PredictorOption = None,
+    scale: ScaleOption = None,
+    steps: StepsOption = None,
+    seed: SeedOption = None,
+    size: SizeOption = None,
+    solver: SolverOption = None,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
 ) -> None:
     """Make pictures of a prompt that follow a drawing.
 
@@ -206,31 +104,47 @@ def command(
             field="prompt",
         )
     check_output(output)
-    options: dict[str, Any] = {
-        "prompt": prompt,
-        "negative": negative,
-        "sketch": None if sketch is None else _read_sketch(sketch),
-        "model": model,
-        "predictor": predictor,
-        "strength": strength,
-        "stop": stop,
-        "every": every,
-        "blank": blank,
-        "steps": steps,
-        "scale": scale,
-        "seed": seed,
-        "count": count,
-        "size": None if size is None else parse_size(size),
-        "solver": solver,
-        "device": device,
-        "dtype": dtype,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    job = _fresh(given) if source is None else _recalled(source, given)
-    idle = [name for name in ("predictor", "strength", "stop", "every", "blank") if name in given]
-    if idle and job.request.sketch is None:
+    options = given(
+        prompt=prompt,
+        negative=negative,
+        sketch=sketch,
+        model=model,
+        predictor=predictor,
+        strength=strength,
+        stop=stop,
+        every=every,
+        blank=blank,
+        handover=handover,
+        steps=steps,
+        scale=scale,
+        seed=seed,
+        count=count,
+        size=size,
+        solver=solver,
+        device=device,
+        dtype=dtype,
+    )
+    job = _fresh(options) if source is None else _recalled(source, options)
+    warn_of_idle(options, report, drawing=job.request.sketch is not None)
+    carry_out(job, report, output=output, as_sheet=as_sheet or job.sheet)
+
+
+def given(*, sketch: Path | None, size: str | None, **options: Any) -> dict[str, Any]:
+    """The options that were given, as fields of a Request."""
+    values = {name: value for name, value in options.items() if value is not None}
+    if sketch is not None:
+        from sketchguide.sketch import Sketch
+
+        values["sketch"] = Sketch.open(sketch).to_json()
+    if size is not None:
+        values["size"] = parse_size(size)
+    return values
+
+
+def warn_of_idle(options: Mapping[str, Any], report: Report, *, drawing: bool) -> None:
+    idle = [name for name in ("predictor", "strength", "stop", "every", "blank", "handover") if name in options]
+    if idle and not drawing:
         report.warn(f"There is no drawing: --{' and --'.join(idle)} change nothing.")
-    _carry_out(job, report, output=output, as_sheet=as_sheet or job.sheet)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,22 +152,25 @@ class Job:
     request: Request
     only: int | None = None  # this one of the request's pictures
     sheet: bool = False  # the picture to repeat is a sheet
-    made_with: Mapping[str, str]  # what a repeated picture was made with, where it should be the same now
+    # What a repeated picture was made with, where it should be the same now.
+    made_with: Mapping[str, str] = field(default_factory=dict[str, str])
+    prompts: Sequence[str] = ()  # in place of the request's own
+    backbone: Backbone | None = None  # already loaded
 
 
-def _fresh(given: Mapping[str, Any]) -> Job:
+def _fresh(options: Mapping[str, Any]) -> Job:
     from sketchguide.request import Request
 
-    request = Request.checked(**{"seed": 0, **given})  # before the slow import of what draws a seed
-    if "seed" not in given:
+    request = Request.checked(**{"seed": 0, **options})  # before the slow import of what draws a seed
+    if "seed" not in options:
         from sketchguide.seeds import random_seed
 
         request = request.model_copy(update={"seed": random_seed()})
-    return Job(request=request, made_with={})
+    return Job(request=request)
 
 
-def _recalled(source: Path, given: Mapping[str, Any]) -> Job:
-    """The stored request with the options `given` in place of its own.
+def _recalled(source: Path, options: Mapping[str, Any]) -> Job:
+    """The stored request with the `options` given in place of its own.
 
     A new seed or count starts from the stored picture; anything else changes that picture alone.
     """
@@ -263,30 +180,33 @@ def _recalled(source: Path, given: Mapping[str, Any]) -> Job:
 
     request, index, made_with = recall(source)
     sheet = bool(json.loads(read_png_text(source)[RECIPE_KEY]).get("sheet"))
-    values = {**request.model_dump(), **given}
+    values = {**request.model_dump(), **options}
     only = None if sheet else index
-    if "seed" in given or "count" in given:
+    if "seed" in options or "count" in options:
         start = {} if sheet else {"seed": request.seed + index, "count": 1}
-        values, only = {**values, **start, **given}, None
+        values, only = {**values, **start, **options}, None
     changed = {"model": {"model", "predictor"}, "predictor": {"predictor"}, "device": {"device", "dtype"}}
-    meant = {"dtype"} & given.keys() | {name for option in given for name in changed.get(option, ())}
+    meant = {"dtype"} & options.keys() | {name for option in options for name in changed.get(option, ())}
     kept = {name: value for name, value in made_with.items() if name not in meant}
     return Job(request=Request.checked(**values), only=only, sheet=sheet, made_with=kept)
 
 
-def _carry_out(job: Job, report: Report, *, output: Path | None, as_sheet: bool) -> None:
+def carry_out(job: Job, report: Report, *, output: Path | None, as_sheet: bool = False) -> None:
+    """Make the pictures of a job and write them, each as soon as it is finished."""
     with report.progress() as bar:
         task = bar.add_task("Loading", total=None)
         hush_libraries()
         from sketchguide.generation import Progress, run
 
-        several = not as_sheet and job.only is None and job.request.count > 1
+        wanted = 1 if job.only is not None else job.request.count * max(1, len(job.prompts))
+        several = not as_sheet and wanted > 1
         made: list[Picture] = []
         files = report.facts["pictures"] = list[dict[str, Any]]()
         try:
-            for event in run(job.request, only=job.only):
+            for event in run(job.request, prompts=job.prompts, backbone=job.backbone, only=job.only):
                 if isinstance(event, Progress):
                     bar.update(task, description="Drawing", completed=event.done, total=event.total)
+                    report.facts["evaluations"] = event.evaluations._asdict()
                     continue
                 if not made:
                     _compare(job.made_with, event.made_with, report)
@@ -294,17 +214,17 @@ def _carry_out(job: Job, report: Report, *, output: Path | None, as_sheet: bool)
                 if not as_sheet:
                     path = _place(output, event.request.prompt, number=len(made) if several else None)
                     event.save(path)
-                    files.append({"path": str(path), "seed": event.seed})
+                    files.append({"path": str(path), "seed": event.seed, "prompt": event.request.prompt})
                     report.say(f"{path} (seed {event.seed})")
         except Stopped as stopped:
             if made:
-                stopped.hint = f"{len(made)} of {job.request.count} pictures were finished and are kept."
+                stopped.hint = f"{len(made)} of {wanted} pictures were finished and are kept."
             raise
         finally:
             if as_sheet and made:
                 path = _place(output, job.request.prompt)
                 _save_sheet(made, path)
-                files += [{"path": str(path), "seed": picture.seed} for picture in made]
+                files += [{"path": str(path), "seed": one.seed, "prompt": one.request.prompt} for one in made]
                 report.say(f"{path} (seeds {made[0].seed} to {made[-1].seed})")
     again = shlex.join(["sketchguide", "generate", "--from", files[0]["path"]])
     report.say(f"Make it again: {again}")
@@ -331,12 +251,6 @@ def _save_sheet(pictures: list[Picture], path: Path) -> None:
     request = first.request.model_copy(update={"count": len(pictures)})
     recipe = {**first.recipe, "request": request.model_dump(mode="json"), "sheet": True}
     save_png(page, path, text={RECIPE_KEY: json.dumps(recipe)})
-
-
-def _read_sketch(path: Path) -> dict[str, Any]:
-    from sketchguide.sketch import Sketch
-
-    return Sketch.open(path).to_json()
 
 
 def parse_size(text: str) -> tuple[int, int]:

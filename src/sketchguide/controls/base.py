@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Protocol
 
 from torch import Tensor
 
+from sketchguide.defaults import Branches
 from sketchguide.levels import Level, Prediction, Window
 from sketchguide.taps import Rewrite
-
-Branches = Literal["both", "conditional"]
 
 
 @dataclass(frozen=True)

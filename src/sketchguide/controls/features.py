@@ -12,14 +12,14 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from sketchguide.backbones.base import Backbone, Condition
-from sketchguide.controls.base import Branches
+from sketchguide.defaults import Branches, Decay
 from sketchguide.errors import TapError, UsageError
 from sketchguide.levels import Level, Window
 from sketchguide.predictors import token_grid
@@ -27,8 +27,6 @@ from sketchguide.taps import Rewrite, TapInfo, tapped
 
 # In a transformer block, or (pixel models) the whole of an attention block.
 SELF_ATTENTION = re.compile(r"up_blocks\.\d+\.attentions\.\d+(\.transformer_blocks\.\d+\.attn1)?\.to_[qk]")
-
-Decay = Literal["linear", "constant", "exponential"]
 
 DECAYS: Mapping[Decay, Callable[[float], float]] = {
     "linear": lambda progress: 1 - progress,
@@ -99,7 +97,8 @@ class PlugAndPlay:
     classifier-free guidance borrows too (the paper: "both"; Ctrl-X: "conditional").
 
     At every level the source is run in step with the picture, only while something is borrowed and only as far as the
-    last borrowed output, so that one level's features are all that is kept. `evaluations` counts these passes.
+    last borrowed output, so that one level's features are all that is kept. With `keep` those of every level are, and
+    further walks on the same levels need no pass of the source. `evaluations` counts the passes.
     """
 
     backbone: Backbone
@@ -111,7 +110,9 @@ class PlugAndPlay:
     mask: Tensor | None = None
     branches: Branches = "both"
     places: Places | None = None  # None: `choose_places`
+    keep: bool = False
     evaluations: int = field(default=0, init=False)
+    kept: dict[Level, Mapping[str, Rewrite]] = field(default_factory=dict[Level, Mapping[str, Rewrite]], init=False)
 
     def __post_init__(self) -> None:
         for name in ("features_until", "attention_until", "strength"):
@@ -140,6 +141,8 @@ class PlugAndPlay:
             paths += self._places.attention
         if not paths:
             return {}
+        if level in self.kept:
+            return self.kept[level]
         latent = self.source.at(level)
         size = (latent.shape[-2], latent.shape[-1])
         if self.mask is not None and self.mask.shape[-2:] != latent.shape[-2:]:
@@ -148,7 +151,10 @@ class PlugAndPlay:
             )
         self.evaluations += 1
         seen = look(self.backbone, latent, level, self.condition, paths)
-        return {path: partial(self._blend, seen[path], size) for path in paths}
+        rewrites = {path: partial(self._blend, seen[path], size) for path in paths}
+        if self.keep:
+            self.kept[level] = rewrites
+        return rewrites
 
     def _blend(self, theirs: Tensor, size: tuple[int, int], own: Tensor) -> Tensor:
         if theirs.shape[1:] != own.shape[1:]:

@@ -1,0 +1,308 @@
+"""Edits of pictures and of drawings: is the layout kept, the prompt obeyed, the source's look left behind?
+
+    python benchmarks/edits.py --shared ../shared --classifier runs/classifier/icons-64.safetensors --out runs/edits
+
+Pictures are icons whose colour, style or class the prompt changes; drawings are Quick, Draw! sketches whose prompt asks
+for a background that is not white. Every row makes the same edits from the same seeds. Pictures that are there already
+are not made again, so that the same command goes on; figures are measured anew from the pictures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from sketchguide import SpatialMap, load_backbone
+from sketchguide.backbones.base import Backbone
+from sketchguide.cli.environment import hardware
+from sketchguide.errors import SketchguideError, UsageError
+from sketchguide.evaluation.benchmark import TOLERANCE
+from sketchguide.evaluation.classifier import IconClassifier, accuracy, load_classifier
+from sketchguide.evaluation.detectors import load_detector
+from sketchguide.evaluation.drawings import class_map, load_set, with_article
+from sketchguide.evaluation.features import SqueezeNet, load_squeezenet
+from sketchguide.evaluation.metrics import bootstrap_interval, edge_f1
+from sketchguide.evaluation.similarity import perceptual_distance, structure_distance
+from sketchguide.extractors import Extractor
+from sketchguide.images import from_ink, open_image, save_png, sheet, to_images, to_tensor
+from sketchguide.loading import fingerprint
+from sketchguide.methods import Batch, Method, build_method
+from sketchguide.request import Request
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes" / "icons"))
+from artwork import COLOURS, HUES, dominant_colour
+
+STYLES = ("fluent3d", "noto")  # those that the embedded model was trained on
+SDEDIT = {f"SDEdit {amount}": f"sdedit:amount={amount}" for amount in ("0.5", "0.6", "0.7", "0.8", "0.9")}
+PICTURES: Mapping[str, str] = {
+    "prompt alone": "text",
+    "PnP": "pnp",
+    "PnP without f": "pnp:tau_f=0",
+    "PnP without q, k": "pnp:tau_a=0",
+    "PnP, noise of the seed": "pnp:start=noise",
+    "PnP, noised source": "pnp:source=noised",
+    "PnP, noised, conditional": "pnp:source=noised,branches=conditional",
+    **SDEDIT,
+}
+PLAIN = "PnP"
+DRAWINGS: Mapping[str, str] = {
+    "prompt alone": "text",
+    PLAIN: "pnp:tau_f=0.5,tau_a=0.5",
+    "PnP, noise of the seed": "pnp:tau_f=0.5,tau_a=0.5,start=noise",
+    "PnP, noised source": "pnp:tau_f=0.5,tau_a=0.5,source=noised",
+    "PnP, noised, conditional": "pnp:tau_f=0.5,tau_a=0.5,source=noised,branches=conditional",
+    "PnP, noised, near strokes": "pnp:tau_f=0.5,tau_a=0.5,source=noised,near=0.05",
+    "PnP, noised, tau 0.25": "pnp:tau_f=0.25,tau_a=0.25,source=noised",
+    "PnP, away from a drawing": "pnp:tau_f=0.5,tau_a=0.5,source_prompt=a drawing on a white background,decay=linear",
+    "LGP": "lgp",
+    "LGP + PnP": "lgp-pnp",
+    "LGP + PnP, inverted": "lgp-pnp:source=inverted,branches=both",
+    "LGP + PnP, tau 0.25": "lgp-pnp:tau_f=0.25,tau_a=0.25",
+    "SDEdit 0.85": "sdedit:amount=0.85",
+}
+
+
+@dataclass(frozen=True)
+class Edit:
+    """A picture (3, H, W) in [-1, 1], or a drawing, and the prompt that changes it."""
+
+    name: str
+    prompt: str
+    answers: tuple[str, ...]  # classes that answer to the prompt
+    picture: Tensor
+    ink: SpatialMap
+    colour: str | None = None  # that most of the thing should have
+
+
+def edits_of_pictures(data: Path, known: set[str], *, count: int, size: tuple[int, int]) -> list[Edit]:
+    """Colour, style and class of icons on white change in turn; only things that the classifier knows."""
+    records = json.loads((data / "emoji128" / "metadata.json").read_text(encoding="utf-8"))
+    files = {(record["style"], record["unicode"]): data / record["file"] for record in records}
+    things = [
+        (word, tuple(code for code in codes if code in known))
+        for word, codes in sorted(class_map(data).items(), key=lambda item: zlib.crc32(f"edit {item[0]}".encode()))
+        if codes[0] in known and all((style, codes[0]) in files for style in STYLES)
+    ]
+    blank = np.zeros((size[1], size[0]), np.float32)
+    edits: list[Edit] = []
+    for i in range(count):
+        word, codes = things[i % len(things)]
+        lap = i // len(things)
+        style, other = STYLES[(i + lap) % 2], STYLES[(i + lap + 1) % 2]
+        (picture,) = to_tensor([open_image(files[style, codes[0]])], size=size)
+        shown, answers, colour = f"{style} {word}", codes, None
+        match (i + lap) % 3:
+            case 0:
+                had = dominant_colour(*on_white(picture))
+                hues = sorted({name for name, _ in HUES} - {had})
+                colour = hues[zlib.crc32(word.encode()) % len(hues)]
+                kind, shown = "colour", f"{style} {colour} {word}"
+            case 1:
+                kind, shown = "style", f"{other} {word}"
+            case _:
+                target, answers = things[(i + 7) % len(things)]
+                kind, shown = "class", f"{style} {target}"
+        name = f"{i:04d}-{kind}-{word.replace(' ', '-')}"
+        prompt = f"{with_article(shown)} on a white background"
+        edits.append(Edit(name, prompt, answers, picture, SpatialMap(blank, blank), colour))
+    return edits
+
+
+def edits_of_drawings(data: Path, known: set[str], *, count: int, size: tuple[int, int]) -> list[Edit]:
+    papers = [name for name in COLOURS if name not in ("white", "gray")]
+    edits: list[Edit] = []
+    for i, drawing in enumerate(load_set("quickdraw", data, count=count, size=size)):
+        picture = from_ink(1 - torch.tensor(drawing.ink.ink)[None, None])[0]
+        prompt = f"{drawing.prompt} on {with_article(papers[i % len(papers)])} background"
+        answers = tuple(code for code in drawing.answers if code in known)
+        edits.append(Edit(drawing.name, prompt, answers, picture, drawing.ink))
+    return edits
+
+
+def on_white(picture: Tensor) -> tuple[Tensor, Tensor]:
+    """The colours (3, H, W) in [0, 1] of a picture in [-1, 1], and where (H, W) it is not nearly white."""
+    rgb = (picture + 1) / 2
+    return rgb, (rgb.amin(dim=0) < 0.8).float()
+
+
+@dataclass(frozen=True)
+class Judges:
+    features: SqueezeNet
+    classifier: IconClassifier
+    detector: Extractor
+
+
+def make(row: str, method: Method, edits: Sequence[Edit], backbone: Backbone, request: Request, folder: Path) -> Tensor:
+    """The pictures (N, 3, H, W) of a row, made where `folder` has none."""
+    paths = [folder / row / f"{edit.name}.png" for edit in edits]
+    left = [i for i, path in enumerate(paths) if not path.is_file()]
+    (folder / row).mkdir(parents=True, exist_ok=True)
+    for first in range(0, len(left), 25):
+        rows = left[first : first + 25]
+        some = [edits[i] for i in rows]
+        batch = Batch(
+            backbone,
+            request,
+            [edit.prompt for edit in some],
+            [edit.ink for edit in some],
+            [request.seed + i for i in rows],
+            torch.stack([edit.picture for edit in some]),
+        )
+        *_, last = method(batch)
+        for i, image in zip(rows, to_images(backbone.decode(last.latent)), strict=True):
+            save_png(image, paths[i])
+        print(f"{row}: {first + len(rows)} of {len(left)}", flush=True)
+    return to_tensor([open_image(path) for path in paths])
+
+
+def measure(edits: Sequence[Edit], pictures: Tensor, judges: Judges, *, drawn: bool) -> dict[str, Tensor]:
+    """Figures (N,) of every edit."""
+    sources = torch.stack([edit.picture for edit in edits])
+    with torch.no_grad():
+        scores = judges.classifier(pictures)
+    asked = [i for i, edit in enumerate(edits) if edit.answers]
+    obeyed = torch.full((len(edits),), torch.nan)
+    obeyed[asked] = accuracy(scores[asked], judges.classifier.accepted([edits[i].answers for i in asked]))
+    for i, edit in enumerate(edits):
+        if edit.colour is not None and dominant_colour(*on_white(pictures[i])) != edit.colour:
+            obeyed[i] = 0
+    figures = {
+        "structure": structure_distance(pictures, sources, judges.features.places),
+        "appearance": perceptual_distance(pictures, sources, judges.features.stages),
+        "obeyed": obeyed,
+    }
+    if drawn:
+        target = torch.stack([torch.tensor(edit.ink.ink)[None] for edit in edits])
+        f1 = edge_f1(judges.detector(pictures), target, tolerance=TOLERANCE * max(target.shape[-2:])).f1
+        white = torch.stack([1 - on_white(picture)[1].mean() for picture in pictures])
+        figures |= {"f1": f1, "white": white}
+    return figures
+
+
+def equal_obedience(rows: Mapping[str, Mapping[str, Tensor]], row: str) -> float | None:
+    """The structure distance that SDEdit has where it obeys as often as `row`, between its two nearest amounts."""
+    points = sorted((mean(rows[name]["obeyed"]), mean(rows[name]["structure"])) for name in SDEDIT)
+    asked = mean(rows[row]["obeyed"])
+    for (low, first), (high, second) in pairwise(points):
+        if low <= asked <= high:
+            return first + (second - first) * ((asked - low) / (high - low) if high > low else 0)
+    return None
+
+
+def mean(values: Tensor) -> float:
+    return float(values.nanmean())
+
+
+def shown(values: Tensor) -> str:
+    values = values[~values.isnan()]
+    if len(values) < 2:
+        return f"{mean(values):.3f}"
+    found = bootstrap_interval(values)
+    return f"{found.estimate:.3f} ({found.low:.3f}–{found.high:.3f})"
+
+
+def table(rows: Mapping[str, Mapping[str, Tensor]], *, drawn: bool) -> str:
+    headings = ["", "prompt obeyed", "structure distance ↓", "distance from the source's look ↑"]
+    headings += ["F1 with the drawing", "white area ↓", "× plain PnP"] if drawn else ["SDEdit's structure distance"]
+    lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+    for name, row in rows.items():
+        cells = [name, *(shown(row[key]) for key in ("obeyed", "structure", "appearance"))]
+        if drawn:
+            ratio = mean(row["white"]) / max(mean(rows[PLAIN]["white"]), 1e-9)
+            cells += [shown(row["f1"]), shown(row["white"]), f"{ratio:.2f}"]
+        else:
+            equal = None if name in SDEDIT else equal_obedience(rows, name)
+            cells += ["–" if equal is None else f"{equal:.4f} where it obeys as often"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def page(edits: Sequence[Edit], rows: Mapping[str, Tensor], *, first: int) -> Image.Image:
+    """One line for each of the `first` edits: its source, then what every row made of it."""
+    cells: list[Tensor] = []
+    labels: list[str] = []
+    for i, edit in enumerate(edits[:first]):
+        cells += [edit.picture, *(pictures[i] for pictures in rows.values())]
+        labels += [edit.prompt, *rows]
+    images = [image.resize((144, 144), Image.Resampling.LANCZOS) for image in to_images(torch.stack(cells))]
+    return sheet(images, columns=len(rows) + 1, labels=labels)
+
+
+def check_folder(folder: Path, config: Mapping[str, object]) -> None:
+    """Only pictures that were made alike stand in one table."""
+    file = folder / "config.json"
+    if file.exists() and json.loads(file.read_text(encoding="utf-8")) != config:
+        raise UsageError(f"{folder} holds pictures that were made otherwise.", hint="Give another folder as --out.")
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder with data/ and weights/")
+    parser.add_argument("--classifier", type=Path, required=True, help="file that benchmarks/classifier.py wrote")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures and the tables")
+    parser.add_argument("--model", default="icons-64")
+    parser.add_argument("--count", type=int, default=120, help="edits of pictures, and of drawings")
+    parser.add_argument("--steps", type=int, default=50)
+    parser.add_argument("--scale", type=float, default=5.0, help="classifier-free guidance")
+    parser.add_argument("--seed", type=int, default=1000)
+    parser.add_argument("--only", choices=("pictures", "drawings"), help="one of the two tables")
+    try:
+        run(parser.parse_args())
+    except SketchguideError as error:
+        sys.exit(str(error))
+
+
+def run(args: argparse.Namespace) -> None:
+    backbone = load_backbone(args.model)
+    classifier = load_classifier(args.classifier)
+    weights = args.shared / "weights"
+    judges = Judges(
+        load_squeezenet(weights / "squeezenet1_0_imagenet.safetensors"),
+        classifier,
+        load_detector(weights / "tin2.safetensors"),
+    )
+    settings = {"steps": args.steps, "scale": args.scale, "seed": args.seed}
+    check_folder(args.out, {"model": fingerprint(backbone.network), **settings})
+    request = Request.checked(prompt="", **settings)
+    report: dict[str, object] = {"hardware": hardware(backbone.device.type), **settings}
+    text = ""
+    for kind, descriptions, build in (
+        ("pictures", PICTURES, edits_of_pictures),
+        ("drawings", DRAWINGS, edits_of_drawings),
+    ):
+        if args.only not in (None, kind):
+            continue
+        drawn = kind == "drawings"
+        edits = build(args.shared / "data", set(classifier.classes), count=args.count, size=backbone.default_size)
+        made = {
+            row: make(row, build_method(method, backbone).method, edits, backbone, request, args.out / kind)
+            for row, method in descriptions.items()
+        }
+        figures = {row: measure(edits, pictures, judges, drawn=drawn) for row, pictures in made.items()}
+        report[kind] = {
+            "edits": len(edits),
+            "methods": dict(descriptions),
+            "means": {row: {key: round(mean(v), 5) for key, v in one.items()} for row, one in figures.items()},
+        }
+        text += f"{len(edits)} edits of {kind}\n\n{table(figures, drawn=drawn)}\n"
+        save_png(page(edits, made, first=12), args.out / f"{kind}.png")
+    (args.out / "edits.json").write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (args.out / "edits.md").write_text(text, encoding="utf-8")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""Options that several commands share: each is described once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sketchguide.defaults import BLANK, COUNT, EVERY, HANDOVER, MODEL, SCALE, SEED, STEPS, STOP, STRENGTH
+
+INPUT, OUTPUT, GUIDANCE, SAMPLING, MODELS = "Input", "Output", "Guidance", "Sampling", "Model"
+
+SketchOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="The drawing whose lines to follow: SVG, a picture (PNG, JPEG, WebP, …), Quick, Draw! ndjson.",
+        metavar="FILE",
+        rich_help_panel=INPUT,
+    ),
+]
+
+NegativeOption = Annotated[
+    str | None,
+    typer.Option(help="What the picture should not show.", metavar="TEXT", rich_help_panel=INPUT),
+]
+
+OutputOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        "-o",
+        help="The PNG to write, replaced if it exists; several pictures are numbered: apple-1.png, apple-2.png. "
+        "Default: a name after the prompt that is still free.",
+        metavar="OUT.png",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+CountOption = Annotated[
+    int | None,
+    typer.Option(
+        help=f"How many pictures: {COUNT}.",
+        metavar="N",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+StrengthOption = Annotated[
+    float | None,
+    typer.Option(
+        help=f"β, how hard the drawing pulls: {STRENGTH}. 0 ignores it.",
+        metavar="BETA",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+StopOption = Annotated[
+    float | None,
+    typer.Option(
+        help=f"Part of the steps after which the drawing lets go: {STOP}.",
+        metavar="S",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+EveryOption = Annotated[
+    int | None,
+    typer.Option(
+        help=f"The drawing pulls at every N-th step: {EVERY}. 1 follows closest; more is faster and more natural.",
+        metavar="N",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+BlankOption = Annotated[
+    float | None,
+    typer.Option(
+        help=f"How strongly blank paper binds, where ink is 1: {BLANK}. Less leaves room for lines not drawn.",
+        metavar="W",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+HandoverOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Part of the steps after which the lines are read off the picture as it stands, not off the network's "
+        f"activations: {HANDOVER}. 1: never.",
+        metavar="S",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+PredictorOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What reads the drawing off the model: a folder that `sketchguide train` wrote, or a hub id. "
+        "Default: the model's own.",
+        metavar="NAME|PATH|HUB_ID",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+ScaleOption = Annotated[
+    float | None,
+    typer.Option(
+        help=f"Classifier-free guidance, how closely the prompt is followed: {SCALE}. 1 switches it off.",
+        metavar="CFG",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+StepsOption = Annotated[
+    int | None,
+    typer.Option(
+        help=f"Steps of the solver: {STEPS}. More take longer.",
+        metavar="N",
+        rich_help_panel=SAMPLING,
+    ),
+]
+
+SeedOption = Annotated[
+    int | None,
+    typer.Option(
+        help=f"Seed of the first picture: {SEED.low} to {SEED.high}, default random. The next ones count up. "
+        "The same seed is the same picture.",
+        metavar="N",
+        rich_help_panel=SAMPLING,
+    ),
+]
+
+SizeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Width and height in pixels, each 16 to 4096, in steps that depend on the model. "
+        "Default: the model's own.",
+        metavar="WxH",
+        rich_help_panel=SAMPLING,
+    ),
+]
+
+SolverOption = Annotated[
+    str | None,
+    typer.Option(
+        help="ddim, ddpm, euler, euler-ancestral, dpm++2m, or lcm for models distilled for it. "
+        "Default: the model's own.",
+        metavar="NAME",
+        rich_help_panel=SAMPLING,
+    ),
+]
+
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        help=f"A model that is shipped (see `sketchguide models`), a diffusers folder or a hub id. Default {MODEL}.",
+        metavar="NAME|PATH|HUB_ID",
+        rich_help_panel=MODELS,
+    ),
+]
+
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Default auto (CUDA, else MPS, else the CPU); cpu, cuda, cuda:1, mps, …",
+        metavar="NAME",
+        rich_help_panel=MODELS,
+    ),
+]
+
+DtypeOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Default auto (float32 on the CPU, else bfloat16); float32, bfloat16 or float16.",
+        metavar="NAME",
+        rich_help_panel=MODELS,
+    ),
+]

@@ -1,0 +1,223 @@
+"""`sketchguide translate`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from sketchguide.cli.generate import Job, carry_out, check_output, given, warn_of_idle
+from sketchguide.cli.options import (
+    INPUT,
+    BlankOption,
+    CountOption,
+    DeviceOption,
+    DtypeOption,
+    EveryOption,
+    HandoverOption,
+    ModelOption,
+    NegativeOption,
+    OutputOption,
+    PredictorOption,
+    ScaleOption,
+    SeedOption,
+    SizeOption,
+    SketchOption,
+    SolverOption,
+    StepsOption,
+    StopOption,
+    StrengthOption,
+)
+from sketchguide.cli.report import JsonFlag, Report, hush_libraries
+from sketchguide.defaults import ALPHA, MODEL, NEAR, RECURRENCE, SHARE, TAU_A, TAU_F, Branches, Decay, SourceKind, Start
+
+LAYOUT, LEAVING = "Layout", "Leaving the source behind"
+
+
+def command(
+    context: typer.Context,
+    image: Annotated[Path, typer.Argument(help="The picture whose layout is kept, or a drawing.", metavar="IMAGE")],
+    prompts: Annotated[
+        list[str],
+        typer.Argument(help="What the new picture shows. Several prompts share one pass over IMAGE.", metavar="PROMPT"),
+    ],
+    kind: Annotated[
+        Literal["picture", "sketch"] | None,
+        typer.Option(
+            "--as",
+            help="What IMAGE is. Default: SVG and ndjson are sketches, and so are pictures of colourless ink on paper.",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    sketch: SketchOption = None,
+    negative: NegativeOption = None,
+    output: OutputOption = None,
+    count: CountOption = None,
+    as_json: JsonFlag = False,
+    source: Annotated[
+        SourceKind | None,
+        typer.Option(
+            help="How IMAGE is shown to the network: inverted (DDIM, one more pass per step, keeps most) or noised "
+            "(Ctrl-X, cheaper, leaks less). Default inverted.",
+            rich_help_panel=LAYOUT,
+        ),
+    ] = None,
+    tau_f: Annotated[
+        float | None,
+        typer.Option(
+            help=f"Part of the steps that borrow the features f: {TAU_F}, of sketches 0.5.",
+            metavar="T",
+            rich_help_panel=LAYOUT,
+        ),
+    ] = None,
+    tau_a: Annotated[
+        float | None,
+        typer.Option(
+            help=f"Part of the steps that borrow queries and keys of self-attention: {TAU_A}.",
+            metavar="T",
+            rich_help_panel=LAYOUT,
+        ),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="Taps that are borrowed as f, with + between them. Default: the published one, or its like.",
+            metavar="PATH[+PATH…]",
+            rich_help_panel=LAYOUT,
+        ),
+    ] = None,
+    share: Annotated[
+        float | None,
+        typer.Option(
+            help=f"How much of what is borrowed is IMAGE's: {SHARE}. 0 leaves the picture its own.",
+            metavar="S",
+            rich_help_panel=LAYOUT,
+        ),
+    ] = None,
+    near: Annotated[
+        float | None,
+        typer.Option(
+            help=f"Borrow only so near to strokes (of --sketch, else of IMAGE), as part of the longer side: {NEAR}. "
+            "0 borrows everywhere.",
+            metavar="D",
+            rich_help_panel=LAYOUT,
+        ),
+    ] = None,
+    branches: Annotated[
+        Branches | None,
+        typer.Option(help="Whether the negative pass of guidance borrows too. Default both.", rich_help_panel=LAYOUT),
+    ] = None,
+    start: Annotated[
+        Start | None,
+        typer.Option(
+            help="Begin with IMAGE's noise or with the seed's. Default: source where it is inverted, else noise.",
+            rich_help_panel=LAYOUT,
+        ),
+    ] = None,
+    source_prompt: Annotated[
+        str | None, typer.Option(help="What IMAGE shows, as far as known.", metavar="TEXT", rich_help_panel=LEAVING)
+    ] = None,
+    decay: Annotated[
+        Decay | None,
+        typer.Option(
+            help="Guidance turns to moving away from --source-prompt, with this schedule. Default: it does not.",
+            rich_help_panel=LEAVING,
+        ),
+    ] = None,
+    alpha: Annotated[
+        float | None,
+        typer.Option(
+            help=f"Share of the plain negative prompt at the first step of --decay: {ALPHA}.",
+            metavar="A",
+            rich_help_panel=LEAVING,
+        ),
+    ] = None,
+    recurrence: Annotated[
+        int | None,
+        typer.Option(
+            help=f"How often each step from 10 to 50 % is taken again, without IMAGE: {RECURRENCE}.",
+            metavar="N",
+            rich_help_panel=LEAVING,
+        ),
+    ] = None,
+    strength: StrengthOption = None,
+    stop: StopOption = None,
+    every: EveryOption = None,
+    blank: BlankOption = None,
+    handover: HandoverOption = None,
+    predictor: PredictorOption = None,
+    scale: ScaleOption = None,
+    steps: StepsOption = None,
+    seed: SeedOption = None,
+    size: SizeOption = None,
+    solver: SolverOption = None,
+    model: ModelOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+) -> None:
+    """Make a picture of a prompt with the layout of another picture, or of a drawing.
+
+    sketchguide translate photo.jpg "a green apple" -o green.png
+    sketchguide translate photo.jpg "a green apple" "a peach" "a tomato"
+    sketchguide translate apple.svg "a red apple" --sketch apple.svg
+    sketchguide translate photo.jpg "a pear" --source noised --tau-f 0.6
+
+    Plug-and-Play features give the layout (docs/plug-and-play.md); with
+    --sketch the lines are pulled to a drawing too. Every PNG carries all that
+    is needed to make it again, IMAGE included: sketchguide generate --from.
+    """
+    report = Report.of(context, as_json=as_json)
+    check_output(output)
+    options = given(
+        negative=negative,
+        sketch=sketch,
+        model=model,
+        predictor=predictor,
+        strength=strength,
+        stop=stop,
+        every=every,
+        blank=blank,
+        handover=handover,
+        steps=steps,
+        scale=scale,
+        seed=seed,
+        count=count,
+        size=size,
+        solver=solver,
+        device=device,
+        dtype=dtype,
+    )
+    settings: dict[str, Any] = {
+        "source": source,
+        "source_prompt": source_prompt,
+        "start": start,
+        "tau_f": tau_f,
+        "tau_a": tau_a,
+        "features": features,
+        "share": share,
+        "branches": branches,
+        "near": near,
+        "decay": decay,
+        "alpha": alpha,
+        "recurrence": recurrence,
+    }
+    layout = {name: value for name, value in settings.items() if value is not None}
+    warn_of_idle(options, report, drawing=sketch is not None)
+    with report.progress() as bar:
+        bar.add_task("Loading", total=None)
+        from sketchguide.translation import check, open_source, prepare
+
+        check(prompts, layout, options)  # before the model is loaded
+        opened = open_source(image, drawn=None if kind is None else kind == "sketch")
+        hush_libraries()
+        from sketchguide.loading import load_backbone
+        from sketchguide.seeds import random_seed
+
+        where = {name: options[name] for name in ("device", "dtype") if name in options}
+        backbone = load_backbone(options.get("model", MODEL), **where)
+        request = prepare(opened, prompts[0], backbone, layout=layout, **{"seed": random_seed(), **options})
+    carry_out(Job(request=request, prompts=prompts, backbone=backbone), report, output=output)
+    cost: dict[str, int] = report.facts["evaluations"]
+    parts = ", ".join(f"{number} {name}" for name, number in cost.items() if number)
+    report.say(f"{sum(cost.values())} network evaluations: {parts}.")

@@ -1,0 +1,131 @@
+"""From a picture and a prompt to a picture: its layout is kept, what it shows becomes what the prompt says."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from sketchguide.backbones.base import Backbone
+from sketchguide.errors import SketchguideWarning, UsageError
+from sketchguide.generation import Picture, check_size, run
+from sketchguide.images import from_ink, open_image, read_file, to_base64, to_images, to_tensor
+from sketchguide.loading import load_backbone
+from sketchguide.predictors import LatentPredictor
+from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Request
+from sketchguide.seeds import random_seed
+from sketchguide.sketch import Sketch, looks_drawn
+
+MAX_ASPECT = 2.0  # of sizes that are chosen here
+
+
+def translate(
+    image: Image.Image | Sketch | str | Path,
+    prompt: str | Sequence[str],
+    *,
+    drawn: bool | None = None,
+    sketch: Sketch | str | Path | None = None,
+    backbone: Backbone | None = None,
+    predictor: LatentPredictor | None = None,
+    seed: int | None = None,
+    **settings: Any,
+) -> list[Picture]:
+    """Make pictures of `prompt` with the layout of `image` by Plug-and-Play features (Tumanyan et al. 2023).
+
+    `image` is a picture, a drawing, or a file of either; `drawn` says which, None looks. Several prompts share one
+    pass over the source; the pictures come prompt by prompt. With `sketch` they follow its lines too, by LGP.
+
+    `settings` are the fields of `LayoutSettings` (`source`, `tau_f`, `tau_a`, `share`, `branches`, `near`, `decay`, …)
+    and the other fields of `Request` (`steps`, `scale`, `count`, `size`, …). Without `size` the model's number of
+    pixels is spread over the aspect of the picture; what then sticks out is cut off.
+
+    Raises a SketchguideError; warns (SketchguideWarning) as `generate` does, of another size than the model's own, of
+    a blank picture, and where seeds change nothing.
+    """
+    source = open_source(image, drawn=drawn) if isinstance(image, str | Path) else image
+    if isinstance(source, Image.Image) and drawn:
+        source = Sketch.from_image(source)
+    if isinstance(sketch, str | Path):
+        sketch = Sketch.open(sketch)
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    layout = {name: settings.pop(name) for name in LayoutSettings.model_fields if name in settings}
+    values: dict[str, Any] = {"seed": random_seed() if seed is None else seed, **settings}
+    if sketch is not None:
+        values["sketch"] = sketch.to_json()
+    check(prompts, layout, values)
+    if backbone is None:
+        known: dict[str, Any] = {name: values[name] for name in ("device", "dtype") if name in values}
+        backbone = load_backbone(values.get("model", Request.model_fields["model"].default), **known)
+    values["model"] = backbone.name
+    request = prepare(source, prompts[0], backbone, layout=layout, **values)
+    events = run(request, prompts=prompts, backbone=backbone, predictor=predictor)
+    return [event for event in events if isinstance(event, Picture)]
+
+
+def check(prompts: Sequence[str], layout: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+    """UsageError for what needs neither the model nor the picture to be known as wrong."""
+    if not prompts:
+        raise UsageError("There is no prompt.", hint="Say what the picture is to show.", field="prompt")
+    LayoutSettings.checked(**layout)
+    for prompt in prompts:
+        Request.checked(**{"seed": 0, **values, "prompt": prompt})
+
+
+def open_source(path: str | Path, *, drawn: bool | None = None) -> Image.Image | Sketch:
+    """A picture, or the drawing that the file holds: SVG and ndjson do; a picture where `drawn` says so, None looks."""
+    if read_file(path)[:256].lstrip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n")[:1] in (b"<", b"{", b"\x1f"):
+        if drawn is False:
+            raise UsageError(f"{path} holds strokes, no picture.", hint="Take it as a sketch.", field="drawn")
+        return Sketch.open(path)
+    image = open_image(path)
+    return Sketch.from_image(image) if (looks_drawn(image) if drawn is None else drawn) else image
+
+
+def prepare(
+    source: Image.Image | Sketch, prompt: str, backbone: Backbone, *, layout: Mapping[str, Any], **values: Any
+) -> Request:
+    """The request for a picture of `prompt` with the layout of `source`, which it carries in the size it works at.
+
+    `layout` has fields of LayoutSettings, `values` other fields of Request. Drawings have defaults of their own.
+    """
+    drawn = isinstance(source, Sketch)
+    width, height = (source.aspect, 1.0) if drawn else source.size
+    size: tuple[int, int] = check_size(values.pop("size", None) or fitting_size(width / height, backbone), backbone)
+    if drawn:
+        ink = torch.tensor(source.rasterize(size=size).ink)
+        picture = from_ink(1 - ink[None, None])
+    else:
+        picture = to_tensor([source], size=size)
+        cut = 1 - min(width / height * size[1] / size[0], height / width * size[0] / size[1])
+        if cut > 0.01:
+            where = "the sides" if width * size[1] > height * size[0] else "top and bottom"
+            _tell(f"{cut:.0%} of the picture ({width} × {height}) is cut off at {where} to make {size[0]} × {size[1]}.")
+    if size != backbone.default_size:
+        own = "{} × {}".format(*backbone.default_size)
+        _tell(f"The size is {size[0]} × {size[1]}; {backbone.name} was trained for {own}.")
+    (image,) = to_images(picture)
+    kept = Layout.checked(picture=to_base64(image), drawn=drawn, **{**(FOR_DRAWINGS if drawn else {}), **layout})
+    return Request.checked(prompt=prompt, layout=kept, size=size, **values)
+
+
+def fitting_size(aspect: float, backbone: Backbone) -> tuple[int, int]:
+    """(width, height) that the model can make, near its own number of pixels and near `aspect` (width / height)."""
+    step, (width, height) = backbone.multiple, backbone.default_size
+    aspect = min(max(aspect, 1 / MAX_ASPECT), MAX_ASPECT)
+
+    def error(size: tuple[int, int]) -> float:
+        pixels = size[0] * size[1] / (width * height)
+        return abs(math.log(size[0] / size[1] / aspect)) + 0.5 * abs(math.log(pixels))
+
+    sides = range(step, 2 * max(width, height) + 1, step)
+    return min(product(sides, sides), key=error)
+
+
+def _tell(message: str) -> None:
+    warnings.warn(message, SketchguideWarning, stacklevel=4)

@@ -1,0 +1,340 @@
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from sketchguide import generation
+from sketchguide.errors import SketchError, SketchguideWarning, TapError, UsageError
+from sketchguide.generation import SOURCE_SEED, Picture, Progress, near_strokes, recall, run
+from sketchguide.images import from_base64, from_ink, to_tensor
+from sketchguide.predictors import LatentPredictor
+from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Request
+from sketchguide.sampling import Evaluations
+from sketchguide.sketch import Sketch, looks_drawn
+from sketchguide.translation import fitting_size, open_source, prepare, translate
+from support import Tiny
+
+SIZE = (32, 32)
+CROSS = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, 0.8]]])
+STEPS = 3
+
+
+def ball(size: tuple[int, int] = (48, 48), *, fill: str = "red") -> Image.Image:
+    image = Image.new("RGB", size, "white")
+    ImageDraw.Draw(image).ellipse((4, 8, size[0] - 10, size[1] - 4), fill=fill)
+    return image
+
+
+def make(tiny: Tiny, *prompts: str, image: Any = None, **settings: Any) -> list[Picture]:
+    given = {"seed": 7, "steps": STEPS, "size": SIZE, **settings}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The size is|scale is 1: the prompt", SketchguideWarning)
+        return translate(image or ball(), prompts or "a cat", backbone=tiny(), **given)
+
+
+def difference(one: Picture, other: Picture) -> int:
+    pixels = (np.asarray(picture.image).astype(int) for picture in (one, other))
+    return int(np.abs(next(pixels) - next(pixels)).max())
+
+
+# ------------------------------------------------------------------------------------------------------------- picture
+
+
+@pytest.fixture(scope="module")
+def plain(tiny: Tiny) -> Picture:
+    return make(tiny)[0]
+
+
+def test_a_source_changes_the_picture(tiny: Tiny, plain: Picture) -> None:
+    (green,) = make(tiny, image=ball(fill="green"))
+    assert green.image.size == SIZE
+    assert difference(green, plain) > 2
+
+
+def test_at_a_share_of_zero_from_the_seeds_noise_it_is_plain_text_to_image(tiny: Tiny) -> None:
+    (picture,) = make(tiny, share=0, start="noise")
+    request = Request.checked(prompt="a cat", seed=7, steps=STEPS, size=SIZE)
+    *_, unguided = run(request, backbone=tiny())
+    assert isinstance(unguided, Picture)
+    assert difference(picture, unguided) == 0
+    assert picture.evaluations == Evaluations(STEPS, STEPS, inversion=STEPS)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"tau_f": 0.0},
+        {"tau_a": 0.0},
+        {"share": 0.5},
+        {"features": "up_blocks.1.resnets.0+up_blocks.2.resnets.0.conv2"},
+        {"branches": "conditional"},
+        {"source": "noised"},
+        {"start": "noise"},
+        {"recurrence": 1},
+        {"source_prompt": "a ball"},
+        {"source_prompt": "a ball", "decay": "linear"},
+    ],
+    ids=str,
+)
+def test_every_setting_acts(tiny: Tiny, plain: Picture, settings: dict[str, Any]) -> None:
+    (changed,) = make(tiny, **settings)
+    assert difference(plain, changed) > 0
+
+
+def test_a_seed_is_the_same_picture_in_any_batch(tiny: Tiny) -> None:
+    several = make(tiny, source="noised", seed=5, count=3)
+    (alone,) = make(tiny, source="noised")
+    assert [picture.seed for picture in several] == [5, 6, 7]
+    assert difference(several[2], alone) <= 2
+    assert difference(several[1], alone) > 2
+    assert SOURCE_SEED not in range(2**31)  # nobody meets a source noised like the picture itself
+
+
+def test_lines_by_gradient_and_layout_by_features(tiny: Tiny, predictor: LatentPredictor, plain: Picture) -> None:
+    (both,) = make(tiny, sketch=CROSS, predictor=predictor)
+    assert difference(both, plain) > 2
+    assert both.request.sketch is not None
+    assert both.request.layout is not None
+    assert both.evaluations == plain.evaluations
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"source": "noised", "count": 3, "near": 0.1, "image": CROSS},
+        {"source_prompt": "a ball", "decay": "exponential", "recurrence": 1, "solver": "ddpm"},
+    ],
+    ids=["inverted", "two-batches", "mixture"],
+)
+def test_a_saved_picture_can_be_made_again_bit_for_bit(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(generation, "BATCH", 2)
+    pictures = make(tiny, "a cat", "a dog", **settings)
+    chosen = pictures[-1]
+    chosen.save(tmp_path / "a.png")
+    request, index, _ = recall(tmp_path / "a.png")
+    assert (request, index) == (chosen.request, chosen.index)
+    (again,) = [p for p in run(request, backbone=tiny(), only=index) if isinstance(p, Picture)]
+    assert again.image.tobytes() == chosen.image.tobytes()
+    assert again.recipe == chosen.recipe
+
+
+# ---------------------------------------------------------------------------------------------------------------- cost
+
+
+def test_an_edit_takes_190_evaluations_for_50_steps_inverted_and_140_noised(tiny: Tiny) -> None:
+    steps = 10  # the counts are in proportion
+    (inverted,), (noised,) = make(tiny, steps=steps), make(tiny, steps=steps, source="noised")
+    assert inverted.evaluations == Evaluations(conditional=10, negative=10, source=8, inversion=10)
+    assert sum(inverted.evaluations) == 190 * steps / 50
+    assert sum(noised.evaluations) == 140 * steps / 50
+    assert inverted.recipe["evaluations"] == inverted.evaluations._asdict()
+
+
+def test_prompts_share_one_pass_over_the_source(tiny: Tiny) -> None:
+    assert tiny().taps  # found by one pass, once
+    passes: list[int] = []
+    spy = tiny().network.conv_in.register_forward_hook(lambda *_: passes.append(1))
+    try:
+        three = make(tiny, "a cat", "a dog", "a hen", scale=3.0)
+    finally:
+        spy.remove()
+    assert len(passes) == STEPS + STEPS + 3 * 2 * STEPS  # of so few steps the first 0.8 are all
+    assert {sum(picture.evaluations) for picture in three} == {STEPS + STEPS + 2 * STEPS}
+    assert [picture.request.prompt for picture in three] == ["a cat", "a dog", "a hen"]
+    (alone,) = make(tiny, "a dog", scale=3.0)
+    assert difference(three[1], alone) == 0
+
+
+def test_progress_counts_inversion_and_every_walk(tiny: Tiny) -> None:
+    with pytest.warns(SketchguideWarning, match="The size is 32"):
+        request = prepare(ball(SIZE), "a cat", tiny(), layout={}, size=SIZE, steps=3, seed=1)
+    events = list(run(request, prompts=["a cat", "a dog"], backbone=tiny()))
+    steps = [event for event in events if isinstance(event, Progress)]
+    assert [(step.done, step.total) for step in steps] == [(i, 9) for i in range(1, 10)]
+    assert steps[2].evaluations == Evaluations(0, 0, inversion=3)
+    assert steps[-1].evaluations == Evaluations(6, 6, source=3, inversion=3)
+
+
+def test_an_equal_source_prompt_costs_nothing(tiny: Tiny) -> None:
+    (picture,) = make(tiny, decay="linear", source_prompt="a dog", negative="a dog")
+    assert picture.evaluations.negative == STEPS
+
+
+# ------------------------------------------------------------------------------------------------------------- sources
+
+
+def test_a_drawing_is_dark_ink_on_white_paper(tiny: Tiny) -> None:
+    (picture,) = make(tiny, image=CROSS)
+    layout = picture.request.layout
+    assert layout is not None
+    assert layout.drawn
+    assert (layout.tau_f, layout.tau_a) == (FOR_DRAWINGS["tau_f"], FOR_DRAWINGS["tau_a"])
+    ink = torch.tensor(CROSS.rasterize(size=SIZE).ink)
+    stored = to_tensor([from_base64(layout.picture)])
+    assert torch.allclose(stored, from_ink(1 - ink[None, None]), atol=1 / 255)
+    (own,) = make(tiny, image=CROSS, tau_f=0.9)
+    assert own.request.layout is not None
+    assert own.request.layout.tau_f == 0.9
+
+
+@pytest.mark.parametrize(
+    ("drawn", "expected"), [(None, True), (True, True), (False, False)], ids=["looked", "said", "denied"]
+)
+def test_a_picture_of_a_drawing_is_recognised_or_said_to_be_one(
+    tmp_path: Path, drawn: bool | None, expected: bool
+) -> None:
+    ink = CROSS.rasterize(size=(64, 64)).ink
+    Image.fromarray(np.uint8(255 * (1 - ink))).save(tmp_path / "cross.png")
+    assert isinstance(open_source(tmp_path / "cross.png", drawn=drawn), Sketch) is expected
+    ball().save(tmp_path / "ball.png")
+    assert isinstance(open_source(tmp_path / "ball.png"), Image.Image)
+
+
+def test_strokes_are_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "a.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"><path d="M0 0L9 9"/></svg>')
+    assert isinstance(open_source(tmp_path / "a.svg"), Sketch)
+    with pytest.raises(UsageError, match="holds strokes"):
+        open_source(tmp_path / "a.svg", drawn=False)
+
+
+def test_what_looks_drawn() -> None:
+    rng = np.random.default_rng(0)
+    ink = np.uint8(255 * (1 - CROSS.rasterize(size=(64, 64)).ink))
+    assert looks_drawn(Image.fromarray(ink))
+    assert looks_drawn(Image.fromarray(255 - ink))
+    assert not looks_drawn(Image.new("RGB", (64, 64), "white"))
+    assert not looks_drawn(ball())
+    assert not looks_drawn(Image.fromarray(rng.integers(0, 255, (64, 64), np.uint8)))
+
+
+def test_the_mask_lies_near_strokes(tiny: Tiny, predictor: LatentPredictor) -> None:
+    ink = torch.zeros(1, 1, 32, 32)
+    ink[..., 8, 8] = 1
+    mask = near_strokes(ink, 0.1, tiny())  # 3 pixels, of latent pixels of 2
+    assert mask.shape == (1, 1, 16, 16)
+    assert mask[0, 0, 4, 4] == 1
+    assert mask[0, 0, 8:].max() == 0
+    assert 0 < mask.mean() < 0.1
+    for image, sketch in ((CROSS, None), (ball(), CROSS)):
+        narrow, wide = (
+            make(tiny, image=image, sketch=sketch, predictor=predictor, near=near, source="noised")[0]
+            for near in (0.02, 0)
+        )
+        assert difference(narrow, wide) > 0
+
+
+def test_a_mask_needs_strokes(tiny: Tiny) -> None:
+    with pytest.raises(UsageError, match="no strokes") as caught:
+        make(tiny, near=0.1)
+    assert caught.value.field == "near"
+    assert "drawing" in caught.value.hint
+
+
+# ---------------------------------------------------------------------------------------------------------------- size
+
+
+def test_the_size_follows_the_aspect(tiny: Tiny) -> None:
+    assert tiny().default_size == (64, 64)
+    assert fitting_size(1.0, tiny()) == (64, 64)
+    assert fitting_size(2.25, tiny()) == (96, 48)  # not beyond 2:1
+    tall = fitting_size(0.5, tiny())
+    assert tall == (48, 96)
+    with pytest.warns(SketchguideWarning, match="The size is 96 × 48; tiny was trained for 64 × 64"):
+        (picture,) = translate(ball((400, 200)), "a cat", backbone=tiny(), steps=1, seed=1)
+    assert picture.image.size == (96, 48)
+
+
+def test_what_is_cut_off_is_said(tiny: Tiny) -> None:
+    with pytest.warns(SketchguideWarning, match=r"75% of the picture \(256 × 64\) is cut off at the sides"):
+        translate(ball((256, 64)), "a cat", backbone=tiny(), size=(64, 64), steps=1, seed=1)
+    with pytest.warns(SketchguideWarning, match="top and bottom"):
+        translate(ball((64, 96)), "a cat", backbone=tiny(), size=(64, 64), steps=1, seed=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        translate(ball((130, 130)), "a cat", backbone=tiny(), steps=1, seed=1)
+
+
+def test_see_through_is_white(tiny: Tiny, tmp_path: Path) -> None:
+    image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
+    ImageDraw.Draw(image).ellipse((8, 8, 50, 50), fill=(255, 0, 0, 255))
+    image.save(tmp_path / "a.png")
+    (picture,) = translate(tmp_path / "a.png", "a cat", backbone=tiny(), steps=1, seed=1)
+    assert picture.request.layout is not None
+    assert from_base64(picture.request.layout.picture).getpixel((0, 0)) == (255, 255, 255)
+
+
+# -------------------------------------------------------------------------------------------------------------- faults
+
+
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"tau_f": 1.5}, "tau_f"),
+        ({"tau_a": float("nan")}, "tau_a"),
+        ({"share": -0.1}, "share"),
+        ({"near": 0.7}, "near"),
+        ({"alpha": 2}, "alpha"),
+        ({"decay": "slow"}, "decay"),
+        ({"source": "guessed"}, "source"),
+        ({"start": "end"}, "start"),
+        ({"branches": "none"}, "branches"),
+        ({"recurrence": 11}, "recurrence"),
+        ({"source_prompt": "a\x00b"}, "source_prompt"),
+        ({"steps": 0}, "steps"),
+        ({"tau": 0.5}, "tau"),
+        ({"features": ["up_blocks.9.resnets.0"]}, "taps"),
+        ({"size": (33, 32)}, "size"),
+    ],
+)
+def test_bad_settings_are_named(tiny: Tiny, settings: dict[str, Any], field: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        make(tiny, **settings)
+    assert caught.value.field == field
+
+
+def test_an_unknown_tap_is_answered_with_those_there_are(tiny: Tiny) -> None:
+    with pytest.raises(TapError, match=r"no submodule 'up_blocks\.1\.conv9'") as caught:
+        make(tiny, features=["up_blocks.1.conv9"])
+    assert "resnets, attentions" in caught.value.hint or "attentions, resnets" in caught.value.hint
+
+
+def test_at_least_one_prompt(tiny: Tiny) -> None:
+    with pytest.raises(UsageError, match="no prompt"):
+        translate(ball(), [], backbone=tiny())
+
+
+@pytest.mark.parametrize("picture", ["no base64!", "aGVsbG8=", ""])
+def test_a_stored_picture_that_is_none_is_refused(tiny: Tiny, picture: str) -> None:
+    request = Request.checked(prompt="a cat", seed=1, steps=1, size=SIZE, layout=Layout.checked(picture=picture))
+    with pytest.raises(SketchError) as caught:
+        list(run(request, backbone=tiny()))
+    assert caught.value.field == "layout"
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image": Image.new("RGB", (64, 64), "gray")}, "The picture is blank"),
+        ({"image": Sketch()}, "The picture is blank"),
+        ({"count": 2}, "seeds change nothing"),
+        ({"scale": 1.0, "decay": "linear"}, "no negative prompt"),
+    ],
+)
+def test_what_is_probably_not_meant_is_told(tiny: Tiny, settings: dict[str, Any], message: str) -> None:
+    with pytest.warns(SketchguideWarning, match=message):
+        make(tiny, **({"steps": 1} | settings))
+
+
+def test_settings_are_documented() -> None:
+    assert all(field.description for field in LayoutSettings.model_fields.values())
+    assert all(f"`{name}`" in DOCS for name in LayoutSettings.model_fields)
+
+
+DOCS = (Path(__file__).parents[1] / "docs" / "plug-and-play.md").read_text(encoding="utf-8")
