@@ -54,7 +54,15 @@ class Icon:
 class Artwork:
     """All icons in memory as premultiplied RGBA, and batches of augmented, captioned pictures of them."""
 
-    def __init__(self, data: Path, *, size: int, concepts: str = "quickdraw", styles: tuple[str, ...] = STYLES) -> None:
+    def __init__(
+        self,
+        data: Path,
+        *,
+        size: int,
+        concepts: str = "quickdraw",
+        styles: tuple[str, ...] = STYLES,
+        device: str = "cpu",
+    ) -> None:
         records = json.loads((data / "emoji128" / "metadata.json").read_text())
         words: dict[str, list[str]] = {}
         mapping = class_map(data)
@@ -80,15 +88,15 @@ class Artwork:
             rgba[..., :3] *= rgba[..., 3:]
             pixels.append(torch.from_numpy(rgba).permute(2, 0, 1))
             self.icons.append(Icon(record["style"], code, tuple(dict.fromkeys([record["name"], *words.get(code, [])]))))
-        self.pixels = torch.stack(pixels)  # (N, 4, store, store)
+        self.pixels = torch.stack(pixels).to(device)  # (N, 4, store, store)
 
     def batch(self, count: int, rng: Generator) -> tuple[Tensor, list[str]]:
         """`count` pictures (B, 3, size, size) in [-1, 1] and their captions."""
         chosen = torch.randint(len(self.icons), (count,), generator=rng)
-        layers, colours = recolour(self.pixels[chosen], rng)
+        layers, colours = recolour(self.pixels[chosen.to(self.pixels.device)], rng)
         layers = warp(layers, self.size, rng)
         names, papers = backgrounds(count, rng)
-        pictures = layers[:, :3] + (1 - layers[:, 3:]) * papers[:, :, None, None]
+        pictures = layers[:, :3] + (1 - layers[:, 3:]) * papers[:, :, None, None].to(layers)
         captions = [
             caption(self.icons[i], colour, name, rng)
             for i, colour, name in zip(chosen.tolist(), colours, names, strict=True)
@@ -126,55 +134,55 @@ def warp(layers: Tensor, size: int, rng: Generator, *, loose: float = 1.0) -> Te
         ],
         dim=1,
     )
-    grid = F.affine_grid(matrix, [count, 4, size, size], align_corners=False)
+    grid = F.affine_grid(matrix.to(layers), [count, 4, size, size], align_corners=False)
     bend = torch.randn(count, 2, 4, 4, generator=rng) * uniform(count, 0, 0.05 * loose, rng)[:, None, None, None]
-    bend = F.interpolate(bend, size=(size, size), mode="bicubic", align_corners=True)
+    bend = F.interpolate(bend.to(layers), size=(size, size), mode="bicubic", align_corners=True)
     return F.grid_sample(layers, grid + bend.permute(0, 2, 3, 1), mode="bilinear", align_corners=False)
 
 
 def recolour(layers: Tensor, rng: Generator) -> tuple[Tensor, list[str | None]]:
     """Turn the hue of one picture in six; name the colour of those and of some others."""
     layers = layers.clone()
+    draws = torch.rand(len(layers), generator=rng)
+    angles = uniform(len(layers), 0, 2 * math.pi, rng)
     colours: list[str | None] = [None] * len(layers)
-    for i, draw in enumerate(torch.rand(len(layers), generator=rng).tolist()):
-        if draw < 0.17:
-            turned = turn_hue(layers[i, :3], chance(rng) * 2 * math.pi)
-            name = dominant_colour(turned, layers[i, 3])
-            if name is not None:
-                layers[i, :3] = turned.clamp(0, 1) * (layers[i, 3] > 0)
-                colours[i] = name
-        elif draw < 0.32:
-            colours[i] = dominant_colour(layers[i, :3], layers[i, 3])
+    turning = (draws < 0.17).nonzero()[:, 0]
+    turned = turn_hues(layers[turning, :3], angles[turning])
+    for i, rgb, name in zip(turning.tolist(), turned, dominant_colours(turned, layers[turning, 3]), strict=True):
+        if name is not None:
+            layers[i, :3] = rgb.clamp(0, 1) * (layers[i, 3] > 0)
+            colours[i] = name
+    named = ((draws >= 0.17) & (draws < 0.32)).nonzero()[:, 0]
+    for i, name in zip(named.tolist(), dominant_colours(layers[named, :3], layers[named, 3]), strict=True):
+        colours[i] = name
     return layers, colours
 
 
-def turn_hue(rgb: Tensor, angle: float) -> Tensor:
-    """Rotate (3, h, w) about the grey axis by `angle` radians; lightness stays."""
-    cos, sin = math.cos(angle), math.sin(angle) / math.sqrt(3)
+def turn_hues(rgb: Tensor, angles: Tensor) -> Tensor:
+    """Rotate (B, 3, h, w) about the grey axis by `angles` (B,) in radians; lightness stays."""
+    cos, sin = torch.cos(angles), torch.sin(angles) / math.sqrt(3)
     third = (1 - cos) / 3
-    matrix = torch.tensor(
-        [
-            [cos + third, third - sin, third + sin],
-            [third + sin, cos + third, third - sin],
-            [third - sin, third + sin, cos + third],
-        ]
-    )
-    return torch.einsum("ij,jhw->ihw", matrix, rgb)
+    ring = torch.stack([cos + third, third - sin, third + sin], dim=1)
+    matrices = torch.stack([ring, ring.roll(1, dims=1), ring.roll(2, dims=1)], dim=1)
+    return torch.einsum("bij,bjhw->bihw", matrices.to(rgb), rgb)
 
 
-def dominant_colour(rgb: Tensor, alpha: Tensor) -> str | None:
-    """The name of the hue that most of a picture has, or None where it has no clear one."""
-    top, bottom = rgb.max(dim=0).values, rgb.min(dim=0).values
-    vivid = (top - bottom > 0.25) & (alpha > 0.5)
-    if vivid.sum() < 0.35 * (alpha > 0.5).sum():
-        return None
-    red, green, blue = rgb[:, vivid]
+def dominant_colours(rgb: Tensor, alpha: Tensor) -> list[str | None]:
+    """The name of the hue that most of each picture (B, 3, h, w) has, or None where it has no clear one."""
+    solid = alpha > 0.5
+    vivid = (rgb.amax(dim=1) - rgb.amin(dim=1) > 0.25) & solid
+    red, green, blue = rgb.unbind(dim=1)
     hue = torch.atan2(math.sqrt(3) * (green - blue), 2 * red - green - blue).rad2deg() % 360
-    centres = torch.tensor([float(centre) for _, centre in HUES])
-    nearest = (hue[:, None] - centres).abs().argmin(dim=1)
-    names = [HUES[k][0] for k in nearest.tolist()]
-    name = max(set(names), key=names.count)
-    return name if names.count(name) > 0.6 * len(names) else None
+    nearest = torch.stack([(hue - centre).abs() for _, centre in HUES]).argmin(dim=0)
+    names = list(dict.fromkeys(name for name, _ in HUES))
+    shares = [
+        sum((vivid & (nearest == k)).sum(dim=(1, 2)) for k, (other, _) in enumerate(HUES) if other == name)
+        for name in names
+    ]
+    most, which = torch.stack([torch.as_tensor(share) for share in shares]).max(dim=0)
+    total = vivid.sum(dim=(1, 2))
+    clear = (total >= 0.35 * solid.sum(dim=(1, 2))) & (most > 0.6 * total)
+    return [names[k] if sure else None for k, sure in zip(which.tolist(), clear.tolist(), strict=True)]
 
 
 def backgrounds(count: int, rng: Generator) -> tuple[list[str], Tensor]:

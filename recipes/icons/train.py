@@ -358,7 +358,8 @@ def train_diffusion(args: argparse.Namespace) -> None:
     run = Run(args, "diffusion")
     rng = Generator().manual_seed(1)
     torch.manual_seed(1)
-    artwork = Artwork(args.data, size=args.size, concepts=args.concepts, styles=tuple(args.styles.split(",")))
+    styles = tuple(args.styles.split(","))
+    artwork = Artwork(args.data, size=args.size, concepts=args.concepts, styles=styles, device=args.device)
     if args.start and not (run.folder / "vae").exists():
         for part in ("vae", "tokenizer"):
             shutil.copytree(args.start / part, run.folder / part)
