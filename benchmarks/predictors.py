@@ -18,9 +18,9 @@ from typing import Any
 
 from sketchguide import LatentPredictor, load_backbone
 from sketchguide.backbones.base import Backbone
+from sketchguide.classifiers import load_classifier
 from sketchguide.cli.environment import hardware
 from sketchguide.evaluation.benchmark import Benchmark, Judges
-from sketchguide.evaluation.classifier import load_classifier
 from sketchguide.evaluation.detectors import load_detector
 from sketchguide.evaluation.drawings import load_set
 from sketchguide.extractors import EXTRACTORS
