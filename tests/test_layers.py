@@ -30,6 +30,7 @@ TABLE = (
     "controls",
     "sampling",
     "inversion",
+    "interpolation",
     "loading",
     "request",
     "generation",

@@ -72,7 +72,7 @@ class ClassifierConfig:
 
 
 class LatentClassifier(nn.Module):
-    """p(y | x_t, t): which class a noisy latent belongs to (Dhariwal & Nichol 2021, 2105.05233, section 4).
+    """p(y | x_t, t): which class a noisy latent belongs to (Dhariwal & Nichol 2021, 2105.05233).
 
     A residual network with GroupNorm; the noise level scales and shifts the activations of every block.
     """

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Generator, Tensor
 
 import sketchguide
 from sketchguide.backbones.base import Backbone
@@ -21,7 +21,8 @@ from sketchguide.controls.strengths import Proportional
 from sketchguide.defaults import BLANK
 from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.images import from_ink, read_png_text, save_png, to_images
-from sketchguide.loading import fingerprint, load_backbone, load_predictor
+from sketchguide.levels import Level
+from sketchguide.loading import fingerprint, load_backbone, load_lora, load_predictor
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sampling import Moment, sample
@@ -106,6 +107,8 @@ def run(
     if only is not None and not 0 <= only < request.count:
         raise UsageError(f"Picture {only} was asked for; the request makes {request.count}.", field="only")
     backbone = backbone or load_backbone(request.model, device=request.device, dtype=request.dtype)
+    if request.lora is not None:
+        load_lora(backbone, request.lora, scale=request.lora_scale)
     size = check_size(request.size or backbone.default_size, backbone)
     sketch = None if request.sketch is None else Sketch.from_json(request.sketch)
     if sketch is not None:
@@ -170,6 +173,32 @@ def walk(
     if clean is not None:
         levels = levels[-1 - max(1, round(amount * request.steps)) :]
         latent = levels[0].alpha * clean + levels[0].sigma * latent
+    return _sampled(request, backbone, prompts, latent, levels, guides=guides, generators=each)
+
+
+def walk_from(
+    request: Request, backbone: Backbone, latent: Tensor, *, guides: Sequence[Guide] = ()
+) -> Iterator[Moment]:
+    """Walk one batch from given noise (B, C, h, w) with the settings of `request`: every row shows its prompt.
+
+    Raises UsageError for a solver that draws noise of its own.
+    """
+    solver = request.solver or next(iter(backbone.solvers))
+    levels = backbone.levels(request.steps, solver)
+    return _sampled(request, backbone, [request.prompt] * len(latent), latent, levels, guides=guides)
+
+
+def _sampled(
+    request: Request,
+    backbone: Backbone,
+    prompts: Sequence[str],
+    latent: Tensor,
+    levels: Sequence[Level],
+    *,
+    guides: Sequence[Guide],
+    generators: Sequence[Generator] = (),
+) -> Iterator[Moment]:
+    solver = request.solver or next(iter(backbone.solvers))
     return sample(
         backbone,
         backbone.describe(prompts),
@@ -179,7 +208,7 @@ def walk(
         scale=request.scale,
         guides=guides,
         solver=backbone.solvers[solver].solver,
-        generators=each,
+        generators=generators,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from sketchguide.defaults import BLANK, COUNT, EVERY, MODEL, SCALE, SEED, STEPS, STOP, STRENGTH
+from sketchguide.defaults import BLANK, COUNT, EVERY, LORA_SCALE, MODEL, SCALE, SEED, STEPS, STOP, STRENGTH
 from sketchguide.errors import UsageError
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -23,6 +23,10 @@ class Request(BaseModel):
     sketch: dict[str, Any] | None = Field(default=None, description="the drawing, as Sketch.to_json() writes it")
     model: str = Field(default=MODEL, description="shipped name, diffusers folder or hub id")
     predictor: str | None = Field(default=None, description="shipped name, folder or hub id; none: the model's own")
+    lora: str | None = Field(default=None, description="folder, file or hub id of a LoRA; none: the model as it is")
+    lora_scale: Finite = Field(
+        default=LORA_SCALE.default, ge=LORA_SCALE.low, le=LORA_SCALE.high, description="0 ignores the LoRA"
+    )
     strength: Finite = Field(
         default=STRENGTH.default, ge=STRENGTH.low, le=STRENGTH.high, description="beta: how hard the drawing pulls"
     )

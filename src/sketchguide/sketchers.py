@@ -1,7 +1,7 @@
 """P, the photo-to-sketch network: from a picture to a drawing of it, with a gradient all the way.
 
 Extractors find lines by thresholds and thinning, which pass no gradient. P learns to draw what they find, in several
-line styles, so that a loss on the drawing can reach the picture (DiffSketching, 2305.18812, section 3.2).
+line styles, so that a loss on the drawing can reach the picture (DiffSketching, 2305.18812).
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import typer
 
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.signals import Stopped
-from sketchguide.defaults import BLANK, COUNT, EVERY, MODEL, SCALE, SEED, STEPS, STOP, STRENGTH
+from sketchguide.defaults import BLANK, COUNT, EVERY, LORA_SCALE, MODEL, SCALE, SEED, STEPS, STOP, STRENGTH
 from sketchguide.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -172,6 +172,22 @@ def command(
             rich_help_panel=MODELS,
         ),
     ] = None,
+    lora: Annotated[
+        str | None,
+        typer.Option(
+            help="A LoRA on top of the model: a folder that `sketchguide finetune` wrote, a file or a hub id.",
+            metavar="PATH|HUB_ID",
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
+    lora_scale: Annotated[
+        float | None,
+        typer.Option(
+            help=f"How much of the LoRA: {LORA_SCALE}. 0 is the model as it was.",
+            metavar="R",
+            rich_help_panel=MODELS,
+        ),
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(
@@ -212,6 +228,8 @@ def command(
         "sketch": None if sketch is None else _read_sketch(sketch),
         "model": model,
         "predictor": predictor,
+        "lora": lora,
+        "lora_scale": lora_scale,
         "strength": strength,
         "stop": stop,
         "every": every,
@@ -268,7 +286,13 @@ def _recalled(source: Path, given: Mapping[str, Any]) -> Job:
     if "seed" in given or "count" in given:
         start = {} if sheet else {"seed": request.seed + index, "count": 1}
         values, only = {**values, **start, **given}, None
-    changed = {"model": {"model", "predictor"}, "predictor": {"predictor"}, "device": {"device", "dtype"}}
+    changed = {
+        "model": {"model", "predictor"},
+        "lora": {"model"},
+        "lora_scale": {"model"},
+        "predictor": {"predictor"},
+        "device": {"device", "dtype"},
+    }
     meant = {"dtype"} & given.keys() | {name for option in given for name in changed.get(option, ())}
     kept = {name: value for name, value in made_with.items() if name not in meant}
     return Job(request=Request.checked(**values), only=only, sheet=sheet, made_with=kept)

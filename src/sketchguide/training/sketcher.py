@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from sketchguide.errors import UsageError
@@ -27,6 +27,7 @@ class SketcherTraining:
     width: int = 24
     blocks: int = 4
     noise: float = 0.1  # largest deviation of the noise on a picture: what P will see while sampling is not clean
+    pool: int = 64  # batches of augmented pictures whose maps are kept; turned and recoloured anew at every use
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -54,6 +55,7 @@ class SketcherRun(TrainingRun):
         self.pictures = pictures
         self.settings = settings
         self.device = device
+        self._pool: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         config = SketcherConfig(styles=settings.styles, width=settings.width, blocks=settings.blocks)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
@@ -74,13 +76,24 @@ class SketcherRun(TrainingRun):
         return self.settings.rate * cosine(self.progress)
 
     def loss(self) -> Tensor:
-        images, _ = self.pictures.batch(self.rng, self.settings.batch)
-        styles = torch.randint(len(self.settings.styles), (len(images),), generator=self.rng)
-        targets = self.targets(images, styles).to(self.device)
+        chosen, turn = torch.randint(self.settings.pool, (2,), generator=self.rng).tolist()
+        images, styles, targets = self._batch(chosen)
+        images = images[:, torch.randperm(3, generator=self.rng)]  # lines do not depend on which colour is which
+        axes = [axis for bit, axis in ((1, 2), (2, 3)) if turn & bit]
+        images, targets = images.flip(axes), targets.flip(axes).to(self.device)
         amount = torch.rand(len(images), 1, 1, 1, generator=self.rng) * self.settings.noise
         seen = (images + amount * torch.randn(images.shape, generator=self.rng)).to(self.device)
         logits = self.sketcher.logits(seen, styles)
         return F.binary_cross_entropy_with_logits(logits, targets) + dice(logits.sigmoid(), targets).mean()
+
+    def _batch(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Pictures, styles and maps of batch `number` of the pool: the extractors take longer than P."""
+        if number not in self._pool:
+            rng = Generator().manual_seed((self.settings.seed << 16) + number)
+            images, _ = self.pictures.batch(rng, self.settings.batch)
+            styles = torch.randint(len(self.settings.styles), (len(images),), generator=rng)
+            self._pool[number] = (images, styles, self.targets(images, styles))
+        return self._pool[number]
 
     def targets(self, images: Tensor, styles: Tensor) -> Tensor:
         """What the extractors of `styles` (B,) draw of `images`: (B, 1, H, W) in [0, 1]."""
