@@ -1,8 +1,8 @@
 """Does fine-tuning on a few drawings change what the model draws, on seeds that it was not tuned on?
 
     python benchmarks/diffsketching.py --data ../shared/data --parts runs/parts --word duck --minutes 10 \
-        --classifier runs/classifier/icons-64.safetensors --squeezenet ../shared/weights/squeezenet1_0_imagenet.safetensors \
-        --out runs/diffsketching
+        --classifier runs/classifier/icons-64.safetensors --out runs/diffsketching \
+        --squeezenet ../shared/weights/squeezenet1_0_imagenet.safetensors
 
 Four recognised Quick, Draw! drawings and four icons of one class; then pictures of held-out seeds, drawn by the frozen
 and by the tuned model with the same settings. Two distances from the drawings are measured: with the judges that were
@@ -60,9 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with quickdraw/, emoji128/, class_map.json")
     parser.add_argument("--parts", type=Path, required=True, help="folder that `sketchguide component` wrote to")
-    parser.add_argument(
-        "--classifier", type=Path, required=True, help="of benchmarks/classifier.py: scores, never trains"
-    )
+    parser.add_argument("--classifier", type=Path, required=True, help="of benchmarks/classifier.py: only scores")
     parser.add_argument("--squeezenet", type=Path, required=True, help="torchvision's squeezenet1_0 weights")
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--word", default="duck", help="Quick, Draw! word (default: %(default)s)")

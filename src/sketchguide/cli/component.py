@@ -42,11 +42,19 @@ def command(
         typer.Option(
             "--output",
             "-o",
-            help="Folder for the weights, report.json, log.jsonl and the checkpoints.",
+            help="Folder for the weights, PART-report.json, PART-log.jsonl and the checkpoints.",
             metavar="DIR",
             rich_help_panel=OUTPUT,
         ),
     ],
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of pictures that the part is scored on. Default: one in ten of the data.",
+            metavar="FOLDER",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint in DIR.", rich_help_panel=OUTPUT)
     ] = False,
@@ -98,8 +106,8 @@ def command(
     sketchguide component drawing-classifier --data drawings/ -o my-parts
     sketchguide component sketcher --data pictures/ -o my-parts --minutes 10
 
-    One picture in ten is held out; report.json says what the part is worth on
-    those. Pictures made of one another belong to one side: put them apart.
+    PART-report.json says what the part is worth on pictures held out. Where
+    several pictures were made of one, hold them out together: --held-out.
     """
     report = Report.of(context, as_json=as_json)
     if part not in PARTS:
@@ -117,7 +125,10 @@ def command(
         from sketchguide.training.data import find_examples, split
 
         examples = find_examples(data)
-        training, held_out = split(examples, seed=seed)
+        if held_out is None:
+            training, scored = split(examples, seed=seed)
+        else:
+            training, scored = examples, find_examples(held_out)
         options = {"steps": steps, "batch": batch, "rate": rate, "seed": seed}
         given = {name: value for name, value in options.items() if value is not None}
         checkpoints = Checkpoints(output / f"{part}-checkpoints")
@@ -127,7 +138,7 @@ def command(
             if resume and latest is None:
                 report.warn(f"{output} has no checkpoint to resume from; the run starts at the beginning.")
             latest = latest if resume else None
-            trainee = _Trainee(part, model, device, training, held_out, given)
+            trainee = _Trainee(part, model, device, training, scored, given)
             run = trainee.run()
             config = {**run.config, "part": part, "minutes": minutes, "pictures": len(examples)}
             if latest is not None:
@@ -141,7 +152,7 @@ def command(
                 checkpoints,
                 config,
                 minutes=minutes,
-                score=(lambda: run.score(*trainee.scored(WATCHED))) if held_out else None,
+                score=(lambda: run.score(*trainee.scored(WATCHED))) if trainee.held_out else None,
                 log=output / f"{part}-log.jsonl",
             )
             session.rewind_log()
@@ -182,9 +193,11 @@ class _Trainee:
         self.given = given
         self.backbone = load_backbone(model, device=device, dtype="float32")
         self.device = choose_device(device)
-        self.classes = classes_of([*training, *held_out]) if part != "sketcher" else ()
+        self.classes = classes_of(training) if part != "sketcher" else ()
         loose = Augmentation(scale=(0.75, 1.15), rotate=12.0, shift=0.1)
         self.pictures = self._pictures(training, loose)
+        if part != "sketcher":
+            held_out = [example for example in held_out if example.caption in self.classes]
         self.held_out = self._pictures(held_out, loose) if held_out else None
 
     def _pictures(self, examples: list[Example], augmentation: Any) -> Pictures:
