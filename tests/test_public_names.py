@@ -9,6 +9,8 @@ import sketchguide
 
 NAMES = [
     "Backbone",
+    "ClassGuide",
+    "LatentClassifier",
     "LatentGuide",
     "LatentPredictor",
     "Level",
@@ -18,6 +20,8 @@ NAMES = [
     "Request",
     "Score",
     "Sketch",
+    "SketchGuide",
+    "Sketcher",
     "SketchguideError",
     "SketchguideWarning",
     "SpatialMap",
@@ -25,6 +29,7 @@ NAMES = [
     "from_pipe",
     "generate",
     "load_backbone",
+    "load_lora",
     "load_predictor",
     "run",
     "sample",

@@ -105,7 +105,8 @@ class Sketcher(nn.Module):
         """The network that `save` wrote; eval mode, frozen, on the CPU. Raises WeightsError for anything else."""
 
         def build(config: dict[str, Any]) -> Sketcher:
-            return cls(SketcherConfig(**{**config, "styles": tuple(config["styles"])}))
+            config["styles"] = tuple(config["styles"])
+            return cls(SketcherConfig(**config))
 
         return read_network(path, kind=KIND, build=build, field="sketcher")
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise, product
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -207,7 +207,7 @@ class FineTuneRun(TrainingRun):
                 with torch.no_grad():
                     latent = self._down(latent, now, to, told)
             else:
-                latent = cast("Tensor", checkpoint(self._down, latent, now, to, told, use_reentrant=False))
+                latent = checkpoint(self._down, latent, now, to, told, use_reentrant=False)
         return latent
 
     def _down(self, latent: Tensor, now: Level, to: Level, told: Condition) -> Tensor:
