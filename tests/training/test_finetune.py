@@ -124,9 +124,9 @@ def test_the_lora_file_loads_in_plain_diffusers_and_changes_the_picture(
     list(run)
     file = run.save(tmp_path)
     with run.averaged():
-        tuned = run.pictures([5])
+        tuned = run.pictures([5], steps=2)
     with run.untuned():
-        untuned = run.pictures([5])
+        untuned = run.pictures([5], steps=2)
     assert file == tmp_path / LORA_FILE
     assert not torch.allclose(tuned, untuned, atol=1e-3)
 

@@ -276,11 +276,11 @@ class FineTuneRun(TrainingRun):
             unet.enable_adapters()
 
     @torch.no_grad()
-    def pictures(self, seeds: Sequence[int], *, scale: float = 1.0) -> Tensor:
+    def pictures(self, seeds: Sequence[int], *, scale: float = 1.0, steps: int = 20) -> Tensor:
         """What the network draws from noise it was not trained on: (len(seeds), 3, H, W) about [-1, 1], on the CPU."""
         latent = noise(generators(seeds), self._starts.shape[1:]).to(self.backbone.device)
         negative = self.backbone.describe([""] * len(seeds))
-        levels = self.backbone.levels(self.settings.levels, "ddim")
+        levels = self.backbone.levels(steps, "ddim")
         *_, last = sample(self.backbone, self._told(len(seeds)), latent, levels, negative=negative, scale=scale)
         return self.backbone.decode(last.latent).clamp(-1, 1).cpu()
 
