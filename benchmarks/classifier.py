@@ -20,8 +20,9 @@ from pathlib import Path
 import torch
 from torch import Generator, Tensor
 
+from sketchguide.classifiers import IconClassifier, save_classifier
 from sketchguide.errors import SketchguideError
-from sketchguide.evaluation.classifier import IconClassifier, accuracy, save_classifier, soften, train_classifier
+from sketchguide.evaluation.classifier import accuracy, soften, train_classifier
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes" / "icons"))
 from artwork import Artwork, backgrounds, recolour, warp

@@ -7,6 +7,7 @@ import torch
 from diffusers import ControlNetModel, T2IAdapter
 from torch import Tensor
 
+from sketchguide.classifiers import IconClassifier, save_classifier
 from sketchguide.errors import ModelNotFoundError, UsageError
 from sketchguide.generation import latent_guide, walk
 from sketchguide.images import from_ink
@@ -25,6 +26,7 @@ from sketchguide.methods import (
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import LayoutSettings, Request
 from sketchguide.sketch import SpatialMap
+from sketchguide.sketchers import Sketcher, SketcherConfig
 from support import Tiny
 
 
@@ -141,6 +143,17 @@ def test_peers_are_loaded_from_their_folders(batch: Batch, tmp_path: Path):
         assert not torch.allclose(made(build_method(described, backbone).method, batch), plain)
         off = made(build_method(f"{described},weight=0", backbone).method, batch)
         torch.testing.assert_close(off, plain)
+
+
+def test_the_sketch_loss_pulls_with_the_parts_named(batch: Batch, tmp_path: Path):
+    Sketcher(SketcherConfig(width=8, blocks=1)).save(tmp_path / "sketcher.safetensors")
+    drawing = tmp_path / "drawing-classifier.safetensors"
+    save_classifier(IconClassifier(("a", "b"), size=32, channels=(8, 16)), drawing)
+    described = f"sketch-loss:sketcher={tmp_path},drawing={drawing}"
+    plain = made(text_to_image, batch)
+    assert not torch.allclose(made(build_method(described, batch.backbone).method, batch), plain)
+    off = made(build_method(f"{described},strength=0", batch.backbone).method, batch)
+    assert torch.equal(off, plain)
 
 
 @pytest.mark.parametrize(

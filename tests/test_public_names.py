@@ -9,6 +9,8 @@ import sketchguide
 
 NAMES = [
     "Backbone",
+    "ClassGuide",
+    "LatentClassifier",
     "LatentGuide",
     "LatentPredictor",
     "Level",
@@ -21,6 +23,8 @@ NAMES = [
     "Request",
     "Score",
     "Sketch",
+    "SketchGuide",
+    "Sketcher",
     "SketchguideError",
     "SketchguideWarning",
     "SpatialMap",
@@ -29,6 +33,7 @@ NAMES = [
     "generate",
     "invert",
     "load_backbone",
+    "load_lora",
     "load_predictor",
     "run",
     "sample",

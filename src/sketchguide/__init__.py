@@ -15,18 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sketchguide.backbones.base import Backbone
+    from sketchguide.classifiers import LatentClassifier
+    from sketchguide.controls.classes import ClassGuide
     from sketchguide.controls.edges import LatentGuide
     from sketchguide.controls.features import NegativePrompt, PlugAndPlay
+    from sketchguide.controls.likeness import SketchGuide
     from sketchguide.controls.strengths import Proportional, Score
     from sketchguide.errors import SketchguideError, SketchguideWarning
     from sketchguide.generation import Picture, Progress, generate, run
     from sketchguide.inversion import Noised, invert
     from sketchguide.levels import Level
-    from sketchguide.loading import from_pipe, load_backbone, load_predictor
+    from sketchguide.loading import from_pipe, load_backbone, load_lora, load_predictor
     from sketchguide.predictors import LatentPredictor
     from sketchguide.request import Request
     from sketchguide.sampling import sample
     from sketchguide.sketch import Sketch, SpatialMap
+    from sketchguide.sketchers import Sketcher
     from sketchguide.strokes import Stroke
     from sketchguide.taps import tapped
     from sketchguide.translation import translate
@@ -35,6 +39,8 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Backbone": "backbones.base",
+    "ClassGuide": "controls.classes",
+    "LatentClassifier": "classifiers",
     "LatentGuide": "controls.edges",
     "LatentPredictor": "predictors",
     "Level": "levels",
@@ -47,6 +53,8 @@ _HOMES = {
     "Request": "request",
     "Score": "controls.strengths",
     "Sketch": "sketch",
+    "SketchGuide": "controls.likeness",
+    "Sketcher": "sketchers",
     "SketchguideError": "errors",
     "SketchguideWarning": "errors",
     "SpatialMap": "sketch",
@@ -55,6 +63,7 @@ _HOMES = {
     "generate": "generation",
     "invert": "inversion",
     "load_backbone": "loading",
+    "load_lora": "loading",
     "load_predictor": "loading",
     "run": "generation",
     "sample": "sampling",
@@ -64,6 +73,8 @@ _HOMES = {
 
 __all__ = [
     "Backbone",
+    "ClassGuide",
+    "LatentClassifier",
     "LatentGuide",
     "LatentPredictor",
     "Level",
@@ -76,6 +87,8 @@ __all__ = [
     "Request",
     "Score",
     "Sketch",
+    "SketchGuide",
+    "Sketcher",
     "SketchguideError",
     "SketchguideWarning",
     "SpatialMap",
@@ -84,6 +97,7 @@ __all__ = [
     "generate",
     "invert",
     "load_backbone",
+    "load_lora",
     "load_predictor",
     "run",
     "sample",

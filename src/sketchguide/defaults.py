@@ -33,6 +33,7 @@ EVERY = Setting[int](2, 1, 100)
 STEPS = Setting[int](30, 1, 1000)
 SCALE = Setting[float](5.0, 0, 50)
 SEED = Setting[int](0, 0, 2**32 - 1)
+LORA_SCALE = Setting[float](1.0, 0, 4)
 COUNT = Setting[int](1, 1, 256)
 
 TAU_F = Setting[float](0.8, 0, 1)

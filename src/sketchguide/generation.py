@@ -25,7 +25,7 @@ from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.images import from_base64, from_ink, read_png_text, save_png, to_images, to_tensor
 from sketchguide.inversion import Noised, Trajectory, ascend, recur
 from sketchguide.levels import Level
-from sketchguide.loading import fingerprint, load_backbone, load_predictor
+from sketchguide.loading import fingerprint, load_backbone, load_lora, load_predictor
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import LayoutSettings, Request
 from sketchguide.sampling import Evaluations, Moment, sample
@@ -120,6 +120,8 @@ def run(
     if only is not None and not 0 <= only < request.count:
         raise UsageError(f"Picture {only} was asked for; the request makes {request.count}.", field="only")
     backbone = backbone or load_backbone(request.model, device=request.device, dtype=request.dtype)
+    if request.lora is not None:
+        load_lora(backbone, request.lora, scale=request.lora_scale)
     size = check_size(request.size or backbone.default_size, backbone)
     sketch = None if request.sketch is None else Sketch.from_json(request.sketch)
     if sketch is not None:
@@ -291,21 +293,44 @@ def walk(
     width, height = request.size or backbone.default_size
     shape = (backbone.latent_channels, height // backbone.stride, width // backbone.stride)
     levels = _levels(request, backbone)
-    solver = backbone.solvers[request.solver or next(iter(backbone.solvers))].solver
     latent = noise(each, shape).to(backbone.device)
     if clean is not None:
         levels = levels[-1 - max(1, round(amount * request.steps)) :]
         latent = levels[0].alpha * clean + levels[0].sigma * latent
+    if borrowed is not None and borrowed.start is not None:
+        latent = borrowed.start.expand_as(latent)
+    return _sampled(request, backbone, prompts, latent, levels, guides=guides, generators=each, borrowed=borrowed)
+
+
+def walk_from(
+    request: Request, backbone: Backbone, latent: Tensor, *, guides: Sequence[Guide] = ()
+) -> Iterator[Moment]:
+    """Walk one batch from given noise (B, C, h, w) with the settings of `request`: every row shows its prompt.
+
+    Raises UsageError for a solver that draws noise of its own.
+    """
+    levels = _levels(request, backbone)
+    return _sampled(request, backbone, [request.prompt] * len(latent), latent, levels, guides=guides)
+
+
+def _sampled(
+    request: Request,
+    backbone: Backbone,
+    prompts: Sequence[str],
+    latent: Tensor,
+    levels: Sequence[Level],
+    *,
+    guides: Sequence[Guide],
+    generators: Sequence[torch.Generator] = (),
+    borrowed: Borrowed | None = None,
+) -> Iterator[Moment]:
     negative: Condition | NegativePrompt | None = None
     if request.scale != 1:
         negative = backbone.describe([request.negative] * len(prompts))
-    if borrowed is None:
-        injections, step = (), sample
-    else:
+    injections, step = (), sample
+    if borrowed is not None:
         layout, injections = borrowed.settings, (borrowed.injection,)
         step = partial(recur, times=layout.recurrence) if layout.recurrence else sample
-        if borrowed.start is not None:
-            latent = borrowed.start.expand_as(latent)
         if layout.decay is not None and negative is not None and layout.source_prompt != request.negative:
             shown = backbone.describe([layout.source_prompt] * len(prompts))
             negative = NegativePrompt(negative, shown, layout.alpha, layout.decay)
@@ -318,8 +343,8 @@ def walk(
         scale=request.scale,
         guides=guides,
         injections=injections,
-        solver=solver,
-        generators=each,
+        solver=backbone.solvers[request.solver or next(iter(backbone.solvers))].solver,
+        generators=generators,
     )
 
 

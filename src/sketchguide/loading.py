@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +18,13 @@ from torch import nn
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.defaults import MODEL
-from sketchguide.errors import ModelNotFoundError, UsageError, WeightsError
+from sketchguide.errors import MismatchError, ModelNotFoundError, UsageError, WeightsError
+from sketchguide.predictors import FILE_NAME as PREDICTOR_FILE
 from sketchguide.predictors import LatentPredictor, is_hub_id
-from sketchguide.weights import opened
+from sketchguide.weights import opened, read_weights
 
+LORA = "sketchguide"  # the name of the adapter
+LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
 EMBEDDED = Path(__file__).parent / "models"
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -31,7 +36,7 @@ class Shipped:
 
     name: str
     folder: Path
-    kind: Literal["model", "predictor"]
+    kind: Literal["model", "predictor", "parts"]
 
     @property
     def size(self) -> int:
@@ -59,11 +64,38 @@ def shipped() -> list[Shipped]:
     """Everything that works offline right after installation."""
     if not EMBEDDED.is_dir():
         return []
-    return [
-        Shipped(f.name, f, "model" if (f / "model_index.json").exists() else "predictor")
-        for f in sorted(EMBEDDED.iterdir())
-        if f.is_dir()
-    ]
+    return [Shipped(f.name, f, _kind(f)) for f in sorted(EMBEDDED.iterdir()) if f.is_dir()]
+
+
+def _kind(folder: Path) -> Literal["model", "predictor", "parts"]:
+    if (folder / "model_index.json").exists():
+        return "model"
+    return "predictor" if (folder / PREDICTOR_FILE).exists() else "parts"
+
+
+def find_part(name: str | Path | None, part: str) -> Path:
+    """The file of a trained part: `name` itself or the one in that folder; None means the one that is shipped.
+
+    `part` is latent-classifier, classifier, drawing-classifier or sketcher. Raises ModelNotFoundError.
+    """
+    file = f"{part}.safetensors"
+    if name is not None:
+        path = Path(name)
+        path = path / file if path.is_dir() else path
+        if path.is_file():
+            return path
+        raise ModelNotFoundError(
+            f"No {part} at {str(name)!r}.", hint=f"Give a folder with {file}, or that file.", field=part
+        )
+    for one in shipped():
+        if one.kind == "parts" and (one.folder / file).is_file():
+            one.verify()
+            return one.folder / file
+    raise ModelNotFoundError(
+        f"No {part} comes with this version.",
+        hint=f"Train one: sketchguide component {part} --data FOLDER -o DIR, and give DIR.",
+        field=part,
+    )
 
 
 def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DType = "auto") -> Backbone:
@@ -148,6 +180,44 @@ def own_predictor(backbone: Backbone) -> str:
             field="predictor",
         )
     return name
+
+
+def load_lora(backbone: Backbone, name: str | Path, *, scale: float = 1.0) -> Backbone:
+    """Put a LoRA (a folder, a file or a hub id) on the backbone's network, and return the backbone.
+
+    `scale` is the slider between the model as it was (0) and as it was tuned (1): the weights are W + scale * B A, so
+    a picture costs what it always did. One that was loaded here before is replaced; others stay active, at 1.
+    Raises ModelNotFoundError, WeightsError, and MismatchError for a LoRA made for another network.
+    """
+    pipeline: Any = getattr(backbone, "pipeline", None)
+    if pipeline is None or not hasattr(pipeline, "load_lora_weights"):
+        raise MismatchError(f"{backbone.name!r} takes no LoRA.", hint="Use a Stable Diffusion model.", field="lora")
+    if not math.isfinite(scale):
+        raise UsageError(f"lora_scale is {scale}; it must be a number, usually 0 to 1.", field="lora_scale")
+    path = Path(name)
+    file = path / LORA_FILE if path.is_dir() else path
+    if not file.is_file() and not is_hub_id(str(name)):
+        raise ModelNotFoundError(
+            f"No LoRA at {str(name)!r}.", hint=f"Give a folder with {LORA_FILE}, that file, or a hub id.", field="lora"
+        )
+    source: Any = read_weights(file, field="lora")[0] if file.is_file() else str(name)
+    try:
+        if LORA in getattr(backbone.network, "peft_config", {}):
+            pipeline.delete_adapters(LORA)
+        others = pipeline.get_active_adapters()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+            pipeline.load_lora_weights(source, adapter_name=LORA)
+        pipeline.set_adapters([*others, LORA], [*(1.0 for _ in others), scale])
+    except (ValueError, RuntimeError, KeyError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise MismatchError(
+            f"The LoRA {str(name)!r} does not fit {backbone.name!r}: {reason}",
+            hint="Use it with the model that it was tuned on.",
+            field="lora",
+        ) from error
+    backbone.network.eval().requires_grad_(False)
+    return backbone
 
 
 def choose_device(device: str) -> torch.device:

@@ -14,14 +14,18 @@ from torch import Tensor, nn
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.wrapped import with_controlnet, with_t2i_adapter
+from sketchguide.controls.likeness import SketchGuide
+from sketchguide.controls.strengths import Proportional
 from sketchguide.errors import ModelNotFoundError, UsageError
 from sketchguide.generation import borrow, latent_guide, near_strokes, walk
 from sketchguide.images import from_ink
-from sketchguide.loading import load_predictor, own_predictor, shipped
+from sketchguide.loading import find_part, load_predictor, own_predictor, shipped
+from sketchguide.perception import Features, load_features
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import FOR_DRAWINGS, LayoutSettings, Request
 from sketchguide.sampling import Moment
 from sketchguide.sketch import SpatialMap
+from sketchguide.sketchers import Sketcher
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,25 @@ def latent_guidance(predictor: LatentPredictor) -> Method:
     def method(batch: Batch) -> Iterator[Moment]:
         guide = latent_guide(batch.request, batch.maps, batch.backbone, predictor)
         return walk(batch.request, batch.backbone, prompts=batch.prompts, seeds=batch.seeds, guides=[guide])
+
+    return method
+
+
+def likeness(sketcher: Sketcher, drawing: Features) -> Method:
+    """DiffSketching's sketch loss on the predicted picture, without training; settings as for LGP."""
+
+    def method(batch: Batch) -> Iterator[Moment]:
+        request = batch.request
+        guide = SketchGuide(
+            batch.backbone.decode,
+            sketcher,
+            drawing,
+            batch.ink,
+            window=(0.0, request.stop),
+            strength=Proportional(request.strength),
+            every=request.every,
+        )
+        return walk(request, batch.backbone, prompts=batch.prompts, seeds=batch.seeds, guides=[guide])
 
     return method
 
@@ -126,6 +149,7 @@ METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "lgp-paper": ("predictor",),
         "pnp": LAYOUT,
         "lgp-pnp": ("predictor", *LAYOUT),
+        "sketch-loss": ("sketcher", "drawing"),
         "sdedit": ("amount",),
         "controlnet": ("path", "weight"),
         "t2i-adapter": ("path", "weight"),
@@ -145,8 +169,8 @@ def build_method(description: str, backbone: Backbone) -> Built:
     """The method that `description` names: `NAME` or `NAME:option=value,option=value`.
 
     Options are settings of the request (`lgp:strength=3,stop=0.5`) and those that METHODS lists: `predictor` (shipped
-    name, folder, hub id), `path` (a folder that diffusers' `from_pretrained` reads), `weight`, `amount`, and for
-    Plug-and-Play the fields of LayoutSettings.
+    name, folder, hub id), `sketcher` and `drawing` (files of `sketchguide component`), `path` (a folder that diffusers'
+    `from_pretrained` reads), `weight`, `amount`, and for Plug-and-Play the fields of LayoutSettings.
     Raises UsageError for anything else.
     """
     name, _, rest = description.partition(":")
@@ -178,6 +202,10 @@ def build_method(description: str, backbone: Backbone) -> Built:
                 network = load_predictor(own.get("predictor"), backbone)
                 chosen = {**LGP_PNP, **chosen}
             method = plug_and_play(LayoutSettings.checked(**chosen), network)
+        case "sketch-loss":
+            network = Sketcher.load(find_part(own.get("sketcher"), "sketcher")).to(backbone.device)
+            drawing = own.get("drawing") or str(find_part(None, "drawing-classifier"))
+            method = likeness(network, load_features(drawing, device=backbone.device))
         case "sdedit":
             method = sdedit(_number("amount", own.get("amount", "0.85")))
         case _:

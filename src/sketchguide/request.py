@@ -15,6 +15,7 @@ from sketchguide.defaults import (
     COUNT,
     EVERY,
     HANDOVER,
+    LORA_SCALE,
     MODEL,
     NEAR,
     RECURRENCE,
@@ -136,6 +137,10 @@ class Request(Checked):
     sketch: dict[str, Any] | None = Field(default=None, description="the drawing, as Sketch.to_json() writes it")
     model: str = Field(default=MODEL, description="shipped name, diffusers folder or hub id")
     predictor: str | None = Field(default=None, description="shipped name, folder or hub id; none: the model's own")
+    lora: str | None = Field(default=None, description="folder, file or hub id of a LoRA; none: the model as it is")
+    lora_scale: Finite = Field(
+        default=LORA_SCALE.default, ge=LORA_SCALE.low, le=LORA_SCALE.high, description="0 ignores the LoRA"
+    )
     strength: Finite = Field(
         default=STRENGTH.default, ge=STRENGTH.low, le=STRENGTH.high, description="beta: how hard the drawing pulls"
     )

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping
+import json
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from sketchguide.errors import OutputError, WeightsError
+from sketchguide.errors import OutputError, SketchguideError, WeightsError
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @contextmanager
@@ -65,3 +68,29 @@ def write_weights(tensors: Mapping[str, Tensor], path: Path, *, metadata: Mappin
             hint="Choose a folder that can be written to and has room.",
             field=field,
         ) from error
+
+
+def write_network(network: nn.Module, path: Path, *, kind: str, config: Mapping[str, Any]) -> None:
+    """Write the weights of `network` with its kind and its `config`, JSON values, in the header. Raises OutputError."""
+    header = {"sketchguide": json.dumps({"kind": kind, "version": 1, **config})}
+    write_weights(network.state_dict(), path, metadata=header, field="output")
+
+
+def read_network(path: Path, *, kind: str, build: Callable[[dict[str, Any]], Network], field: str) -> Network:
+    """The network that `write_network` wrote, made by `build` from its configuration; frozen, eval mode, on the CPU.
+
+    Raises WeightsError, naming `field`, for a file that is damaged, of another kind, or does not hold what it says.
+    """
+    tensors, header = read_weights(path, field=field)
+    try:
+        values: dict[str, Any] = dict(json.loads(header.get("sketchguide", "")))
+        if values.pop("kind") != kind or values.pop("version") != 1:
+            raise ValueError("it is of another kind")
+        network = build(values)
+        network.load_state_dict(tensors)
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
+        reason = error.message if isinstance(error, SketchguideError) else str(error).splitlines()[0]
+        raise WeightsError(
+            f"{path} does not hold a sketchguide {kind}: {reason}.", hint="Get it again, or train it anew.", field=field
+        ) from error
+    return network.eval().requires_grad_(False)

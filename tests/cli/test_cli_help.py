@@ -18,7 +18,8 @@ Run = Callable[..., Any]
 HELP = """
 import sys
 from sketchguide.cli import main
-for command in ([], ["generate"], ["translate"], ["train"], ["models"], ["env"]):
+EVERY = ("generate", "translate", "interpolate", "train", "finetune", "component", "models", "env")
+for command in ([], *([one] for one in EVERY)):
     assert main([*command, "--help"]) == 0
 assert main(["--version"]) == 0
 heavy = {"torch", "numpy", "scipy", "diffusers", "transformers", "PIL", "huggingface_hub"} & set(sys.modules)
@@ -32,7 +33,9 @@ def test_help_imports_nothing_heavy():
     assert f"sketchguide {package.__version__}" in done.stdout
 
 
-@pytest.mark.parametrize("command", ["generate", "translate", "train", "models", "env"])
+@pytest.mark.parametrize(
+    "command", ["generate", "translate", "interpolate", "train", "finetune", "component", "models", "env"]
+)
 def test_help_shows_examples_first(sketchguide: Run, command: str):
     text = sketchguide(command, "--help").out
     assert 0 < text.index(f"sketchguide {command} ", text.index("Usage:") + 30) < text.index("─ Options ─")
@@ -49,7 +52,7 @@ def test_help_of_generate_shows_every_setting(sketchguide: Run, monkeypatch: pyt
     for name, field in Request.model_fields.items():
         if name == "layout":
             continue
-        assert name in text
+        assert name.replace("_", "-") in text
         if isinstance(field.default, int | float):
             assert f"default {field.default}" in text
     assert all(solver in text for solver in SOLVERS)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from sketchguide.cli.train import Session
+from sketchguide.cli.session import Session
 from sketchguide.defaults import TRAINING_STEPS
 from sketchguide.predictors import LatentPredictor
 from sketchguide.training.checkpoints import Checkpoints
@@ -98,7 +98,7 @@ def test_a_second_signal_stops_within_a_step_and_saves_nothing_half_done(
     sketchguide: Run, training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     _stop_at(2, monkeypatch, signal.SIGINT, times=2)
-    monkeypatch.setattr("sketchguide.cli.train.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("sketchguide.cli.session.SAVE_EVERY", 0.0)
     result = sketchguide(*training, "--steps", "5", "-o", tmp_path / "run")
     assert result.code == 130
     assert "Step 1 is saved." in result.err

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from sketchguide.classifiers import IconClassifier
 from sketchguide.errors import OutputError
 from sketchguide.evaluation.benchmark import (
     CEILING,
@@ -20,7 +21,6 @@ from sketchguide.evaluation.benchmark import (
     read_results,
     table,
 )
-from sketchguide.evaluation.classifier import IconClassifier
 from sketchguide.evaluation.drawings import Drawing, edges
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.images import open_image

@@ -10,16 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Generator, Tensor
 
+from sketchguide.classifiers import FORMAT, IconClassifier, load_classifier, save_classifier
 from sketchguide.errors import OutputError, TrainingError, UsageError, WeightsError
-from sketchguide.evaluation.classifier import (
-    FORMAT,
-    IconClassifier,
-    accuracy,
-    load_classifier,
-    save_classifier,
-    soften,
-    train_classifier,
-)
+from sketchguide.evaluation.classifier import accuracy, soften, train_classifier
 
 CLASSES = ("left", "right", "both")
 SMALL = (4, 8)

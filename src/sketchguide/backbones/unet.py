@@ -113,9 +113,8 @@ class UNetBackbone:
         posterior = self.autoencoder.encode(images.to(self.device, self.autoencoder.dtype)).latent_dist
         return posterior.mode().float() * self.autoencoder.config.scaling_factor
 
-    @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents (B, C, h, w) -> float32 images (B, 3, H, W), about [-1, 1]."""
+        """Latents (B, C, h, w) -> float32 images (B, 3, H, W), about [-1, 1]; the graph of latents is kept."""
         scaled = (latents / self.autoencoder.config.scaling_factor).to(self.device, self.autoencoder.dtype)
         return self.autoencoder.decode(scaled, return_dict=False)[0].float()
 

@@ -11,14 +11,27 @@ import typer
 from typer.main import get_command
 
 import sketchguide
-from sketchguide.cli import bench, environment, generate, models, train, translate
+from sketchguide.cli import (
+    bench,
+    component,
+    environment,
+    finetune,
+    generate,
+    interpolate,
+    models,
+    train,
+    translate,
+)
 from sketchguide.cli.report import Report
 from sketchguide.cli.signals import Stopped, handling, stop_now
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 app.command("generate", rich_help_panel="Pictures")(generate.command)
 app.command("translate", rich_help_panel="Pictures")(translate.command)
+app.command("interpolate", rich_help_panel="Pictures")(interpolate.command)
 app.command("train", rich_help_panel="Models")(train.command)
+app.command("finetune", rich_help_panel="Models")(finetune.command)
+app.command("component", rich_help_panel="Models")(component.command)
 app.command("bench", rich_help_panel="Models")(bench.command)
 app.command("models", rich_help_panel="Models")(models.command)
 app.command("env", rich_help_panel="Help")(environment.command)

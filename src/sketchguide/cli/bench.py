@@ -189,8 +189,8 @@ def command(
 def _judges(
     report: Report, backbone: Backbone, data: Path | None, weights: Path | None, classifier: Path | None
 ) -> Judges:
+    from sketchguide.classifiers import load_classifier
     from sketchguide.evaluation.benchmark import Judges
-    from sketchguide.evaluation.classifier import load_classifier
     from sketchguide.evaluation.detectors import load_detector
     from sketchguide.evaluation.drawings import artwork
     from sketchguide.evaluation.features import load_squeezenet

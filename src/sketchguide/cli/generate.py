@@ -25,6 +25,8 @@ from sketchguide.cli.options import (
     DtypeOption,
     EveryOption,
     HandoverOption,
+    LoraOption,
+    LoraScaleOption,
     ModelOption,
     NegativeOption,
     OutputOption,
@@ -84,6 +86,8 @@ def command(
     size: SizeOption = None,
     solver: SolverOption = None,
     model: ModelOption = None,
+    lora: LoraOption = None,
+    lora_scale: LoraScaleOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = None,
 ) -> None:
@@ -110,6 +114,8 @@ def command(
         sketch=sketch,
         model=model,
         predictor=predictor,
+        lora=lora,
+        lora_scale=lora_scale,
         strength=strength,
         stop=stop,
         every=every,
@@ -185,7 +191,13 @@ def _recalled(source: Path, options: Mapping[str, Any]) -> Job:
     if "seed" in options or "count" in options:
         start = {} if sheet else {"seed": request.seed + index, "count": 1}
         values, only = {**values, **start, **options}, None
-    changed = {"model": {"model", "predictor"}, "predictor": {"predictor"}, "device": {"device", "dtype"}}
+    changed = {
+        "model": {"model", "predictor"},
+        "lora": {"model"},
+        "lora_scale": {"model"},
+        "predictor": {"predictor"},
+        "device": {"device", "dtype"},
+    }
     meant = {"dtype"} & options.keys() | {name for option in options for name in changed.get(option, ())}
     kept = {name: value for name, value in made_with.items() if name not in meant}
     return Job(request=Request.checked(**values), only=only, sheet=sheet, made_with=kept)

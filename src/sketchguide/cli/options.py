@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sketchguide.defaults import BLANK, COUNT, EVERY, HANDOVER, MODEL, SCALE, SEED, STEPS, STOP, STRENGTH
+from sketchguide.defaults import BLANK, COUNT, EVERY, HANDOVER, LORA_SCALE, MODEL, SCALE, SEED, STEPS, STOP, STRENGTH
 
 INPUT, OUTPUT, GUIDANCE, SAMPLING, MODELS = "Input", "Output", "Guidance", "Sampling", "Model"
 
@@ -155,6 +155,24 @@ ModelOption = Annotated[
     typer.Option(
         help=f"A model that is shipped (see `sketchguide models`), a diffusers folder or a hub id. Default {MODEL}.",
         metavar="NAME|PATH|HUB_ID",
+        rich_help_panel=MODELS,
+    ),
+]
+
+LoraOption = Annotated[
+    str | None,
+    typer.Option(
+        help="A LoRA on top of the model: a folder that `sketchguide finetune` wrote, a file or a hub id.",
+        metavar="PATH|HUB_ID",
+        rich_help_panel=MODELS,
+    ),
+]
+
+LoraScaleOption = Annotated[
+    float | None,
+    typer.Option(
+        help=f"How much of the LoRA: {LORA_SCALE}. 0 is the model as it was.",
+        metavar="R",
         rich_help_panel=MODELS,
     ),
 ]

@@ -5,33 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import shlex
-import time
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
-from sketchguide.cli.signals import StopLater, Stopped, handling
+from sketchguide.cli.session import Session, check_occupied, finite, until_stopped, workplace
 from sketchguide.defaults import MODEL, SEED, TRAINING_BATCH, TRAINING_RATE, TRAINING_STEPS
 from sketchguide.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from sketchguide.training.checkpoints import Checkpoint, Checkpoints
+    from sketchguide.training.checkpoints import Checkpoint
     from sketchguide.training.data import Example
     from sketchguide.training.predictor import PredictorRun, PredictorTraining
 
 DATA, OUTPUT, TRAINING, MODELS = "Data", "Output", "Training", "Model"
-SAVE_EVERY = 60.0  # seconds
-SCORE_EVERY = 100  # steps
 SCORED = 32  # held-out pictures that are scored
-PROBE = 6  # steps after which the pace is known
 
 
 def command(
@@ -178,9 +170,9 @@ def command(
         examples = find_examples(data, limit=images, seed=asked.seed)
         training, held_out = split(examples, seed=asked.seed)
         checkpoints = Checkpoints(output / "checkpoints")
-        with _workplace(checkpoints):
+        with workplace(checkpoints):
             latest = checkpoints.latest()
-            _check_occupied(output, latest, resume=resume, fresh=fresh)
+            check_occupied(output, latest, "predictor.safetensors", resume=resume, fresh=fresh)
             if resume and latest is None:
                 report.warn(f"{output} has no checkpoint to resume from; the run starts at the beginning.")
             latest = latest if resume else None
@@ -193,29 +185,19 @@ def command(
                 run = _continued(run, latest, config)
             elif fresh:
                 checkpoints.clear()
-            session = Session(run, checkpoints, config, minutes=minutes, scored=scored, log=output / "log.jsonl")
+            score = None if scored is None else lambda: run.score(*scored)
+            session = Session(run, checkpoints, config, minutes=minutes, score=score, log=output / "log.jsonl")
             if latest is not None:
                 session.loss, session.held_out = latest.meta["loss"], latest.meta["held_out"]
             session.rewind_log()
-            stop = StopLater()
             try:
-                with handling(stop):
-                    for step in session:
-                        total, figures = run.settings.steps, session.figures
-                        bar.update(task, description="Training", completed=step, total=total, figures=figures)
-                        if stop.number:
-                            break
-                    session.save()
-                if stop.number:
-                    raise Stopped(stop.number)
-            except Stopped as stopped:
-                if session.saved:
-                    stopped.hint = f"Step {session.saved} is saved. Go on with: {_resuming(report.arguments)}"
-                raise
+                for step in until_stopped(session, report.arguments):
+                    total, figures = run.settings.steps, session.figures
+                    bar.update(task, description="Training", completed=step, total=total, figures=figures)
             finally:
                 for path, reason in pictures.skipped:
                     report.warn(f"{path} was left out: {reason}")
-                figures = {"loss": _finite(session.loss), "held_out": _finite(session.held_out)}
+                figures = {"loss": finite(session.loss), "held_out": finite(session.held_out)}
                 report.facts = {"steps": run.step, **figures}
             card = model_card(
                 run.predictor.config,
@@ -246,130 +228,6 @@ def command(
     report.say(f"Use it: {usage(model, output)}")
 
 
-@dataclass
-class Session:
-    """A run with everything around it: iterate it for step numbers; it logs, scores, saves and keeps the time.
-
-    `save` what was done since the last checkpoint only between two steps: within one, the state is that of neither.
-    """
-
-    run: PredictorRun
-    checkpoints: Checkpoints
-    config: Mapping[str, Any]
-    minutes: float | None
-    scored: tuple[Tensor, Sequence[str]] | None
-    log: Path
-    loss: float | None = None
-    held_out: float | None = None
-    saved: int = 0  # step of the last checkpoint
-    started: float = field(default_factory=time.monotonic)
-
-    def __iter__(self) -> Generator[int]:
-        self.saved = self.run.step
-        before, last_save = self.run.seconds, time.monotonic()
-        first: tuple[int, float] | None = None
-        for step, loss, skipped in self.run:
-            self.loss = loss
-            now = time.monotonic()
-            first = first or (step, now)
-            if self.minutes is not None:
-                left = self.minutes * 60 - (before + now - self.started)
-                self._keep_time(step - first[0], now - first[1], left)
-            due = step % SCORE_EVERY == 0 or step >= self.run.settings.steps
-            if due and self.scored is not None:
-                self.held_out = self.run.score(*self.scored)
-            self._write({"step": step, "loss": _finite(loss), "skipped": skipped}, scored=due)
-            if now - last_save >= SAVE_EVERY:
-                self.save()
-                last_save = time.monotonic()
-            yield step
-
-    def save(self) -> None:
-        if self.run.step != self.saved:
-            figures = {"loss": _finite(self.loss), "held_out": _finite(self.held_out)}
-            meta = {"config": dict(self.config), "steps": self.run.settings.steps, **figures}
-            self.checkpoints.save(self.run.step, self.run.state(), meta)
-            self.saved = self.run.step
-
-    @property
-    def figures(self) -> str:
-        """The latest loss and held-out error, in words."""
-        held_out = "" if self.held_out is None else f", held-out error {self.held_out:.3f}"
-        return f"loss {self.loss:.3f}{held_out}" if self.loss is not None else ""
-
-    def rewind_log(self) -> None:
-        """Drop what the log says of steps after the one that the run goes on from."""
-        try:
-            lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
-            kept = [line for line in lines if _logged_step(line) <= self.run.step]
-            if lines:
-                self.log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"{self.log} cannot be written: {error.strerror}.", field="output") from error
-
-    def _keep_time(self, steps: int, seconds: float, left: float) -> None:
-        """Shorten the run where the time `left` is too short at the pace of `steps` in `seconds`.
-
-        The learning rate follows a cosine over the number of steps, so the number is decided early.
-        """
-        run = self.run
-        if left <= 0:
-            fitting = run.step
-        elif not steps or (steps < PROBE and seconds < 0.2 * left):
-            return
-        else:
-            fitting = run.step + math.floor(0.97 * left * steps / seconds)
-        if fitting < 0.98 * run.settings.steps:
-            run.settings = replace(run.settings, steps=max(fitting, run.step))
-
-    def _write(self, line: Mapping[str, Any], *, scored: bool) -> None:
-        if scored:
-            line = {**line, "held_out": _finite(self.held_out)}
-        try:
-            with self.log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise OutputError(
-                f"{self.log} cannot be written: {error.strerror}.",
-                hint="Make room, then go on with --resume.",
-                field="output",
-            ) from error
-
-
-@contextmanager
-def _workplace(checkpoints: Checkpoints) -> Generator[None]:
-    """Hold the lock of the folder; when nothing was saved in it, leave the disk as it was."""
-    output = checkpoints.folder.parent
-    existed = output.exists()
-    if existed and not output.is_dir():
-        raise UsageError(f"{output} is a file, not a folder.", hint="Give a folder for the predictor.", field="output")
-    with checkpoints.lock():
-        try:
-            yield
-        finally:
-            if not any(checkpoints.folder.glob("step-*")):
-                with suppress(OSError):  # not empty: it holds something of the user's
-                    (checkpoints.folder / "lock").unlink()
-                    checkpoints.folder.rmdir()
-                    if not existed:
-                        output.rmdir()
-
-
-def _check_occupied(output: Path, latest: Checkpoint | None, *, resume: bool, fresh: bool) -> None:
-    if resume or fresh:
-        return
-    if latest is not None:
-        raise UsageError(
-            f"{output} holds a run that has come to step {latest.step}.",
-            hint="Give --resume to go on with it, --fresh to start again, or another folder.",
-            field="output",
-        )
-    if (output / "predictor.safetensors").exists():
-        raise UsageError(
-            f"{output} holds a predictor.", hint="Give --fresh to replace it, or another folder.", field="output"
-        )
-
-
 def _continued(run: PredictorRun, latest: Checkpoint, config: Mapping[str, Any]) -> PredictorRun:
     """The run as `latest` left it, if its settings are those of `config`."""
     from sketchguide.training.checkpoints import check_config
@@ -384,19 +242,3 @@ def _digest(examples: Sequence[Example]) -> str:
     """The number of pictures and 8 hex digits that change with their names and captions."""
     text = json.dumps(sorted((example.name, example.caption) for example in examples))
     return f"{len(examples)} ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
-
-
-def _resuming(arguments: Sequence[str]) -> str:
-    words = [word for word in arguments if word not in ("--resume", "--fresh")]
-    return shlex.join(["sketchguide", *words, "--resume"])
-
-
-def _logged_step(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # a line cut short by a kill
-        return math.inf
-
-
-def _finite(value: float | None) -> float | None:
-    return value if value is not None and math.isfinite(value) else None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import torch
 from torch import Tensor
 
 from sketchguide.controls.base import Step, Strength
@@ -50,6 +51,14 @@ class LatentGuide:
                 hint=f"Stop at {trained[1]:g} at the latest, or train a predictor for less noise.",
                 field="stop",
             )
+
+    def interpolated(self, frames: int) -> LatentGuide:
+        """From the first of two targets to the second, in even steps: one per frame."""
+        if len(self.target) != 2:
+            raise UsageError(f"{len(self.target)} drawings were given; two are needed.", field="sketch")
+        places = torch.linspace(0, 1, frames, device=self.target.device)[:, None, None, None]
+        weight = None if self.weight is None else torch.lerp(self.weight[:1], self.weight[-1:], places)
+        return replace(self, target=torch.lerp(self.target[:1], self.target[1:], places), weight=weight)
 
     @property
     def reads(self) -> Sequence[str]:

@@ -15,8 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from sketchguide.backbones.base import Backbone
+from sketchguide.classifiers import IconClassifier
 from sketchguide.errors import OutputError, SketchguideError
-from sketchguide.evaluation.classifier import IconClassifier, accuracy
+from sketchguide.evaluation.classifier import accuracy
 from sketchguide.evaluation.drawings import Drawing
 from sketchguide.evaluation.features import SqueezeNet
 from sketchguide.evaluation.metrics import Interval, bootstrap_interval, chamfer, edge_f1

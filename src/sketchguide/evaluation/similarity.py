@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from sketchguide.errors import UsageError
 from sketchguide.evaluation.features import Places, Stages
 from sketchguide.extractors import check_images
+from sketchguide.perception import between
 
 _BATCH = 16
 
@@ -70,11 +71,6 @@ def self_similarity(places: Tensor) -> Tensor:
     """Cosine (B, N, N) of the angle between the vectors (B, N, C) of any two places; 0 for a vector of 0."""
     unit = F.normalize(places, dim=2)
     return unit @ unit.mT
-
-
-def between(first: Tensor, second: Tensor) -> Tensor:
-    """Half the squared distance (B,) of unit feature vectors (B, C, h, w), averaged over the places."""
-    return (F.normalize(first) - F.normalize(second)).square().sum(dim=1).mean(dim=(1, 2)) / 2
 
 
 def check_pictures(first: Tensor, second: Tensor) -> None:

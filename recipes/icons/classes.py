@@ -1,0 +1,102 @@
+"""Write icons and drawings with the names of their classes, for the parts that DiffSketching needs.
+
+    python recipes/icons/classes.py --data ../shared/data --out runs/parts-data
+    cd runs/parts-data
+    sketchguide component sketcher --data pictures --held-out pictures-held-out -o ../parts
+
+and likewise `classifier` and `latent-classifier` on pictures, `drawing-classifier` on drawings. Held out is one artwork
+in eight, every augmentation of it, and of the drawings by people one in eight: nothing that was trained on is scored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Generator, Tensor
+from torchvision.utils import save_image
+
+from artwork import Artwork, Icon, backgrounds, recolour, warp
+from sketchguide.evaluation.drawings import class_map
+from sketchguide.sketch import read_ndjson
+from sketchguide.sketchers import STYLES
+
+
+def kept_out(name: str) -> bool:
+    return zlib.crc32(f"classes {name}".encode()) % 8 == 0
+
+
+def label(icon: Icon, words: dict[str, str]) -> str:
+    """The Quick, Draw! word where there is one, so that icons and drawings share their classes."""
+    return words.get(icon.code, icon.names[0])
+
+
+def pictures(artwork: Artwork, rounds: int, rng: Generator) -> Iterator[tuple[Icon, Tensor]]:
+    """Every icon `rounds` times, augmented as the generator sees it: (3, size, size) in [0, 1]."""
+    for _ in range(rounds):
+        for chosen in torch.arange(len(artwork.icons)).split(100):
+            layers, _ = recolour(artwork.pixels[chosen], rng)
+            layers = warp(layers, artwork.size, rng)
+            _, papers = backgrounds(len(chosen), rng)
+            made = (layers[:, :3] + (1 - layers[:, 3:]) * papers[:, :, None, None]).clamp(0, 1)
+            yield from zip((artwork.icons[i] for i in chosen.tolist()), made, strict=True)
+
+
+class Folder:
+    """Pictures with captions, in the form that training reads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.count = 0
+        path.mkdir(parents=True)
+        self.list = (path / "metadata.jsonl").open("w", encoding="utf-8")
+
+    def add(self, picture: Tensor, name: str) -> None:
+        file = f"{self.count:05d}.png"
+        save_image(picture, self.path / file)
+        self.list.write(json.dumps({"file_name": file, "text": name}) + "\n")
+        self.count += 1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="emoji128, quickdraw, class_map.json")
+    parser.add_argument("--out", type=Path, required=True, help="a new folder")
+    parser.add_argument("--rounds", type=int, default=6, help="pictures of each icon (default: %(default)s)")
+    parser.add_argument("--drawn", type=int, default=2, help="of which drawn, in every style (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--concepts", choices=("all", "quickdraw"), default="all", help="(default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=3)
+    args = parser.parse_args()
+    rng = Generator().manual_seed(args.seed)
+    artwork = Artwork(args.data, size=args.size, concepts=args.concepts)
+    mapping = class_map(args.data)
+    words = {code: word for word, codes in reversed(mapping.items()) for code in codes}
+    names = ("pictures", "pictures-held-out", "drawings", "drawings-held-out")
+    folders = {name: Folder(args.out / name) for name in names}
+
+    def folder(kind: str, name: str) -> Folder:
+        return folders[f"{kind}-held-out" if kept_out(name) else kind]
+
+    for number, (icon, picture) in enumerate(pictures(artwork, args.rounds, rng)):
+        name, of = label(icon, words), f"{icon.style} {icon.code}"
+        folder("pictures", of).add(picture, name)
+        if number < args.drawn * len(artwork.icons):
+            extract = list(STYLES.values())[number % len(STYLES)]
+            folder("drawings", of).add(extract(picture[None] * 2 - 1)[0], name)
+    source = args.data / "quickdraw" / "quickdraw.ndjson.gz"
+    for number, sketch in enumerate(read_ndjson(source, recognized_only=True)):
+        if sketch.name in mapping:
+            ink = torch.tensor(sketch.rasterize(size=(args.size, args.size)).ink)[None]
+            folder("drawings", f"drawing {number}").add(ink, sketch.name)
+    for name, one in folders.items():
+        one.list.close()
+        print(f"{name}: {one.count}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,256 @@
+"""What does a picture, a drawing or a noisy latent show? Small classifiers, each with its class names in its file."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sketchguide.backbones.base import Backbone
+from sketchguide.errors import MismatchError, UsageError, WeightsError
+from sketchguide.extractors import check_images
+from sketchguide.levels import Level, check_window
+from sketchguide.predictors import NOISE_BANDS, encode_noise
+from sketchguide.weights import read_network, read_weights, write_network, write_weights
+
+FORMAT = "sketchguide-icon-classifier-1"
+KIND = "latent-classifier"
+
+
+def find_class(name: str, classes: Sequence[str]) -> int:
+    """The number of the class called `name`, upper and lower case alike; UsageError offers the nearest names."""
+    wanted = " ".join(name.split()).casefold()
+    known = {one.casefold(): number for number, one in enumerate(classes)}
+    if wanted in known:
+        return known[wanted]
+    near = [classes[known[one]] for one in difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)]
+    raise UsageError(
+        f"There is no class {name!r} among the {len(classes)} known.",
+        hint=f"Did you mean {', '.join(near)}?" if near else f"Some of them: {', '.join(classes[:5])}.",
+        field="class",
+    )
+
+
+def calibration_error(scores: Tensor, labels: Tensor, *, bins: int = 15) -> float:
+    """Expected calibration error, 0 to 1: how far confidence is from accuracy (Guo et al. 2017, 1706.04599, eq. 3).
+
+    `scores` (N, K) are logits, `labels` (N,) class numbers. Confidences fall into `bins` of equal width; the error is
+    the mean distance of a bin's accuracy from its confidence, weighted with the answers in it.
+    """
+    confidence, answer = scores.softmax(dim=1).max(dim=1)
+    place = (confidence * bins).long().clamp(max=bins - 1)
+    right = (answer == labels).to(confidence)
+    gap = torch.zeros(bins, device=scores.device).index_add_(0, place, right - confidence)
+    return float(gap.abs().sum() / len(labels))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierConfig:
+    """Everything a weight file must know about itself; stored in its header."""
+
+    classes: tuple[str, ...]
+    latent_channels: int
+    stride: int  # pixels per latent pixel
+    family: str  # Backbone.family
+    backbone: str  # Backbone.name it was trained on, for people
+    widths: tuple[int, ...] = (64, 96, 128)  # per stage; every stage but the first halves the grid
+    window: tuple[float, float] = (0.0, 1.0)  # progress of the noise levels seen in training
+
+    def __post_init__(self) -> None:
+        if len(set(self.classes)) < max(len(self.classes), 2):
+            raise UsageError("At least two classes are needed, each with its own name.", field="classes")
+        if not self.widths or any(width % 8 for width in self.widths):
+            raise UsageError(f"widths is {self.widths}; give multiples of 8, at least one.", field="widths")
+        check_window(self.window)
+
+
+class LatentClassifier(nn.Module):
+    """p(y | x_t, t): which class a noisy latent belongs to (Dhariwal & Nichol 2021, 2105.05233).
+
+    A residual network with GroupNorm; the noise level scales and shifts the activations of every block.
+    """
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        first = config.widths[0]
+        self.noise = nn.Sequential(nn.Linear(NOISE_BANDS, 64), nn.SiLU())
+        self.stem = nn.Conv2d(config.latent_channels, first, 3, padding=1)
+        inside = (first, *config.widths[:-1])
+        self.blocks = nn.ModuleList(
+            LevelledResidual(a, b, told=64, stride=1 if i == 0 else 2)
+            for i, (a, b) in enumerate(zip(inside, config.widths, strict=True))
+        )
+        self.norm = nn.GroupNorm(8, config.widths[-1])
+        self.head = nn.Linear(config.widths[-1], len(config.classes))
+
+    def forward(self, latent: Tensor, level: Level) -> Tensor:
+        """Latents (B, C, h, w) at `level` to logits (B, K)."""
+        return self.predict_at(latent, torch.full((1,), level.time, device=latent.device))
+
+    def predict_at(self, latent: Tensor, times: Tensor) -> Tensor:
+        """As `forward`, with `times` (B,) or (1,): one noise level per image, as training needs it."""
+        told = self.noise(encode_noise(times))
+        hidden = self.stem(latent.float())
+        for block in self.blocks:
+            hidden = block(hidden, told)
+        return self.head(F.silu(self.norm(hidden)).mean(dim=(2, 3)))
+
+    def class_number(self, name: str) -> int:
+        """The output of the class called `name`; UsageError offers the nearest names."""
+        return find_class(name, self.config.classes)
+
+    def check_fits(self, backbone: Backbone) -> None:
+        """MismatchError, naming both, unless the backbone has latents of this kind."""
+        config = self.config
+        ours = (config.family, config.latent_channels, config.stride)
+        theirs = (backbone.family, backbone.latent_channels, backbone.stride)
+        if ours != theirs:
+            raise MismatchError(
+                f"This classifier was trained on {config.backbone!r} ({ours[0]}, {ours[1]} latent channels of "
+                f"{ours[2]} pixels) and does not fit {backbone.name!r} ({theirs[0]}, {theirs[1]} of {theirs[2]}).",
+                hint="Train one for this model with `sketchguide component latent-classifier --model …`.",
+                field="classifier",
+            )
+
+    def save(self, path: Path) -> None:
+        """Write the weights with the configuration in the header, whole or not at all. Raises OutputError."""
+        write_network(self, path, kind=KIND, config=asdict(self.config))
+
+    @classmethod
+    def load(cls, path: Path) -> LatentClassifier:
+        """The classifier that `save` wrote; eval mode, frozen, on the CPU. Raises WeightsError for anything else."""
+
+        def build(config: dict[str, Any]) -> LatentClassifier:
+            for name in ("classes", "widths", "window"):
+                config[name] = tuple(config[name])
+            return cls(ClassifierConfig(**config))
+
+        return read_network(path, kind=KIND, build=build, field="classifier")
+
+
+class LevelledResidual(nn.Module):
+    """Two 3x3 convolutions beside a shortcut, told the noise level; halves the grid where `stride` is 2."""
+
+    def __init__(self, channels: int, outside: int, *, told: int, stride: int) -> None:
+        super().__init__()
+        self.before = nn.GroupNorm(8, channels)
+        self.first = nn.Conv2d(channels, outside, 3, stride=stride, padding=1)
+        self.between = nn.GroupNorm(8, outside)
+        self.second = nn.Conv2d(outside, outside, 3, padding=1)
+        self.tell = nn.Linear(told, 2 * outside)
+        self.shortcut = nn.Conv2d(channels, outside, 1)
+        self.stride = stride
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        scale, shift = self.tell(told)[:, :, None, None].chunk(2, dim=1)
+        hidden = self.between(self.first(F.silu(self.before(x)))) * (1 + scale) + shift
+        # An odd grid rounds up, as the strided convolution does.
+        shorter = F.avg_pool2d(x, self.stride, ceil_mode=True) if self.stride > 1 else x
+        return self.shortcut(shorter) + self.second(F.silu(hidden))
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions beside a shortcut; halves the picture where `stride` is 2."""
+
+    def __init__(self, channels: int, outside: int, *, stride: int) -> None:
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(channels, outside, 3, stride=stride, padding=1, bias=False),
+            nn.BatchNorm2d(outside),
+            nn.ReLU(),
+            nn.Conv2d(outside, outside, 3, padding=1, bias=False),
+            nn.BatchNorm2d(outside),
+        )
+        self.shortcut = nn.Sequential(
+            nn.AvgPool2d(stride),
+            nn.Conv2d(channels, outside, 1, bias=False),
+            nn.BatchNorm2d(outside),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.branch(x) + self.shortcut(x)).relu()
+
+
+class IconClassifier(nn.Module):
+    """A residual network of about one million parameters.
+
+    `classes` are the names of its outputs, `size` the side in pixels of the pictures it sees; others are resized.
+    """
+
+    def __init__(self, classes: Sequence[str], *, size: int = 64, channels: Sequence[int] = (32, 64, 128, 192)) -> None:
+        super().__init__()
+        if len(set(classes)) < max(len(classes), 2):
+            raise UsageError("At least two classes are needed, each with its own name.", field="classes")
+        self.classes = tuple(classes)
+        self.size = size
+        self.channels = tuple(channels)
+        first = self.channels[0]
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, first, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(first), nn.ReLU()
+        )
+        strides = [1] + [2] * (len(self.channels) - 1)
+        inside = (first, *self.channels[:-1])
+        self.blocks = nn.Sequential(
+            *(Residual(a, b, stride=s) for a, b, s in zip(inside, self.channels, strides, strict=True))
+        )
+        self.head = nn.Linear(self.channels[-1], len(self.classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1], H, W >= 16, to class scores (B, N), the larger the likelier."""
+        check_images(images)
+        size = (self.size, self.size)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size=size, mode="bilinear", align_corners=False, antialias=True)
+        return self.head(self.blocks(self.stem(images)).mean(dim=(2, 3)))
+
+    def accepted(self, answers: Iterable[Collection[str]]) -> Tensor:
+        """True (B, N) for the classes that are right for each of B pictures, which `answers` lists by name."""
+        index = {name: i for i, name in enumerate(self.classes)}
+        answers = list(answers)
+        mask = torch.zeros(len(answers), len(self.classes), dtype=torch.bool)
+        for row, names in zip(mask, answers, strict=True):
+            unknown = sorted(set(names) - set(index))
+            if unknown or not names:
+                problem = (
+                    f"The classifier does not know {', '.join(unknown)}." if unknown else "A picture has no class."
+                )
+                raise UsageError(
+                    problem,
+                    hint="Leave such pictures out of the class accuracy and say how many.",
+                    field="answers",
+                )
+            row[[index[name] for name in names]] = True
+        return mask
+
+
+def save_classifier(classifier: IconClassifier, path: Path) -> None:
+    """Write the weights, the class list and the size into one safetensors file, whole or not at all."""
+    shape = {"classes": classifier.classes, "size": classifier.size, "channels": classifier.channels}
+    metadata = {"format": FORMAT, "classifier": json.dumps(shape)}
+    write_weights(classifier.state_dict(), path, metadata=metadata, field="path")
+
+
+def load_classifier(path: Path, *, device: torch.device | str = "cpu") -> IconClassifier:
+    """The classifier that `save_classifier` wrote to `path`, ready for use; raises `WeightsError` for anything else."""
+    tensors, header = read_weights(path, field="path")
+    try:
+        if header.get("format") != FORMAT:
+            raise ValueError(f"its format is {header.get('format')!r}, not {FORMAT!r}")
+        shape = json.loads(header["classifier"])
+        classifier = IconClassifier(shape["classes"], size=shape["size"], channels=shape["channels"])
+        classifier.load_state_dict(tensors)
+    except (ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise WeightsError(
+            f"The classifier at {path} cannot be used: {error}.",
+            hint="Train it anew.",
+            field="path",
+        ) from error
+    return classifier.to(device).eval().requires_grad_(False)

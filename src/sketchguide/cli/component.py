@@ -1,0 +1,248 @@
+"""`sketchguide component`."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sketchguide.cli.report import JsonFlag, Report, hush_libraries
+from sketchguide.cli.session import Session, check_occupied, finite, until_stopped, workplace
+from sketchguide.defaults import MODEL, SEED
+from sketchguide.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from sketchguide.training.checkpoints import Checkpoint
+    from sketchguide.training.data import Example, Pictures
+
+PARTS = ("latent-classifier", "classifier", "drawing-classifier", "sketcher")
+DATA, OUTPUT, TRAINING, MODELS = "Data", "Output", "Training", "Model"
+SCORED = 512  # held-out pictures that are scored at the end
+WATCHED = 64  # and while training
+
+
+def command(
+    context: typer.Context,
+    part: Annotated[str, typer.Argument(help=f"Which: {', '.join(PARTS)}.", metavar="PART")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            help="Folder of pictures. For classifiers the caption is the class: the name of the picture's folder, "
+            "metadata.jsonl or a .txt beside it. Drawings are white on black.",
+            metavar="FOLDER",
+            rich_help_panel=DATA,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for the weights, PART-report.json, PART-log.jsonl and the checkpoints.",
+            metavar="DIR",
+            rich_help_panel=OUTPUT,
+        ),
+    ],
+    held_out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of pictures that the part is scored on. Default: one in ten of the data.",
+            metavar="FOLDER",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in DIR.", rich_help_panel=OUTPUT)
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start again and replace what is in DIR.", rich_help_panel=OUTPUT)
+    ] = False,
+    as_json: JsonFlag = False,
+    steps: Annotated[
+        int | None,
+        typer.Option(help="Training steps. Default 2000, sketcher 1500.", metavar="N", rich_help_panel=TRAINING),
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Make fewer steps, if need be, to train no longer than this. Default: no limit.",
+            metavar="M",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Pictures per step. Default 64, sketcher 16.", metavar="N", rich_help_panel=TRAINING),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate at the start; it falls to 0 along a cosine. Default 2e-3.",
+            metavar="F",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.", metavar="N", rich_help_panel=TRAINING)] = 0,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="The model whose latents and picture size it is for.",
+            metavar="NAME|PATH|HUB_ID",
+            rich_help_panel=MODELS,
+        ),
+    ] = MODEL,
+    device: Annotated[
+        str, typer.Option(help="auto (CUDA, else MPS, else the CPU); cpu, cuda, mps, …", rich_help_panel=MODELS)
+    ] = "auto",
+) -> None:
+    """Train a part that DiffSketching needs: what judges pictures and drawings.
+
+    sketchguide component latent-classifier --data classes/ -o my-parts
+    sketchguide component classifier --data classes/ -o my-parts
+    sketchguide component drawing-classifier --data drawings/ -o my-parts
+    sketchguide component sketcher --data pictures/ -o my-parts --minutes 10
+
+    PART-report.json says what the part is worth on pictures held out. Where
+    several pictures were made of one, hold them out together: --held-out.
+    """
+    report = Report.of(context, as_json=as_json)
+    if part not in PARTS:
+        raise UsageError(f"There is no part {part!r}.", hint=f"Choose one of: {', '.join(PARTS)}.", field="part")
+    if resume and fresh:
+        raise UsageError("--resume and --fresh exclude each other.", field="resume")
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise UsageError(f"minutes is {minutes}; it must be above 0.", field="minutes")
+    if not SEED.low <= seed <= SEED.high:
+        raise UsageError(f"seed is {seed}; it must lie in {SEED.low}..{SEED.high}.", field="seed")
+    with report.progress("{task.fields[figures]}") as bar:
+        task = bar.add_task("Loading", total=None, figures="")
+        hush_libraries()
+        from sketchguide.training.checkpoints import Checkpoints, check_config
+        from sketchguide.training.data import find_examples, split
+
+        examples = find_examples(data)
+        if held_out is None:
+            training, scored = split(examples, seed=seed)
+        else:
+            training, scored = examples, find_examples(held_out)
+        options = {"steps": steps, "batch": batch, "rate": rate, "seed": seed}
+        given = {name: value for name, value in options.items() if value is not None}
+        checkpoints = Checkpoints(output / f"{part}-checkpoints")
+        with workplace(checkpoints):
+            latest = checkpoints.latest()
+            check_occupied(output, latest, f"{part}.safetensors", resume=resume, fresh=fresh)
+            if resume and latest is None:
+                report.warn(f"{output} has no checkpoint to resume from; the run starts at the beginning.")
+            latest = latest if resume else None
+            trainee = _Trainee(part, model, device, training, scored, given)
+            run = trainee.run()
+            config = {**run.config, "part": part, "minutes": minutes, "pictures": len(examples)}
+            if latest is not None:
+                check_config(latest.meta["config"], config, afresh="--fresh")
+                given["steps"] = latest.meta["steps"]
+                run = trainee.run(latest)
+            elif fresh:
+                checkpoints.clear()
+            session = Session(
+                run,
+                checkpoints,
+                config,
+                minutes=minutes,
+                score=(lambda: run.score(*trainee.scored(WATCHED))) if trainee.held_out else None,
+                log=output / f"{part}-log.jsonl",
+            )
+            session.rewind_log()
+            for step in until_stopped(session, report.arguments):
+                total, figures = run.settings.steps, session.figures
+                bar.update(task, description="Training", completed=step, total=total, figures=figures)
+            file = trainee.save(run, output / f"{part}.safetensors")
+            facts = {"part": str(file), "steps": run.step, "loss": finite(session.loss), **trainee.worth(run)}
+            facts["training_seconds"] = round(run.seconds, 1)
+            try:
+                (output / f"{part}-report.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+            except OSError as error:
+                raise OutputError(f"The report cannot be written: {error.strerror}.", field="output") from error
+    report.facts = facts
+    report.say(f"{file}: {run.step} steps in {run.seconds / 60:.1f} minutes")
+    for name, value in facts.items():
+        if name not in ("part", "steps", "training_seconds"):
+            report.say(f"{name}: {value}")
+
+
+class _Trainee:
+    """One part: how its run is made, scored and saved."""
+
+    def __init__(
+        self,
+        part: str,
+        model: str,
+        device: str,
+        training: list[Example],
+        held_out: list[Example],
+        given: dict[str, Any],
+    ) -> None:
+        from sketchguide.loading import choose_device, load_backbone
+        from sketchguide.training.classifier import classes_of
+        from sketchguide.training.data import Augmentation
+
+        self.part = part
+        self.given = given
+        self.backbone = load_backbone(model, device=device, dtype="float32")
+        self.device = choose_device(device)
+        self.classes = classes_of(training) if part != "sketcher" else ()
+        loose = Augmentation(scale=(0.75, 1.15), rotate=12.0, shift=0.1)
+        self.pictures = self._pictures(training, loose)
+        if part != "sketcher":
+            held_out = [example for example in held_out if example.caption in self.classes]
+        self.held_out = self._pictures(held_out, loose) if held_out else None
+
+    def _pictures(self, examples: list[Example], augmentation: Any) -> Pictures:
+        from sketchguide.training.data import Pictures
+
+        return Pictures(examples, size=self.backbone.default_size, augmentation=augmentation)
+
+    def scored(self, count: int) -> tuple[Any, list[str]]:
+        assert self.held_out is not None
+        return self.held_out.fixed(count)
+
+    def run(self, resume: Checkpoint | None = None) -> Any:
+        from sketchguide.training.classifier import ClassifierTraining, LatentClassifierRun, PictureClassifierRun
+        from sketchguide.training.sketcher import SketcherRun, SketcherTraining
+
+        if self.part == "sketcher":
+            settings = SketcherTraining(**self.given)
+            return SketcherRun(self.pictures, settings, device=self.device, resume=resume)
+        asked = ClassifierTraining(**self.given)
+        if self.part == "latent-classifier":
+            return LatentClassifierRun(self.backbone, self.pictures, asked, classes=self.classes, resume=resume)
+        asked = replace(asked, widths=(32, 64, 128, 192))
+        return PictureClassifierRun(self.pictures, asked, classes=self.classes, device=self.device, resume=resume)
+
+    def save(self, run: Any, path: Path) -> Path:
+        from sketchguide.classifiers import save_classifier
+
+        if self.part == "sketcher":
+            run.sketcher.save(path)
+        elif self.part == "latent-classifier":
+            run.classifier.save(path)
+        else:
+            save_classifier(run.classifier, path)
+        return path
+
+    def worth(self, run: Any) -> dict[str, Any]:
+        """What it is worth on pictures that it was not trained on."""
+        if self.held_out is None:
+            return {}
+        images, captions = self.scored(SCORED)
+        if self.part == "sketcher":
+            return {"held_out_pictures": len(images), "dice_distance": round(run.score(images), 4)}
+        facts = {"held_out_pictures": len(images), "classes": len(self.classes)}
+        if self.part != "latent-classifier":
+            return {**facts, "accuracy": round(1 - run.score(images, captions), 4)}
+        table = run.calibrate(images, captions)
+        rows = [{name: round(value, 4) for name, value in row._asdict().items()} for row in table]
+        return {**facts, "by_noise_level": rows}

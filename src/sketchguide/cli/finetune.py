@@ -1,0 +1,351 @@
+"""`sketchguide finetune`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sketchguide.cli.report import JsonFlag, Report, hush_libraries
+from sketchguide.cli.session import Session, check_occupied, finite, until_stopped, workplace
+from sketchguide.defaults import MODEL, SEED
+from sketchguide.errors import SketchError, TrainingError, UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sketchguide.backbones.unet import UNetBackbone
+    from sketchguide.training.finetune import FineTuneRun
+
+INPUT, OUTPUT, TRAINING, JUDGES, MODELS = "Input", "Output", "Training", "Judges", "Model"
+REFERENCES = 4  # made from the prompt where no photo is given
+PREVIEW = (10**6, 10**6 + 1, 10**6 + 2, 10**6 + 3)  # seeds that no reference starts from
+MODES = "chain, last or step"
+
+
+def command(
+    context: typer.Context,
+    sketch: Annotated[
+        list[Path],
+        typer.Option(
+            help="A drawing of the thing; give the option again for more. SVG, a picture, Quick, Draw! ndjson.",
+            metavar="FILE",
+            rich_help_panel=INPUT,
+        ),
+    ],
+    output: Annotated[
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="Folder for the LoRA file, previews, log.jsonl and the checkpoints.",
+            metavar="DIR",
+            rich_help_panel=OUTPUT,
+        ),
+    ],
+    prompt: Annotated[
+        str | None,
+        typer.Argument(help="What the drawings show: a duck. Default: what the drawing classifier takes them for."),
+    ] = None,
+    photo: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A picture of such a thing; again for more. As many as drawings: they are pairs. "
+            f"Default: {REFERENCES} that the model makes of the prompt.",
+            metavar="FILE",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint in DIR.", rich_help_panel=OUTPUT)
+    ] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start again and replace what is in DIR.", rich_help_panel=OUTPUT)
+    ] = False,
+    preview_every: Annotated[
+        int,
+        typer.Option(
+            help="Steps between preview pictures of seeds that are not trained on; at least 1.",
+            metavar="N",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = 50,
+    as_json: JsonFlag = False,
+    steps: Annotated[
+        int, typer.Option(help="Training steps; at least 1.", metavar="N", rich_help_panel=TRAINING)
+    ] = 200,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="Make fewer steps, if need be, to train no longer than this. Default: no limit.",
+            metavar="M",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    identity: Annotated[
+        float,
+        typer.Option(
+            help="λ, 0 to 1: how much staying what it is counts against looking like the drawings.",
+            metavar="LAMBDA",
+            rich_help_panel=TRAINING,
+        ),
+    ] = 0.4,
+    gradient: Annotated[
+        str,
+        typer.Option(
+            help=f"Through what: {MODES}. chain is the paper's, step the cheapest.",
+            metavar="MODE",
+            rich_help_panel=TRAINING,
+        ),
+    ] = "chain",
+    last: Annotated[
+        int, typer.Option(help="Steps that --gradient last goes through.", metavar="N", rich_help_panel=TRAINING)
+    ] = 2,
+    levels: Annotated[
+        int, typer.Option(help="Steps of the chain, from noise to picture.", metavar="N", rich_help_panel=TRAINING)
+    ] = 8,
+    depth: Annotated[
+        float,
+        typer.Option(
+            help="Share of the chain that is walked, above 0 to 1; less keeps more of the photo.",
+            metavar="D",
+            rich_help_panel=TRAINING,
+        ),
+    ] = 1.0,
+    batch: Annotated[
+        int | None,
+        typer.Option(help="Pairs per step. Default: 4, or 1 with fewer than 4 drawings.", rich_help_panel=TRAINING),
+    ] = None,
+    rate: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate of Adam. Default: 1e-3 for adapters, 1e-4 for all weights.",
+            metavar="F",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
+    rank: Annotated[int, typer.Option(help="Of the LoRA.", metavar="N", rich_help_panel=TRAINING)] = 8,
+    full: Annotated[
+        bool,
+        typer.Option("--full", help="Train all weights and write the whole model.", rich_help_panel=TRAINING),
+    ] = False,
+    seed: Annotated[
+        int, typer.Option(help="Of the adapters and the order of pairs.", metavar="N", rich_help_panel=TRAINING)
+    ] = 0,
+    sketcher: Annotated[
+        Path | None,
+        typer.Option(help="The photo-to-sketch network. Default: the one shipped.", rich_help_panel=JUDGES),
+    ] = None,
+    style: Annotated[str, typer.Option(help="In which it draws.", metavar="NAME", rich_help_panel=JUDGES)] = "edges",
+    features: Annotated[
+        str | None,
+        typer.Option(
+            help="Network whose features say what a picture shows: a classifier file, torchvision:NAME, timm:NAME or "
+            "transformers:ID, the first two also =WEIGHTS.safetensors. Default: the classifier shipped.",
+            metavar="NAME",
+            rich_help_panel=JUDGES,
+        ),
+    ] = None,
+    drawing_features: Annotated[
+        str | None,
+        typer.Option(
+            help="Network whose features compare drawings, named likewise. Default: the drawing classifier shipped.",
+            metavar="NAME",
+            rich_help_panel=JUDGES,
+        ),
+    ] = None,
+    model: Annotated[
+        str,
+        typer.Option(
+            help="The model to tune: shipped (see `sketchguide models`), a diffusers folder or a hub id.",
+            metavar="NAME|PATH|HUB_ID",
+            rich_help_panel=MODELS,
+        ),
+    ] = MODEL,
+    device: Annotated[
+        str, typer.Option(help="auto (CUDA, else MPS, else the CPU); cpu, cuda, mps, …", rich_help_panel=MODELS)
+    ] = "auto",
+    dtype: Annotated[
+        str,
+        typer.Option(help="Of the frozen weights: auto, float32, bfloat16 or float16.", rich_help_panel=MODELS),
+    ] = "auto",
+) -> None:
+    """Tune a model on a few drawings and photos of one thing (DiffSketching).
+
+    sketchguide finetune "a duck" --sketch duck.svg --photo duck.jpg -o my-duck
+    sketchguide finetune --sketch duck.svg -o my-duck --minutes 5
+    sketchguide finetune "a duck" --sketch duck.svg -o my-duck --resume
+    sketchguide generate "a duck" --lora my-duck --lora-scale 0.7
+
+    The result is a LoRA of a few MB that diffusers loads too. Ctrl-C saves.
+    """
+    report = Report.of(context, as_json=as_json)
+    if resume and fresh:
+        raise UsageError("--resume and --fresh exclude each other.", field="resume")
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise UsageError(f"minutes is {minutes}; it must be above 0.", field="minutes")
+    if preview_every < 1:
+        raise UsageError(f"preview-every is {preview_every}; it must be at least 1.", field="preview_every")
+    if dtype not in ("auto", "float32", "bfloat16", "float16"):
+        raise UsageError(f"dtype is {dtype!r}; it must be auto, float32, bfloat16 or float16.", field="dtype")
+    if not SEED.low <= seed <= SEED.high:
+        raise UsageError(f"seed is {seed}; it must lie in {SEED.low}..{SEED.high}.", field="seed")
+    with report.progress("{task.fields[figures]}") as bar:
+        task = bar.add_task("Loading", total=None, figures="")
+        hush_libraries()
+        from sketchguide.backbones.unet import UNetBackbone
+        from sketchguide.loading import LORA_FILE, find_part, load_backbone
+        from sketchguide.perception import load_features
+        from sketchguide.sketch import Sketch
+        from sketchguide.sketchers import Sketcher
+        from sketchguide.training.checkpoints import Checkpoints, check_config
+        from sketchguide.training.finetune import FineTuneRun, FineTuning, Judges
+
+        settings = FineTuning(
+            steps=steps,
+            batch=batch,
+            rate=rate,
+            identity=identity,
+            gradient=gradient,  # pyright: ignore[reportArgumentType]
+            last=last,
+            levels=levels,
+            depth=depth,
+            rank=rank,
+            full=full,
+            style=style,
+            seed=seed,
+        )
+        sketches = [Sketch.open(path) for path in sketch]
+        photos = _opened(photo or [])
+        parts = [find_part(sketcher, "sketcher")]
+        parts += [] if features else [find_part(None, "classifier")]
+        comparing = drawing_features or str(find_part(None, "drawing-classifier"))
+        checkpoints = Checkpoints(output / "checkpoints")
+        with workplace(checkpoints):
+            latest = checkpoints.latest()
+            result = "model" if full else LORA_FILE
+            check_occupied(output, latest, result, resume=resume, fresh=fresh)
+            if resume and latest is None:
+                report.warn(f"{output} has no checkpoint to resume from; the run starts at the beginning.")
+            latest = latest if resume else None
+            backbone = load_backbone(model, device=device, dtype=dtype)  # pyright: ignore[reportArgumentType]
+            if not isinstance(backbone, UNetBackbone):
+                raise UsageError(f"{backbone.name!r} cannot be tuned; it is no UNet pipeline.", field="model")
+            drawings = _rasterized(sketches, sketch, backbone.default_size)
+            if prompt is None:
+                prompt = _recognised(drawings, report)
+            judges = Judges(
+                Sketcher.load(parts[0]).to(backbone.device),
+                load_features(features or str(parts[1]), device=backbone.device),
+                load_features(comparing, device=backbone.device),
+            )
+            references = _references(photos, backbone, prompt)
+            run = FineTuneRun(backbone, references, drawings, judges, settings, prompt=prompt)
+            config = {**run.config, "minutes": minutes, "pictures": _digest(references, drawings)}
+            if latest is not None:
+                check_config(latest.meta["config"], config, afresh="--fresh")
+                settings = replace(settings, steps=latest.meta["steps"])
+                run = FineTuneRun(backbone, references, drawings, judges, settings, prompt=prompt, resume=latest)
+            elif fresh:
+                checkpoints.clear()
+            frozen = _preview(run, output / "preview-frozen.png") if latest is None else latest.meta["frozen"]
+            session = Session(
+                run,
+                checkpoints,
+                config,
+                minutes=minutes,
+                score=lambda: _preview(run, output / f"preview-{run.step:05d}.png"),
+                log=output / "log.jsonl",
+                score_every=preview_every,
+                facts={"frozen": frozen},
+            )
+            if latest is not None:
+                session.loss, session.held_out = latest.meta["loss"], latest.meta["held_out"]
+            session.rewind_log()
+            try:
+                for step in until_stopped(session, report.arguments):
+                    total, figures = run.settings.steps, session.figures
+                    bar.update(task, description="Tuning", completed=step, total=total, figures=figures)
+            except TrainingError as error:
+                error.hint = f"{error.hint} The last good weights are in {run.save(output)}."
+                raise
+            file = run.save(output)
+    before, after = frozen, session.held_out
+    report.facts = {
+        "result": str(file),
+        "prompt": prompt,
+        "steps": run.step,
+        "loss": finite(session.loss),
+        "sketch_distance": {"frozen": finite(before), "tuned": finite(after)},
+        "inversion_psnr": finite(run.fidelity()),
+        "training_seconds": round(run.seconds, 1),
+    }
+    report.say(f"{file}: {run.step} steps in {run.seconds / 60:.1f} minutes, {session.figures}")
+    if after is not None:
+        report.say(f"Distance from the drawings on seeds not trained on: {before:.3f} before, {after:.3f} now.")
+    use = f"--model {file}" if full else f"--model {model} --lora {output}"
+    report.say(f'Use it: sketchguide generate "{prompt}" {use}')
+
+
+def _opened(paths: Sequence[Path]) -> list[Any]:
+    from sketchguide.images import open_image
+
+    return [open_image(path, field="photo") for path in paths]
+
+
+def _rasterized(sketches: Sequence[Any], paths: Sequence[Path], size: tuple[int, int]) -> Tensor:
+    import torch
+
+    maps = [one.rasterize(size=size) for one in sketches]
+    if blank := [str(path) for path, one in zip(paths, maps, strict=True) if one.blank]:
+        raise SketchError(f"{blank[0]} is blank.", hint="Draw something, or leave it out.", field="sketch")
+    return torch.stack([torch.tensor(one.ink)[None] for one in maps])
+
+
+def _recognised(drawings: Tensor, report: Report) -> str:
+    """The class that the drawing classifier sees in all the drawings together."""
+    from sketchguide.classifiers import load_classifier
+    from sketchguide.images import from_ink
+    from sketchguide.loading import find_part
+
+    classifier = load_classifier(find_part(None, "drawing-classifier"))
+    chances = classifier(from_ink(drawings)).log_softmax(dim=1).mean(dim=0)
+    name = classifier.classes[int(chances.argmax())]
+    report.warn(f"No prompt was given: the drawings are taken for {name!r}.")
+    return name
+
+
+def _references(photos: Sequence[Any], backbone: UNetBackbone, prompt: str) -> Tensor:
+    """The photos at the model's size, cut at the middle; without any, pictures that the model makes of the prompt."""
+    from sketchguide.generation import walk
+    from sketchguide.images import to_tensor
+    from sketchguide.request import Request
+
+    if photos:
+        return to_tensor(photos, size=backbone.default_size)
+    request = Request.checked(prompt=prompt, seed=0)
+    *_, made = walk(request, backbone, prompts=[prompt] * REFERENCES, seeds=range(REFERENCES))
+    return backbone.decode(made.latent).clamp(-1, 1).cpu()
+
+
+def _digest(*tensors: Tensor) -> str:
+    """8 hex digits that change with the pictures."""
+    digest = hashlib.sha256()
+    for tensor in tensors:
+        digest.update((tensor * 100).round().char().numpy().tobytes())
+    return digest.hexdigest()[:8]
+
+
+def _preview(run: FineTuneRun, path: Path) -> float:
+    """Draw the preview seeds with the averaged weights, and tell how far they are from the drawings."""
+    from sketchguide.images import save_png, sheet, to_images
+
+    with run.averaged():
+        pictures = run.pictures(PREVIEW)
+    save_png(sheet(to_images(pictures), columns=len(PREVIEW)), path)
+    return run.sketch_distance(pictures)

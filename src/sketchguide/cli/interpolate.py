@@ -1,0 +1,160 @@
+"""`sketchguide interpolate`."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sketchguide.cli.generate import check_output, parse_size
+from sketchguide.cli.report import JsonFlag, Report, hush_libraries
+from sketchguide.defaults import MODEL, SCALE, STEPS
+from sketchguide.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from sketchguide.backbones.base import Backbone
+    from sketchguide.request import Request
+
+REFINE = 4  # network passes per step of the inversion
+
+
+def command(
+    context: typer.Context,
+    first: Annotated[str, typer.Argument(help="Where it begins: a seed, or a picture file.", metavar="A")],
+    second: Annotated[str, typer.Argument(help="Where it ends, likewise.", metavar="B")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", help="The PNG strip, or an animated GIF.", metavar="OUT.png|OUT.gif"),
+    ],
+    prompt: Annotated[str, typer.Option(help="What the pictures show.", metavar="TEXT")] = "",
+    sketch: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="A drawing that every frame follows; given twice, the frames go from one drawing to the other.",
+            metavar="FILE",
+        ),
+    ] = None,
+    frames: Annotated[int, typer.Option(help="How many, both ends included: 2 to 100.", metavar="N")] = 9,
+    way: Annotated[
+        str, typer.Option(help="spherical, linear (pales in the middle) or trigonometric.", metavar="NAME")
+    ] = "spherical",
+    as_json: JsonFlag = False,
+    steps: Annotated[int, typer.Option(help=f"Steps of the solver: {STEPS}.", metavar="N")] = STEPS.default,
+    scale: Annotated[
+        float | None,
+        typer.Option(
+            help=f"Classifier-free guidance. Default {SCALE.default} between seeds; 1 between pictures, which only "
+            "then come back as they were.",
+            metavar="CFG",
+        ),
+    ] = None,
+    size: Annotated[str | None, typer.Option(help="Default: the model's own.", metavar="WxH")] = None,
+    model: Annotated[
+        str, typer.Option(help="Shipped, a diffusers folder or a hub id.", metavar="NAME|PATH|HUB_ID")
+    ] = MODEL,
+    lora: Annotated[str | None, typer.Option(help="A LoRA, as `finetune` writes it.", metavar="PATH|HUB_ID")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps, …", metavar="NAME")] = "auto",
+) -> None:
+    """Make the pictures between two: of seeds, of drawings, or of pictures.
+
+    sketchguide interpolate 3 8 --prompt "a duck" -o ducks.png
+    sketchguide interpolate duck.png goose.png --prompt "a bird" -o birds.gif
+    sketchguide interpolate 3 3 --prompt "a fish" --sketch a.svg --sketch b.svg -o fish.png
+
+    Pictures are inverted first: the noise is found that the model turns into them.
+    """
+    report = Report.of(context, as_json=as_json)
+    if output.suffix.lower() not in (".png", ".gif"):
+        raise UsageError(f"The output {str(output)!r} ends in neither .png nor .gif.", field="output")
+    check_output(output.with_suffix(".png"))
+    if not 2 <= frames <= 100:
+        raise UsageError(f"frames is {frames}; it must be 2 to 100.", field="frames")
+    if sketch and len(sketch) > 2:
+        raise UsageError(f"{len(sketch)} drawings were given; two are the most.", field="sketch")
+    with report.progress() as bar:
+        task = bar.add_task("Loading", total=None)
+        hush_libraries()
+        from sketchguide.generation import check_size, latent_guide, walk_from
+        from sketchguide.images import save_png, sheet, to_images
+        from sketchguide.interpolation import INTERPOLATIONS, between
+        from sketchguide.loading import load_backbone, load_lora, load_predictor
+        from sketchguide.request import Request
+        from sketchguide.sketch import Sketch
+
+        if way not in INTERPOLATIONS:
+            raise UsageError(f"There is no way {way!r}.", hint=f"Choose: {', '.join(INTERPOLATIONS)}.", field="way")
+        inverted = not (first.isdigit() and second.isdigit())
+        strength = 1.0 if inverted else SCALE.default
+        wanted = None if size is None else parse_size(size)
+        drawings = [Sketch.open(path) for path in sketch or []]
+        request = Request.checked(
+            prompt=prompt,
+            seed=0,
+            steps=steps,
+            scale=strength if scale is None else scale,
+            model=model,
+            size=wanted,
+            device=device,
+            solver="ddim",
+        )
+        backbone = load_backbone(model, device=device)
+        if lora is not None:
+            load_lora(backbone, lora)
+        sides = check_size(wanted or backbone.default_size, backbone)
+        ends = [_end(one, request, backbone, sides, report) for one in (first, second)]
+        latent = between(ends[0], ends[1], frames=frames, way=way)
+        maps = [drawing.rasterize(size=sides) for drawing in drawings]
+        guides: list[Any] = []
+        if maps:
+            guide = latent_guide(request, [maps[0], maps[-1]], backbone, load_predictor(None, backbone))
+            guides.append(guide.interpolated(frames))
+        last = latent
+        for done, moment in enumerate(walk_from(request, backbone, latent, guides=guides), start=1):
+            last = moment.latent
+            bar.update(task, description="Drawing", completed=done, total=steps)
+        pictures = to_images(backbone.decode(last))
+    if output.suffix.lower() == ".png":
+        save_png(sheet(pictures, columns=frames), output)
+    else:
+        _save_gif(pictures, output)
+    report.facts = {"path": str(output), "frames": frames, "way": way}
+    report.say(f"{output}: {frames} frames, {way}")
+
+
+def _end(text: str, request: Request, backbone: Backbone, size: tuple[int, int], report: Report) -> Tensor:
+    """The noise (1, C, h, w) of a seed, or that from which a picture comes back."""
+    from sketchguide.images import open_image, to_tensor
+    from sketchguide.inversion import invert
+    from sketchguide.seeds import generators, noise
+
+    if text.isdigit():
+        shape = (backbone.latent_channels, size[1] // backbone.stride, size[0] // backbone.stride)
+        return noise(generators([int(text)]), shape).to(backbone.device)
+    picture = open_image(Path(text), field="image")
+    if abs(picture.width / picture.height - size[0] / size[1]) > 0.01:
+        report.warn(f"{text} is {picture.width}x{picture.height} and is cut at the middle to fit {size[0]}x{size[1]}.")
+    levels = backbone.levels(request.steps, "ddim")
+    told = backbone.describe([request.prompt])
+    clean = backbone.encode(to_tensor([picture], size=size))
+    return invert(backbone, clean, levels, told, iterations=REFINE).at(levels[0])
+
+
+def _save_gif(pictures: list[Image.Image], path: Path) -> None:
+    """There and back again, a tenth of a second each; whole or not at all."""
+    there_and_back = [*pictures, *pictures[-2:0:-1]]
+    temporary = path.parent / f".{secrets.token_hex(8)}.part"
+    try:
+        there_and_back[0].save(
+            temporary, format="GIF", save_all=True, append_images=there_and_back[1:], duration=100, loop=0
+        )
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink()
+        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}.", field="output") from error

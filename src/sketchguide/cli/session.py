@@ -1,0 +1,200 @@
+"""A training run on the command line: its folder, its log, its clock, its checkpoints and the way back to them."""
+
+from __future__ import annotations
+
+import json
+import math
+import shlex
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sketchguide.cli.signals import StopLater, Stopped, handling
+from sketchguide.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from sketchguide.training.checkpoints import Checkpoint, Checkpoints
+    from sketchguide.training.run import TrainingStep
+
+SAVE_EVERY = 60.0  # seconds
+SCORE_EVERY = 100  # steps
+PROBE = 6  # steps after which the pace is known
+
+
+class Run(Protocol):
+    """A `TrainingRun` whose `settings`, a frozen dataclass, have a number of `steps`."""
+
+    settings: Any
+    step: int
+    seconds: float
+
+    def __iter__(self) -> Iterator[TrainingStep]: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+
+@dataclass
+class Session:
+    """A run with everything around it: iterate it for step numbers; it logs, scores, saves and keeps the time.
+
+    `save` what was done since the last checkpoint only between two steps: within one, the state is that of neither.
+    """
+
+    run: Run
+    checkpoints: Checkpoints
+    config: Mapping[str, Any]
+    minutes: float | None
+    score: Callable[[], float] | None
+    log: Path
+    loss: float | None = None
+    held_out: float | None = None
+    score_every: int = SCORE_EVERY
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])  # kept with every checkpoint
+    saved: int = 0  # step of the last checkpoint
+    started: float = field(default_factory=time.monotonic)
+
+    def __iter__(self) -> Generator[int]:
+        self.saved = self.run.step
+        before, last_save = self.run.seconds, time.monotonic()
+        first: tuple[int, float] | None = None
+        for step, loss, skipped in self.run:
+            self.loss = loss
+            now = time.monotonic()
+            first = first or (step, now)
+            if self.minutes is not None:
+                left = self.minutes * 60 - (before + now - self.started)
+                self._keep_time(step - first[0], now - first[1], left)
+            due = step % self.score_every == 0 or step >= self.run.settings.steps
+            if due and self.score is not None:
+                self.held_out = self.score()
+            self._write({"step": step, "loss": finite(loss), "skipped": skipped}, scored=due)
+            if now - last_save >= SAVE_EVERY:
+                self.save()
+                last_save = time.monotonic()
+            yield step
+
+    def save(self) -> None:
+        if self.run.step != self.saved:
+            figures = {"loss": finite(self.loss), "held_out": finite(self.held_out)}
+            meta = {"config": dict(self.config), "steps": self.run.settings.steps, **figures, **self.facts}
+            self.checkpoints.save(self.run.step, self.run.state(), meta)
+            self.saved = self.run.step
+
+    @property
+    def figures(self) -> str:
+        """The latest loss and held-out error, in words."""
+        held_out = "" if self.held_out is None else f", held-out error {self.held_out:.3f}"
+        return f"loss {self.loss:.3f}{held_out}" if self.loss is not None else ""
+
+    def rewind_log(self) -> None:
+        """Drop what the log says of steps after the one that the run goes on from."""
+        try:
+            lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
+            kept = [line for line in lines if _logged_step(line) <= self.run.step]
+            if lines:
+                self.log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+        except OSError as error:
+            raise OutputError(f"{self.log} cannot be written: {error.strerror}.", field="output") from error
+
+    def _keep_time(self, steps: int, seconds: float, left: float) -> None:
+        """Shorten the run where the time `left` is too short at the pace of `steps` in `seconds`.
+
+        The learning rate follows a cosine over the number of steps, so the number is decided early.
+        """
+        run = self.run
+        if left <= 0:
+            fitting = run.step
+        elif not steps or (steps < PROBE and seconds < 0.2 * left):
+            return
+        else:
+            fitting = run.step + math.floor(0.97 * left * steps / seconds)
+        if fitting < 0.98 * run.settings.steps:
+            run.settings = replace(run.settings, steps=max(fitting, run.step))
+
+    def _write(self, line: Mapping[str, Any], *, scored: bool) -> None:
+        if scored:
+            line = {**line, "held_out": finite(self.held_out)}
+        try:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise OutputError(
+                f"{self.log} cannot be written: {error.strerror}.",
+                hint="Make room, then go on with --resume.",
+                field="output",
+            ) from error
+
+
+def until_stopped(session: Session, arguments: Sequence[str]) -> Generator[int]:
+    """The steps of `session`, saved at the end. A signal ends it between two steps: what was done is saved, and Stopped
+    says how the run that `arguments` have started goes on."""
+    stop = StopLater()
+    try:
+        with handling(stop):
+            for step in session:
+                yield step
+                if stop.number:
+                    break
+            session.save()
+        if stop.number:
+            raise Stopped(stop.number)
+    except Stopped as stopped:
+        if session.saved:
+            stopped.hint = f"Step {session.saved} is saved. Go on with: {_resuming(arguments)}"
+        raise
+
+
+@contextmanager
+def workplace(checkpoints: Checkpoints) -> Generator[None]:
+    """Hold the lock of the folder; when nothing was saved in it, leave the disk as it was."""
+    output = checkpoints.folder.parent
+    existed = output.exists()
+    if existed and not output.is_dir():
+        raise UsageError(f"{output} is a file, not a folder.", hint="Give a folder for the result.", field="output")
+    with checkpoints.lock():
+        try:
+            yield
+        finally:
+            if not any(checkpoints.folder.glob("step-*")):
+                with suppress(OSError):  # not empty: it holds something of the user's
+                    (checkpoints.folder / "lock").unlink()
+                    checkpoints.folder.rmdir()
+                    if not existed:
+                        output.rmdir()
+
+
+def check_occupied(output: Path, latest: Checkpoint | None, result: str, *, resume: bool, fresh: bool) -> None:
+    """UsageError where `output` holds a run, or the file `result` of one, and neither flag says what to do with it."""
+    if resume or fresh:
+        return
+    if latest is not None:
+        raise UsageError(
+            f"{output} holds a run that has come to step {latest.step}.",
+            hint="Give --resume to go on with it, --fresh to start again, or another folder.",
+            field="output",
+        )
+    if (output / result).exists():
+        what = Path(result).stem
+        raise UsageError(
+            f"{output} holds a {what}.", hint="Give --fresh to replace it, or another folder.", field="output"
+        )
+
+
+def _resuming(arguments: Sequence[str]) -> str:
+    words = [word for word in arguments if word not in ("--resume", "--fresh")]
+    return shlex.join(["sketchguide", *words, "--resume"])
+
+
+def _logged_step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):  # a line cut short by a kill
+        return math.inf
+
+
+def finite(value: float | None) -> float | None:
+    """`value`, or None where JSON has no number for it."""
+    return value if value is not None and math.isfinite(value) else None

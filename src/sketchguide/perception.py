@@ -1,0 +1,188 @@
+"""What a frozen network sees in a picture, with a gradient: the ground that perceptual and identity losses stand on.
+
+Any network of torchvision, timm or transformers serves, by name, and so does a classifier of one's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sketchguide.classifiers import FORMAT, load_classifier
+from sketchguide.errors import ModelNotFoundError, UsageError, WeightsError
+from sketchguide.extractors import check_images
+from sketchguide.taps import survey, tapped
+from sketchguide.weights import opened, read_weights
+
+_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_HEADS = ("classifier", "fc", "head")  # what turns features into classes
+_PROBE = (64, 96)  # not square, so that tokens are never taken for a picture
+
+
+class Features:
+    """The stages of a frozen `network`: what it computes before each halving of the picture, from fine to coarse.
+
+    Pictures are resized until their shorter side has `side` pixels (none: as they are), and normalised by `mean` and
+    `deviation` of RGB in [0, 1].
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        *,
+        side: int | None = None,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        deviation: Sequence[float] = (0.5, 0.5, 0.5),
+    ) -> None:
+        self.network = network.eval().requires_grad_(False)
+        self.side = side
+        self._mean = torch.tensor(mean)[:, None, None]
+        self._deviation = torch.tensor(deviation)[:, None, None]
+        self.taps, self._fixed = _stages(self.network)
+
+    def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Images (B, 3, H, W) in [-1, 1] to feature maps (B, C, h, w), of N tokens (B, C, N, 1); the graph is kept."""
+        check_images(images)
+        height, width = images.shape[-2:]
+        pictures = (images + 1) / 2
+        if self.side is not None and (self.side, self.side) != (height, width):
+            scale = self.side / min(height, width)
+            size = (self.side, self.side) if self._fixed else (round(height * scale), round(width * scale))
+            pictures = F.interpolate(pictures, size=size, mode="bilinear", antialias=scale < 1)
+        pictures = (pictures - self._mean.to(pictures)) / self._deviation.to(pictures)
+        with tapped(self.network, self.taps) as record:
+            self.network(pictures)
+        return tuple(_as_map(record[path]) for path in self.taps)
+
+    def to(self, device: torch.device) -> Features:
+        self.network.to(device)
+        return self
+
+
+def perceptual_loss(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """Distance (B,) of two pictures' stages, in [0, 1] for features >= 0 (Zhang et al. 2018, 1801.03924, eq. 1, all
+    its learned weights equal): half the squared distance of unit vectors, averaged over places, then over stages."""
+    return torch.stack([between(a, b) for a, b in zip(first, second, strict=True)]).mean(dim=0)
+
+
+def identity_loss(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """L1 distance (B,) of two pictures' last stages, relative to the size of the second's (DiffSketching, L_i)."""
+    distance = (first[-1] - second[-1]).abs().flatten(1).mean(dim=1)
+    return distance / second[-1].abs().flatten(1).mean(dim=1).clamp_min(1e-6)
+
+
+def between(first: Tensor, second: Tensor) -> Tensor:
+    """Half the squared distance (B,) of unit feature vectors (B, C, h, w), averaged over the places."""
+    return (F.normalize(first) - F.normalize(second)).square().sum(dim=1).mean(dim=(1, 2)) / 2
+
+
+def load_features(name: str, *, device: torch.device | str = "cpu") -> Features:
+    """The network called `name`, ready for use.
+
+    `FILE.safetensors`: a picture classifier that `sketchguide component` wrote. `torchvision:NAME`, `timm:NAME` and
+    `transformers:HUB_ID` are taken with their published weights; `torchvision:NAME=FILE.safetensors` and
+    `timm:NAME=FILE.safetensors` with those in the file, so that nothing is downloaded.
+
+    Raises ModelNotFoundError for a network or library that is not there, WeightsError for a file that does not fit.
+    """
+    kind, colon, rest = name.partition(":")
+    if not colon or kind not in ("torchvision", "timm", "transformers"):
+        path = Path(name)
+        if not path.is_file():
+            raise ModelNotFoundError(
+                f"No classifier at {name!r}.",
+                hint="Give its .safetensors file, or torchvision:NAME, timm:NAME or transformers:HUB_ID.",
+                field="features",
+            )
+        with opened(path, field="features") as file:
+            own = (file.metadata() or {}).get("format") == FORMAT
+        if not own:
+            raise WeightsError(
+                f"{path} holds no picture classifier of sketchguide.",
+                hint="For torchvision's weights say torchvision:NAME=FILE.",
+                field="features",
+            )
+        classifier = load_classifier(path)
+        return Features(classifier, side=classifier.size).to(torch.device(device))
+    model, equals, file = rest.partition("=")
+    network = _published(kind, model, Path(file) if equals else None)
+    return Features(network, side=224, mean=_IMAGENET[0], deviation=_IMAGENET[1]).to(torch.device(device))
+
+
+def _published(kind: str, name: str, file: Path | None) -> nn.Module:
+    try:
+        network: nn.Module
+        if kind == "torchvision":
+            from torchvision import models
+
+            network = models.get_model(name, weights=None if file else "DEFAULT")
+        elif kind == "timm":
+            import timm  # pyright: ignore[reportMissingImports]
+
+            network = timm.create_model(name, pretrained=file is None)
+        else:
+            from transformers import AutoModel
+
+            network = AutoModel.from_pretrained(name, use_safetensors=True)
+    except ImportError as error:
+        raise ModelNotFoundError(
+            f"{kind}:{name} needs the library {kind}.", hint=f"Install it: pip install {kind}.", field="features"
+        ) from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ModelNotFoundError(
+            f"{kind} has no network {name!r}, or its weights cannot be had: {reason}",
+            hint="Check the name and the network, or give the weights: NAME=FILE.safetensors.",
+            field="features",
+        ) from error
+    if file is not None:
+        tensors, _ = read_weights(file, field="features")
+        try:
+            network.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise WeightsError(f"{file} does not hold the weights of {kind}:{name}.", field="features") from error
+    return network
+
+
+def _stages(network: nn.Module) -> tuple[tuple[str, ...], bool]:
+    """The last place of each size; of a network that keeps one size (a ViT), four blocks spread over its depth.
+
+    And whether the network takes squares of 224 pixels only.
+    """
+    fixed = False
+
+    def probe() -> None:
+        with torch.no_grad():
+            network(torch.zeros(1, 3, *_PROBE))
+
+    try:
+        places = survey(network, probe, grid=_PROBE)
+    except (RuntimeError, ValueError, AssertionError):
+        places, fixed = [], True
+    last: dict[int, str] = {}
+    for tap in places:
+        if tap.stride is not None and 2 <= tap.stride <= min(_PROBE) // 2 and tap.path.split(".")[0] not in _HEADS:
+            last[tap.stride] = tap.path
+    if len(last) > 1:
+        return tuple(last[stride] for stride in sorted(last)), fixed
+    blocks: list[str] = []
+    for path, module in network.named_modules():
+        attentive = any("attention" in type(child).__name__.lower() for child in module.children())
+        if attentive and not (blocks and path.startswith(f"{blocks[-1]}.")):
+            blocks.append(path)
+    chosen = [blocks[round((i + 1) * len(blocks) / 4) - 1] for i in range(4)] if len(blocks) >= 4 else blocks
+    if not chosen:
+        raise UsageError(
+            f"{type(network).__name__} has no stages to compare pictures by.",
+            hint="Use a convolutional network or a vision transformer.",
+            field="features",
+        )
+    return tuple(chosen), fixed
+
+
+def _as_map(value: Tensor) -> Tensor:
+    return value.mT[..., None] if value.ndim == 3 else value

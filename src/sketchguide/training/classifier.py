@@ -1,0 +1,211 @@
+"""Train a noise-aware classifier of latents, or a classifier of pictures or drawings, from pictures and class names."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sketchguide.backbones.base import Backbone
+from sketchguide.classifiers import ClassifierConfig, IconClassifier, LatentClassifier, calibration_error
+from sketchguide.errors import UsageError
+from sketchguide.levels import Level, check_window
+from sketchguide.seeds import generators
+from sketchguide.training.checkpoints import Checkpoint
+from sketchguide.training.data import Example, Pictures
+from sketchguide.training.run import TrainingRun, add_noise, cosine
+
+_BATCH = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierTraining:
+    """Settings of a run. The caption of a picture is the name of its class."""
+
+    steps: int = 2000
+    batch: int = 64
+    rate: float = 2e-3  # Adam's learning rate, falling to zero along a cosine
+    smoothing: float = 0.05  # of the labels (Müller et al. 2019, 1906.02629): confidence stays near accuracy
+    widths: tuple[int, ...] = (64, 96, 128)
+    window: tuple[float, float] = (0.0, 1.0)  # progress of the noise levels trained on
+    views: int = 2  # noise levels at which a batch has each of its pictures
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_window(self.window)
+        if self.steps < 1 or self.batch < 2 or self.views < 1:
+            raise UsageError("steps and views must be at least 1, batch at least 2.", field="steps")
+        if not 0 < self.rate <= 1:
+            raise UsageError(f"rate is {self.rate}; it must be above 0 and at most 1.", field="rate")
+        if not 0 <= self.smoothing < 1:
+            raise UsageError(f"smoothing is {self.smoothing}; it must lie in 0..1.", field="smoothing")
+
+
+class Calibration(NamedTuple):
+    """What a classifier is worth at one noise level, on pictures that it was not trained on."""
+
+    progress: float  # 0 at pure noise, 1 at the finished image
+    accuracy: float
+    confidence: float
+    error: float  # expected calibration error
+
+
+def classes_of(examples: Sequence[Example]) -> tuple[str, ...]:
+    """The different captions of `examples`, sorted. UsageError for fewer than two, and for one that is empty."""
+    classes = tuple(sorted({example.caption for example in examples}))
+    if len(classes) < 2 or not classes[0]:
+        raise UsageError(
+            f"The pictures have {len(classes)} classes, of which none may be without a name and two are the least.",
+            hint="Put the pictures of each class into a folder that has its name.",
+            field="data",
+        )
+    return classes
+
+
+class _ClassRun(TrainingRun):
+    """Cross-entropy on fresh batches; the learning rate follows a cosine."""
+
+    settings: ClassifierTraining
+    pictures: Pictures
+
+    def __init__(
+        self,
+        module: nn.Module,
+        classes: Sequence[str],
+        pictures: Pictures,
+        settings: ClassifierTraining,
+        resume: Checkpoint | None,
+    ) -> None:
+        self.settings = settings
+        self.pictures = pictures
+        self._number = {name: number for number, name in enumerate(classes)}
+        optimizer = torch.optim.AdamW(module.parameters(), lr=settings.rate, weight_decay=0.02)
+        super().__init__(module, optimizer, seed=settings.seed, resume=resume)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the one it continues."""
+        return {**asdict(self.settings), "classes": len(self._number)}
+
+    @property
+    def progress(self) -> float:
+        return self.step / self.settings.steps if self.step < self.settings.steps else 1.0
+
+    def rate(self) -> float:
+        return self.settings.rate * cosine(self.progress)
+
+    def labels(self, captions: Sequence[str]) -> Tensor:
+        return torch.tensor([self._number[caption] for caption in captions])
+
+    @abstractmethod
+    def score(self, images: Tensor, captions: Sequence[str]) -> float:
+        """Share of wrong answers on held-out pictures (N, 3, H, W)."""
+
+
+class LatentClassifierRun(_ClassRun):
+    """p(y | x_t, t) on noised latents of `backbone`; `classifier` is the result."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        pictures: Pictures,
+        settings: ClassifierTraining,
+        *,
+        classes: Sequence[str],
+        resume: Checkpoint | None = None,
+    ) -> None:
+        self.backbone = backbone
+        config = ClassifierConfig(
+            classes=tuple(classes),
+            latent_channels=backbone.latent_channels,
+            stride=backbone.stride,
+            family=backbone.family,
+            backbone=backbone.name,
+            widths=settings.widths,
+            window=settings.window,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            self.classifier = LatentClassifier(config).to(backbone.device)
+        super().__init__(self.classifier, classes, pictures, settings, resume)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return {**super().config, "model": self.backbone.name}
+
+    def loss(self) -> Tensor:
+        settings = self.settings
+        images, captions = self.pictures.batch(self.rng, -(-settings.batch // settings.views))
+        start, stop = settings.window
+        drawn = torch.rand(settings.batch, generator=self.rng) * (stop - start) + start
+        levels = [self.backbone.level(float(p)) for p in drawn]
+        rows = [i % len(images) for i in range(settings.batch)]
+        noisy = add_noise(self.backbone.encode(images.to(self.backbone.device))[rows], levels, self.rng)
+        logits = self.classifier.predict_at(noisy.latent, noisy.times)
+        labels = self.labels(captions)[rows].to(logits.device)
+        return F.cross_entropy(logits, labels, label_smoothing=settings.smoothing)
+
+    def score(self, images: Tensor, captions: Sequence[str]) -> float:
+        table = self.calibrate(images, captions, count=4)
+        return 1 - sum(row.accuracy for row in table) / len(table)
+
+    @torch.no_grad()
+    def calibrate(self, images: Tensor, captions: Sequence[str], *, count: int = 8) -> list[Calibration]:
+        """Accuracy and calibration at `count` noise levels over the window, on pictures (N, 3, H, W) held out.
+
+        The noise is the same at every call.
+        """
+        (rng,) = generators([12345])
+        labels = self.labels(captions)
+        latents = torch.cat([self.backbone.encode(part.to(self.backbone.device)) for part in images.split(_BATCH)])
+        start, stop = self.settings.window
+        table: list[Calibration] = []
+        for place in torch.linspace(0, 1, count + 2)[1:-1].tolist():
+            level = self.backbone.level(start + (stop - start) * place)
+            logits = torch.cat([self._at(part, level, rng) for part in latents.split(_BATCH)]).cpu()
+            confidence, answer = logits.softmax(dim=1).max(dim=1)
+            right = float((answer == labels).float().mean())
+            error = calibration_error(logits, labels)
+            table.append(Calibration(level.progress, right, float(confidence.mean()), error))
+        return table
+
+    def _at(self, latents: Tensor, level: Level, rng: torch.Generator) -> Tensor:
+        return self.classifier(add_noise(latents, [level] * len(latents), rng).latent, level)
+
+
+class PictureClassifierRun(_ClassRun):
+    """An `IconClassifier` on pictures as they are: photos, artwork, or drawings (white ink on black)."""
+
+    def __init__(
+        self,
+        pictures: Pictures,
+        settings: ClassifierTraining,
+        *,
+        classes: Sequence[str],
+        device: torch.device,
+        resume: Checkpoint | None = None,
+    ) -> None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            self.classifier = IconClassifier(classes, size=min(pictures.size), channels=settings.widths).to(device)
+        self.device = device
+        super().__init__(self.classifier, classes, pictures, settings, resume)
+        self.classifier.eval()
+
+    def loss(self) -> Tensor:
+        images, captions = self.pictures.batch(self.rng, self.settings.batch)
+        self.classifier.train()  # no longer than this: BatchNorm must not move elsewhere
+        logits = self.classifier(images.to(self.device))
+        self.classifier.eval()
+        labels = self.labels(captions).to(self.device)
+        return F.cross_entropy(logits, labels, label_smoothing=self.settings.smoothing)
+
+    @torch.no_grad()
+    def score(self, images: Tensor, captions: Sequence[str]) -> float:
+        logits = torch.cat([self.classifier(part.to(self.device)).cpu() for part in images.split(_BATCH)])
+        return float((logits.argmax(dim=1) != self.labels(captions)).float().mean())

@@ -1,0 +1,366 @@
+"""DiffSketching: fine-tune a model on a few drawings and photos of one thing (BMVC 2022, 2305.18812).
+
+Reference photos are inverted with the frozen network; the trainable one walks the same noise down again. What arrives
+shall still show the same thing (L_i) and shall, drawn by the photo-to-sketch network P, look like the drawings (L_p).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from itertools import pairwise, product
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sketchguide.backbones.base import Condition
+from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.errors import OutputError, SketchError, TrainingError, UsageError
+from sketchguide.images import from_ink
+from sketchguide.inversion import invert
+from sketchguide.levels import Level
+from sketchguide.loading import LORA_FILE
+from sketchguide.perception import Features, identity_loss, perceptual_loss
+from sketchguide.sampling import sample
+from sketchguide.seeds import generators, noise
+from sketchguide.sketchers import Sketcher
+from sketchguide.training.checkpoints import Checkpoint
+from sketchguide.training.run import TrainingRun
+from sketchguide.weights import write_weights
+
+GradientMode = Literal["chain", "last", "step"]
+ADAPTER = "diffsketching"
+
+# Where adapters sit in diffusers' UNets: attention, its projections, and the convolutions of the residual blocks.
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "conv1", "conv2")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    """Settings of a run. The paper: the whole chain, every weight, Adam with rate 1e-4, EMA 0.9999."""
+
+    steps: int = 200
+    batch: int | None = None  # pairs per step; none: 4, or 1 with fewer than 4 drawings, as in the paper
+    rate: float | None = None  # none: 1e-4 for all weights as in the paper, 1e-3 for adapters, which are few
+    identity: float = 0.4  # lambda: L = lambda L_i + (1 - lambda) L_p
+    gradient: GradientMode = "chain"  # through the whole chain, its last steps, or each step's predicted clean image
+    last: int = 2  # the steps that carry a gradient where `gradient` is "last"
+    levels: int = 8  # steps of the chain from pure noise
+    depth: float = 1.0  # share of them that is walked: less keeps more of the photo
+    refine: int = 3  # network passes per step of the inversion; more approach the exact inverse
+    rank: int = 8  # of the adapters
+    targets: tuple[str, ...] = TARGETS  # the layers that get one, by the ends of their names
+    full: bool = False  # train every weight of the network, not adapters
+    style: str = "edges"  # in which P draws
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "last", "levels", "refine", "rank"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.", field=name)
+        if self.batch is not None and self.batch < 1:
+            raise UsageError(f"batch is {self.batch}; it must be at least 1.", field="batch")
+        if self.rate is not None and not 0 < self.rate <= 1:
+            raise UsageError(f"rate is {self.rate}; it must be above 0 and at most 1.", field="rate")
+        if not 0 <= self.identity <= 1:
+            raise UsageError(f"identity is {self.identity}; it must lie in 0..1.", field="identity")
+        if not 0 < self.depth <= 1:
+            raise UsageError(f"depth is {self.depth}; it must be above 0 and at most 1.", field="depth")
+        if self.gradient not in ("chain", "last", "step"):
+            raise UsageError(f"gradient is {self.gradient!r}; it must be chain, last or step.", field="gradient")
+
+
+@dataclass(frozen=True)
+class Judges:
+    """The frozen networks that the losses stand on."""
+
+    sketcher: Sketcher  # P
+    identity: Features  # L_i: what the picture shows
+    drawing: Features  # L_p: what a drawing looks like
+
+    def of_drawings(self, ink: Tensor) -> tuple[Tensor, ...]:
+        """Stages of drawings (B, 1, H, W) in [0, 1], ink 1."""
+        return self.drawing(from_ink(ink))
+
+    def drawn(self, images: Tensor, style: str) -> tuple[Tensor, ...]:
+        """Stages of what P draws of images (B, 3, H, W)."""
+        return self.of_drawings(self.sketcher(images, style))
+
+
+class FineTuneRun(TrainingRun):
+    """One run. `references` (R, 3, H, W) in [-1, 1] are photos, `drawings` (S, 1, H, W) in [0, 1] have ink 1; equally
+    many are pairs in their order, otherwise every photo goes with every drawing.
+
+    The backbone's own network learns (through adapters, unless `full`): it is the frozen one again when `remove` has
+    been called, or never, where `full`.
+    """
+
+    def __init__(
+        self,
+        backbone: UNetBackbone,
+        references: Tensor,
+        drawings: Tensor,
+        judges: Judges,
+        settings: FineTuning,
+        *,
+        prompt: str,
+        resume: Checkpoint | None = None,
+    ) -> None:
+        if not bool((drawings.amax(dim=(1, 2, 3)) > 0.05).all()):
+            raise SketchError("A drawing is blank.", hint="Draw something, or leave it out.", field="sketch")
+        if references.shape[-2:] != drawings.shape[-2:]:
+            raise UsageError(
+                f"The photos are {references.shape[-1]}x{references.shape[-2]}, the drawings "
+                f"{drawings.shape[-1]}x{drawings.shape[-2]}.",
+                field="photo",
+            )
+        judges.sketcher.number(settings.style)
+        self.backbone = backbone
+        self.judges = judges
+        self.settings = settings
+        self.prompt = prompt
+        self.batch = settings.batch or (4 if len(drawings) >= 4 else 1)
+        self.peak = settings.rate or (1e-4 if settings.full else 1e-3)
+        count, many = len(references), len(drawings)
+        self._pairs = [(i, i) for i in range(count)] if count == many else list(product(range(count), range(many)))
+        self._references = references.to(backbone.device)
+        self.levels = _chain(backbone, settings)
+        unet: Any = backbone.network
+        if ADAPTER in getattr(unet, "peft_config", {}):
+            _take_off(unet)
+        with torch.no_grad():
+            told = self._told(count)
+            path = invert(backbone, backbone.encode(references), self.levels, told, iterations=settings.refine)
+            self._starts = path.at(self.levels[0])
+            self._identities = judges.identity(self._references)
+            self._wanted = judges.of_drawings(drawings.to(backbone.device))
+            self.reconstruction = self._descend(self._starts, told, carrying=0)
+        self.trained = _trainable(unet, settings)
+        self._average = [p.detach().clone() for p in self.trained]
+        self._updates = 0
+        self._walk: dict[str, Any] | None = None
+        half = backbone.device.type == "cuda" and backbone.dtype == torch.float16
+        self._scaler = torch.amp.GradScaler(backbone.device.type, enabled=half)
+        optimizer = torch.optim.Adam(self.trained, lr=self.peak, betas=(0.9, 0.999))
+        super().__init__(nn.ParameterList(self.trained), optimizer, seed=settings.seed, resume=resume)
+        if resume is not None:
+            self._average = [value.to(p) for value, p in zip(resume.state["average"], self.trained, strict=True)]
+            self._updates = int(resume.state["updates"])
+            self._scaler.load_state_dict(resume.state["scaler"])
+            self._walk = resume.state["walk"]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the one it continues."""
+        return {**asdict(self.settings), "model": self.backbone.name, "prompt": self.prompt, "pairs": len(self._pairs)}
+
+    @property
+    def progress(self) -> float:
+        return self.step / self.settings.steps if self.step < self.settings.steps else 1.0
+
+    def rate(self) -> float:
+        return self.peak
+
+    def state(self) -> dict[str, Any]:
+        scaler = self._scaler.state_dict()
+        more = {"average": self._average, "updates": self._updates, "scaler": scaler, "walk": self._walk}
+        return {**super().state(), **more}
+
+    def loss(self) -> Tensor:
+        if self.settings.gradient == "step":
+            clean, pairs = self._walked()
+        else:
+            pairs = self._drawn_pairs()
+            photos = [photo for photo, _ in pairs]
+            steps = len(self.levels) - 1
+            carrying = steps if self.settings.gradient == "chain" else min(steps, self.settings.last)
+            clean = self._descend(self._starts[photos], self._told(len(pairs)), carrying=carrying)
+        return self.compare(self.backbone.decode(clean), pairs).mean()
+
+    def compare(self, images: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
+        """lambda L_i + (1 - lambda) L_p (B,) of pictures (B, 3, H, W), row by row with a photo and a drawing."""
+        photos, drawings = zip(*pairs, strict=True)
+        share = self.settings.identity
+        kept = identity_loss(self.judges.identity(images), [stage[list(photos)] for stage in self._identities])
+        wanted = [stage[list(drawings)] for stage in self._wanted]
+        return share * kept + (1 - share) * perceptual_loss(self.judges.drawn(images, self.settings.style), wanted)
+
+    def _drawn_pairs(self) -> list[tuple[int, int]]:
+        chosen = torch.randint(len(self._pairs), (self.batch,), generator=self.rng)
+        return [self._pairs[i] for i in chosen.tolist()]
+
+    def _told(self, count: int) -> Condition:
+        return self.backbone.describe([self.prompt] * count)
+
+    def _descend(self, latent: Tensor, told: Condition, *, carrying: int) -> Tensor:
+        """The deterministic walk down the levels; its last `carrying` steps keep a graph, one step in memory at a
+        time (Chen et al. 2016, 1604.06174)."""
+        pairs = list(pairwise(self.levels))
+        for step, (now, to) in enumerate(pairs):
+            if len(pairs) - step > carrying:
+                with torch.no_grad():
+                    latent = self._down(latent, now, to, told)
+            else:
+                latent = checkpoint(self._down, latent, now, to, told, use_reentrant=False)
+        return latent
+
+    def _down(self, latent: Tensor, now: Level, to: Level, told: Condition) -> Tensor:
+        prediction = self.backbone.predict(latent, now, told)
+        return to.alpha * prediction.clean + to.sigma * prediction.noise
+
+    def _walked(self) -> tuple[Tensor, list[tuple[int, int]]]:
+        """One step of a walk that goes on over the updates: the predicted clean image, the latent detached
+        (Kim et al. 2022, DiffusionCLIP, 2110.02711)."""
+        if self._walk is None or self._walk["place"] == len(self.levels) - 1:
+            pairs = self._drawn_pairs()
+            latent = self._starts[[photo for photo, _ in pairs]]
+            self._walk = {"place": 0, "pairs": pairs, "latent": latent}
+        place, latent = self._walk["place"], self._walk["latent"].to(self.backbone.device)
+        pairs = [(int(photo), int(drawing)) for photo, drawing in self._walk["pairs"]]
+        now, to = self.levels[place], self.levels[place + 1]
+        prediction = self.backbone.predict(latent, now, self._told(len(pairs)))
+        following = (to.alpha * prediction.clean + to.sigma * prediction.noise).detach()
+        if bool(following.isfinite().all()):
+            self._walk = {"place": place + 1, "pairs": pairs, "latent": following}
+        else:
+            self._walk = None  # a bad update must not haunt the steps after it
+        return prediction.clean, pairs
+
+    def _update(self, loss: Tensor) -> bool:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        self._scaler.scale(loss).backward()
+        self._scaler.unscale_(self.optimizer)
+        norm = nn.utils.clip_grad_norm_(self.trained, 1.0)
+        good = bool(loss.isfinite() and norm.isfinite())
+        if good and float(norm) == 0:
+            raise TrainingError(
+                "No gradient reaches the weights, so nothing would be learned.",
+                hint="Something on the way from the picture to the loss is detached, or the judges see nothing in it.",
+            )
+        if good:
+            self._scaler.step(self.optimizer)
+        self._scaler.update()
+        if good:
+            self._updates += 1
+            decay = min(0.9999, (1 + self._updates) / (10 + self._updates))
+            for mean, parameter in zip(self._average, self.trained, strict=True):
+                mean.lerp_(parameter.detach(), 1 - decay)
+        return good
+
+    @contextmanager
+    def averaged(self) -> Generator[None]:
+        """Within the block the network has the running averages of the weights: those that are saved."""
+        own = [p.detach().clone() for p in self.trained]
+        self._set(self._average)
+        try:
+            yield
+        finally:
+            self._set(own)
+
+    @contextmanager
+    def untuned(self) -> Generator[None]:
+        """Within the block the network is the frozen one. For adapters only."""
+        unet: Any = self.backbone.network
+        unet.disable_adapters()
+        try:
+            yield
+        finally:
+            unet.enable_adapters()
+
+    @torch.no_grad()
+    def pictures(self, seeds: Sequence[int], *, scale: float = 1.0, steps: int = 20) -> Tensor:
+        """What the network draws from noise it was not trained on: (len(seeds), 3, H, W) about [-1, 1], on the CPU."""
+        latent = noise(generators(seeds), self._starts.shape[1:]).to(self.backbone.device)
+        negative = self.backbone.describe([""] * len(seeds))
+        levels = self.backbone.levels(steps, "ddim")
+        *_, last = sample(self.backbone, self._told(len(seeds)), latent, levels, negative=negative, scale=scale)
+        return self.backbone.decode(last.latent).clamp(-1, 1).cpu()
+
+    @torch.no_grad()
+    def sketch_distance(self, images: Tensor) -> float:
+        """Mean perceptual distance of what P draws of `images` (B, 3, H, W) from all the drawings."""
+        drawn = self.judges.drawn(images.to(self.backbone.device), self.settings.style)
+        each = [
+            perceptual_loss(drawn, [stage[i : i + 1].expand(len(images), -1, -1, -1) for stage in self._wanted])
+            for i in range(len(self._wanted[0]))
+        ]
+        return float(torch.stack(each).mean())
+
+    def fidelity(self) -> float:
+        """PSNR in dB of the inverted and redrawn references against what the autoencoder makes of them."""
+        with torch.no_grad():
+            redrawn = self.backbone.decode(self.reconstruction).clamp(-1, 1)
+            kept = self.backbone.decode(self.backbone.encode(self._references)).clamp(-1, 1)
+            error = float((redrawn - kept).square().mean()) / 4  # pictures span 2
+        return math.inf if error == 0 else -10 * math.log10(error)
+
+    def save(self, folder: Path) -> Path:
+        """Write the averaged weights: a LoRA file that diffusers' `load_lora_weights` reads, or, where every weight was
+        trained, the whole pipeline in `folder`/model. Raises OutputError."""
+        with self.averaged():
+            if self.settings.full:
+                target = folder / "model"
+                try:
+                    self.backbone.pipeline.save_pretrained(target)
+                except OSError as error:
+                    raise OutputError(f"{target} cannot be written: {error.strerror}.", field="output") from error
+                return target
+            from peft import get_peft_model_state_dict
+
+            adapters = get_peft_model_state_dict(self.backbone.network, adapter_name=ADAPTER)  # pyright: ignore[reportArgumentType]
+            about = {"kind": "diffsketching-lora", "version": 1, **self.config, "trained_steps": self.step}
+            header = {"format": "pt", "sketchguide": json.dumps(about)}
+            target = folder / LORA_FILE
+            write_weights({f"unet.{name}": t for name, t in adapters.items()}, target, metadata=header, field="output")
+            return target
+
+    def remove(self) -> None:
+        """Take the adapters off: the network is again what it was."""
+        unet: Any = self.backbone.network
+        if not self.settings.full:
+            _take_off(unet)
+
+    @torch.no_grad()
+    def _set(self, values: Sequence[Tensor]) -> None:
+        for parameter, value in zip(self.trained, values, strict=True):
+            parameter.copy_(value)
+
+
+def _chain(backbone: UNetBackbone, settings: FineTuning) -> list[Level]:
+    """The levels of the walk, noisiest first; one without any signal, from which nothing leads back, is left out."""
+    levels = backbone.levels(settings.levels, "ddim")
+    levels = levels[-1 - max(1, round(settings.depth * settings.levels)) :]
+    return levels[1:] if levels[0].alpha == 0 else levels
+
+
+def _trainable(unet: Any, settings: FineTuning) -> list[nn.Parameter]:
+    """The parameters that learn, in float32: every one, or those of fresh adapters whose effect is zero at first."""
+    if settings.full:
+        unet.float().requires_grad_(True)
+        return list(unet.parameters())
+    from peft import LoraConfig
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        config = LoraConfig(r=settings.rank, lora_alpha=settings.rank, target_modules=list(settings.targets))
+        unet.add_adapter(config, adapter_name=ADAPTER)
+    chosen = [p for name, p in unet.named_parameters() if ".lora_" in name and ADAPTER in name]
+    for parameter in chosen:
+        parameter.data = parameter.data.float()
+        parameter.requires_grad_(True)
+    return chosen
+
+
+def _take_off(unet: Any) -> None:
+    if len(unet.peft_config) == 1:
+        unet.unload_lora()  # the layers too, not only what they hold
+    else:
+        unet.delete_adapters(ADAPTER)

@@ -1,0 +1,139 @@
+"""`finetune` and `component`, from files to a LoRA that `generate` takes."""
+
+import json
+import os
+import signal
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from sketchguide.classifiers import IconClassifier, LatentClassifier, load_classifier, save_classifier
+from sketchguide.cli.session import Session
+from sketchguide.sketchers import Sketcher, SketcherConfig
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("parts")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        Sketcher(SketcherConfig(width=8, blocks=1)).save(folder / "sketcher.safetensors")
+        for name in ("classifier", "drawing-classifier"):
+            network = IconClassifier(("red ball", "blue box"), size=32, channels=(8, 16))
+            save_classifier(network, folder / f"{name}.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tuning(model: Path, drawing: Path, pictures: Path, parts: Path) -> list[str]:
+    photo = pictures / "red ball" / "0.png"
+    words = ["finetune", "a red ball", "--sketch", drawing, "--photo", photo, "--model", model, "--device", "cpu"]
+    words += ["--sketcher", parts, "--features", parts / "classifier.safetensors"]
+    words += ["--drawing-features", parts / "drawing-classifier.safetensors"]
+    words += ["--levels", "2", "--gradient", "last", "--last", "1", "--rank", "2", "--preview-every", "2"]
+    return [str(word) for word in words]
+
+
+def test_a_stopped_run_goes_on_and_its_lora_draws(
+    sketchguide: Run, tuning: list[str], quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "ball"
+    write = Session._write
+
+    def write_and_stop(self: Session, line: Mapping[str, Any], *, scored: bool) -> None:
+        write(self, line, scored=scored)
+        if line["step"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "_write", write_and_stop)
+        stopped = sketchguide(*tuning, "--steps", "3", "-o", folder)
+    assert stopped.code == 130
+    assert "Step 2 is saved. Go on with: sketchguide finetune 'a red ball'" in stopped.err
+    changed = sketchguide(*tuning, "--steps", "3", "-o", folder, "--identity", "0.1", "--resume")
+    assert changed.code == 2
+    assert "identity was 0.4, now 0.1" in changed.err
+    done = sketchguide(*tuning, "--steps", "3", "-o", folder, "--resume", "--json")
+    assert done.code == 0, done
+    facts = done.json
+    assert facts["steps"] == 3
+    assert facts["sketch_distance"]["frozen"] != facts["sketch_distance"]["tuned"]
+    assert facts["inversion_psnr"] > 0
+    assert {path.name for path in folder.glob("*.png")} >= {"preview-frozen.png", "preview-00002.png"}
+    again = sketchguide(*tuning, "--steps", "3", "-o", folder, "--fresh", "--minutes", "0")
+    assert again.code == 2
+
+    with_lora, without = tmp_path / "with.png", tmp_path / "without.png"
+    lora = ["--lora", str(folder), "--seed", "1"]
+    assert sketchguide("generate", "a red ball", *quick, *lora, "-o", with_lora).code == 0
+    assert sketchguide("generate", "a red ball", *quick, *lora, "--lora-scale", "0", "-o", without).code == 0
+    assert Image.open(with_lora).tobytes() != Image.open(without).tobytes()
+    repeated = tmp_path / "again.png"
+    assert sketchguide("generate", "--from", with_lora, "-o", repeated).code == 0
+    assert Image.open(with_lora).tobytes() == Image.open(repeated).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("--sketch", "blank.png"), "blank.png is blank"),
+        (("--photo", "none.jpg"), "no file"),
+        (("--photo", "text.jpg"), "not a readable picture"),
+        (("--identity", "2"), "identity is 2.0"),
+        (("--gradient", "all"), "gradient is 'all'"),
+        (("--style", "oil"), "no style 'oil'"),
+        (("--sketcher", "none"), "No sketcher at"),
+        (("--features", "torchvision:none"), "no network 'none'"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    sketchguide: Run, tuning: list[str], tmp_path: Path, change: tuple[str, str], words: str
+) -> None:
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "blank.png")
+    (tmp_path / "text.jpg").write_text("hello")
+    option, value = change
+    value = str(tmp_path / value) if "." in value and "-" not in value[:1] and not value[0].isdigit() else value
+    result = sketchguide(*tuning, option, value, "-o", tmp_path / "out")
+    assert result.code == 2, result
+    assert words in result.err.splitlines()[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_named(sketchguide: Run, tuning: list[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = sketchguide(*tuning, "-o", tmp_path / "file")
+    assert result.code == 2
+    assert "is a file, not a folder" in result.err
+
+
+@pytest.mark.parametrize("part", ["latent-classifier", "classifier", "drawing-classifier", "sketcher"])
+def test_every_part_is_trained_by_one_command(
+    sketchguide: Run, pictures: Path, model: Path, tmp_path: Path, part: str
+) -> None:
+    options = ["--model", model, "--device", "cpu", "--batch", "4", "--steps", "2", "--json"]
+    result = sketchguide("component", part, "--data", pictures, "-o", tmp_path, *options)
+    assert result.code == 0, result
+    file = tmp_path / f"{part}.safetensors"
+    report = json.loads((tmp_path / f"{part}-report.json").read_text())
+    assert report["steps"] == 2
+    if part == "sketcher":
+        assert Sketcher.load(file).config.styles[0] == "edges"
+        assert 0 < report["dice_distance"] <= 1
+    elif part == "latent-classifier":
+        assert LatentClassifier.load(file).config.classes == ("blue box", "red ball")
+        assert len(report["by_noise_level"]) == 8
+    else:
+        assert load_classifier(file).classes == ("blue box", "red ball")
+        assert 0 <= report["accuracy"] <= 1
+
+
+def test_unknown_parts_are_refused(sketchguide: Run, pictures: Path, tmp_path: Path) -> None:
+    result = sketchguide("component", "painter", "--data", pictures, "-o", tmp_path)
+    assert result.code == 2
+    assert "Choose one of: latent-classifier" in result.err

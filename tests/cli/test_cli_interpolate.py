@@ -1,0 +1,55 @@
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(scope="module")
+def quickly(model: Path) -> list[str]:
+    return ["--model", str(model), "--steps", "2", "--device", "cpu", "--frames", "3"]
+
+
+def test_a_strip_between_seeds_begins_with_the_first(sketchguide: Run, quickly: list[str], tmp_path: Path) -> None:
+    for ends, name in (("38", "a.png"), ("83", "b.png")):
+        assert sketchguide("interpolate", *ends, *quickly, "--prompt", "a duck", "-o", tmp_path / name).code == 0
+    one, other = (Image.open(tmp_path / name) for name in ("a.png", "b.png"))
+    assert one.size == (3 * 64 + 4 * 4, 64 + 2 * 4)
+    first, last = (4, 4, 68, 68), (140, 4, 204, 68)
+    gap = [abs(a - b) for a, b in zip(one.crop(first).tobytes(), other.crop(last).tobytes(), strict=True)]
+    assert max(gap) <= 1  # rounding depends on the place in the batch
+    assert one.crop(first).tobytes() != one.crop(last).tobytes()
+
+
+def test_pictures_are_inverted_and_a_gif_comes_and_goes(sketchguide: Run, quickly: list[str], tmp_path: Path) -> None:
+    wide = Image.new("RGB", (96, 64), "white")
+    wide.save(tmp_path / "wide.png")
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "red.png")
+    pictures = (tmp_path / "wide.png", tmp_path / "red.png")
+    result = sketchguide("interpolate", *pictures, *quickly, "-o", tmp_path / "out.gif", "--json")
+    assert result.code == 0, result
+    assert any("cut at the middle" in warning for warning in result.json["warnings"])
+    with Image.open(tmp_path / "out.gif") as gif:
+        assert gif.n_frames in (2, 3, 4)  # equal neighbours are merged
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("1", "2", "--frames", "1"), "frames is 1"),
+        (("1", "2", "--way", "cubic"), "no way 'cubic'"),
+        (("1", "none.png"), "no file"),
+        (("1", "2", "-o", "strip.jpg"), "neither .png nor .gif"),
+        (("1", "2", "-o", "none/strip.png"), "does not exist"),
+        (("1", "2", "--lora", "none"), "No LoRA at"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    sketchguide: Run, quickly: list[str], tmp_path: Path, arguments: tuple[str, ...], words: str
+) -> None:
+    result = sketchguide("interpolate", "-o", tmp_path / "strip.png", *quickly, *arguments)
+    assert result.code == 2, result
+    assert words in result.err.splitlines()[0]

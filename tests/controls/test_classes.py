@@ -1,0 +1,90 @@
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.classifiers import ClassifierConfig, LatentClassifier
+from sketchguide.controls.base import Guide
+from sketchguide.controls.classes import ClassGuide
+from sketchguide.controls.edges import LatentGuide
+from sketchguide.controls.strengths import Score
+from sketchguide.errors import UsageError
+from sketchguide.predictors import LatentPredictor
+from sketchguide.sampling import sample
+from sketchguide.seeds import generators, noise
+from support import Tiny
+
+GRID = (16, 16)
+
+
+def start() -> Tensor:
+    return noise(generators([3, 4]), (4, *GRID))
+
+
+@pytest.fixture(scope="module")
+def classifier() -> LatentClassifier:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        config = ClassifierConfig(
+            classes=("a", "b", "c"), latent_channels=4, stride=2, family="unet", backbone="tiny", widths=(16,)
+        )
+        return LatentClassifier(config).eval().requires_grad_(False)
+
+
+def walk(backbone: UNetBackbone, *guides: Guide, scale: float = 1.0) -> Tensor:
+    told, negative = backbone.describe(["a cat", "two dogs"]), backbone.describe(["", ""])
+    levels = backbone.levels(4)
+    return list(sample(backbone, told, start(), levels, negative=negative, scale=scale, guides=guides))[-1].latent
+
+
+@pytest.mark.parametrize("scale", [1.0, 5.0], ids=["plain", "with-cfg"])
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_it_is_the_shift_of_epsilon(tiny: Tiny, classifier: LatentClassifier, kind: str, scale: float) -> None:
+    """Law 9, with the classifier itself: eps - s sqrt(1 - a_t) grad log p(y | x_t), an image's own class each."""
+    backbone = tiny(prediction_type=kind)
+    ours = walk(backbone, ClassGuide(classifier, [2, 0], strength=Score(40.0)), scale=scale)
+
+    condition, negative = backbone.describe(["a cat", "two dogs"]), backbone.describe(["", ""])
+    latent = start()
+    for now, to in pairwise(backbone.levels(4)):
+        with torch.no_grad():
+            output = backbone.run(latent, torch.tensor([now.time]), condition)
+            plain = backbone.run(latent, torch.tensor([now.time]), negative)
+        output = plain + scale * (output - plain)
+        epsilon = output if kind == "epsilon" else now.sigma * latent + now.alpha * output
+        seen = latent.clone().requires_grad_()
+        likelihood = F.log_softmax(classifier(seen, now), dim=1)[[0, 1], [2, 0]].sum()
+        (gradient,) = torch.autograd.grad(likelihood, seen)
+        epsilon = epsilon - 40.0 * (1 - now.alpha**2) ** 0.5 * gradient
+        latent = to.alpha * (latent - now.sigma * epsilon) / now.alpha + to.sigma * epsilon
+    assert float((ours - latent).norm() / latent.norm()) < 1e-4
+    assert float((ours - walk(backbone, scale=scale)).norm() / latent.norm()) > 1e-3
+
+
+def test_it_raises_the_likelihood_and_adds_to_a_drawings_pull(
+    tiny: Tiny, classifier: LatentClassifier, predictor: LatentPredictor
+) -> None:
+    backbone, last = tiny(), tiny().levels(4)[-2]
+    drawn = LatentGuide(predictor, torch.zeros(1, 4, *GRID), window=(0.0, 0.8))
+    pulled = ClassGuide(classifier, [1], strength=Score(100.0))
+
+    def likely(latent: Tensor) -> Tensor:
+        return F.log_softmax(classifier(latent, last), dim=1)[:, 1]
+
+    assert bool((likely(walk(backbone, pulled)) > likely(walk(backbone))).all())
+    together = walk(backbone, drawn, pulled)
+    assert torch.allclose(together, walk(backbone, pulled, drawn), atol=1e-4)
+    assert not torch.allclose(together, walk(backbone, drawn), atol=1e-3)
+
+
+def test_wrong_settings_are_refused(tiny: Tiny, classifier: LatentClassifier) -> None:
+    for targets in ([], [3], [-1]):
+        with pytest.raises(UsageError, match="class numbers are 0 to 2"):
+            ClassGuide(classifier, targets)
+    with pytest.raises(UsageError, match="every is 0"):
+        ClassGuide(classifier, [0], every=0)
+    with pytest.raises(UsageError, match="3 classes for 2 pictures"):
+        walk(tiny(), ClassGuide(classifier, [0, 1, 2]))

@@ -1,0 +1,81 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from sketchguide.classifiers import ClassifierConfig, LatentClassifier, calibration_error, find_class
+from sketchguide.errors import MismatchError, UsageError, WeightsError
+from support import Tiny
+
+CLASSES = ("duck", "house", "red apple")
+
+
+def classifier(seed: int = 0, **config: object) -> LatentClassifier:
+    settings = {"latent_channels": 4, "stride": 2, "family": "unet", "backbone": "tiny", "widths": (8, 16)}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return LatentClassifier(ClassifierConfig(classes=CLASSES, **(settings | config))).eval()  # pyright: ignore[reportArgumentType]
+
+
+def test_it_hears_the_noise_level_and_takes_any_size(tiny: Tiny) -> None:
+    latent = torch.randn(2, 4, 15, 24, generator=torch.Generator().manual_seed(1))
+    one, other = (classifier()(latent, tiny().level(p)) for p in (0.1, 0.9))
+    assert one.shape == (2, 3)
+    assert not torch.allclose(one, other, atol=1e-4)
+    both = classifier().predict_at(latent, torch.tensor([tiny().level(0.1).time, tiny().level(0.9).time]))
+    assert torch.allclose(both, torch.stack([one[0], other[1]]), atol=1e-5)
+
+
+def test_a_saved_one_is_the_same_and_knows_itself(tmp_path: Path, tiny: Tiny) -> None:
+    path = tmp_path / "classifier.safetensors"
+    first = classifier(window=(0.1, 0.9))
+    first.save(path)
+    again = LatentClassifier.load(path)
+    assert again.config == first.config
+    latent = torch.randn(1, 4, 16, 16)
+    level = tiny().level(0.5)
+    assert torch.equal(again(latent, level), first(latent, level))
+    assert not any(p.requires_grad for p in again.parameters())
+    again.check_fits(tiny())
+
+
+def test_it_refuses_another_latent_naming_both(tiny: Tiny) -> None:
+    with pytest.raises(MismatchError, match=r"'other' \(unet, 8 latent channels of 2 pixels\).*'tiny'"):
+        classifier(latent_channels=8, backbone="other").check_fits(tiny())
+
+
+@pytest.mark.parametrize("fault", ["kind", "missing", "widths"])
+def test_files_that_are_something_else_are_refused(tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "classifier.safetensors"
+    classifier().save(path)
+    tensors = load_file(path)
+    header = '{"kind": "latent-predictor", "version": 1}'
+    if fault == "missing":
+        path.unlink()
+    elif fault == "kind":
+        save_file(tensors, path, {"sketchguide": header})
+    else:
+        del tensors["head.weight"]
+        save_file(tensors, path, {"sketchguide": header.replace("predictor", "classifier")})
+    with pytest.raises(WeightsError):
+        LatentClassifier.load(path)
+
+
+def test_names_are_found_and_near_ones_offered() -> None:
+    assert find_class(" Red  APPLE", CLASSES) == 2
+    with pytest.raises(UsageError, match="no class 'dck'") as caught:
+        find_class("dck", CLASSES)
+    assert caught.value.hint == "Did you mean duck?"
+    with pytest.raises(UsageError) as caught:
+        find_class("zzz", CLASSES)
+    assert "duck, house" in caught.value.hint
+
+
+def test_calibration_error_by_hand() -> None:
+    # Two answers at confidence 0.8, one of them right; two at 0.6, both right: (2 * 0.3 + 2 * 0.4) / 4.
+    confident = torch.tensor([[0.8, 0.2], [0.2, 0.8], [0.6, 0.4], [0.4, 0.6]]).log()
+    assert calibration_error(confident, torch.tensor([0, 0, 0, 1])) == pytest.approx(0.35)
+    sure = torch.tensor([[50.0, 0.0], [0.0, 50.0]])
+    assert calibration_error(sure, torch.tensor([0, 1])) == pytest.approx(0)
+    assert calibration_error(sure, torch.tensor([1, 0])) == pytest.approx(1)

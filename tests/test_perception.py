@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torchvision import models
+
+from sketchguide.classifiers import IconClassifier, save_classifier
+from sketchguide.errors import ModelNotFoundError, WeightsError
+from sketchguide.perception import Features, identity_loss, load_features, perceptual_loss
+
+
+def pictures(count: int = 2, side: int = 64) -> torch.Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("own") / "classifier.safetensors"
+    torch.manual_seed(0)
+    save_classifier(IconClassifier(("a", "b"), size=32, channels=(8, 16, 16)), path)
+    return path
+
+
+def test_an_own_classifier_has_its_stages_and_passes_the_gradient(own: Path) -> None:
+    features = load_features(str(own))
+    images = pictures().requires_grad_()
+    found = features(images)
+    assert [tuple(stage.shape) for stage in found] == [(2, 8, 16, 16), (2, 16, 8, 8), (2, 16, 4, 4)]
+    (gradient,) = torch.autograd.grad(found[-1].sum(), images)
+    assert float(gradient.norm()) > 0
+    assert not features.network.training
+
+
+def test_losses_are_zero_for_the_same_picture_and_rise_with_the_difference(own: Path) -> None:
+    features, images = load_features(str(own)), pictures()
+    near, far = images + 0.05 * pictures(2).flip(0), -images
+    for loss in (perceptual_loss, identity_loss):
+        same, little, much = (loss(features(other), features(images)) for other in (images, near, far))
+        assert same.tolist() == pytest.approx([0, 0], abs=1e-6)
+        assert little.shape == (2,)
+        assert bool((much > little).all())
+        assert bool((little > 0).all())
+
+
+def test_torchvision_with_weights_from_a_file(tmp_path: Path) -> None:
+    network = models.squeezenet1_1()
+    save_file(network.state_dict(), tmp_path / "weights.safetensors")
+    features = load_features(f"torchvision:squeezenet1_1={tmp_path / 'weights.safetensors'}")
+    assert [path.split(".")[0] for path in features.taps] == ["features"] * len(features.taps)
+    assert len(features(pictures(1))) == len(features.taps) >= 3
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="does not hold the weights"):
+        load_features(f"torchvision:squeezenet1_1={tmp_path / 'other.safetensors'}")
+
+
+def test_a_vision_transformer_gives_its_blocks() -> None:
+    network = models.VisionTransformer(
+        image_size=224, patch_size=32, num_layers=4, num_heads=2, hidden_dim=16, mlp_dim=16, num_classes=3
+    )
+    features = Features(network, side=224)
+    found = features(pictures(1))
+    assert len(found) == 4
+    assert all(stage.shape == (1, 16, 50, 1) for stage in found)
+
+
+def test_what_is_not_there_is_named(tmp_path: Path, own: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="no network 'resnet0'"):
+        load_features("torchvision:resnet0")
+    with pytest.raises(ModelNotFoundError, match="No classifier at"):
+        load_features(str(tmp_path / "none.safetensors"))
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(WeightsError, match="no picture classifier"):
+        load_features(str(tmp_path / "other.safetensors"))
+    assert isinstance(load_features(str(own)).network, nn.Module)

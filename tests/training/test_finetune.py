@@ -1,0 +1,255 @@
+"""Fine-tuning must move the weights, keep them when a loss goes bad, and leave a file that plain diffusers loads."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from sketchguide.backbones.tiny import tiny_stable_diffusion
+from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.classifiers import IconClassifier
+from sketchguide.errors import MismatchError, ModelNotFoundError, SketchError, TrainingError, UsageError
+from sketchguide.loading import LORA_FILE, load_lora
+from sketchguide.perception import Features
+from sketchguide.sketchers import Sketcher, SketcherConfig
+from sketchguide.training.checkpoints import Checkpoints
+from sketchguide.training.finetune import FineTuneRun, FineTuning, Judges
+
+SIDE = 32
+
+
+@pytest.fixture(scope="module")
+def judges() -> Judges:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        sketcher = Sketcher(SketcherConfig(width=8, blocks=1)).eval().requires_grad_(False)
+        first, second = (Features(IconClassifier(("a", "b"), size=SIDE, channels=(8, 16))) for _ in range(2))
+    return Judges(sketcher, first, second)
+
+
+@pytest.fixture
+def backbone() -> UNetBackbone:
+    """A fresh one: fine-tuning changes its network. Its latents are as large as those of a trained autoencoder."""
+    pipeline = tiny_stable_diffusion()
+    pipeline.vae.register_to_config(scaling_factor=10.0)
+    pipeline.set_progress_bar_config(disable=True)
+    return UNetBackbone(pipeline, name="tiny")
+
+
+def photos(count: int = 1) -> Tensor:
+    return torch.rand(count, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(2)) * 2 - 1
+
+
+def drawings(count: int = 1) -> Tensor:
+    ink = torch.zeros(count, 1, SIDE, SIDE)
+    for i in range(count):
+        ink[i, :, 6 + i, 4:28] = 1
+        ink[i, :, 6:28, 8 + 2 * i] = 1
+    return ink
+
+
+def tune(backbone: UNetBackbone, judges: Judges, *, count: int = 1, resume: Any = None, **values: Any) -> FineTuneRun:
+    settings = FineTuning(
+        **({"steps": 3, "levels": 2, "rank": 2, "targets": ("attn1.to_q", "conv1"), "refine": 1, "rate": 1e-2} | values)
+    )
+    return FineTuneRun(backbone, photos(), drawings(count), judges, settings, prompt="a cat", resume=resume)
+
+
+@pytest.mark.parametrize("mode", ["chain", "last", "step"])
+def test_the_gradient_reaches_the_weights_and_they_move(backbone: UNetBackbone, judges: Judges, mode: str) -> None:
+    frozen = {name: p.clone() for name, p in backbone.network.named_parameters()}
+    run = tune(backbone, judges, gradient=mode, last=1)
+    before = [p.detach().clone() for p in run.trained]
+    assert len(run.trained) > 30
+    losses = [step.loss for step in run]
+    assert all(loss > 0 for loss in losses)
+    moved = [not torch.equal(p, old) for p, old in zip(run.trained, before, strict=True)]
+    # The first factor of an adapter starts to move once the second is not zero. Nothing is left behind.
+    assert sum(moved) > 0.95 * len(moved)
+    assert run.skipped == 0
+    run.remove()
+    now = dict(backbone.network.named_parameters())
+    assert now.keys() == frozen.keys()
+    assert all(torch.equal(now[name], value) for name, value in frozen.items())
+
+
+def test_the_loss_falls(backbone: UNetBackbone, judges: Judges) -> None:
+    losses = [step.loss for step in tune(backbone, judges, steps=6, gradient="last", last=1, identity=0.0)]
+    assert losses[-1] < losses[0]
+
+
+def test_a_step_without_gradient_stops_the_run(
+    backbone: UNetBackbone, judges: Judges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tune(backbone, judges)
+    monkeypatch.setattr(run, "compare", lambda images, _: 0 * images.sum(dim=(1, 2, 3)))
+    with pytest.raises(TrainingError, match="No gradient reaches the weights"):
+        next(iter(run))
+
+
+def test_the_checkpointed_chain_is_the_whole_gradient(backbone: UNetBackbone, judges: Judges) -> None:
+    """The same as without checkpoints, and not that of the last step alone."""
+    run = tune(backbone, judges, steps=4)
+    steps = iter(run)
+    next(steps), next(steps)
+    pairs, told = [(0, 0)], backbone.describe(["a cat"])
+
+    def gradient(latent: Tensor) -> Tensor:
+        loss = run.compare(backbone.decode(latent), pairs).sum()
+        return torch.cat([g.flatten() for g in torch.autograd.grad(loss, run.trained)])
+
+    plain = run._starts
+    for now, to in zip(run.levels, run.levels[1:], strict=False):
+        plain = run._down(plain, now, to, told)
+    whole = gradient(plain)
+    checkpointed = gradient(run._descend(run._starts, told, carrying=2))
+    last = gradient(run._descend(run._starts, told, carrying=1))
+    assert torch.allclose(checkpointed, whole, rtol=1e-3, atol=1e-7)
+    assert float((last - whole).norm() / whole.norm()) > 0.05
+
+
+def test_inversion_leads_back_to_the_photo(backbone: UNetBackbone, judges: Judges) -> None:
+    rough, fine = (tune(backbone, judges, levels=6, refine=passes).fidelity() for passes in (1, 6))
+    assert fine > rough
+    assert fine > 30
+
+
+def test_the_lora_file_loads_in_plain_diffusers_and_changes_the_picture(
+    backbone: UNetBackbone, judges: Judges, tmp_path: Path
+) -> None:
+    run = tune(backbone, judges, steps=4, gradient="last", rate=0.1)
+    list(run)
+    file = run.save(tmp_path)
+    with run.averaged():
+        tuned = run.pictures([5], steps=2)
+    with run.untuned():
+        untuned = run.pictures([5], steps=2)
+    assert file == tmp_path / LORA_FILE
+    assert not torch.allclose(tuned, untuned, atol=1e-3)
+
+    plain = tiny_stable_diffusion()  # no sketchguide from here on
+    plain.set_progress_bar_config(disable=True)
+
+    def draw() -> Any:
+        rng = torch.Generator().manual_seed(3)
+        return plain("a cat", num_inference_steps=2, height=32, width=32, generator=rng, output_type="pt").images
+
+    before = draw()
+    plain.load_lora_weights(str(tmp_path))
+    after = draw()
+    assert float((before - after).abs().max()) > 1e-4
+    with safe_open(file, framework="pt") as opened:
+        held = [key for key in opened.keys() if "lora_B" in key or "lora.up" in key]  # noqa: SIM118
+        assert held
+        assert "a cat" in opened.metadata()["sketchguide"]
+
+    fresh = tiny_stable_diffusion()
+    fresh.vae.register_to_config(scaling_factor=10.0)
+    again = UNetBackbone(fresh, name="tiny")
+    latent, level, told = torch.randn(1, 4, 16, 16), again.level(0.5), again.describe(["a cat"])
+    base = again.predict(latent, level, told).noise
+    shifts = []
+    for scale in (0.0, 0.5, 1.0):
+        load_lora(again, tmp_path, scale=scale)  # replaces the one before
+        shifts.append(float((again.predict(latent, level, told).noise - base).norm()))
+    assert shifts[0] == 0
+    assert 0 < shifts[1] < shifts[2]
+    assert not any(p.requires_grad for p in again.network.parameters())
+    with run.averaged():
+        same = backbone.predict(latent, level, told).noise
+    assert torch.allclose(same, again.predict(latent, level, told).noise, atol=1e-4)
+
+
+def test_lora_files_that_do_not_fit_are_refused(backbone: UNetBackbone, judges: Judges, tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFoundError, match="No LoRA at"):
+        load_lora(backbone, tmp_path)
+    run = tune(backbone, judges)
+    run.trained[0].data = torch.randn(3, 7)
+    run._average[0] = torch.randn(3, 7)
+    run.save(tmp_path)
+    with pytest.raises(MismatchError, match="does not fit 'other'"):
+        load_lora(UNetBackbone(tiny_stable_diffusion(), name="other"), tmp_path)
+
+
+@pytest.mark.parametrize("mode", ["last", "step"])
+def test_a_resumed_run_is_the_uninterrupted_one(
+    backbone: UNetBackbone, judges: Judges, mode: str, tmp_path: Path
+) -> None:
+    whole = tune(backbone, judges, steps=5, gradient=mode, last=1, count=2)
+    list(whole)
+    expected = [value.clone() for value in [*whole.trained, *whole._average]]
+    half = tune(backbone, judges, steps=5, gradient=mode, last=1, count=2)
+    for _ in zip(range(2), half, strict=False):
+        pass
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(half.step, half.state(), {})
+    rest = tune(backbone, judges, steps=5, gradient=mode, last=1, count=2, resume=checkpoints.latest())
+    list(rest)
+    for one, other in zip(expected, [*rest.trained, *rest._average], strict=True):
+        assert torch.equal(one, other)
+
+
+def test_bad_losses_are_skipped_and_then_stop_with_the_last_good_weights(
+    backbone: UNetBackbone, judges: Judges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sketchguide.training.run.MAX_SKIPS", 2)
+    run = tune(backbone, judges, steps=100, gradient="step")
+    steps = iter(run)
+    next(steps), next(steps)
+    good = [value.clone() for value in [*run.trained, *run._average]]
+    compare = run.compare
+    monkeypatch.setattr(run, "compare", lambda images, pairs: compare(images, pairs) * float("nan"))
+    with pytest.raises(TrainingError, match="not finite for 3 steps in a row"):
+        list(steps)
+    assert run.skipped == 3
+    assert all(torch.equal(one, other) for one, other in zip(good, [*run.trained, *run._average], strict=True))
+
+
+def test_the_average_warms_up(backbone: UNetBackbone, judges: Judges) -> None:
+    run = tune(backbone, judges, gradient="last", last=1)
+    before = [value.clone() for value in run._average]
+    next(iter(run))
+    decay = 2 / 11
+    expected = [decay * old + (1 - decay) * new.detach() for old, new in zip(before, run.trained, strict=True)]
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(expected, run._average, strict=True))
+    own = [p.detach().clone() for p in run.trained]
+    with run.averaged():
+        assert all(torch.equal(p, value) for p, value in zip(run.trained, run._average, strict=True))
+    assert all(torch.equal(p, value) for p, value in zip(run.trained, own, strict=True))
+
+
+def test_every_weight_can_be_trained(backbone: UNetBackbone, judges: Judges, tmp_path: Path) -> None:
+    before = {name: p.clone() for name, p in backbone.network.named_parameters()}
+    run = tune(backbone, judges, steps=1, full=True, gradient="last", last=1)
+    list(run)
+    moved = [not torch.equal(p, before[name]) for name, p in backbone.network.named_parameters()]
+    assert len(run.trained) == len(before)
+    assert sum(moved) > 0.9 * len(moved)
+    assert (run.save(tmp_path) / "model_index.json").is_file()
+
+
+def test_the_papers_rules(backbone: UNetBackbone, judges: Judges) -> None:
+    run = tune(backbone, judges, rate=None, full=True)
+    assert isinstance(run.module, nn.ParameterList)
+    assert run.batch == 1
+    assert run.rate() == 1e-4
+    assert run.optimizer.defaults["betas"] == (0.9, 0.999)
+    assert FineTuning().identity == 0.4
+    many = tune(backbone, judges, count=4)
+    assert many.batch == 4
+    assert len(many._pairs) == 4
+
+
+def test_what_cannot_be_used_is_refused(backbone: UNetBackbone, judges: Judges) -> None:
+    for wrong in ({"identity": 1.5}, {"steps": 0}, {"gradient": "all"}, {"rate": 0.0}, {"depth": 0.0}, {"batch": 0}):
+        with pytest.raises(UsageError):
+            FineTuning(**wrong)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SketchError, match="blank"):
+        FineTuneRun(backbone, photos(), torch.zeros(1, 1, SIDE, SIDE), judges, FineTuning(), prompt="")
+    with pytest.raises(UsageError, match="The photos are 32x32, the drawings 16x16"):
+        FineTuneRun(backbone, photos(), torch.ones(1, 1, 16, 16), judges, FineTuning(), prompt="")
+    with pytest.raises(UsageError, match="no style 'oil'"):
+        tune(backbone, judges, style="oil")

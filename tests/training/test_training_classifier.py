@@ -1,0 +1,98 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from sketchguide.backbones.tiny import tiny_stable_diffusion
+from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.errors import UsageError
+from sketchguide.training.checkpoints import Checkpoints
+from sketchguide.training.classifier import ClassifierTraining, LatentClassifierRun, PictureClassifierRun, classes_of
+from sketchguide.training.data import Augmentation, Example, Pictures, find_examples
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Pictures:
+    """Bright and dark pictures with a bar somewhere."""
+    folder = tmp_path_factory.mktemp("classes")
+    for index in range(8):
+        name = ("bright", "dark")[index % 2]
+        image = Image.new("RGB", (32, 32), "white" if name == "bright" else "black")
+        ImageDraw.Draw(image).rectangle((2 * index, 4, 2 * index + 6, 28), fill=(128, 20 * index, 90))
+        (folder / name).mkdir(exist_ok=True)
+        image.save(folder / name / f"{index}.png")
+    still = Augmentation(flip=False, scale=(1.0, 1.0), rotate=0.0, shift=0.0)
+    return Pictures(find_examples(folder), size=(32, 32), augmentation=still)
+
+
+@pytest.fixture(scope="module")
+def backbone() -> UNetBackbone:
+    """The latents of a random autoencoder are faint; here noise does not drown them."""
+    pipeline = tiny_stable_diffusion()
+    pipeline.vae.register_to_config(scaling_factor=10.0)
+    return UNetBackbone(pipeline, name="tiny")
+
+
+def settings(**values: Any) -> ClassifierTraining:
+    return ClassifierTraining(**({"steps": 30, "batch": 8, "rate": 5e-3, "widths": (8, 16)} | values))
+
+
+def test_a_noise_aware_classifier_learns_(backbone: UNetBackbone, pictures: Pictures) -> None:
+    run = LatentClassifierRun(backbone, pictures, settings(), classes=("bright", "dark"))
+    images, captions = pictures.fixed(8)
+    steps = list(run)
+    assert sum(step.loss for step in steps[-5:]) < 0.8 * sum(step.loss for step in steps[:5])
+    table = run.calibrate(images, captions, count=3)
+    assert [round(row.progress, 2) for row in table] == [0.25, 0.5, 0.75]
+    assert table[-1].accuracy == 1
+    assert table[-1].confidence > table[0].confidence
+    assert all(0 <= row.error <= 1 for row in table)
+    assert run.score(images, captions) < 0.4
+    assert run.calibrate(images, captions, count=3) == table
+    assert run.classifier.config.classes == ("bright", "dark")
+
+
+def test_a_picture_classifier_learns(pictures: Pictures) -> None:
+    run = PictureClassifierRun(pictures, settings(), classes=("bright", "dark"), device=torch.device("cpu"))
+    list(run)
+    assert run.score(*pictures.fixed(8)) == 0
+    assert not run.classifier.training
+
+
+@pytest.mark.parametrize("kind", ["latent", "picture"])
+def test_a_resumed_run_is_the_uninterrupted_one(
+    backbone: UNetBackbone, pictures: Pictures, kind: str, tmp_path: Path
+) -> None:
+    def run(**more: Any) -> LatentClassifierRun | PictureClassifierRun:
+        if kind == "latent":
+            return LatentClassifierRun(backbone, pictures, settings(steps=4), classes=("bright", "dark"), **more)
+        names, device = ("bright", "dark"), torch.device("cpu")
+        return PictureClassifierRun(pictures, settings(steps=4), classes=names, device=device, **more)
+
+    whole = run()
+    list(whole)
+    half = run()
+    for _ in zip(range(2), half, strict=False):
+        pass
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(half.step, half.state(), {})
+    rest = run(resume=checkpoints.latest())
+    list(rest)
+    for name, value in whole.classifier.state_dict().items():
+        assert torch.equal(value, rest.classifier.state_dict()[name]), name
+
+
+def test_classes_are_the_captions() -> None:
+    examples = [Example(Path("x"), caption, caption) for caption in ("b", "a", "b")]
+    assert classes_of(examples) == ("a", "b")
+    for captions in (["a"], ["a", ""]):
+        with pytest.raises(UsageError, match="classes"):
+            classes_of([Example(Path("x"), caption, caption) for caption in captions])
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"batch": 1}, {"rate": 0}, {"smoothing": 1}, {"window": (0.9, 0.1)}])
+def test_settings_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        settings(**wrong)
