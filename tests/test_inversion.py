@@ -48,7 +48,7 @@ class Toy:
         self.begun += 1
         output = self.network(latent, condition.embedding)
         self.ended += 1
-        return Prediction.read("epsilon", output, latent, level.alpha, level.sigma)
+        return Prediction.read("epsilon", output, latent, level)
 
 
 PLACES = Places(("feature",), ("query",))
@@ -112,7 +112,7 @@ class Gaussian(Toy):
         del condition
         deviation = torch.linspace(0.2, 1.5, latent[0].numel()).reshape(SHAPE)
         variance = (level.alpha * deviation) ** 2 + level.sigma**2
-        return Prediction.read("epsilon", level.sigma / variance * latent, latent, level.alpha, level.sigma)
+        return Prediction.read("epsilon", level.sigma / variance * latent, latent, level)
 
 
 @pytest.mark.parametrize("steps", [15, 50])
@@ -135,7 +135,7 @@ def test_a_network_that_always_sees_the_same_noise_is_inverted_exactly() -> None
     class Certain(Toy):
         def predict(self, latent: Tensor, level: Level, condition: Condition) -> Prediction:
             del condition
-            return Prediction.read("epsilon", eps, latent, level.alpha, level.sigma)
+            return Prediction.read("epsilon", eps, latent, level)
 
     levels = cosine(7)
     latent = levels[-1].alpha * clean + levels[-1].sigma * eps

@@ -70,7 +70,7 @@ def test_every_kind_of_output_is_read_into_image_and_noise(kind: PredictionKind,
         "v_prediction": a * noise - s * clean,
         "flow": noise - clean,
     }
-    read = Prediction.read(kind, outputs[kind], a * clean + s * noise, a, s)
+    read = Prediction.read(kind, outputs[kind], a * clean + s * noise, level)
     assert torch.allclose(read.clean, clean, atol=1e-5)
     assert torch.allclose(read.noise, noise, atol=1e-5)
 

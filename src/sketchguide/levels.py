@@ -48,14 +48,9 @@ class Prediction(NamedTuple):
     noise: Tensor
 
     @classmethod
-    def read(
-        cls, kind: PredictionKind, output: Tensor, latent: Tensor, alpha: Tensor | float, sigma: Tensor | float
-    ) -> Prediction:
-        """Turn a network's raw `output` at `latent` (both (B, C, h, w)) into clean image and noise.
-
-        `alpha` and `sigma` are those of the level, or (B, 1, 1, 1) with one level per image.
-        """
-        a, s = alpha, sigma
+    def read(cls, kind: PredictionKind, output: Tensor, latent: Tensor, level: Level) -> Prediction:
+        """Turn a network's raw `output` at `latent` (both (B, C, h, w)) into clean image and noise."""
+        a, s = level.alpha, level.sigma
         match kind:
             case "epsilon":
                 return cls((latent - s * output) / a, output)

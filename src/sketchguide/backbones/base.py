@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from sketchguide.levels import Level, Prediction, PredictionKind
+from sketchguide.levels import Level, Prediction
 from sketchguide.solvers import SolverChoice
 from sketchguide.taps import TapInfo
 
@@ -42,8 +42,6 @@ class Backbone(Protocol):
     def device(self) -> torch.device: ...
     @property
     def dtype(self) -> torch.dtype: ...  # of the network; latents are kept in float32 between steps
-    @property
-    def prediction_kind(self) -> PredictionKind: ...  # what the raw output of `run` means
     @property
     def latent_channels(self) -> int: ...
     @property

@@ -95,7 +95,7 @@ class UNetBackbone:
     def predict(self, latent: Tensor, level: Level, condition: Condition) -> Prediction:
         """The network's opinion of `latent` (B, C, h, w) at `level`; latent and prediction in float32."""
         output = self.run(latent, torch.tensor([level.time], device=latent.device), condition)
-        return Prediction.read(self.prediction_kind, output, latent, level.alpha, level.sigma)
+        return Prediction.read(self.prediction_kind, output, latent, level)
 
     def run(self, latent: Tensor, times: Tensor, condition: Condition) -> Tensor:
         """The network's raw float32 output (B, C, h, w); `times` is (1,), or (B,) as training needs it."""
