@@ -12,8 +12,19 @@ from PIL import Image
 from torch import Tensor
 
 import sketchguide
+from sketchguide.defaults import HANDOVER
 from sketchguide.errors import ModelNotFoundError, SketchguideWarning, UsageError
-from sketchguide.generation import RECIPE_KEY, Picture, Progress, check_size, encode_map, generate, recall, run
+from sketchguide.generation import (
+    RECIPE_KEY,
+    Picture,
+    Progress,
+    check_size,
+    encode_map,
+    generate,
+    latent_guide,
+    recall,
+    run,
+)
 from sketchguide.images import read_png_text, save_png
 from sketchguide.loading import shipped
 from sketchguide.predictors import LatentPredictor
@@ -40,6 +51,19 @@ def test_a_drawing_changes_the_picture(tiny: Tiny, predictor: LatentPredictor) -
     assert np.abs(pixels(guided.image) - pixels(plain.image)).max() > 5
     (none,) = draw(tiny, predictor, strength=0.0)
     assert np.array_equal(pixels(none.image), pixels(plain.image))
+
+
+def test_the_guide_hands_over_where_the_predictor_can(tiny: Tiny, make_predictor: Any) -> None:
+    def handover(predictor: LatentPredictor, **settings: Any) -> float:
+        request = Request.checked(prompt="", seed=1, **settings)
+        return latent_guide(request, [CROSS.rasterize(size=SIZE)], tiny(), predictor).handover
+
+    plain, reader = make_predictor(), make_predictor(clean_widths=(8,))
+    assert handover(plain) == handover(plain, handover=1) == handover(reader, handover=1) == 1
+    assert handover(reader) == HANDOVER.default
+    assert handover(reader, handover=0.7) == 0.7
+    with pytest.raises(UsageError, match="reads activations alone"):
+        handover(plain, handover=0.7)
 
 
 def test_a_seed_is_the_same_picture_in_any_batch(tiny: Tiny, predictor: LatentPredictor) -> None:

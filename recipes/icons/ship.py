@@ -86,7 +86,8 @@ def ship_predictor(run: Path, name: str) -> None:
     target = MODELS / f"{name}-edges"
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    shutil.copyfile(run / "predictor.safetensors", target / "predictor.safetensors")
+    for file in ("predictor.safetensors", "training.json"):
+        shutil.copyfile(run / file, target / file)
     card = (run / "README.md").read_text(encoding="utf-8")
     card = card.replace(
         f"LatentPredictor.from_pretrained({str(run)!r}).to(backbone.device)", "load_predictor(None, backbone)"

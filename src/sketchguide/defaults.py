@@ -25,10 +25,10 @@ class Setting(NamedTuple, Generic[Number]):
 
 MODEL = "icons-64"
 
-STRENGTH = Setting[float](1.6, 0, 20)
+STRENGTH = Setting[float](1.8, 0, 20)
 BLANK = Setting[float](0.3, 0, 1)
 STOP = Setting[float](0.8, 0, 1)
-HANDOVER = Setting[float](0.3, 0, 1)
+HANDOVER = Setting[float](0.4, 0, 1)
 EVERY = Setting[int](2, 1, 100)
 STEPS = Setting[int](30, 1, 1000)
 SCALE = Setting[float](5.0, 0, 50)

@@ -138,7 +138,7 @@ PAPER = MappingProxyType({"strength": "1.6", "stop": "0.5", "scale": "8", "blank
 
 LAYOUT = tuple(LayoutSettings.model_fields)
 
-# What the best combination for drawings adds to the defaults (benchmarks/edits.py).
+# LGP draws the lines, so the features may give less: none of this was tuned (benchmarks/edits.py compares).
 LGP_PNP: Mapping[str, Any] = MappingProxyType({**FOR_DRAWINGS, "source": "noised", "branches": "conditional"})
 
 # Name -> the options that are its own; every other option is a setting of the request.

@@ -46,6 +46,7 @@ picture.save("apple.png")
 | time | {minutes:.1f} minutes on {hardware} |
 | held-out error | {score} |
 | hidden layers | {widths} |
+| of the reader of clean latents | {clean_widths} |
 | noise levels | progress {start:g} to {stop:g} (0 is pure noise) |
 
 It reads {count} places, {channels} channels in all:
@@ -94,6 +95,7 @@ def model_card(
         hardware=hardware,
         score="not measured" if held_out is None else f"{held_out:.3f}",
         widths=", ".join(map(str, config.widths)),
+        clean_widths=", ".join(map(str, config.clean_widths)) or "none",
         start=config.window[0],
         stop=config.window[1],
         count=len(config.taps),
