@@ -25,10 +25,11 @@ from torch import Tensor
 
 from sketchguide import SpatialMap, load_backbone
 from sketchguide.backbones.base import Backbone
+from sketchguide.classifiers import IconClassifier, load_classifier
 from sketchguide.cli.environment import hardware
 from sketchguide.errors import SketchguideError, UsageError
 from sketchguide.evaluation.benchmark import TOLERANCE
-from sketchguide.evaluation.classifier import IconClassifier, accuracy, load_classifier
+from sketchguide.evaluation.classifier import accuracy
 from sketchguide.evaluation.detectors import load_detector
 from sketchguide.evaluation.drawings import class_map, load_set, with_article
 from sketchguide.evaluation.features import SqueezeNet, load_squeezenet
@@ -41,7 +42,7 @@ from sketchguide.methods import Batch, Method, build_method
 from sketchguide.request import Request
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes" / "icons"))
-from artwork import COLOURS, HUES, dominant_colour
+from artwork import COLOURS, HUES, dominant_colours
 
 STYLES = ("fluent3d", "noto")  # those that the embedded model was trained on
 SDEDIT = {f"SDEdit {amount}": f"sdedit:amount={amount}" for amount in ("0.5", "0.6", "0.7", "0.8", "0.9")}
@@ -104,7 +105,7 @@ def edits_of_pictures(data: Path, known: set[str], *, count: int, size: tuple[in
         shown, answers, colour = f"{style} {word}", codes, None
         match (i + lap) % 3:
             case 0:
-                had = dominant_colour(*on_white(picture))
+                (had,) = dominant_colours(*on_white(picture[None]))
                 hues = sorted({name for name, _ in HUES} - {had})
                 colour = hues[zlib.crc32(word.encode()) % len(hues)]
                 kind, shown = "colour", f"{style} {colour} {word}"
@@ -130,10 +131,10 @@ def edits_of_drawings(data: Path, known: set[str], *, count: int, size: tuple[in
     return edits
 
 
-def on_white(picture: Tensor) -> tuple[Tensor, Tensor]:
-    """The colours (3, H, W) in [0, 1] of a picture in [-1, 1], and where (H, W) it is not nearly white."""
-    rgb = (picture + 1) / 2
-    return rgb, (rgb.amin(dim=0) < 0.8).float()
+def on_white(pictures: Tensor) -> tuple[Tensor, Tensor]:
+    """The colours (B, 3, H, W) in [0, 1] of pictures in [-1, 1], and where (B, H, W) they are not nearly white."""
+    rgb = (pictures + 1) / 2
+    return rgb, (rgb.amin(dim=1) < 0.8).float()
 
 
 @dataclass(frozen=True)
@@ -174,8 +175,8 @@ def measure(edits: Sequence[Edit], pictures: Tensor, judges: Judges, *, drawn: b
     asked = [i for i, edit in enumerate(edits) if edit.answers]
     obeyed = torch.full((len(edits),), torch.nan)
     obeyed[asked] = accuracy(scores[asked], judges.classifier.accepted([edits[i].answers for i in asked]))
-    for i, edit in enumerate(edits):
-        if edit.colour is not None and dominant_colour(*on_white(pictures[i])) != edit.colour:
+    for i, (edit, colour) in enumerate(zip(edits, dominant_colours(*on_white(pictures)), strict=True)):
+        if edit.colour is not None and colour != edit.colour:
             obeyed[i] = 0
     figures = {
         "structure": structure_distance(pictures, sources, judges.features.places),
@@ -185,7 +186,7 @@ def measure(edits: Sequence[Edit], pictures: Tensor, judges: Judges, *, drawn: b
     if drawn:
         target = torch.stack([torch.tensor(edit.ink.ink)[None] for edit in edits])
         f1 = edge_f1(judges.detector(pictures), target, tolerance=TOLERANCE * max(target.shape[-2:])).f1
-        white = torch.stack([1 - on_white(picture)[1].mean() for picture in pictures])
+        white = 1 - on_white(pictures)[1].mean(dim=(1, 2))
         figures |= {"f1": f1, "white": white}
     return figures
 

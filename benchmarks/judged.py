@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from sketchguide.backbones.base import Backbone
+from sketchguide.classifiers import load_classifier
 from sketchguide.evaluation.benchmark import Benchmark, Judges, Row
-from sketchguide.evaluation.classifier import load_classifier
 from sketchguide.evaluation.detectors import load_detector
 from sketchguide.evaluation.drawings import load_set
 from sketchguide.methods import Method

@@ -32,6 +32,7 @@ PAPER_WIDTHS = (512, 256, 128, 64)
 def variants(backbone: Backbone, steps: int) -> Iterator[tuple[str, PredictorTraining]]:
     shallow = tuple(tap.path for tap in choose_taps(backbone.taps) if not tap.path.startswith("up_blocks"))
     yield "ours", PredictorTraining(steps=steps)
+    yield "no reading of clean latents", PredictorTraining(steps=steps, clean_widths=())
     yield "layers 512-256-128-64", PredictorTraining(steps=steps, widths=PAPER_WIDTHS)
     yield "taps not normalised", PredictorTraining(steps=steps, normalize_taps=False)
     yield "each picture at one noise level", PredictorTraining(steps=steps, views=1)
@@ -39,7 +40,15 @@ def variants(backbone: Backbone, steps: int) -> Iterator[tuple[str, PredictorTra
     yield "taps up to the middle block", PredictorTraining(steps=steps, taps=shallow)
     yield (
         "the paper's: all of these but the taps, batch 16",
-        PredictorTraining(steps=2 * steps, batch=16, views=1, rate=1e-4, widths=PAPER_WIDTHS, normalize_taps=False),
+        PredictorTraining(
+            steps=2 * steps,
+            batch=16,
+            views=1,
+            rate=1e-4,
+            widths=PAPER_WIDTHS,
+            normalize_taps=False,
+            clean_widths=(),
+        ),
     )
 
 

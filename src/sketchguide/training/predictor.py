@@ -27,7 +27,7 @@ SPOILT = 0.4  # noise that clean latents are read through at most: what the netw
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorTraining:
-    """Settings of a run. The paper: 3000 steps of batch 16, one view, Adam, widths 512-256-128-64, raw taps."""
+    """Settings of a run. The paper: 3000 steps of batch 16, one view, Adam, widths 512-256-128-64, raw taps alone."""
 
     steps: int = TRAINING_STEPS.default
     batch: int = TRAINING_BATCH.default
