@@ -182,6 +182,42 @@ def test_the_summary_averages_seeds_first_and_compares_with_the_floor(tmp_path: 
     assert lines[3].startswith("| squares | copy | 3 | 1.000 (1.000–1.000) |")
 
 
+class Eyes:
+    """A features network that sees 8 x 8 pixels as they are."""
+
+    @staticmethod
+    def places(images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(images + 1, 8).flatten(2).mT
+
+    def embedding(self, images: torch.Tensor) -> torch.Tensor:
+        return self.places(images).mean(dim=1)
+
+    def places_and_embedding(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.places(images), self.embedding(images)
+
+    def stages(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (images + 1,)
+
+
+def test_what_the_features_network_sees(tmp_path: Path):
+    eyes: Any = Eyes()
+    judges = Judges(EXTRACTORS["edges"], features=eyes, reference=torch.stack(PICTURES * 2))
+    bench = benchmark(tmp_path, {"text": painter(off), "copy": painter(exact)}, seeds=2, judges=judges)
+    text, copy, ceiling = bench.summary(list(bench))
+    assert text.structure is not None
+    assert copy.structure is not None
+    assert copy.structure.estimate == 0 < text.structure.estimate
+    assert copy.diversity == 0
+    assert copy.kid is not None
+    assert ceiling.structure is None
+    free = [replace(drawing, picture=None) for drawing in DRAWINGS]  # now the lines are what is followed
+    bench = benchmark(tmp_path / "free", {"copy": painter(exact)}, sets={"squares": free}, judges=judges)
+    (row,) = bench.summary(list(bench))
+    assert row.structure is not None
+    assert row.structure.estimate > 0
+    assert row.diversity is None
+
+
 def test_only_known_classes_count_as_recognised(tmp_path: Path):
     classifier = IconClassifier(("circle", "square"), size=SIDE, channels=(4,)).eval()
     with torch.no_grad():

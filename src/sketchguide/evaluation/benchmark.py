@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sketchguide.evaluation.drawings import Drawing
 from sketchguide.evaluation.features import SqueezeNet
 from sketchguide.evaluation.metrics import Interval, bootstrap_interval, chamfer, edge_f1
 from sketchguide.evaluation.realism import kid
-from sketchguide.evaluation.similarity import diversity, structure_distance
+from sketchguide.evaluation.similarity import between_places, diversity
 from sketchguide.extractors import Extractor
 from sketchguide.images import from_ink, open_image, save_png, to_images, to_tensor
 from sketchguide.methods import Batch, Method
@@ -30,6 +31,7 @@ from sketchguide.request import Request
 
 CEILING = "ground truth"  # the pictures that the maps were found in, where a set has them
 TOLERANCE = 1 / 32  # of the longer side
+PART = 16  # pictures that the features network sees at once
 SEED_STRIDE = 10_000  # between the seeds of one drawing
 
 
@@ -259,6 +261,17 @@ class Benchmark:
             else None,
         )
 
+    @cached_property
+    def _places(self) -> Mapping[tuple[str, str], Tensor]:
+        """What the features network sees at each place of what a drawing should look like, by set and drawing."""
+        features = self.judges.features
+        assert features is not None
+        return {
+            (name, drawing.name): features.places(as_picture(drawing)[None])[0]
+            for name, drawings in self.sets.items()
+            for drawing in drawings
+        }
+
     def _seen(self, good: Sequence[Result], reference: Tensor | None) -> Seen:
         """What the features network says of one method's pictures of one set, as far as there is what it needs."""
         features = self.judges.features
@@ -268,16 +281,21 @@ class Benchmark:
         rows: dict[str, list[int]] = {}
         for i, result in enumerate(good):
             rows.setdefault(result.drawing, []).append(i)
-        drawings = {drawing.name: drawing for drawing in self.sets[good[0].set]}
-        shown = torch.stack([as_picture(drawings[result.drawing]) for result in good])
-        distances = structure_distance(pictures, shown, features.places)
-        structure = interval([float(distances[numbers].mean()) for numbers in rows.values()])
+        embeddings: list[Tensor] = []
+        distances: list[Tensor] = []
+        for first in range(0, len(good), PART):
+            places, embedding = features.places_and_embedding(pictures[first : first + PART])
+            wanted = torch.stack([self._places[r.set, r.drawing] for r in good[first : first + PART]])
+            embeddings.append(embedding)
+            distances.append(between_places(places, wanted))
+        apart = torch.cat(distances)
+        structure = interval([float(apart[numbers].mean()) for numbers in rows.values()])
         realism = spread = None
         if reference is not None and len(rows) > 1:
             groups = torch.empty(len(good), dtype=torch.long)
             for group, numbers in enumerate(rows.values()):
                 groups[numbers] = group
-            realism = kid(features.embedding(pictures), reference, groups=groups)
+            realism = kid(torch.cat(embeddings), reference, groups=groups)
         if whole := [numbers for numbers in rows.values() if len(numbers) == self.seeds > 1]:
             spread = float(diversity(pictures[torch.tensor(whole)], features.stages).mean())
         return Seen(kid=realism, diversity=spread, structure=structure)

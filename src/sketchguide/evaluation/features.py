@@ -60,9 +60,13 @@ class SqueezeNet:
         `realism.kid` a few long ones would decide; so the kernel sees (cosine + 1)^3, and the distance is below 7.
         """
         check_images(images)
-        parts = [next(self._layers(part, _STAGES[-1:])).mean(dim=(2, 3)) for part in images.split(_BATCH)]
-        unit = F.normalize(torch.cat(parts))
-        return unit * unit.shape[1] ** 0.5
+        return torch.cat([_direction(next(self._layers(part, _STAGES[-1:]))) for part in images.split(_BATCH)])
+
+    @torch.no_grad()
+    def places_and_embedding(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """`places` and `embedding`, from one pass."""
+        place, last = self._layers(images, (_PLACES, _STAGES[-1]))
+        return place.flatten(2).mT, _direction(last)
 
     def _layers(self, images: Tensor, wanted: Collection[int]) -> Iterator[Tensor]:
         check_images(images)
@@ -78,6 +82,11 @@ class SqueezeNet:
             feature = layer(feature)
             if index in wanted:
                 yield feature
+
+
+def _direction(stage: Tensor) -> Tensor:
+    unit = F.normalize(stage.mean(dim=(2, 3)))
+    return unit * unit.shape[1] ** 0.5
 
 
 def load_squeezenet(path: Path, *, device: torch.device | str = "cpu") -> SqueezeNet:

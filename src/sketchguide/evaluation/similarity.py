@@ -61,10 +61,14 @@ def structure_distance(first: Tensor, second: Tensor, places: Places) -> Tensor:
     """
     check_pictures(first, second)
     parts = [
-        (self_similarity(places(x)) - self_similarity(places(y))).square().mean(dim=(1, 2))
-        for x, y in zip(first.split(_BATCH), second.split(_BATCH), strict=True)
+        between_places(places(x), places(y)) for x, y in zip(first.split(_BATCH), second.split(_BATCH), strict=True)
     ]
     return torch.cat(parts)
+
+
+def between_places(first: Tensor, second: Tensor) -> Tensor:
+    """The structure distance (B,) of two batches of pictures, given the vectors (B, N, C) of their places."""
+    return (self_similarity(first) - self_similarity(second)).square().mean(dim=(1, 2))
 
 
 def self_similarity(places: Tensor) -> Tensor:
