@@ -74,11 +74,15 @@ def test_sdedit_stays_nearer_to_the_drawing_the_fewer_steps_it_walks(batch: Batc
 
 def test_features_give_every_row_the_layout_of_its_own_drawing(batch: Batch, predictor: LatentPredictor):
     settings = LayoutSettings.checked(source="noised", near=0.1)
-    for method in (plug_and_play(settings), plug_and_play(LayoutSettings(), predictor)):
+    for method, tolerance in (
+        (plug_and_play(settings), 1e-3),
+        (plug_and_play(LayoutSettings.checked(source="noised"), predictor), 1e-3),
+        (plug_and_play(LayoutSettings()), 2e-2),  # rounding grows on the way up and down through a random network
+    ):
         both = made(method, batch)
         for i in range(2):
             one = replace(batch, prompts=[batch.prompts[i]], maps=[batch.maps[i]], seeds=[batch.seeds[i]])
-            torch.testing.assert_close(both[i : i + 1], made(method, one), rtol=0, atol=2e-2)
+            torch.testing.assert_close(both[i : i + 1], made(method, one), rtol=0, atol=tolerance)
     assert not torch.allclose(made(plug_and_play(settings), batch), made(text_to_image, batch))
 
 

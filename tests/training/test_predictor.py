@@ -124,7 +124,7 @@ def test_the_result_says_what_it_was_trained_for(tiny: Tiny, pictures: Pictures)
 
 
 def test_it_learns_to_read_clean_latents_too(tiny: Tiny, pictures: Pictures) -> None:
-    run = PredictorRun(tiny(), pictures, Ink(), settings(steps=16, window=(0.8, 1.0), clean_widths=(16, 16)))
+    run = PredictorRun(tiny(), pictures, Ink(), settings(steps=60, window=(0.8, 1.0), clean_widths=(16, 16)))
     images, captions = pictures.fixed(4)
     levels = [run.backbone.level(0.9)] * 4
 
