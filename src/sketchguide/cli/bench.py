@@ -40,7 +40,8 @@ def command(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="text, lgp, lgp-paper, pnp, lgp-pnp, sdedit, controlnet or t2i-adapter, with settings if wanted: "
+            help="text, lgp, lgp-paper, pnp, lgp-pnp, sketch-loss, sdedit, controlnet or t2i-adapter, with settings if "
+            "wanted: "
             f"lgp:strength=3,stop=0.5; controlnet:path=DIR. Give it several times. Default: {', '.join(METHODS)}.",
             metavar="NAME[:KEY=VALUE,…]",
             rich_help_panel=WHAT,

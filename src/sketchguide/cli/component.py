@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sketchguide.cli.options import FreshOption, ResumeOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
-from sketchguide.cli.session import Session, check_occupied, finite, until_stopped, workplace
+from sketchguide.cli.session import Session, check_occupied, check_run, finite, until_stopped, workplace
 from sketchguide.defaults import MODEL, SEED
 from sketchguide.errors import OutputError, UsageError
 
@@ -55,12 +55,8 @@ def command(
             rich_help_panel=DATA,
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in DIR.", rich_help_panel=OUTPUT)
-    ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start again and replace what is in DIR.", rich_help_panel=OUTPUT)
-    ] = False,
+    resume: ResumeOption = False,
+    fresh: FreshOption = False,
     as_json: JsonFlag = False,
     steps: Annotated[
         int | None,
@@ -112,10 +108,7 @@ def command(
     report = Report.of(context, as_json=as_json)
     if part not in PARTS:
         raise UsageError(f"There is no part {part!r}.", hint=f"Choose one of: {', '.join(PARTS)}.", field="part")
-    if resume and fresh:
-        raise UsageError("--resume and --fresh exclude each other.", field="resume")
-    if minutes is not None and not 0 < minutes < math.inf:
-        raise UsageError(f"minutes is {minutes}; it must be above 0.", field="minutes")
+    check_run(resume=resume, fresh=fresh, minutes=minutes)
     if not SEED.low <= seed <= SEED.high:
         raise UsageError(f"seed is {seed}; it must lie in {SEED.low}..{SEED.high}.", field="seed")
     with report.progress("{task.fields[figures]}") as bar:

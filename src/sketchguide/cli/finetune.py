@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sketchguide.cli.options import FreshOption, ResumeOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
-from sketchguide.cli.session import Session, check_occupied, finite, until_stopped, workplace
+from sketchguide.cli.session import Session, check_occupied, check_run, finite, until_stopped, workplace
 from sketchguide.defaults import MODEL, SEED
 from sketchguide.errors import SketchError, TrainingError, UsageError
 
@@ -61,12 +61,8 @@ def command(
             rich_help_panel=INPUT,
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in DIR.", rich_help_panel=OUTPUT)
-    ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start again and replace what is in DIR.", rich_help_panel=OUTPUT)
-    ] = False,
+    resume: ResumeOption = False,
+    fresh: FreshOption = False,
     preview_every: Annotated[
         int,
         typer.Option(
@@ -185,10 +181,7 @@ def command(
     The result is a LoRA of a few MB that diffusers loads too. Ctrl-C saves.
     """
     report = Report.of(context, as_json=as_json)
-    if resume and fresh:
-        raise UsageError("--resume and --fresh exclude each other.", field="resume")
-    if minutes is not None and not 0 < minutes < math.inf:
-        raise UsageError(f"minutes is {minutes}; it must be above 0.", field="minutes")
+    check_run(resume=resume, fresh=fresh, minutes=minutes)
     if preview_every < 1:
         raise UsageError(f"preview-every is {preview_every}; it must be at least 1.", field="preview_every")
     if dtype not in ("auto", "float32", "bfloat16", "float16"):

@@ -194,3 +194,11 @@ DtypeOption = Annotated[
         rich_help_panel=MODELS,
     ),
 ]
+
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Go on from the last checkpoint in DIR.", rich_help_panel=OUTPUT)
+]
+
+FreshOption = Annotated[
+    bool, typer.Option("--fresh", help="Start again and replace what is in DIR.", rich_help_panel=OUTPUT)
+]

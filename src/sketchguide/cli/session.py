@@ -166,6 +166,14 @@ def workplace(checkpoints: Checkpoints) -> Generator[None]:
                         output.rmdir()
 
 
+def check_run(*, resume: bool, fresh: bool, minutes: float | None) -> None:
+    """UsageError for options of a training command that contradict each other or ask for no time at all."""
+    if resume and fresh:
+        raise UsageError("--resume and --fresh exclude each other.", field="resume")
+    if minutes is not None and not 0 < minutes < math.inf:
+        raise UsageError(f"minutes is {minutes}; it must be above 0.", field="minutes")
+
+
 def check_occupied(output: Path, latest: Checkpoint | None, result: str, *, resume: bool, fresh: bool) -> None:
     """UsageError where `output` holds a run, or the file `result` of one, and neither flag says what to do with it."""
     if resume or fresh:

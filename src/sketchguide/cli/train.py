@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sketchguide.cli.options import FreshOption, ResumeOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
-from sketchguide.cli.session import Session, check_occupied, finite, until_stopped, workplace
+from sketchguide.cli.session import Session, check_occupied, check_run, finite, until_stopped, workplace
 from sketchguide.defaults import MODEL, SEED, TRAINING_BATCH, TRAINING_RATE, TRAINING_STEPS
 from sketchguide.errors import OutputError, UsageError
 
@@ -58,12 +58,8 @@ def command(
             rich_help_panel=DATA,
         ),
     ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on from the last checkpoint in DIR.", rich_help_panel=OUTPUT)
-    ] = False,
-    fresh: Annotated[
-        bool, typer.Option("--fresh", help="Start again and replace what is in DIR.", rich_help_panel=OUTPUT)
-    ] = False,
+    resume: ResumeOption = False,
+    fresh: FreshOption = False,
     as_json: JsonFlag = False,
     steps: Annotated[
         int | None,
@@ -142,12 +138,9 @@ def command(
     options as before, goes on as if nothing had happened.
     """
     report = Report.of(context, as_json=as_json)
-    if resume and fresh:
-        raise UsageError("--resume and --fresh exclude each other.", field="resume")
+    check_run(resume=resume, fresh=fresh, minutes=minutes)
     if images is not None and images < 1:
         raise UsageError(f"images is {images}; it must be at least 1.", field="images")
-    if minutes is not None and not 0 < minutes < math.inf:
-        raise UsageError(f"minutes is {minutes}; it must be above 0.", field="minutes")
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise UsageError(f"dtype is {dtype!r}; it must be auto, float32, bfloat16 or float16.", field="dtype")
     with report.progress("{task.fields[figures]}") as bar:
