@@ -62,7 +62,9 @@ class Artwork:
         concepts: str = "quickdraw",
         styles: tuple[str, ...] = STYLES,
         device: str = "cpu",
+        loose: float = 1.0,
     ) -> None:
+        """Pictures are stretched and bent up to `loose` times as far as keeps the artwork about as it was drawn."""
         records = json.loads((data / "emoji128" / "metadata.json").read_text())
         words: dict[str, list[str]] = {}
         mapping = class_map(data)
@@ -70,6 +72,7 @@ class Artwork:
             for code in codes:
                 words.setdefault(code, []).append(word)
         self.size = size
+        self.loose = loose
         self.every_name = sorted(
             {r["name"] for r in records} | set(mapping) | {k for r in records for k in r["keywords"]}
         )
@@ -94,7 +97,7 @@ class Artwork:
         """`count` pictures (B, 3, size, size) in [-1, 1] and their captions."""
         chosen = torch.randint(len(self.icons), (count,), generator=rng)
         layers, colours = recolour(self.pixels[chosen.to(self.pixels.device)], rng)
-        layers = warp(layers, self.size, rng)
+        layers = warp(layers, self.size, rng, loose=uniform(count, 1, self.loose, rng))
         names, papers = backgrounds(count, rng)
         pictures = layers[:, :3] + (1 - layers[:, 3:]) * papers[:, :, None, None].to(layers)
         captions = [
@@ -116,7 +119,7 @@ def chance(rng: Generator) -> float:
     return float(torch.rand((), generator=rng))
 
 
-def warp(layers: Tensor, size: int, rng: Generator, *, loose: float = 1.0) -> Tensor:
+def warp(layers: Tensor, size: int, rng: Generator, *, loose: float | Tensor = 1.0) -> Tensor:
     """Flip, rotate, scale, stretch, shift and bend each picture its own way; stretch and bend `loose` times as far."""
     count = len(layers)
     angle = torch.randn(count, generator=rng).clamp(-2, 2) * math.radians(9)
@@ -135,7 +138,7 @@ def warp(layers: Tensor, size: int, rng: Generator, *, loose: float = 1.0) -> Te
         dim=1,
     )
     grid = F.affine_grid(matrix.to(layers), [count, 4, size, size], align_corners=False)
-    bend = torch.randn(count, 2, 4, 4, generator=rng) * uniform(count, 0, 0.05 * loose, rng)[:, None, None, None]
+    bend = torch.randn(count, 2, 4, 4, generator=rng) * (loose * uniform(count, 0, 0.05, rng))[:, None, None, None]
     bend = F.interpolate(bend.to(layers), size=(size, size), mode="bicubic", align_corners=True)
     return F.grid_sample(layers, grid + bend.permute(0, 2, 3, 1), mode="bilinear", align_corners=False)
 
