@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -23,26 +24,31 @@ from sketchguide.cli.environment import hardware
 DRAWING = Path(__file__).resolve().parents[1] / "examples" / "sketches" / "apple.svg"
 
 
-def median_seconds(job: Callable[[], object], *, rounds: int) -> float:
-    times: list[float] = []
-    for _ in range(rounds):
-        started = time.perf_counter()
-        job()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
+# With PYTHONDONTWRITEBYTECODE set, an installation without compiled files compiles every library at every start.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+
+
+def median_seconds(jobs: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, float]:
+    """Of `rounds` runs of each job in turn, after one that is not counted: a machine's moods meet all jobs alike."""
+    times: dict[str, list[float]] = {name: [] for name in jobs}
+    for _ in range(rounds + 1):
+        for name, job in jobs.items():
+            started = time.perf_counter()
+            job()
+            times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
 def command(*options: str) -> Callable[[], object]:
     def run() -> None:
         with tempfile.TemporaryDirectory() as folder:
-            line = [sys.executable, "-m", "sketchguide.cli", "generate", "a red apple", "--seed", "7"]
-            subprocess.run([*line, "-o", f"{folder}/apple.png", *options], check=True, capture_output=True)
+            sketchguide("generate", "a red apple", "--seed", "7", "-o", f"{folder}/apple.png", *options)
 
     return run
 
 
-def show_help() -> None:
-    subprocess.run([sys.executable, "-m", "sketchguide.cli", "--help"], check=True, capture_output=True)
+def sketchguide(*words: str) -> None:
+    subprocess.run([sys.executable, "-m", "sketchguide.cli", *words], check=True, capture_output=True, env=ENVIRONMENT)
 
 
 def main() -> None:
@@ -63,13 +69,14 @@ def main() -> None:
     def guided() -> object:
         return generate("a red apple", sketch=sketch, backbone=backbone, predictor=predictor, seed=7)
 
-    plain(), guided()
+    commands = {
+        "command, plain": command("--model", args.model),
+        "command, guided": command(*own, "--sketch", str(DRAWING)),
+        "sketchguide --help": lambda: sketchguide("--help"),
+    }
     seconds = {
-        "command, plain": median_seconds(command("--model", args.model), rounds=args.rounds),
-        "command, guided": median_seconds(command(*own, "--sketch", str(DRAWING)), rounds=args.rounds),
-        "call, plain": median_seconds(plain, rounds=args.rounds),
-        "call, guided": median_seconds(guided, rounds=args.rounds),
-        "sketchguide --help": median_seconds(show_help, rounds=args.rounds),
+        **median_seconds(commands, rounds=args.rounds),
+        **median_seconds({"call, plain": plain, "call, guided": guided}, rounds=3 * args.rounds),
     }
     report = {
         "hardware": hardware(backbone.device.type),

@@ -1,5 +1,6 @@
 """What many tests share: small random models, a predictor that fits them, and the data folder beside the clone."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.predictors import LatentPredictor, PredictorConfig, choose_taps
 from support import MakePredictor, Tiny
+
+# The processes of one test run share the cores; each with a thread per core would be slower than one process.
+torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 
 
 @pytest.fixture(scope="session")
