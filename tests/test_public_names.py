@@ -29,6 +29,7 @@ NAMES = [
     "SketchguideWarning",
     "SpatialMap",
     "Stroke",
+    "edit",
     "from_pipe",
     "generate",
     "invert",

@@ -9,12 +9,13 @@ from PIL import Image, ImageDraw
 
 from sketchguide import generation
 from sketchguide.errors import SketchError, SketchguideWarning, TapError, UsageError
-from sketchguide.generation import SOURCE_SEED, Picture, Progress, near_strokes, recall, run
+from sketchguide.generation import Picture, Progress, recall, run
 from sketchguide.images import from_base64, from_ink, to_tensor
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Request
 from sketchguide.sampling import Evaluations
 from sketchguide.sketch import Sketch, looks_drawn
+from sketchguide.sources import SOURCE_SEED, near_strokes
 from sketchguide.translation import fitting_size, open_source, prepare, translate
 from support import Tiny
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sketchguide.controls.features import NegativePrompt, PlugAndPlay
     from sketchguide.controls.likeness import SketchGuide
     from sketchguide.controls.strengths import Proportional, Score
+    from sketchguide.editing import edit
     from sketchguide.errors import SketchguideError, SketchguideWarning
     from sketchguide.generation import Picture, Progress, generate, run
     from sketchguide.inversion import Noised, invert
@@ -59,6 +60,7 @@ _HOMES = {
     "SketchguideWarning": "errors",
     "SpatialMap": "sketch",
     "Stroke": "strokes",
+    "edit": "editing",
     "from_pipe": "loading",
     "generate": "generation",
     "invert": "inversion",
@@ -93,6 +95,7 @@ __all__ = [
     "SketchguideWarning",
     "SpatialMap",
     "Stroke",
+    "edit",
     "from_pipe",
     "generate",
     "invert",

@@ -15,26 +15,41 @@ from PIL import Image
 from torch import Tensor
 
 import sketchguide
+from sketchguide.attention import SketchAttention
 from sketchguide.backbones.base import Backbone, Condition
+from sketchguide.backbones.wrapped import with_sketch_attention
 from sketchguide.controls.base import Guide
 from sketchguide.controls.edges import LatentGuide
-from sketchguide.controls.features import NegativePrompt, PlugAndPlay, choose_places
+from sketchguide.controls.features import NegativePrompt
 from sketchguide.controls.strengths import Proportional
 from sketchguide.defaults import BLANK, HANDOVER
 from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.images import from_base64, from_ink, read_png_text, save_png, to_images, to_tensor
-from sketchguide.inversion import Noised, Trajectory, ascend, recur
+from sketchguide.inversion import recur
 from sketchguide.levels import Level
-from sketchguide.loading import fingerprint, load_backbone, load_lora, load_predictor
+from sketchguide.loading import find_part, fingerprint, has_predictor, load_backbone, load_lora, load_predictor
 from sketchguide.predictors import LatentPredictor
-from sketchguide.request import LayoutSettings, Request
+from sketchguide.request import Request
 from sketchguide.sampling import Evaluations, Moment, sample
-from sketchguide.seeds import MAX_SEED, generators, noise, random_seed
+from sketchguide.seeds import generators, noise, random_seed
 from sketchguide.sketch import Sketch, SpatialMap
+from sketchguide.solvers import Solver
+from sketchguide.sources import (
+    Borrowed,
+    Change,
+    Keeping,
+    borrow,
+    change,
+    drawn_area,
+    levels_of,
+    near_strokes,
+    on_latents,
+    steps_of,
+)
 
 RECIPE_KEY = "sketchguide"
 BATCH = 8  # pictures made at once; part of the recipe, since rounding depends on it
-SOURCE_SEED = MAX_SEED  # of the noise on a source, the same for every picture: a seed is one picture in any batch
+Preparing = Generator[Moment, None, Borrowed] | Generator[Moment, None, Change]
 
 
 class Progress(NamedTuple):
@@ -124,119 +139,83 @@ def run(
         load_lora(backbone, request.lora, scale=request.lora_scale)
     size = check_size(request.size or backbone.default_size, backbone)
     sketch = None if request.sketch is None else Sketch.from_json(request.sketch)
-    if sketch is not None:
-        predictor = predictor or load_predictor(request.predictor, backbone)
-    layout = request.layout
-    picture = None if layout is None else to_tensor([from_base64(layout.picture, field="layout")], size=size)
+    given = request.layout or request.edit
+    picture = None if given is None else to_tensor([from_base64(given.picture, field="image")], size=size)
     requests = [Request.checked(**{**request.model_dump(), "prompt": prompt}) for prompt in prompts] or [request]
     _warn(requests, sketch, picture, backbone)
     made_with = {"sketchguide": sketchguide.__version__, "torch": torch.__version__, "dtype": str(backbone.dtype)[6:]}
     made_with |= {"device": backbone.device.type, "model": fingerprint(backbone.network)}
     drawing = None if sketch is None else sketch.rasterize(size=size)
     guides: list[Guide] = []
-    if drawing is not None and predictor is not None:
-        made_with["predictor"] = fingerprint(predictor)
-        guides.append(latent_guide(request, [drawing], backbone, predictor))
+    told = backbone
+    if drawing is not None:
+        predictor = predictor or _predictor(request, backbone)
+        if predictor is not None:
+            made_with["predictor"] = fingerprint(predictor)
+            guides.append(latent_guide(request, [drawing], backbone, predictor))
+        if request.attention is not None:
+            attention = SketchAttention.load(find_part(request.attention, "sketch-attention")).to(backbone.device)
+            made_with["attention"] = fingerprint(attention)
+            ink = torch.tensor(drawing.ink)[None, None]
+            told = with_sketch_attention(backbone, attention, ink, scale=request.attention_scale)
     starts = range(0, request.count, BATCH)
     chunks = [range(start, min(start + BATCH, request.count)) for start in starts]
     chunks = [chunk for chunk in chunks if only is None or only in chunk]
     batches = [(one, chunk) for one in requests for chunk in chunks]
-    done, total = 0, len(batches) * request.steps
+    source: Borrowed | Change | None = None
+    mask: Tensor | None = None  # of latents: where the source counts, or may change
+    preparing: Preparing | None = None
+    if picture is not None and request.layout is not None:
+        if request.layout.near:
+            ink = _ink_of(request.layout.drawn, picture, drawing)
+            mask = near_strokes(ink, request.layout.near, backbone)
+        clean = backbone.encode(picture)
+        preparing = borrow(request.layout, request, backbone, clean, mask=mask, keep=len(batches) > 1)
+    elif picture is not None and request.edit is not None and drawing is not None:
+        mask = on_latents(drawn_area(torch.tensor(drawing.ink)[None, None], request.edit.margin), backbone)
+        preparing = change(request.edit, request, backbone, backbone.encode(picture), mask=mask)
+    walked = request.steps if request.edit is None else steps_of(request.edit.amount, request)
+    done, total = 0, (len(batches) + (given is not None and given.source == "inverted")) * walked
     spent = Evaluations(0, 0)
-    borrowed: Borrowed | None = None
-    if layout is not None and picture is not None:
-        total += request.steps if layout.source == "inverted" else 0
-        mask = None
-        if layout.near:
-            mask = near_strokes(_ink_of(layout.drawn, picture, drawing), layout.near, backbone)
-        lifting = borrow(layout, request, backbone, backbone.encode(picture), mask=mask, keep=len(batches) > 1)
-        while borrowed is None:
-            try:
-                moment = next(lifting)
-            except StopIteration as end:
-                borrowed = end.value
-            else:
-                done += 1
-                yield Progress(done, total, moment.clean, (), Evaluations(0, 0, inversion=done))
+    while preparing is not None:
+        try:
+            moment = next(preparing)
+        except StopIteration as end:
+            source, preparing = end.value, None
+        else:
+            done += 1
+            yield Progress(done, total, moment.clean, (), Evaluations(0, 0, inversion=done))
     for one, chunk in batches:
         seeds = tuple(request.seed + i for i in chunk)
         latent, evaluations = None, Evaluations(0, 0)
-        steps = walk(one, backbone, prompts=[one.prompt] * len(chunk), seeds=seeds, guides=guides, borrowed=borrowed)
-        for moment in steps:
+        for moment in walk(one, told, prompts=[one.prompt] * len(chunk), seeds=seeds, guides=guides, source=source):
             done += 1
             latent = moment.latent
-            evaluations = moment.evaluations.plus(Evaluations(0, 0) if borrowed is None else borrowed.evaluations)
+            evaluations = moment.evaluations.plus(Evaluations(0, 0) if source is None else source.evaluations)
             yield Progress(done, total, moment.clean, seeds, spent.plus(evaluations))
         assert latent is not None, "a request has at least one step"
         spent = spent.plus(evaluations._replace(source=0, inversion=0))
-        for index, image in zip(chunk, to_images(backbone.decode(latent)), strict=True):
+        made = backbone.decode(latent)
+        if request.edit is not None and picture is not None and mask is not None:
+            made = _put_back(made, picture.to(made), mask)
+        for index, image in zip(chunk, to_images(made), strict=True):
             if only is None or index == only:
                 yield Picture(image, one, index, made_with, evaluations)
 
 
-@dataclass(frozen=True)
-class Borrowed:
-    """A layout ready to be used by `walk`."""
-
-    settings: LayoutSettings
-    injection: PlugAndPlay
-    start: Tensor | None  # (R, C, h, w): where walks begin that begin with the source
-    inversion: int  # network passes
-
-    @property
-    def evaluations(self) -> Evaluations:
-        """Of the source, so far."""
-        return Evaluations(0, 0, source=self.injection.evaluations, inversion=self.inversion)
+def _predictor(request: Request, backbone: Backbone) -> LatentPredictor | None:
+    """What pulls to the drawing; none where nothing is to, or where sketch attention takes its place."""
+    if request.strength == 0:
+        return None
+    if request.attention is not None and request.predictor is None and not has_predictor(backbone):
+        return None
+    return load_predictor(request.predictor, backbone)
 
 
-def borrow(
-    settings: LayoutSettings,
-    request: Request,
-    backbone: Backbone,
-    clean: Tensor,
-    *,
-    mask: Tensor | None = None,
-    keep: bool = False,
-) -> Generator[Moment, None, Borrowed]:
-    """Prepare the layout of the clean latents (R, C, h, w) for walks with the steps and solver of `request`.
-
-    Yields the moments of an inversion, one source per row. `mask` (1 or R, 1, h, w) and `keep` as in PlugAndPlay.
-    """
-    levels = _levels(request, backbone)
-    told = backbone.describe([settings.source_prompt] * len(clean))
-    if settings.source == "inverted":
-        moments: list[Moment] = []
-        for moment in ascend(backbone, clean, levels, told):
-            moments.append(moment)
-            yield moment
-        source = Trajectory(clean, levels[-1], moments)
-        inversion = source.evaluations
-    else:
-        source = Noised(clean, generators([SOURCE_SEED] * len(clean)))
-        inversion = 0
-    places = choose_places(backbone.taps)
-    injection = PlugAndPlay(
-        backbone,
-        source,
-        told,
-        features_until=settings.tau_f,
-        attention_until=settings.tau_a,
-        strength=settings.share,
-        mask=mask,
-        branches=settings.branches,
-        places=places._replace(features=settings.features or places.features),
-        keep=keep,
-    )
-    start = source.at(levels[0]) if settings.starts_from == "source" else None
-    return Borrowed(settings, injection, start, inversion)
-
-
-def near_strokes(ink: Tensor, reach: float, backbone: Backbone) -> Tensor:
-    """The mask (B, 1, h, w) of latent pixels within `reach` (part of the longer side) of ink (B, 1, H, W) in [0, 1]."""
-    pixels = max(1, round(reach * max(ink.shape[-2:])))
-    grown = torch.nn.functional.max_pool2d(ink, 2 * pixels + 1, stride=1, padding=pixels)
-    mask = torch.nn.functional.avg_pool2d(grown, backbone.stride)
-    return mask.to(backbone.device)
+def _put_back(made: Tensor, picture: Tensor, mask: Tensor) -> Tensor:
+    """`made` (B, 3, H, W) where the latents could change by `mask` (1, 1, h, w), and `picture` itself elsewhere."""
+    size = (made.shape[-2], made.shape[-1])
+    return torch.lerp(picture, made, torch.nn.functional.interpolate(mask, size=size, mode="bilinear"))
 
 
 def _ink_of(drawn: bool, picture: Tensor, drawing: SpatialMap | None) -> Tensor:
@@ -277,29 +256,28 @@ def walk(
     prompts: Sequence[str],
     seeds: Sequence[int],
     guides: Sequence[Guide] = (),
-    clean: Tensor | None = None,
-    amount: float = 1.0,
-    borrowed: Borrowed | None = None,
+    source: Borrowed | Change | None = None,
 ) -> Iterator[Moment]:
     """Walk one batch with the settings of `request`: row i shows `prompts[i]` and starts from `seeds[i]`.
 
-    Every row keeps the layout `borrowed`, of one source or one per row, that was prepared with the same request. With
-    latents `clean` (B, C, h, w) it walks only the last `amount` (0..1] of the steps, starting from them with as
-    much noise as belongs there (SDEdit, Meng et al. 2022).
+    `source` was prepared with the same request: rows keep its layout, or are its pictures, changed.
     """
-    if not 0 < amount <= 1:
-        raise UsageError(f"amount is {amount}; it must be above 0 and at most 1.", field="amount")
     each = generators(seeds)
+    levels = levels_of(request, backbone)
+    solver = _solver(request, backbone)
+    if isinstance(source, Change):
+        latents = source.source(each)
+        levels = levels[-1 - source.steps :]
+        latent = latents.at(levels[0]).expand(len(each), -1, -1, -1)
+        if source.mask is not None:
+            solver = Keeping(solver, latents, source.mask)
+        return _sampled(request, backbone, prompts, latent, levels, solver, guides=guides, generators=each)
     width, height = request.size or backbone.default_size
     shape = (backbone.latent_channels, height // backbone.stride, width // backbone.stride)
-    levels = _levels(request, backbone)
     latent = noise(each, shape).to(backbone.device)
-    if clean is not None:
-        levels = levels[-1 - max(1, round(amount * request.steps)) :]
-        latent = levels[0].alpha * clean + levels[0].sigma * latent
-    if borrowed is not None and borrowed.start is not None:
-        latent = borrowed.start.expand_as(latent)
-    return _sampled(request, backbone, prompts, latent, levels, guides=guides, generators=each, borrowed=borrowed)
+    if source is not None and source.start is not None:
+        latent = source.start.expand_as(latent)
+    return _sampled(request, backbone, prompts, latent, levels, solver, guides=guides, generators=each, borrowed=source)
 
 
 def walk_from(
@@ -309,8 +287,9 @@ def walk_from(
 
     Raises UsageError for a solver that draws noise of its own.
     """
-    levels = _levels(request, backbone)
-    return _sampled(request, backbone, [request.prompt] * len(latent), latent, levels, guides=guides)
+    prompts = [request.prompt] * len(latent)
+    levels, solver = levels_of(request, backbone), _solver(request, backbone)
+    return _sampled(request, backbone, prompts, latent, levels, solver, guides=guides)
 
 
 def _sampled(
@@ -319,6 +298,7 @@ def _sampled(
     prompts: Sequence[str],
     latent: Tensor,
     levels: Sequence[Level],
+    solver: Solver,
     *,
     guides: Sequence[Guide],
     generators: Sequence[torch.Generator] = (),
@@ -343,13 +323,13 @@ def _sampled(
         scale=request.scale,
         guides=guides,
         injections=injections,
-        solver=backbone.solvers[request.solver or next(iter(backbone.solvers))].solver,
+        solver=solver,
         generators=generators,
     )
 
 
-def _levels(request: Request, backbone: Backbone) -> list[Level]:
-    return backbone.levels(request.steps, request.solver or next(iter(backbone.solvers)))
+def _solver(request: Request, backbone: Backbone) -> Solver:
+    return backbone.solvers[request.solver or next(iter(backbone.solvers))].solver
 
 
 def recall(path: str | Path) -> tuple[Request, int, dict[str, str]]:
@@ -403,12 +383,14 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
     if sketch is not None and sketch.rasterize(size=(64, 64)).blank:
         warn("The sketch is blank: nothing will follow it.")
     if picture is not None and float(picture.amax((2, 3)).sub(picture.amin((2, 3))).max()) < 0.05:
-        warn("The picture is blank: it has no layout to keep.")
+        warn("The picture is blank: it has nothing to keep.")
     if (layout := request.layout) is not None:
         if layout.starts_from == "source" and layout.recurrence == 0 and request.count > 1:
             warn("Every picture starts from the source's noise: with most solvers seeds change nothing.")
         if layout.decay is not None and request.scale == 1:
             warn("scale is 1: there is no negative prompt to mix the source prompt into.")
+    if request.edit is not None and request.edit.source == "inverted" and request.count > 1:
+        warn("Every picture starts from the source's noise: with most solvers seeds change nothing.")
     if request.scale == 1:
         warn("scale is 1: the prompt steers only weakly.")
     for words in backbone.describe([one.prompt for one in requests]).dropped:

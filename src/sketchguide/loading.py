@@ -76,7 +76,7 @@ def _kind(folder: Path) -> Literal["model", "predictor", "parts"]:
 def find_part(name: str | Path | None, part: str) -> Path:
     """The file of a trained part: `name` itself or the one in that folder; None means the one that is shipped.
 
-    `part` is latent-classifier, classifier, drawing-classifier or sketcher. Raises ModelNotFoundError.
+    `part` is what `sketchguide component` calls it. Raises ModelNotFoundError.
     """
     file = f"{part}.safetensors"
     if name is not None:
@@ -173,13 +173,18 @@ def load_predictor(name: str | Path | None, backbone: Backbone) -> LatentPredict
 def own_predictor(backbone: Backbone) -> str:
     """The name of the predictor that ships with the backbone's model; UsageError where there is none."""
     name = f"{backbone.name}-edges"
-    if not any(s.name == name for s in shipped()):
+    if not has_predictor(backbone):
         raise UsageError(
             f"{backbone.name!r} has no predictor of its own.",
             hint="Name one with --predictor, or train it: `sketchguide train --model … --data … -o …`.",
             field="predictor",
         )
     return name
+
+
+def has_predictor(backbone: Backbone) -> bool:
+    """Whether a predictor ships with the backbone's model."""
+    return any(one.name == f"{backbone.name}-edges" for one in shipped())
 
 
 def load_lora(backbone: Backbone, name: str | Path, *, scale: float = 1.0) -> Backbone:

@@ -12,12 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sketchguide.attention import SketchAttention
 from sketchguide.backbones.base import Backbone
-from sketchguide.backbones.wrapped import with_controlnet, with_t2i_adapter
+from sketchguide.backbones.wrapped import with_controlnet, with_sketch_attention, with_t2i_adapter
 from sketchguide.controls.likeness import SketchGuide
 from sketchguide.controls.strengths import Proportional
 from sketchguide.errors import ModelNotFoundError, UsageError
-from sketchguide.generation import borrow, latent_guide, near_strokes, walk
+from sketchguide.generation import latent_guide, walk
 from sketchguide.images import from_ink
 from sketchguide.loading import find_part, load_predictor, own_predictor, shipped
 from sketchguide.perception import Features, load_features
@@ -26,6 +27,7 @@ from sketchguide.request import FOR_DRAWINGS, LayoutSettings, Request
 from sketchguide.sampling import Moment
 from sketchguide.sketch import SpatialMap
 from sketchguide.sketchers import Sketcher
+from sketchguide.sources import Change, borrow, near_strokes, steps_of
 
 
 @dataclass(frozen=True)
@@ -95,9 +97,8 @@ def sdedit(amount: float = 0.85) -> Method:
     """Image-to-image from the picture itself (SDEdit, Meng et al. 2022)."""
 
     def method(batch: Batch) -> Iterator[Moment]:
-        return walk(
-            batch.request, batch.backbone, prompts=batch.prompts, seeds=batch.seeds, clean=batch.clean, amount=amount
-        )
+        source = Change(batch.clean, steps_of(amount, batch.request))
+        return walk(batch.request, batch.backbone, prompts=batch.prompts, seeds=batch.seeds, source=source)
 
     return method
 
@@ -110,7 +111,7 @@ def plug_and_play(settings: LayoutSettings, predictor: LatentPredictor | None = 
         borrowed = yield from borrow(settings, batch.request, batch.backbone, batch.clean, mask=mask)
         guides = [] if predictor is None else [latent_guide(batch.request, batch.maps, batch.backbone, predictor)]
         yield from walk(
-            batch.request, batch.backbone, prompts=batch.prompts, seeds=batch.seeds, guides=guides, borrowed=borrowed
+            batch.request, batch.backbone, prompts=batch.prompts, seeds=batch.seeds, guides=guides, source=borrowed
         )
 
     return method
@@ -124,6 +125,16 @@ def controlnet(network: nn.Module, weight: float = 1.0) -> Method:
 def t2i_adapter(network: nn.Module, weight: float = 1.0) -> Method:
     """A diffusers T2IAdapter (Mou et al. 2023), shown white ink on black."""
     return _told(lambda backbone, hint: with_t2i_adapter(backbone, network, hint, scale=weight))
+
+
+def sketch_attention(attention: SketchAttention, weight: float = 1.0) -> Method:
+    """DiffSketching's attention to the drawing (Wang et al. 2022)."""
+
+    def method(batch: Batch) -> Iterator[Moment]:
+        told = with_sketch_attention(batch.backbone, attention, batch.ink, scale=weight)
+        return walk(batch.request, told, prompts=batch.prompts, seeds=batch.seeds)
+
+    return method
 
 
 def _told(wrap: Callable[[Backbone, Tensor], Backbone]) -> Method:
@@ -150,6 +161,7 @@ METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "pnp": LAYOUT,
         "lgp-pnp": ("predictor", *LAYOUT),
         "sketch-loss": ("sketcher", "drawing"),
+        "sketch-attention": ("path", "weight"),
         "sdedit": ("amount",),
         "controlnet": ("path", "weight"),
         "t2i-adapter": ("path", "weight"),
@@ -206,6 +218,11 @@ def build_method(description: str, backbone: Backbone) -> Built:
             network = Sketcher.load(find_part(own.get("sketcher"), "sketcher")).to(backbone.device)
             drawing = own.get("drawing") or str(find_part(None, "drawing-classifier"))
             method = likeness(network, load_features(drawing, device=backbone.device))
+        case "sketch-attention":
+            file = find_part(own.get("path"), "sketch-attention")
+            network = SketchAttention.load(file).to(backbone.device)
+            folder = str(file.parent)
+            method = sketch_attention(network, _number("weight", own.get("weight", "1")))
         case "sdedit":
             method = sdedit(_number("amount", own.get("amount", "0.85")))
         case _:

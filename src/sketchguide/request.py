@@ -11,11 +11,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from sketchguide.defaults import (
     ALPHA,
+    AMOUNT,
+    ATTENTION_SCALE,
     BLANK,
     COUNT,
     EVERY,
     HANDOVER,
     LORA_SCALE,
+    MARGIN,
     MODEL,
     NEAR,
     RECURRENCE,
@@ -125,6 +128,30 @@ class Layout(LayoutSettings):
     drawn: bool = Field(default=False, description="it is a drawing: dark ink on white paper")
 
 
+class EditSettings(Checked):
+    """How much of a picture changes, and where."""
+
+    amount: Finite = Field(
+        default=AMOUNT.default, ge=AMOUNT.low, le=AMOUNT.high, description="part of the steps that are walked again"
+    )
+    margin: Finite = Field(
+        default=MARGIN.default,
+        ge=MARGIN.low,
+        le=MARGIN.high,
+        description="only what is inside the drawing or so near to it changes, as part of the longer side; 1: all",
+    )
+    source: SourceKind = Field(
+        default="noised", description="its latents: with the noise of the seed, or walked up by DDIM inversion"
+    )
+    source_prompt: str = Field(default="", max_length=10_000, description="what it shows, for the inversion")
+
+
+class Edit(EditSettings):
+    """A picture that is changed, and how."""
+
+    picture: str = Field(description="PNG in base64, at the size of the pictures to make")
+
+
 # Drawings have no texture that could help, and white paper that must not leak.
 FOR_DRAWINGS: Mapping[str, Any] = MappingProxyType({"tau_f": 0.5, "tau_a": 0.5})
 
@@ -169,6 +196,14 @@ class Request(Checked):
     size: tuple[int, int] | None = Field(default=None, description="width and height in pixels; none: the model's own")
     solver: str | None = Field(default=None, description="none: the model's own")
     layout: Layout | None = Field(default=None, description="a picture whose layout is kept: `sketchguide translate`")
+    edit: Edit | None = Field(default=None, description="a picture that is changed by the sketch: `sketchguide edit`")
+    attention: str | None = Field(default=None, description="folder or file of sketch attention; none: without it")
+    attention_scale: Finite = Field(
+        default=ATTENTION_SCALE.default,
+        ge=ATTENTION_SCALE.low,
+        le=ATTENTION_SCALE.high,
+        description="how much of what sketch attention adds; 0 ignores it",
+    )
     device: str = Field(default="auto", max_length=64)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
@@ -183,6 +218,12 @@ class Request(Checked):
     def _seeds_fit(self) -> Request:
         if self.seed + self.count - 1 > SEED.high:
             raise ValueError(f"seed {self.seed} with count {self.count} counts beyond the last seed, {SEED.high}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_picture(self) -> Request:
+        if self.edit is not None and (self.layout is not None or self.sketch is None):
+            raise ValueError("an edit needs a sketch, and no layout beside it")
         return self
 
 

@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from PIL import Image
@@ -95,8 +95,23 @@ def prepare(
     `layout` has fields of LayoutSettings, `values` other fields of Request. Drawings have defaults of their own.
     """
     drawn = isinstance(source, Sketch)
+    fitted = fit(source, backbone, size=values.pop("size", None))
+    kept = Layout.checked(picture=fitted.picture, drawn=drawn, **{**(FOR_DRAWINGS if drawn else {}), **layout})
+    return Request.checked(prompt=prompt, layout=kept, size=fitted.size, **values)
+
+
+class Fitted(NamedTuple):
+    """A picture as a request carries it."""
+
+    picture: str  # PNG in base64
+    size: tuple[int, int]
+
+
+def fit(source: Image.Image | Sketch, backbone: Backbone, *, size: tuple[int, int] | None = None) -> Fitted:
+    """`source` in a size that the model can make: `size`, else near its own aspect. Warns of what that changes."""
+    drawn = isinstance(source, Sketch)
     width, height = (source.aspect, 1.0) if drawn else source.size
-    size: tuple[int, int] = check_size(values.pop("size", None) or fitting_size(width / height, backbone), backbone)
+    size = check_size(size or fitting_size(width / height, backbone), backbone)
     if drawn:
         ink = torch.tensor(source.rasterize(size=size).ink)
         picture = from_ink(1 - ink[None, None])
@@ -110,8 +125,7 @@ def prepare(
         own = "{} × {}".format(*backbone.default_size)
         _tell(f"The size is {size[0]} × {size[1]}; {backbone.name} was trained for {own}.")
     (image,) = to_images(picture)
-    kept = Layout.checked(picture=to_base64(image), drawn=drawn, **{**(FOR_DRAWINGS if drawn else {}), **layout})
-    return Request.checked(prompt=prompt, layout=kept, size=size, **values)
+    return Fitted(to_base64(image), size)
 
 
 def fitting_size(aspect: float, backbone: Backbone) -> tuple[int, int]:
@@ -128,4 +142,4 @@ def fitting_size(aspect: float, backbone: Backbone) -> tuple[int, int]:
 
 
 def _tell(message: str) -> None:
-    warnings.warn(message, SketchguideWarning, stacklevel=4)
+    warnings.warn(message, SketchguideWarning, stacklevel=5)

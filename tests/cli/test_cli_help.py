@@ -9,7 +9,7 @@ import pytest
 import sketchguide as package
 from sketchguide.cli.environment import environment
 from sketchguide.extractors import EXTRACTORS
-from sketchguide.request import LayoutSettings, Request
+from sketchguide.request import Checked, EditSettings, LayoutSettings, Request
 from sketchguide.solvers import SOLVERS
 from sketchguide.training.predictor import PredictorTraining
 
@@ -18,7 +18,7 @@ Run = Callable[..., Any]
 HELP = """
 import sys
 from sketchguide.cli import main
-EVERY = ("generate", "translate", "interpolate", "train", "finetune", "component", "models", "env")
+EVERY = ("generate", "translate", "edit", "interpolate", "train", "finetune", "component", "models", "env")
 for command in ([], *([one] for one in EVERY)):
     assert main([*command, "--help"]) == 0
 assert main(["--version"]) == 0
@@ -34,7 +34,7 @@ def test_help_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "command", ["generate", "translate", "interpolate", "train", "finetune", "component", "models", "env"]
+    "command", ["generate", "translate", "edit", "interpolate", "train", "finetune", "component", "models", "env"]
 )
 def test_help_shows_examples_first(sketchguide: Run, command: str):
     text = sketchguide(command, "--help").out
@@ -46,25 +46,19 @@ def test_no_command_gives_the_help(sketchguide: Run):
     assert sketchguide().code == 0
 
 
-def test_help_of_generate_shows_every_setting(sketchguide: Run, monkeypatch: pytest.MonkeyPatch):
+SETTINGS = {"generate": Checked, "translate": LayoutSettings, "edit": EditSettings}
+
+
+@pytest.mark.parametrize("command", list(SETTINGS))
+def test_help_shows_every_setting(sketchguide: Run, monkeypatch: pytest.MonkeyPatch, command: str):
     monkeypatch.setenv("COLUMNS", "300")
-    text = sketchguide("generate", "--help").out
-    for name, field in Request.model_fields.items():
-        if name == "layout":
-            continue
-        assert name.replace("_", "-") in text
-        if isinstance(field.default, int | float):
-            assert f"default {field.default}" in text
+    text = sketchguide(command, "--help").out
+    fields = {**Request.model_fields, **SETTINGS[command].model_fields}
+    for name in fields.keys() - {"layout", "edit"}:
+        assert name in text or f"--{name.replace('_', '-')}" in text
+        if isinstance(fields[name].default, int | float):
+            assert f"default {fields[name].default}" in text
     assert all(solver in text for solver in SOLVERS)
-
-
-def test_help_of_translate_shows_every_setting(sketchguide: Run, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("COLUMNS", "300")
-    text = sketchguide("translate", "--help").out
-    for name, field in {**Request.model_fields, **LayoutSettings.model_fields}.items():
-        assert name == "layout" or name in text or f"--{name.replace('_', '-')}" in text
-        if isinstance(field.default, int | float):
-            assert f"default {field.default}" in text
 
 
 def test_help_of_train_shows_the_true_defaults(sketchguide: Run, monkeypatch: pytest.MonkeyPatch):

@@ -9,7 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from sketchguide.levels import Level, Prediction
+from sketchguide.levels import Level, Prediction, PredictionKind
 from sketchguide.solvers import SolverChoice
 from sketchguide.taps import TapInfo
 
@@ -48,6 +48,8 @@ class Backbone(Protocol):
     def stride(self) -> int: ...  # pixels per latent pixel
     @property
     def multiple(self) -> int: ...  # picture sides must be multiples of this many pixels
+    @property
+    def prediction_kind(self) -> PredictionKind: ...  # what `run` returns
     @property
     def default_size(self) -> tuple[int, int]: ...  # (width, height) in pixels the model was trained for
     @property

@@ -1,6 +1,7 @@
-"""A backbone around a backbone: the same network, told more. ControlNet and T2I-Adapter, as diffusers has them.
+"""A backbone around a backbone: the same network, told more. ControlNet and T2I-Adapter, as diffusers has them, and
+sketch attention.
 
-Both add tensors to what the network computes, everywhere at once; taps, latents and levels stay those of the network,
+All add tensors to what the network computes, everywhere at once; taps, latents and levels stay those of the network,
 so guides, injections and classifier-free guidance act on the result as on any backbone. A wrapped backbone can be
 wrapped again: what is added sums up.
 """
@@ -9,7 +10,8 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
@@ -17,11 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sketchguide.attention import SketchAttention
 from sketchguide.backbones.base import Backbone, Condition
 from sketchguide.errors import MismatchError, UsageError
-from sketchguide.levels import Level, Prediction, Window, check_window, is_open
+from sketchguide.levels import Level, Prediction, PredictionKind, Window, check_window, is_open
 from sketchguide.solvers import SolverChoice
-from sketchguide.taps import TapInfo
+from sketchguide.taps import TapInfo, tapped
 
 # What diffusers' UNet2DConditionModel calls that which is added to it.
 _SKIPS = "down_block_additional_residuals"
@@ -58,12 +61,22 @@ def with_t2i_adapter(
     return T2IAdapterBackbone(backbone, adapter.eval().requires_grad_(False), image, scale, window)
 
 
+def with_sketch_attention(
+    backbone: Backbone, attention: SketchAttention, ink: Tensor, *, scale: float = 1.0, window: Window = (0, 1)
+) -> SketchAttentionBackbone:
+    """`backbone`, whose self-attention sees the tokens of a drawing too (DiffSketching, 2305.18812).
+
+    `ink` (B or 1, 1, H, W) in [0, 1], ink 1. Everything else is as in `with_controlnet`. The drawing is looked at once.
+    """
+    return SketchAttentionBackbone(backbone, attention.eval().requires_grad_(False), ink, scale, window)
+
+
 @dataclass(frozen=True, eq=False)
-class _Told(ABC):
+class Told(ABC):
     """`inner`, whose network gets more arguments. `replace(told, image=…)` tells it of another image."""
 
     inner: Backbone
-    control: Any  # the diffusers model that looks at the image
+    control: Any  # the network that looks at the image
     image: Tensor
     scale: float = 1.0
     window: Window = (0.0, 1.0)
@@ -105,13 +118,17 @@ class _Told(ABC):
     def _check_fits(self) -> None:
         """MismatchError, naming both, unless the control was made for this network."""
 
-    @abstractmethod
     def _added(self, latent: Tensor, times: Tensor, condition: Condition) -> Mapping[str, Any]:
         """What the network's `forward` is given besides: tensors, and lists of them."""
+        del latent, times, condition
+        return {}
 
-    def _told(self, latent: Tensor, times: Tensor, condition: Condition) -> Condition:
+    @contextmanager
+    def _telling(self, latent: Tensor, times: Tensor, condition: Condition) -> Generator[Condition]:
+        """Within the block, one pass of the network under the condition that is yielded is told of the image."""
         if self.scale == 0:
-            return condition
+            yield condition
+            return
         stride = self.inner.stride
         size = (self.image.shape[-2] // stride, self.image.shape[-1] // stride)
         if size != latent.shape[-2:]:
@@ -133,16 +150,18 @@ class _Told(ABC):
                 extras[name] = [one + other for one, other in pairs]
             else:
                 extras[name] = before + value
-        return replace(condition, extras=extras)
+        yield replace(condition, extras=extras)
 
     def predict(self, latent: Tensor, level: Level, condition: Condition) -> Prediction:
-        if is_open(self.window, level):
-            condition = self._told(latent, torch.tensor([level.time], device=latent.device), condition)
-        return self.inner.predict(latent, level, condition)
+        if not is_open(self.window, level):
+            return self.inner.predict(latent, level, condition)
+        with self._telling(latent, torch.tensor([level.time], device=latent.device), condition) as told:
+            return self.inner.predict(latent, level, told)
 
     def run(self, latent: Tensor, times: Tensor, condition: Condition) -> Tensor:
         """As `Backbone.run`; times are not progress, so the window is taken as open."""
-        return self.inner.run(latent, times, self._told(latent, times, condition))
+        with self._telling(latent, times, condition) as told:
+            return self.inner.run(latent, times, told)
 
     @property
     def name(self) -> str:
@@ -181,6 +200,10 @@ class _Told(ABC):
         return self.inner.multiple
 
     @property
+    def prediction_kind(self) -> PredictionKind:
+        return self.inner.prediction_kind
+
+    @property
     def default_size(self) -> tuple[int, int]:
         return self.inner.default_size
 
@@ -204,7 +227,7 @@ class _Told(ABC):
         return self.inner.decode(latents)
 
 
-class ControlNetBackbone(_Told):
+class ControlNetBackbone(Told):
     """Made by `with_controlnet`: a copy of the encoder reads latent, prompt and image; its outputs join the skips."""
 
     def _check_fits(self) -> None:
@@ -246,7 +269,7 @@ class ControlNetBackbone(_Told):
 
 
 @dataclass(frozen=True, eq=False)
-class T2IAdapterBackbone(_Told):
+class T2IAdapterBackbone(Told):
     """Made by `with_t2i_adapter`: a small network reads the image alone; its outputs join those of the down blocks."""
 
     features: tuple[Tensor, ...] = field(init=False)  # (B or 1, C, h, w) each: per down block, perhaps for the middle
@@ -277,6 +300,42 @@ class T2IAdapterBackbone(_Told):
         # The network leaves out a middle feature that has not one row per picture, and takes the list apart.
         rows = (len(latent), -1, -1, -1)
         return {_BLOCKS: [(self.scale * feature).to(self.dtype).expand(rows) for feature in self.features]}
+
+
+@dataclass(frozen=True, eq=False)
+class SketchAttentionBackbone(Told):
+    """Made by `with_sketch_attention`: heads beside the self-attention look at picture and drawing."""
+
+    tokens: Mapping[int, Tensor] = field(init=False)  # stride -> (B or 1, D, h, w)
+
+    def _check_fits(self) -> None:
+        config = self.control.config
+        ours = {tap.path: (tap.channels, tap.stride) for tap in self.inner.taps}
+        for path, channels, stride in zip(config.paths, config.channels, config.strides, strict=True):
+            if ours.get(path) != (channels, stride):
+                raise MismatchError(
+                    f"This sketch attention was made for {config.backbone!r}, where {path!r} has {channels} channels "
+                    f"at stride {stride}, and does not fit {self.inner.name!r}.",
+                    hint="Train one for this model: sketchguide component sketch-attention.",
+                    field="attention",
+                )
+        if config.pixels != self.inner.stride:
+            raise MismatchError(
+                f"This sketch attention is for latents smaller than pictures by {config.pixels} and does not fit "
+                f"{self.inner.name!r}, whose are by {self.inner.stride}.",
+                field="attention",
+            )
+        if self.image.shape[1] != 1:
+            raise UsageError(
+                f"The image has {self.image.shape[1]} channels; sketch attention takes 1, the ink.", field="image"
+            )
+        object.__setattr__(self, "tokens", self.control.encode(self.image))
+
+    @contextmanager
+    def _telling(self, latent: Tensor, times: Tensor, condition: Condition) -> Generator[Condition]:
+        rewrites = self.control.rewrites(self.tokens, scale=self.scale) if self.scale else {}
+        with super()._telling(latent, times, condition) as told, tapped(self.network, (), rewrites):
+            yield told
 
 
 def _config(backbone: Backbone) -> Mapping[str, Any]:

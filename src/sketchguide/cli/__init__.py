@@ -14,6 +14,7 @@ import sketchguide
 from sketchguide.cli import (
     bench,
     component,
+    edit,
     environment,
     finetune,
     generate,
@@ -28,6 +29,7 @@ from sketchguide.cli.signals import Stopped, handling, stop_now
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 app.command("generate", rich_help_panel="Pictures")(generate.command)
 app.command("translate", rich_help_panel="Pictures")(translate.command)
+app.command("edit", rich_help_panel="Pictures")(edit.command)
 app.command("interpolate", rich_help_panel="Pictures")(interpolate.command)
 app.command("train", rich_help_panel="Models")(train.command)
 app.command("finetune", rich_help_panel="Models")(finetune.command)

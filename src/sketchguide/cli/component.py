@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sketchguide.training.checkpoints import Checkpoint
     from sketchguide.training.data import Example, Pictures
 
-PARTS = ("latent-classifier", "classifier", "drawing-classifier", "sketcher")
+PARTS = ("latent-classifier", "classifier", "drawing-classifier", "sketcher", "sketch-attention")
 DATA, OUTPUT, TRAINING, MODELS = "Data", "Output", "Training", "Model"
 SCORED = 512  # held-out pictures that are scored at the end
 WATCHED = 64  # and while training
@@ -72,12 +72,16 @@ def command(
     ] = None,
     batch: Annotated[
         int | None,
-        typer.Option(help="Pictures per step. Default 64, sketcher 16.", metavar="N", rich_help_panel=TRAINING),
+        typer.Option(
+            help="Pictures per step. Default 64, sketcher 16, sketch-attention 32.",
+            metavar="N",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     rate: Annotated[
         float | None,
         typer.Option(
-            help="Learning rate at the start; it falls to 0 along a cosine. Default 2e-3.",
+            help="Learning rate at the start; it falls to 0 along a cosine. Default 2e-3, sketch-attention 1e-3.",
             metavar="F",
             rich_help_panel=TRAINING,
         ),
@@ -86,7 +90,7 @@ def command(
     model: Annotated[
         str,
         typer.Option(
-            help="The model whose latents and picture size it is for.",
+            help="The model whose latents, picture size and attention it is for.",
             metavar="NAME|PATH|HUB_ID",
             rich_help_panel=MODELS,
         ),
@@ -95,12 +99,13 @@ def command(
         str, typer.Option(help="auto (CUDA, else MPS, else the CPU); cpu, cuda, mps, …", rich_help_panel=MODELS)
     ] = "auto",
 ) -> None:
-    """Train a part that DiffSketching needs: what judges pictures and drawings.
+    """Train a part that DiffSketching needs: what judges pictures and drawings, and what edits by a drawing.
 
     sketchguide component latent-classifier --data classes/ -o my-parts
     sketchguide component classifier --data classes/ -o my-parts
     sketchguide component drawing-classifier --data drawings/ -o my-parts
     sketchguide component sketcher --data pictures/ -o my-parts --minutes 10
+    sketchguide component sketch-attention --data pictures/ -o my-parts --minutes 20
 
     PART-report.json says what the part is worth on pictures held out. Where
     several pictures were made of one, hold them out together: --held-out.
@@ -182,14 +187,15 @@ class _Trainee:
         from sketchguide.training.classifier import classes_of
         from sketchguide.training.data import Augmentation
 
+        classifying = part.endswith("classifier")
         self.part = part
         self.given = given
         self.backbone = load_backbone(model, device=device, dtype="float32")
         self.device = choose_device(device)
-        self.classes = classes_of(training) if part != "sketcher" else ()
+        self.classes = classes_of(training) if classifying else ()
         loose = Augmentation(scale=(0.75, 1.15), rotate=12.0, shift=0.1)
         self.pictures = self._pictures(training, loose)
-        if part != "sketcher":
+        if classifying:
             held_out = [example for example in held_out if example.caption in self.classes]
         self.held_out = self._pictures(held_out, loose) if held_out else None
 
@@ -203,9 +209,15 @@ class _Trainee:
         return self.held_out.fixed(count)
 
     def run(self, resume: Checkpoint | None = None) -> Any:
+        from sketchguide.extractors import EXTRACTORS
         from sketchguide.training.classifier import ClassifierTraining, LatentClassifierRun, PictureClassifierRun
         from sketchguide.training.sketcher import SketcherRun, SketcherTraining
+        from sketchguide.training.told import ToldRun, ToldTraining, begin_sketch_attention
 
+        if self.part == "sketch-attention":
+            wanted = ToldTraining(**self.given)
+            told = begin_sketch_attention(self.backbone, seed=wanted.seed)
+            return ToldRun(told, self.pictures, EXTRACTORS["edges"], wanted, resume=resume)
         if self.part == "sketcher":
             settings = SketcherTraining(**self.given)
             return SketcherRun(self.pictures, settings, device=self.device, resume=resume)
@@ -218,8 +230,8 @@ class _Trainee:
     def save(self, run: Any, path: Path) -> Path:
         from sketchguide.classifiers import save_classifier
 
-        if self.part == "sketcher":
-            run.sketcher.save(path)
+        if self.part in ("sketcher", "sketch-attention"):
+            run.module.save(path)
         elif self.part == "latent-classifier":
             run.classifier.save(path)
         else:
@@ -230,9 +242,11 @@ class _Trainee:
         """What it is worth on pictures that it was not trained on."""
         if self.held_out is None:
             return {}
-        images, captions = self.scored(SCORED)
+        images, captions = self.scored(WATCHED if self.part == "sketch-attention" else SCORED)
         if self.part == "sketcher":
             return {"held_out_pictures": len(images), "dice_distance": round(run.score(images), 4)}
+        if self.part == "sketch-attention":
+            return {"held_out_pictures": len(images), "held_out_error": round(run.score(images, captions), 4)}
         facts = {"held_out_pictures": len(images), "classes": len(self.classes)}
         if self.part != "latent-classifier":
             return {**facts, "accuracy": round(1 - run.score(images, captions), 4)}

@@ -16,30 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sketchguide.cli.options import (
-    INPUT,
-    OUTPUT,
-    BlankOption,
-    CountOption,
-    DeviceOption,
-    DtypeOption,
-    EveryOption,
-    HandoverOption,
-    LoraOption,
-    LoraScaleOption,
-    ModelOption,
-    NegativeOption,
-    OutputOption,
-    PredictorOption,
-    ScaleOption,
-    SeedOption,
-    SizeOption,
-    SketchOption,
-    SolverOption,
-    StepsOption,
-    StopOption,
-    StrengthOption,
-)
+from sketchguide.cli.options import INPUT, OUTPUT, OutputOption, SketchOption, with_request_options
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.signals import Stopped
 from sketchguide.errors import OutputError, UsageError
@@ -52,13 +29,13 @@ if TYPE_CHECKING:
 LONGEST_NAME = 40
 
 
+@with_request_options
 def command(
     context: typer.Context,
     prompt: Annotated[
         str | None, typer.Argument(help="What the picture shows. With --from it may be left out.")
     ] = None,
     sketch: SketchOption = None,
-    negative: NegativeOption = None,
     source: Annotated[
         Path | None,
         typer.Option(
@@ -69,27 +46,11 @@ def command(
         ),
     ] = None,
     output: OutputOption = None,
-    count: CountOption = None,
     as_sheet: Annotated[
         bool, typer.Option("--sheet", help="Write all pictures as one contact sheet.", rich_help_panel=OUTPUT)
     ] = False,
     as_json: JsonFlag = False,
-    strength: StrengthOption = None,
-    stop: StopOption = None,
-    every: EveryOption = None,
-    blank: BlankOption = None,
-    handover: HandoverOption = None,
-    predictor: PredictorOption = None,
-    scale: ScaleOption = None,
-    steps: StepsOption = None,
-    seed: SeedOption = None,
-    size: SizeOption = None,
-    solver: SolverOption = None,
-    model: ModelOption = None,
-    lora: LoraOption = None,
-    lora_scale: LoraScaleOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
+    **options: Any,
 ) -> None:
     """Make pictures of a prompt that follow a drawing.
 
@@ -108,28 +69,7 @@ def command(
             field="prompt",
         )
     check_output(output)
-    options = given(
-        prompt=prompt,
-        negative=negative,
-        sketch=sketch,
-        model=model,
-        predictor=predictor,
-        lora=lora,
-        lora_scale=lora_scale,
-        strength=strength,
-        stop=stop,
-        every=every,
-        blank=blank,
-        handover=handover,
-        steps=steps,
-        scale=scale,
-        seed=seed,
-        count=count,
-        size=size,
-        solver=solver,
-        device=device,
-        dtype=dtype,
-    )
+    options = given(prompt=prompt, sketch=sketch, **options)
     job = _fresh(options) if source is None else _recalled(source, options)
     warn_of_idle(options, report, drawing=job.request.sketch is not None)
     carry_out(job, report, output=output, as_sheet=as_sheet or job.sheet)
@@ -148,7 +88,8 @@ def given(*, sketch: Path | None, size: str | None, **options: Any) -> dict[str,
 
 
 def warn_of_idle(options: Mapping[str, Any], report: Report, *, drawing: bool) -> None:
-    idle = [name for name in ("predictor", "strength", "stop", "every", "blank", "handover") if name in options]
+    pulling = ("predictor", "strength", "stop", "every", "blank", "handover", "attention", "attention_scale")
+    idle = [name.replace("_", "-") for name in pulling if name in options]
     if idle and not drawing:
         report.warn(f"There is no drawing: --{' and --'.join(idle)} change nothing.")
 
@@ -196,6 +137,7 @@ def _recalled(source: Path, options: Mapping[str, Any]) -> Job:
         "lora": {"model"},
         "lora_scale": {"model"},
         "predictor": {"predictor"},
+        "attention": {"attention"},
         "device": {"device", "dtype"},
     }
     meant = {"dtype"} & options.keys() | {name for option in options for name in changed.get(option, ())}

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from sketchguide.defaults import BLANK, COUNT, EVERY, HANDOVER, LORA_SCALE, MODEL, SCALE, SEED, STEPS, STOP, STRENGTH
+from sketchguide.defaults import (
+    ATTENTION_SCALE,
+    BLANK,
+    COUNT,
+    EVERY,
+    HANDOVER,
+    LORA_SCALE,
+    MODEL,
+    SCALE,
+    SEED,
+    STEPS,
+    STOP,
+    STRENGTH,
+)
 
 INPUT, OUTPUT, GUIDANCE, SAMPLING, MODELS = "Input", "Output", "Guidance", "Sampling", "Model"
 
@@ -98,6 +113,25 @@ PredictorOption = Annotated[
         help="What reads the drawing off the model: a folder that `sketchguide train` wrote, or a hub id. "
         "Default: the model's own.",
         metavar="NAME|PATH|HUB_ID",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+AttentionOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Sketch attention, which shows the drawing to the model: a folder or file that `sketchguide component "
+        "sketch-attention` wrote. Default: none.",
+        metavar="PATH",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+AttentionScaleOption = Annotated[
+    float | None,
+    typer.Option(
+        help=f"How much of what sketch attention adds: {ATTENTION_SCALE}. 0 ignores it.",
+        metavar="S",
         rich_help_panel=GUIDANCE,
     ),
 ]
@@ -202,3 +236,39 @@ ResumeOption = Annotated[
 FreshOption = Annotated[
     bool, typer.Option("--fresh", help="Start again and replace what is in DIR.", rich_help_panel=OUTPUT)
 ]
+
+# What describes a picture in every command that makes some: a field of the request each, by its name.
+REQUEST: dict[str, Any] = {
+    "negative": NegativeOption,
+    "count": CountOption,
+    "strength": StrengthOption,
+    "stop": StopOption,
+    "every": EveryOption,
+    "blank": BlankOption,
+    "handover": HandoverOption,
+    "predictor": PredictorOption,
+    "attention": AttentionOption,
+    "attention_scale": AttentionScaleOption,
+    "scale": ScaleOption,
+    "steps": StepsOption,
+    "seed": SeedOption,
+    "size": SizeOption,
+    "solver": SolverOption,
+    "model": ModelOption,
+    "lora": LoraOption,
+    "lora_scale": LoraScaleOption,
+    "device": DeviceOption,
+    "dtype": DtypeOption,
+}
+
+
+def with_request_options(command: Callable[..., None]) -> Callable[..., None]:
+    """`command`, whose `**options` become the options of REQUEST, each None where it is not given."""
+    kind = inspect.Parameter.KEYWORD_ONLY
+    own = [
+        one for one in inspect.signature(command, eval_str=True).parameters.values() if one.kind is not one.VAR_KEYWORD
+    ]
+    shared = [inspect.Parameter(name, kind, default=None, annotation=option) for name, option in REQUEST.items()]
+    signature = inspect.Signature([*(one.replace(kind=kind) for one in own), *shared])
+    command.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
+    return command

@@ -8,35 +8,14 @@ from typing import Annotated, Any, Literal
 import typer
 
 from sketchguide.cli.generate import Job, carry_out, check_output, given, warn_of_idle
-from sketchguide.cli.options import (
-    INPUT,
-    BlankOption,
-    CountOption,
-    DeviceOption,
-    DtypeOption,
-    EveryOption,
-    HandoverOption,
-    LoraOption,
-    LoraScaleOption,
-    ModelOption,
-    NegativeOption,
-    OutputOption,
-    PredictorOption,
-    ScaleOption,
-    SeedOption,
-    SizeOption,
-    SketchOption,
-    SolverOption,
-    StepsOption,
-    StopOption,
-    StrengthOption,
-)
+from sketchguide.cli.options import INPUT, OutputOption, SketchOption, with_request_options
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.defaults import ALPHA, MODEL, NEAR, RECURRENCE, SHARE, TAU_A, TAU_F, Branches, Decay, SourceKind, Start
 
 LAYOUT, LEAVING = "Layout", "Leaving the source behind"
 
 
+@with_request_options
 def command(
     context: typer.Context,
     image: Annotated[Path, typer.Argument(help="The picture whose layout is kept, or a drawing.", metavar="IMAGE")],
@@ -53,9 +32,7 @@ def command(
         ),
     ] = None,
     sketch: SketchOption = None,
-    negative: NegativeOption = None,
     output: OutputOption = None,
-    count: CountOption = None,
     as_json: JsonFlag = False,
     source: Annotated[
         SourceKind | None,
@@ -143,22 +120,7 @@ def command(
             rich_help_panel=LEAVING,
         ),
     ] = None,
-    strength: StrengthOption = None,
-    stop: StopOption = None,
-    every: EveryOption = None,
-    blank: BlankOption = None,
-    handover: HandoverOption = None,
-    predictor: PredictorOption = None,
-    scale: ScaleOption = None,
-    steps: StepsOption = None,
-    seed: SeedOption = None,
-    size: SizeOption = None,
-    solver: SolverOption = None,
-    model: ModelOption = None,
-    lora: LoraOption = None,
-    lora_scale: LoraScaleOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
+    **options: Any,
 ) -> None:
     """Make a picture of a prompt with the layout of another picture, or of a drawing.
 
@@ -173,27 +135,7 @@ def command(
     """
     report = Report.of(context, as_json=as_json)
     check_output(output)
-    options = given(
-        negative=negative,
-        sketch=sketch,
-        model=model,
-        predictor=predictor,
-        lora=lora,
-        lora_scale=lora_scale,
-        strength=strength,
-        stop=stop,
-        every=every,
-        blank=blank,
-        handover=handover,
-        steps=steps,
-        scale=scale,
-        seed=seed,
-        count=count,
-        size=size,
-        solver=solver,
-        device=device,
-        dtype=dtype,
-    )
+    options = given(sketch=sketch, **options)
     settings: dict[str, Any] = {
         "source": source,
         "source_prompt": source_prompt,

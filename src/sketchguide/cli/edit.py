@@ -1,0 +1,97 @@
+"""`sketchguide edit`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sketchguide.cli.generate import Job, carry_out, check_output, given
+from sketchguide.cli.options import INPUT, OutputOption, with_request_options
+from sketchguide.cli.report import JsonFlag, Report, hush_libraries
+from sketchguide.defaults import AMOUNT, MARGIN, MODEL, SourceKind
+
+CHANGE = "Change"
+
+
+@with_request_options
+def command(
+    context: typer.Context,
+    image: Annotated[Path, typer.Argument(help="The picture to change.", metavar="IMAGE")],
+    prompt: Annotated[str, typer.Argument(help="What it shows afterwards.")],
+    sketch: Annotated[
+        Path,
+        typer.Option(
+            help="The drawing to follow, on a canvas of the picture's aspect: SVG, a picture, Quick, Draw! ndjson.",
+            metavar="FILE",
+            rich_help_panel=INPUT,
+        ),
+    ],
+    output: OutputOption = None,
+    as_json: JsonFlag = False,
+    amount: Annotated[
+        float | None,
+        typer.Option(
+            help=f"How much changes, as the part of the steps that are walked again: {AMOUNT}.",
+            metavar="A",
+            rich_help_panel=CHANGE,
+        ),
+    ] = None,
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            help="Change only what is inside the drawing and so near to it, as part of the longer side: "
+            f"{MARGIN}. 1 changes everything.",
+            metavar="D",
+            rich_help_panel=CHANGE,
+        ),
+    ] = None,
+    source: Annotated[
+        SourceKind | None,
+        typer.Option(
+            help="Begin with IMAGE noised by the seed, or inverted (DDIM, one more pass per step, keeps more). "
+            "Default noised.",
+            rich_help_panel=CHANGE,
+        ),
+    ] = None,
+    source_prompt: Annotated[
+        str | None, typer.Option(help="What IMAGE shows, for the inversion.", metavar="TEXT", rich_help_panel=CHANGE)
+    ] = None,
+    **options: Any,
+) -> None:
+    """Change a picture by drawing on it.
+
+    sketchguide edit room.png "a red apple on a table" --sketch apple.svg
+    sketchguide edit cat.png "a cat" --sketch cat.svg --margin 1
+    sketchguide edit cat.png "a cat" --sketch cat.svg --attention my-parts
+
+    What lies outside the drawing keeps its pixels. The lines pull by LGP, and
+    by sketch attention where it is given (docs/diffsketching.md). The PNG
+    carries all that is needed to make it again: sketchguide generate --from.
+    """
+    report = Report.of(context, as_json=as_json)
+    check_output(output)
+    options = given(sketch=sketch, **options)
+    settings: dict[str, Any] = {
+        "amount": amount,
+        "margin": margin,
+        "source": source,
+        "source_prompt": source_prompt,
+    }
+    changes = {name: value for name, value in settings.items() if value is not None}
+    with report.progress() as bar:
+        bar.add_task("Loading", total=None)
+        from sketchguide.editing import check, prepare
+        from sketchguide.images import open_image
+
+        check(prompt, changes, options)  # before the model is loaded
+        opened = open_image(image)
+        hush_libraries()
+        from sketchguide.loading import load_backbone
+        from sketchguide.seeds import random_seed
+
+        where = {name: options[name] for name in ("device", "dtype") if name in options}
+        backbone = load_backbone(options.get("model", MODEL), **where)
+        request = prepare(opened, prompt, backbone, changes=changes, **{"seed": random_seed(), **options})
+    carry_out(Job(request=request, backbone=backbone), report, output=output)

@@ -1,0 +1,184 @@
+"""What a walk takes from a picture that is there already: its layout, or its latents, part of which may change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from collections.abc import Generator as Iterating
+from dataclasses import dataclass
+
+import torch
+from scipy import ndimage
+from torch import Generator, Tensor
+
+from sketchguide.backbones.base import Backbone
+from sketchguide.controls.features import PlugAndPlay, Source, choose_places
+from sketchguide.errors import UsageError
+from sketchguide.inversion import Noised, Trajectory, ascend
+from sketchguide.levels import Level, Prediction
+from sketchguide.request import EditSettings, LayoutSettings, Request
+from sketchguide.sampling import Evaluations, Moment
+from sketchguide.seeds import MAX_SEED, generators
+from sketchguide.solvers import Solver
+
+SOURCE_SEED = MAX_SEED  # of the noise on a source, the same for every picture: a seed is one picture in any batch
+
+
+def levels_of(request: Request, backbone: Backbone) -> list[Level]:
+    """The levels of a whole walk with the steps and solver of `request`."""
+    return backbone.levels(request.steps, request.solver or next(iter(backbone.solvers)))
+
+
+@dataclass(frozen=True)
+class Borrowed:
+    """A layout ready to be used by `walk`."""
+
+    settings: LayoutSettings
+    injection: PlugAndPlay
+    start: Tensor | None  # (R, C, h, w): where walks begin that begin with the source
+    inversion: int  # network passes
+
+    @property
+    def evaluations(self) -> Evaluations:
+        """Of the source, so far."""
+        return Evaluations(0, 0, source=self.injection.evaluations, inversion=self.inversion)
+
+
+def borrow(
+    settings: LayoutSettings,
+    request: Request,
+    backbone: Backbone,
+    clean: Tensor,
+    *,
+    mask: Tensor | None = None,
+    keep: bool = False,
+) -> Iterating[Moment, None, Borrowed]:
+    """Prepare the layout of the clean latents (R, C, h, w) for walks with the steps and solver of `request`.
+
+    Yields the moments of an inversion, one source per row. `mask` (1 or R, 1, h, w) and `keep` as in PlugAndPlay.
+    """
+    levels = levels_of(request, backbone)
+    told = [settings.source_prompt] * len(clean)
+    source: Source
+    if settings.source == "inverted":
+        source = yield from _invert(told, backbone, clean, levels)
+        inversion = source.evaluations
+    else:
+        source, inversion = Noised(clean, generators([SOURCE_SEED] * len(clean))), 0
+    places = choose_places(backbone.taps)
+    injection = PlugAndPlay(
+        backbone,
+        source,
+        backbone.describe(told),
+        features_until=settings.tau_f,
+        attention_until=settings.tau_a,
+        strength=settings.share,
+        mask=mask,
+        branches=settings.branches,
+        places=places._replace(features=settings.features or places.features),
+        keep=keep,
+    )
+    start = source.at(levels[0]) if settings.starts_from == "source" else None
+    return Borrowed(settings, injection, start, inversion)
+
+
+@dataclass(frozen=True)
+class Change:
+    """Pictures ready to be changed by `walk`: the last `steps` steps are walked, from their own latents.
+
+    These are those of an inversion, or (None) the clean ones with the noise of each picture's seed (SDEdit, Meng et
+    al. 2022). Where `mask` (1 or B, 1, h, w), in 0..1, is 0, they stay what they were.
+    """
+
+    clean: Tensor  # (1 or B, C, h, w)
+    steps: int
+    inverted: Trajectory | None = None
+    mask: Tensor | None = None
+
+    def source(self, each: Sequence[Generator]) -> Source:
+        """The latents at every level, for pictures with these generators."""
+        return self.inverted or Noised(self.clean.expand(len(each), -1, -1, -1), each, fresh=False)
+
+    @property
+    def evaluations(self) -> Evaluations:
+        return Evaluations(0, 0, inversion=0 if self.inverted is None else self.inverted.evaluations)
+
+
+def change(
+    settings: EditSettings, request: Request, backbone: Backbone, clean: Tensor, *, mask: Tensor | None = None
+) -> Iterating[Moment, None, Change]:
+    """Prepare the clean latents (1, C, h, w) for walks with the steps and solver of `request`.
+
+    Yields the moments of an inversion.
+    """
+    steps = steps_of(settings.amount, request)
+    if settings.source == "noised":
+        return Change(clean, steps, mask=mask)
+    levels = levels_of(request, backbone)[-1 - steps :]
+    inverted = yield from _invert([settings.source_prompt], backbone, clean, levels)
+    return Change(clean, steps, inverted, mask)
+
+
+def steps_of(amount: float, request: Request) -> int:
+    """How many of the steps of `request` are the last `amount` (0..1] of them: at least one."""
+    if not 0 < amount <= 1:
+        raise UsageError(f"amount is {amount}; it must be above 0 and at most 1.", field="amount")
+    return max(1, round(amount * request.steps))
+
+
+def _invert(
+    prompts: list[str], backbone: Backbone, clean: Tensor, levels: list[Level]
+) -> Iterating[Moment, None, Trajectory]:
+    moments: list[Moment] = []
+    for moment in ascend(backbone, clean, levels, backbone.describe(prompts)):
+        moments.append(moment)
+        yield moment
+    return Trajectory(clean, levels[-1], moments)
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """`solver`, but the latents are those of `source` where `mask` (1 or B, 1, h, w) is 0."""
+
+    solver: Solver
+    source: Source
+    mask: Tensor
+
+    def __call__(
+        self,
+        latent: Tensor,
+        prediction: Prediction,
+        now: Level,
+        to: Level,
+        *,
+        previous: tuple[Prediction, Level] | None,
+        noise: Callable[[], Tensor],
+    ) -> Tensor:
+        walked = self.solver(latent, prediction, now, to, previous=previous, noise=noise)
+        return torch.lerp(self.source.at(to).expand_as(walked), walked, self.mask)
+
+
+def near_strokes(ink: Tensor, reach: float, backbone: Backbone) -> Tensor:
+    """The mask (B, 1, h, w) of latent pixels within `reach` (part of the longer side) of ink (B, 1, H, W) in [0, 1]."""
+    return on_latents(_grown(ink, reach), backbone)
+
+
+def on_latents(mask: Tensor, backbone: Backbone) -> Tensor:
+    """A mask of pictures (B, 1, H, W) as one of latents (B, 1, h, w)."""
+    return torch.nn.functional.avg_pool2d(mask, backbone.stride).to(backbone.device)
+
+
+def drawn_area(ink: Tensor, margin: float) -> Tensor:
+    """What a drawing (1, 1, H, W) is about, as a mask: inside its lines, and within `margin` of them.
+
+    `margin` is part of the longer side; from 1 on it is everything. The lines need not quite close.
+    """
+    if margin >= 1:
+        return torch.ones_like(ink)
+    grown = _grown((ink > 0.5).float(), margin)
+    filled = ndimage.binary_fill_holes(grown[0, 0].cpu().numpy() > 0)
+    return torch.from_numpy(filled)[None, None].to(ink)
+
+
+def _grown(ink: Tensor, reach: float) -> Tensor:
+    pixels = max(1, round(reach * max(ink.shape[-2:])))
+    return torch.nn.functional.max_pool2d(ink, 2 * pixels + 1, stride=1, padding=pixels)

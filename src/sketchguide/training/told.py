@@ -1,0 +1,142 @@
+"""Train what tells a frozen network of a map: sketch attention, or a diffusers ControlNet or T2I-Adapter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from sketchguide.attention import SketchAttention, describe_attention
+from sketchguide.backbones.base import Backbone
+from sketchguide.backbones.wrapped import Told, with_sketch_attention
+from sketchguide.errors import UsageError
+from sketchguide.extractors import Extractor
+from sketchguide.levels import Level
+from sketchguide.seeds import generators
+from sketchguide.training.checkpoints import Checkpoint
+from sketchguide.training.data import Pictures
+from sketchguide.training.run import TrainingRun, add_noise, cosine
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToldTraining:
+    """Settings of a run."""
+
+    rate: float = 1e-3  # AdamW's learning rate at its highest
+    steps: int = 2000
+    batch: int = 32
+    warmup: int = 100  # steps in which the rate rises from 0; then it falls to 0 along a cosine
+    decay: float = 0.01  # weight decay
+    drop: float = 0.1  # share of the captions that are dropped
+    cubic: bool = False  # draw more of the noisy levels, as T2I-Adapter, section 3.4: structure is decided there
+    bf16: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("rate", "steps", "batch"):
+            if not getattr(self, name) > 0:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0.", field=name)
+        if not 0 <= self.drop <= 1:
+            raise UsageError(f"drop is {self.drop}; it must lie in 0..1.", field="drop")
+
+
+def begin_sketch_attention(backbone: Backbone, *, seed: int) -> Told:
+    """`backbone` with new sketch attention, which changes nothing yet, for drawings that are still to come."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        attention = SketchAttention(describe_attention(backbone.taps, backbone=backbone.name, pixels=backbone.stride))
+    width, height = backbone.default_size
+    return with_sketch_attention(backbone, attention.to(backbone.device), torch.zeros(1, 1, height, width))
+
+
+class ToldRun(TrainingRun):
+    """One training run of `told.control`. The loss is the mean squared error of the model's own objective.
+
+    The control sees what `extractor` finds in the pictures; the image that `told` has gives only its channels.
+    """
+
+    def __init__(
+        self,
+        told: Told,
+        pictures: Pictures,
+        extractor: Extractor,
+        settings: ToldTraining,
+        *,
+        resume: Checkpoint | None = None,
+    ) -> None:
+        self.told = told
+        self.pictures = pictures
+        self.extractor = extractor
+        self.settings = settings
+        control = told.control
+        control.to(memory_format=torch.channels_last if told.device.type == "cpu" else torch.preserve_format)
+        control.train().requires_grad_(True)
+        optimizer = torch.optim.AdamW(control.parameters(), lr=settings.rate, weight_decay=settings.decay)
+        super().__init__(control, optimizer, seed=settings.seed, resume=resume)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What a resumed run must have in common with the one it continues."""
+        return asdict(self.settings)
+
+    @property
+    def progress(self) -> float:
+        return self.step / self.settings.steps if self.step < self.settings.steps else 1.0
+
+    def rate(self) -> float:
+        return self.settings.rate * min(1.0, (self.step + 1) / self.settings.warmup) * cosine(self.progress)
+
+    def loss(self) -> Tensor:
+        images, captions = self.pictures.batch(self.rng, self.settings.batch)
+        dropped = torch.rand(len(captions), generator=self.rng) < self.settings.drop
+        captions = ["" if drop else text for text, drop in zip(captions, dropped.tolist(), strict=True)]
+        draws = torch.rand(len(captions), generator=self.rng)
+        draws = draws**3 if self.settings.cubic else draws
+        levels = [self.told.level(float(progress)) for progress in draws]
+        return self._error(self._image(images), images, captions, levels, self.rng)
+
+    def _image(self, images: Tensor) -> Tensor:
+        """What the control is shown of pictures (B, 3, H, W)."""
+        with torch.no_grad():
+            return self.extractor(images.to(self.told.device)).expand(-1, self.told.image.shape[1], -1, -1)
+
+    def _error(
+        self, shown: Tensor | None, images: Tensor, captions: Sequence[str], levels: Sequence[Level], rng: Generator
+    ) -> Tensor:
+        """Mean squared error of the network's output when the control is `shown` this, or (None) is not there."""
+        backbone = self.told.inner
+        with ExitStack() as stack:
+            if self.settings.bf16:
+                stack.enter_context(torch.autocast(backbone.device.type, torch.bfloat16))
+            if backbone.device.type == "cpu":  # the fused kernel's backward pass costs more than plain products here
+                stack.enter_context(sdpa_kernel(SDPBackend.MATH))
+            with torch.no_grad():
+                clean = backbone.encode(images.to(backbone.device))
+                latent, noise, alpha, sigma, times = add_noise(clean, levels, rng)
+                condition = backbone.describe(captions)
+            network: Backbone = backbone if shown is None else replace(self.told, image=shown)
+            output = network.run(latent, times, condition)
+        wanted = {
+            "epsilon": noise,
+            "v_prediction": alpha * noise - sigma * clean,
+            "sample": clean,
+        }[backbone.prediction_kind]
+        return (output - wanted).square().mean()
+
+    @torch.no_grad()
+    def score(self, images: Tensor, captions: Sequence[str]) -> float:
+        """Error on held-out pictures (N, 3, H, W) as a share of the model's without the map: below 1, the map helps.
+
+        Noise and levels are the same at every call.
+        """
+        levels = [self.told.level(float(p)) for p in torch.linspace(0, 1, len(images) + 2)[1:-1]]
+        told, alone = (
+            float(self._error(shown, images, captions, levels, generators([12345])[0]))
+            for shown in (self._image(images), None)
+        )
+        return told / alone

@@ -1,0 +1,149 @@
+"""Changing a picture by a drawing on it."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from sketchguide.attention import SketchAttention, describe_attention
+from sketchguide.editing import edit
+from sketchguide.errors import SketchguideWarning, UsageError
+from sketchguide.generation import Picture, recall, run, walk
+from sketchguide.predictors import LatentPredictor
+from sketchguide.request import EditSettings, Layout, Request
+from sketchguide.sketch import Sketch
+from sketchguide.sources import change, drawn_area
+from support import MakePredictor, Tiny
+
+SIZE = (32, 32)
+STEPS = 4
+BOX = Sketch.from_strokes([[[0.35, 0.35], [0.65, 0.35], [0.65, 0.65], [0.35, 0.65], [0.35, 0.36]]])
+
+
+@pytest.fixture(scope="module")
+def predictor(make_predictor: MakePredictor) -> LatentPredictor:
+    return make_predictor()
+
+
+def ball() -> Image.Image:
+    image = Image.new("RGB", SIZE, "white")
+    ImageDraw.Draw(image).ellipse((4, 6, 28, 28), fill="red")
+    return image
+
+
+def make(tiny: Tiny, **settings: Any) -> list[Picture]:
+    given = {"image": ball(), "sketch": BOX, "seed": 7, "steps": STEPS, "size": SIZE, "margin": 0.05, **settings}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The size is", SketchguideWarning)
+        return edit(given.pop("image"), "a cat", backbone=tiny(), **given)
+
+
+def pixels(picture: Picture | Image.Image) -> Any:
+    return np.asarray(picture.image if isinstance(picture, Picture) else picture).astype(int)
+
+
+def test_only_what_is_drawn_on_changes(tiny: Tiny, predictor: LatentPredictor) -> None:
+    (picture,) = make(tiny, predictor=predictor)
+    difference = np.abs(pixels(picture) - pixels(ball())).max(axis=2)
+    assert difference[11:21, 11:21].mean() > 10
+    assert difference[:6].max() == difference[-6:].max() == difference[:, :6].max() == difference[:, -6:].max() == 0
+
+
+def test_a_margin_of_one_changes_everything(tiny: Tiny, predictor: LatentPredictor) -> None:
+    (picture,) = make(tiny, predictor=predictor, margin=1)
+    assert (np.abs(pixels(picture) - pixels(ball())).max(axis=2) > 0).mean() > 0.9
+
+
+def test_seeds_and_amount_matter(tiny: Tiny, predictor: LatentPredictor) -> None:
+    two = make(tiny, predictor=predictor, count=2)
+    assert not np.array_equal(pixels(two[0]), pixels(two[1]))
+    (little,) = make(tiny, predictor=predictor, amount=0.25)
+    assert little.evaluations.conditional == 1
+    assert two[0].evaluations.conditional == 3
+    far, near = (np.abs(pixels(one) - pixels(ball())).mean() for one in (two[0], little))
+    assert near < far
+
+
+def test_an_inverted_picture_costs_a_pass_per_step(tiny: Tiny, predictor: LatentPredictor) -> None:
+    (picture,) = make(tiny, predictor=predictor, source="inverted", amount=0.5)
+    assert picture.evaluations._asdict() == {"conditional": 2, "negative": 2, "source": 0, "inversion": 2}
+    with pytest.warns(SketchguideWarning, match="seeds change nothing"):
+        make(tiny, predictor=predictor, source="inverted", count=2)
+
+
+@pytest.mark.parametrize(("source", "low", "high"), [("inverted", 0.0, 0.01), ("noised", 0.1, 2.0)])
+def test_an_inverted_picture_that_is_not_pulled_stays_itself(tiny: Tiny, source: str, low: float, high: float) -> None:
+    clean = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    settings = EditSettings.checked(source=source, source_prompt="a cat", amount=0.2)
+    request = Request.checked(prompt="a cat", seed=0, scale=1, steps=40, size=SIZE)
+    preparing = change(settings, request, tiny(), clean)
+    while True:
+        try:
+            next(preparing)
+        except StopIteration as end:
+            changing = end.value
+            break
+    *_, last = walk(request, tiny(), prompts=["a cat"], seeds=[0], source=changing)
+    assert low <= float((last.latent - clean).norm() / clean.norm()) < high
+
+
+def test_lines_and_strength_change_what_is_made(tiny: Tiny, predictor: LatentPredictor) -> None:
+    (pulled,) = make(tiny, predictor=predictor)
+    (left,) = make(tiny, strength=0)
+    assert not np.array_equal(pixels(pulled), pixels(left))
+
+
+def test_attention_takes_the_place_of_a_predictor(tiny: Tiny, tmp_path: Any) -> None:
+    backbone = tiny()
+    config = describe_attention(backbone.taps, backbone=backbone.name, pixels=backbone.stride)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        attention = SketchAttention(config)
+        for layer in attention.layers:
+            torch.nn.init.normal_(layer.get_parameter("out.weight"), std=0.3)
+    attention.save(tmp_path / "sketch-attention.safetensors")
+    (told,) = make(tiny, attention=str(tmp_path))
+    (alone,) = make(tiny, strength=0)
+    assert not np.array_equal(pixels(told), pixels(alone))
+    assert "attention" in told.made_with
+    assert "predictor" not in told.made_with
+    (off,) = make(tiny, attention=str(tmp_path), attention_scale=0)
+    assert np.array_equal(pixels(off), pixels(alone))
+
+
+def test_the_recipe_repeats_it_bit_for_bit(tiny: Tiny, predictor: LatentPredictor, tmp_path: Any) -> None:
+    picture = make(tiny, predictor=predictor, count=2)[1]
+    picture.save(tmp_path / "cat.png")
+    request, index, made_with = recall(tmp_path / "cat.png")
+    (again,) = (p for p in run(request, backbone=tiny(), predictor=predictor, only=index) if isinstance(p, Picture))
+    assert np.array_equal(pixels(again), pixels(picture))
+    assert again.made_with == made_with
+
+
+def test_bad_input_is_named(tiny: Tiny) -> None:
+    with pytest.raises(UsageError, match="amount is 0"):
+        make(tiny, amount=0)
+    with pytest.raises(UsageError, match="margin is 2"):
+        make(tiny, margin=2)
+    with pytest.raises(UsageError, match="no predictor of its own"):
+        make(tiny)
+    with pytest.raises(UsageError, match="An edit needs a sketch, and no layout"):
+        Request.checked(prompt="a cat", seed=0, edit={"picture": ""})
+    with pytest.raises(UsageError, match="An edit needs a sketch, and no layout"):
+        Request.checked(
+            prompt="", seed=0, edit={"picture": ""}, sketch=BOX.to_json(), layout=Layout.checked(picture="")
+        )
+
+
+def test_the_drawn_area_is_filled_though_lines_do_not_quite_close() -> None:
+    ink = torch.zeros(1, 1, 32, 32)
+    ink[..., 8, 8:24] = ink[..., 24, 8:24] = ink[..., 8:25, 8] = ink[..., 8:25, 24] = 1
+    ink[..., 8, 15] = 0
+    area = drawn_area(ink, 0.06)
+    assert area[0, 0, 16, 16] == 1
+    assert area[0, 0, :4].sum() == area[0, 0, :, -4:].sum() == 0
+    assert drawn_area(ink, 1.0).min() == 1
+    assert drawn_area(torch.zeros_like(ink), 0.1).max() == 0
