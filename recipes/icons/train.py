@@ -438,6 +438,7 @@ def train_diffusion(args: argparse.Namespace) -> None:
     scheduler = build_scheduler()
     alpha = scheduler.alphas_cumprod.sqrt().to(args.device)
     sigma = (1 - scheduler.alphas_cumprod).sqrt().to(args.device)
+    share = (sigma / (alpha + sigma)).cpu()  # of noise, by time
     step, smooth, previewed = 0, None, time.monotonic()
     if state := run.load():
         unet.load_state_dict(state["unet"])
@@ -460,9 +461,7 @@ def train_diffusion(args: argparse.Namespace) -> None:
         tokens = tokenizer(
             captions, padding="max_length", truncation=True, max_length=PROMPT_TOKENS, return_tensors="pt"
         ).input_ids.to(args.device)
-        # One level from each of as many equal ranges: an even spread over the levels makes the gradient steadier.
-        times = ((torch.arange(args.batch) + torch.rand(args.batch, generator=rng)) * 1000 / args.batch).long()
-        times = times.to(args.device)
+        times = draw_times(share, args.batch, rng).to(args.device)
         a, s = alpha[times][:, None, None, None], sigma[times][:, None, None, None]
         noise = torch.randn(clean.shape, generator=rng).to(args.device)
         with torch.autocast(args.device, torch.bfloat16, enabled=fast), sdpa_kernel(attention):
@@ -496,6 +495,17 @@ def train_diffusion(args: argparse.Namespace) -> None:
             average.swap()
             unet.train().requires_grad_(True)
             text.train().requires_grad_(True)
+
+
+def draw_times(share: Tensor, count: int, rng: Generator) -> Tensor:
+    """Times (B,) whose `share` (1000,) of noise is logit-normal (Esser et al. 2024, 2403.03206, section 3.1).
+
+    Small latents are lost in noise early, so that equally likely times would mostly be those at which there is nothing
+    to see. One draw comes from each of B equally likely ranges, which makes the gradient steadier.
+    """
+    even = (torch.arange(count) + torch.rand(count, generator=rng)) / count
+    wanted = torch.sigmoid(torch.special.ndtri(even.clamp(1e-4, 1 - 1e-4)) + 0.3)
+    return torch.searchsorted(share, wanted).clamp(max=len(share) - 1)
 
 
 def latent_batches(
