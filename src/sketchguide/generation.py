@@ -18,10 +18,12 @@ import sketchguide
 from sketchguide.attention import SketchAttention
 from sketchguide.backbones.base import Backbone, Condition
 from sketchguide.backbones.wrapped import with_sketch_attention
+from sketchguide.classifiers import LatentClassifier
 from sketchguide.controls.base import Guide
+from sketchguide.controls.classes import ClassGuide
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.features import NegativePrompt
-from sketchguide.controls.strengths import Proportional
+from sketchguide.controls.strengths import Proportional, Score
 from sketchguide.defaults import BLANK, HANDOVER
 from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.images import from_base64, from_ink, read_png_text, save_png, to_images, to_tensor
@@ -158,6 +160,12 @@ def run(
             made_with["attention"] = fingerprint(attention)
             ink = torch.tensor(drawing.ink)[None, None]
             told = with_sketch_attention(backbone, attention, ink, scale=request.attention_scale)
+    if request.target is not None:
+        classifier = LatentClassifier.load(find_part(request.classifier, "latent-classifier")).to(backbone.device)
+        classifier.check_fits(backbone)
+        made_with["classifier"] = fingerprint(classifier)
+        number, window = classifier.class_number(request.target), classifier.config.window
+        guides.append(ClassGuide(classifier, [number], window=window, strength=Score(request.target_scale)))
     starts = range(0, request.count, BATCH)
     chunks = [range(start, min(start + BATCH, request.count)) for start in starts]
     chunks = [chunk for chunk in chunks if only is None or only in chunk]

@@ -13,6 +13,7 @@ from PIL import Image
 
 from sketchguide.classifiers import IconClassifier, LatentClassifier, load_classifier, save_classifier
 from sketchguide.cli.session import Session
+from sketchguide.generation import recall
 from sketchguide.sketchers import Sketcher, SketcherConfig
 
 Run = Callable[..., Any]
@@ -128,6 +129,16 @@ def test_every_part_is_trained_by_one_command(
     elif part == "latent-classifier":
         assert LatentClassifier.load(file).config.classes == ("blue box", "red ball")
         assert len(report["by_noise_level"]) == 8
+        made = [tmp_path / "plain.png", tmp_path / "pulled.png"]
+        draw = ["generate", "a ball", "--model", model, "--steps", "2", "--seed", "1", "--device", "cpu"]
+        assert sketchguide(*draw, "-o", made[0]).code == 0
+        pull = ["--class", "red ball", "--classifier", tmp_path, "--class-scale", "50"]
+        assert sketchguide(*draw, *pull, "-o", made[1]).code == 0
+        assert made[0].read_bytes() != made[1].read_bytes()
+        assert recall(made[1])[2].keys() >= {"classifier"}
+        unknown = sketchguide(*draw, *pull[2:], "--class", "red bal", "-o", tmp_path / "none.png")
+        assert unknown.code == 2
+        assert "red ball" in unknown.err
     else:
         assert load_classifier(file).classes == ("blue box", "red ball")
         assert 0 <= report["accuracy"] <= 1

@@ -36,13 +36,34 @@ def test_pictures_are_inverted_and_a_gif_comes_and_goes(sketchguide: Run, quickl
         assert gif.n_frames in (2, 3, 4)  # equal neighbours are merged
 
 
+def test_a_film_has_every_frame_there_and_back(sketchguide: Run, quickly: list[str], tmp_path: Path) -> None:
+    import av
+
+    result = sketchguide("interpolate", "1", "2", "--frames", "3", *quickly, "-o", tmp_path / "out.mp4")
+    assert (result.code, result.err) == (0, "")
+    assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
+    with av.open(str(tmp_path / "out.mp4")) as film:
+        frames = [frame.to_image() for frame in film.decode(video=0)]
+    assert len(frames) == 4
+    assert frames[0].size == (64, 64)
+
+
+def test_a_film_without_its_library_is_refused_at_once(
+    sketchguide: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sketchguide.cli.interpolate.find_spec", lambda _: None)
+    result = sketchguide("interpolate", "1", "2", "-o", tmp_path / "out.mp4")
+    assert result.code == 2
+    assert "sketchguide[video]" in result.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (("1", "2", "--frames", "1"), "frames is 1"),
         (("1", "2", "--way", "cubic"), "no way 'cubic'"),
         (("1", "none.png"), "no file"),
-        (("1", "2", "-o", "strip.jpg"), "neither .png nor .gif"),
+        (("1", "2", "-o", "strip.jpg"), "does not end in .png, .gif or .mp4"),
         (("1", "2", "-o", "none/strip.png"), "does not exist"),
         (("1", "2", "--lora", "none"), "No LoRA at"),
     ],

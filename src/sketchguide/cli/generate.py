@@ -138,6 +138,7 @@ def _recalled(source: Path, options: Mapping[str, Any]) -> Job:
         "lora_scale": {"model"},
         "predictor": {"predictor"},
         "attention": {"attention"},
+        "classifier": {"classifier"},
         "device": {"device", "dtype"},
     }
     meant = {"dtype"} & options.keys() | {name for option in options for name in changed.get(option, ())}

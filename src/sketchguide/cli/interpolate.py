@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from sketchguide.backbones.base import Backbone
     from sketchguide.request import Request
 
+RATE = 10  # frames per second
 REFINE = 4  # network passes per step of the inversion
 
 
@@ -30,7 +32,7 @@ def command(
     second: Annotated[str, typer.Argument(help="Where it ends, likewise.", metavar="B")],
     output: Annotated[
         Path,
-        typer.Option("--output", "-o", help="The PNG strip, or an animated GIF.", metavar="OUT.png|OUT.gif"),
+        typer.Option("--output", "-o", help="A PNG strip, or a moving GIF or MP4.", metavar="OUT.png|.gif|.mp4"),
     ],
     prompt: Annotated[str, typer.Option(help="What the pictures show.", metavar="TEXT")] = "",
     sketch: Annotated[
@@ -70,8 +72,13 @@ def command(
     Pictures are inverted first: the noise is found that the model turns into them.
     """
     report = Report.of(context, as_json=as_json)
-    if output.suffix.lower() not in (".png", ".gif"):
-        raise UsageError(f"The output {str(output)!r} ends in neither .png nor .gif.", field="output")
+    if output.suffix.lower() not in (".png", ".gif", ".mp4"):
+        raise UsageError(
+            f"The output {str(output)!r} does not end in .png, .gif or .mp4.",
+            hint="A PNG is a strip, the others move.",
+            field="output",
+        )
+    _check_video(output)
     check_output(output.with_suffix(".png"))
     if not 2 <= frames <= 100:
         raise UsageError(f"frames is {frames}; it must be 2 to 100.", field="frames")
@@ -122,7 +129,7 @@ def command(
     if output.suffix.lower() == ".png":
         save_png(sheet(pictures, columns=frames), output)
     else:
-        _save_gif(pictures, output)
+        _save_moving(pictures, output)
     report.facts = {"path": str(output), "frames": frames, "way": way}
     report.say(f"{output}: {frames} frames, {way}")
 
@@ -145,16 +152,42 @@ def _end(text: str, request: Request, backbone: Backbone, size: tuple[int, int],
     return invert(backbone, clean, levels, told, iterations=REFINE).at(levels[0])
 
 
-def _save_gif(pictures: list[Image.Image], path: Path) -> None:
-    """There and back again, a tenth of a second each; whole or not at all."""
+def _save_moving(pictures: list[Image.Image], path: Path) -> None:
+    """There and back again, a tenth of a second each, as GIF or MP4; whole or not at all."""
     there_and_back = [*pictures, *pictures[-2:0:-1]]
     temporary = path.parent / f".{secrets.token_hex(8)}.part"
     try:
-        there_and_back[0].save(
-            temporary, format="GIF", save_all=True, append_images=there_and_back[1:], duration=100, loop=0
-        )
+        if path.suffix.lower() == ".mp4":
+            _write_mp4(there_and_back, temporary)
+        else:
+            there_and_back[0].save(
+                temporary, format="GIF", save_all=True, append_images=there_and_back[1:], duration=100, loop=0
+            )
         temporary.replace(path)
     except OSError as error:
+        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}.", field="output") from error
+    finally:
         with suppress(OSError):
             temporary.unlink()
-        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}.", field="output") from error
+
+
+def _write_mp4(pictures: list[Image.Image], path: Path) -> None:
+    import av
+
+    with av.open(str(path), "w", format="mp4") as file:
+        stream = file.add_stream("libx264", rate=RATE, options={"crf": "16"})
+        stream.width, stream.height = (side + side % 2 for side in pictures[0].size)  # its chroma wants even sides
+        stream.pix_fmt = "yuv420p"
+        for picture in pictures:
+            page = picture.resize((stream.width, stream.height)) if picture.width % 2 or picture.height % 2 else picture
+            file.mux(stream.encode(av.VideoFrame.from_image(page)))
+        file.mux(stream.encode())
+
+
+def _check_video(path: Path) -> None:
+    if path.suffix.lower() == ".mp4" and find_spec("av") is None:
+        raise UsageError(
+            "MP4 needs PyAV, which is not installed.",
+            hint="pip install 'sketchguide[video]', or write a .gif.",
+            field="output",
+        )

@@ -12,6 +12,7 @@ import typer
 from sketchguide.defaults import (
     ATTENTION_SCALE,
     BLANK,
+    CLASS_SCALE,
     COUNT,
     EVERY,
     HANDOVER,
@@ -136,6 +137,31 @@ AttentionScaleOption = Annotated[
     ),
 ]
 
+TargetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--class",
+        help="What a noise-aware classifier should take the picture for: one of its classes (classifier guidance).",
+        metavar="NAME",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+TargetScaleOption = Annotated[
+    float | None,
+    typer.Option("--class-scale", help=f"How hard it pulls: {CLASS_SCALE}.", metavar="S", rich_help_panel=GUIDANCE),
+]
+
+ClassifierOption = Annotated[
+    str | None,
+    typer.Option(
+        help="That classifier: a folder or file that `sketchguide component latent-classifier` wrote. Default: the one "
+        "that is shipped.",
+        metavar="PATH",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
 ScaleOption = Annotated[
     float | None,
     typer.Option(
@@ -249,6 +275,9 @@ REQUEST: dict[str, Any] = {
     "predictor": PredictorOption,
     "attention": AttentionOption,
     "attention_scale": AttentionScaleOption,
+    "target": TargetOption,
+    "target_scale": TargetScaleOption,
+    "classifier": ClassifierOption,
     "scale": ScaleOption,
     "steps": StepsOption,
     "seed": SeedOption,
