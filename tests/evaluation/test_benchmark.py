@@ -177,9 +177,12 @@ def test_the_summary_averages_seeds_first_and_compares_with_the_floor(tmp_path: 
     assert ceiling.f1 is not None
     assert ceiling.f1.estimate == 1
     assert text.drawings == 3
+    assert text.ods is not None
+    assert text.ods < 1
+    assert copy.ods == 1
     lines = table([text, copy, ceiling]).splitlines()
     assert len(lines) == 5
-    assert lines[3].startswith("| squares | copy | 3 | 1.000 (1.000–1.000) |")
+    assert lines[3].startswith("| squares | copy | 3 | 1.000 (1.000–1.000) | 1.000 |")
 
 
 class Eyes:

@@ -21,7 +21,7 @@ from sketchguide.errors import OutputError, SketchguideError
 from sketchguide.evaluation.classifier import accuracy
 from sketchguide.evaluation.drawings import Drawing
 from sketchguide.evaluation.features import SqueezeNet
-from sketchguide.evaluation.metrics import Interval, bootstrap_interval, chamfer, edge_f1
+from sketchguide.evaluation.metrics import Interval, bootstrap_interval, chamfer, edge_f1, edge_ods
 from sketchguide.evaluation.realism import kid
 from sketchguide.evaluation.similarity import between_places, diversity
 from sketchguide.extractors import Extractor
@@ -250,6 +250,7 @@ class Benchmark:
             drawings=len(f1),
             failed=failed,
             f1=interval(list(f1.values())),
+            ods=self._ods(good),
             ratio=interval([f1[n] for n in both], over=[plain[n] for n in both]) if both else None,
             chamfer=interval(list(by_drawing(good, "chamfer").values())),
             right=interval(list(right.values())) if right else None,
@@ -260,6 +261,18 @@ class Benchmark:
             if seconds and all(n in plain_seconds for n in seconds)
             else None,
         )
+
+    def _ods(self, good: Sequence[Result]) -> float:
+        """F1 over one method's pictures of one set, at the detector's best threshold for them."""
+        pictures = self.pictures(good)
+        found = torch.cat([self.judges.detector(part).cpu() for part in pictures.split(PART)])
+        target = torch.stack([self._ink[r.set, r.drawing] for r in good])
+        return edge_ods(found, target, tolerance=TOLERANCE * max(target.shape[-2:]), thresholds=9).ods
+
+    @cached_property
+    def _ink(self) -> Mapping[tuple[str, str], Tensor]:
+        """The drawings (1, H, W), by set and name."""
+        return {(name, d.name): torch.tensor(d.ink.ink)[None] for name, drawings in self.sets.items() for d in drawings}
 
     @cached_property
     def _places(self) -> Mapping[tuple[str, str], Tensor]:
@@ -319,8 +332,8 @@ def as_picture(drawing: Drawing) -> Tensor:
 class Row:
     """A method on a set.
 
-    `ratio` is F1 over that of the floor, `seconds` the same of the time per picture; `structure` is the distance to the
-    picture in which the map was found, or to the drawing itself.
+    `ods` is F1 at the best threshold for the set, `ratio` is F1 over that of the floor, `seconds` the same of the time
+    per picture; `structure` is the distance to the picture in which the map was found, or to the drawing itself.
     """
 
     method: str
@@ -328,6 +341,7 @@ class Row:
     drawings: int
     failed: int
     f1: Interval | None = None
+    ods: float | None = None
     ratio: Interval | None = None
     chamfer: Interval | None = None
     right: Interval | None = None
@@ -372,14 +386,14 @@ def table(rows: Sequence[Row]) -> str:
             return "–"
         return f"{value.estimate:.{digits}f} ({value.low:.{digits}f}–{value.high:.{digits}f})"
 
-    lines = [
-        "| set | method | drawings | F1 | × text | Chamfer | recognised | KID | structure | diversity | time × text |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
+    names = ["set", "method", "drawings", "F1", "ODS", "× text", "Chamfer", "recognised", "KID", "structure"]
+    names += ["diversity", "time × text"]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for row in rows:
         count = f"{row.drawings}" + (f" ({row.failed} pictures failed)" if row.failed else "")
         plain = ["–" if v is None else f"{v:.2f}" for v in (row.diversity, row.seconds)]
         measured = [(row.f1, 3), (row.ratio, 2), (row.chamfer, 3), (row.right, 3), (row.kid, 3), (row.structure, 4)]
         figures = [shown(value, digits) for value, digits in measured]
+        figures.insert(1, "–" if row.ods is None else f"{row.ods:.3f}")
         lines.append("| " + " | ".join([row.set, row.method, count, *figures, *plain]) + " |")
     return "\n".join(lines) + "\n"
