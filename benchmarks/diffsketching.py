@@ -89,9 +89,9 @@ def measure(options: argparse.Namespace) -> None:
     assert isinstance(backbone, UNetBackbone)
     ink = drawings(options.data, options.word, count=4, size=backbone.default_size)
     judges = Judges(
-        Sketcher.load(find_part(options.parts, "sketcher")).to(backbone.device),
-        load_features(str(find_part(options.parts, "classifier")), device=backbone.device),
-        load_features(str(find_part(options.parts, "drawing-classifier")), device=backbone.device),
+        Sketcher.load(find_part(options.parts, "sketcher", field="parts")).to(backbone.device),
+        load_features(str(find_part(options.parts, "classifier", field="parts")), device=backbone.device),
+        load_features(str(find_part(options.parts, "drawing-classifier", field="parts")), device=backbone.device),
     )
     settings = FineTuning(
         steps=options.steps,

@@ -9,13 +9,16 @@ import torch
 from PIL import Image, ImageDraw
 
 from sketchguide.attention import SketchAttention, describe_attention
+from sketchguide.controls.edges import LatentGuide
+from sketchguide.controls.strengths import Proportional, Within
 from sketchguide.editing import edit
 from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.generation import Picture, recall, run, walk
+from sketchguide.inversion import invert
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import EditSettings, Layout, Request
 from sketchguide.sketch import Sketch
-from sketchguide.sources import change, drawn_area
+from sketchguide.sources import Change, change, drawn_area
 from support import MakePredictor, Tiny
 
 SIZE = (32, 32)
@@ -123,6 +126,56 @@ def test_the_recipe_repeats_it_bit_for_bit(tiny: Tiny, predictor: LatentPredicto
     assert again.made_with == made_with
 
 
+def test_the_drawing_lies_where_it_was_drawn_though_the_picture_is_cut(tiny: Tiny, predictor: LatentPredictor) -> None:
+    """3 : 2 does not fit the model's steps: 50 x 32 pixels, of which 48 are kept."""
+    wide = ball().resize((300, 192))
+    line = Sketch.from_strokes([[[0.2, 0.3], [0.2, 0.7]]], aspect=300 / 192)
+    with pytest.warns(SketchguideWarning, match="is cut off"):
+        (picture,) = make(tiny, image=wide, sketch=line, predictor=predictor, size=(32, 32), margin=0.01)
+    sketch = picture.request.sketch
+    assert sketch is not None
+    columns = Sketch.from_json(sketch).rasterize(size=(32, 32)).ink.sum(axis=0)
+    assert abs(int(columns.argmax()) - (0.2 * 50 - 9)) <= 1
+    assert columns[:4].sum() > 0.99 * columns.sum()
+
+
+def test_a_canvas_of_another_aspect_is_told(tiny: Tiny, predictor: LatentPredictor) -> None:
+    wide = Sketch.from_strokes([[[0.1, 0.1], [0.9, 0.9]]], aspect=2.0)
+    with pytest.warns(SketchguideWarning, match=r"2.00 times as wide as high, the picture 1.00"):
+        make(tiny, sketch=wide, predictor=predictor)
+
+
+def test_nothing_outside_moves_at_any_step(tiny: Tiny, predictor: LatentPredictor) -> None:
+    """Neither by the walk nor by a guide that pulls there too."""
+    backbone, clean = tiny(), torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., 4:12, 4:12] = 1
+    request = Request.checked(prompt="a cat", seed=0, steps=4, size=SIZE)
+    levels = backbone.levels(4)
+    source = invert(backbone, clean, levels, backbone.describe([""]))
+    guide = LatentGuide(
+        predictor, torch.ones(1, 4, 16, 16), window=(0.0, 0.9), strength=Within(Proportional(5.0), mask)
+    )
+    changing = Change(clean, 4, source, mask)
+    for moment in walk(request, backbone, prompts=["a cat"], seeds=[0], guides=[guide], source=changing):
+        apart = (moment.latent - source.at(moment.level)).abs()
+        assert (apart * (1 - mask)).max() == 0
+        assert (apart * mask).max() > 1e-3
+
+
+def test_a_little_change_is_pulled_too(tiny: Tiny, predictor: LatentPredictor) -> None:
+    """`stop` is part of what is walked, not of the steps before it."""
+    settings = {"amount": 0.2, "steps": 10, "every": 1, "predictor": predictor}
+    (pulled,), (left,) = make(tiny, **settings), make(tiny, **(settings | {"strength": 0}))
+    assert not np.array_equal(pixels(pulled), pixels(left))
+
+
+def test_what_changes_nothing_is_told(tiny: Tiny, predictor: LatentPredictor) -> None:
+    for name, value in (("attention_scale", 0.5), ("class_scale", 3.0), ("classifier", "parts")):
+        with pytest.warns(SketchguideWarning, match=f"{name} changes nothing without"):
+            make(tiny, predictor=predictor, **{name: value})
+
+
 def test_bad_input_is_named(tiny: Tiny) -> None:
     with pytest.raises(UsageError, match="amount is 0"):
         make(tiny, amount=0)
@@ -130,6 +183,9 @@ def test_bad_input_is_named(tiny: Tiny) -> None:
         make(tiny, margin=2)
     with pytest.raises(UsageError, match="no predictor of its own"):
         make(tiny)
+    blank = Sketch.from_strokes([[[3.0, 3.0], [4.0, 4.0]]])
+    with pytest.warns(SketchguideWarning, match="blank"), pytest.raises(UsageError, match="nothing would change"):
+        make(tiny, strength=0, sketch=blank)
     with pytest.raises(UsageError, match="An edit needs a sketch, and no layout"):
         Request.checked(prompt="a cat", seed=0, edit={"picture": ""})
     with pytest.raises(UsageError, match="An edit needs a sketch, and no layout"):
@@ -146,4 +202,3 @@ def test_the_drawn_area_is_filled_though_lines_do_not_quite_close() -> None:
     assert area[0, 0, 16, 16] == 1
     assert area[0, 0, :4].sum() == area[0, 0, :, -4:].sum() == 0
     assert drawn_area(ink, 1.0).min() == 1
-    assert drawn_area(torch.zeros_like(ink), 0.1).max() == 0

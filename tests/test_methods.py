@@ -165,9 +165,11 @@ def test_the_sketch_loss_pulls_with_the_parts_named(batch: Batch, tmp_path: Path
     [
         ("magic", "There is no method 'magic'"),
         ("text:fast", "'fast' in 'text:fast' is no setting"),
-        ("text:speed=3", "speed is '3'"),
+        ("text:speed=3", "'speed=3' in 'text:speed=3' is no setting"),
         ("text:strength=x", "strength is 'x'"),
         ("text:prompt=a", "'prompt=a' in 'text:prompt=a' is no setting"),
+        ("lgp:attention=parts", "'attention=parts' in 'lgp:attention=parts' is no setting"),
+        ("sketch-attention:path=nowhere", "No sketch-attention at 'nowhere'"),
         ("pnp:tau_f=2", "tau_f is '2'"),
         ("pnp:layout=x", "'layout=x' in 'pnp:layout=x' is no setting"),
         ("sdedit:amount=much", "amount is 'much'; it must be a number"),

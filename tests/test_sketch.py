@@ -939,3 +939,29 @@ def test_tu_berlin_drawings(shared: Path) -> None:
     assert len(maps) >= 5
     assert all(0.01 < mapped.ink.mean() < 0.35 for mapped in maps)
     assert np.median([thickness(mapped) for mapped in maps]) == pytest.approx(1.7, abs=0.3)
+
+
+def test_a_larger_canvas_leaves_paper_around_and_a_smaller_one_cuts():
+    line = Sketch.from_strokes([[[0.5, 0.25], [0.5, 0.75]]])
+    wide = line.on_canvas(2.0)
+    assert wide.aspect == 2.0
+    np.testing.assert_allclose(wide.strokes[0].points, [[0.5, 0.25], [0.5, 0.75]])
+    cut = line.on_canvas(2.0, cut=True)
+    np.testing.assert_allclose(cut.strokes[0].points, [[0.5, 0.0], [0.5, 1.0]])
+    aside = Sketch.from_strokes([[[0.0, 0.5], [1.0, 0.5]]])
+    np.testing.assert_allclose(aside.on_canvas(2.0).strokes[0].points, [[0.25, 0.5], [0.75, 0.5]])
+    assert aside.on_canvas(1.0).strokes[0].points.tolist() == aside.strokes[0].points.tolist()
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("aspect", [0.5, 1.0, 2.0])
+def test_rasters_and_strokes_stay_together_on_another_canvas(aspect: float, cut: bool):
+    ink = np.zeros((64, 64), np.float32)
+    ink[16:49, 32] = 1
+    raster = Sketch(raster=ink).on_canvas(aspect, cut=cut)
+    lines = Sketch.from_strokes([[[32.5 / 64, 16 / 64], [32.5 / 64, 49 / 64]]]).on_canvas(aspect, cut=cut)
+    size = (round(64 * max(1.0, aspect)), round(64 * max(1.0, 1 / aspect)))
+    one, other = (sketch.rasterize(size=size).ink for sketch in (raster, lines))
+    assert one.max() == other.max() == 1
+    assert np.abs(one.sum(axis=0).argmax() - other.sum(axis=0).argmax()) <= 1
+    assert abs(one.sum() - other.sum()) < 0.25 * other.sum()

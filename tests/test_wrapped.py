@@ -17,9 +17,10 @@ from diffusers import (
 )
 from torch import Tensor, nn
 
+from sketchguide.attention import SketchAttention, describe_attention
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.unet import UNetBackbone
-from sketchguide.backbones.wrapped import with_controlnet, with_t2i_adapter
+from sketchguide.backbones.wrapped import with_controlnet, with_sketch_attention, with_t2i_adapter
 from sketchguide.controls.base import Strength
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.strengths import Proportional
@@ -68,8 +69,26 @@ def adapter() -> T2IAdapter:
     return new_adapter()
 
 
-@pytest.fixture(params=["controlnet", "t2i-adapter"])
-def wrap(request: pytest.FixtureRequest, controlnet: ControlNetModel, adapter: T2IAdapter) -> Wrap:
+@pytest.fixture(scope="module")
+def attention(tiny: Tiny) -> SketchAttention:
+    config = describe_attention(tiny().taps, backbone="tiny", pixels=tiny().stride)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return loud(SketchAttention(config), seed=1)
+
+
+@pytest.fixture(params=["controlnet", "t2i-adapter", "sketch-attention"])
+def wrap(
+    request: pytest.FixtureRequest, controlnet: ControlNetModel, adapter: T2IAdapter, attention: SketchAttention
+) -> Wrap:
+    if request.param == "sketch-attention":
+
+        def attend(backbone: Backbone, image: Tensor, **settings: Any) -> Backbone:
+            if image.ndim == 4:  # what others take, three channels, is one here, and what they refuse is refused here
+                image = image[:, :1] if image.shape[1] == 3 else image.expand(-1, 3, -1, -1)
+            return with_sketch_attention(backbone, attention, image, **settings)
+
+        return attend
     if request.param == "controlnet":
         return lambda backbone, *args, **settings: with_controlnet(backbone, controlnet, *args, **settings)
     return lambda backbone, *args, **settings: with_t2i_adapter(backbone, adapter, *args, **settings)
@@ -304,7 +323,9 @@ def test_training_reaches_the_control_alone(tiny: Tiny, wrap: Wrap) -> None:
     assert not any(p.requires_grad for p in told.control.parameters())
     told.control.requires_grad_(True)
     try:
-        run = replace(told, image=pictures(2)).run(beginnings(), torch.tensor([10, 900]), backbone.describe(PROMPTS))
+        run = replace(told, image=pictures(2)[:, : told.image.shape[1]]).run(
+            beginnings(), torch.tensor([10, 900]), backbone.describe(PROMPTS)
+        )
         run.square().mean().backward()
         assert all(p.grad is not None and p.grad.isfinite().all() for p in told.control.parameters())
         assert all(p.grad is None for p in backbone.network.parameters())
@@ -317,7 +338,7 @@ def test_run_takes_a_time_per_row(tiny: Tiny, wrap: Wrap) -> None:
     told, latent, times = wrap(tiny(), pictures(2)), beginnings(), torch.tensor([10, 900])
     with torch.no_grad():
         both = told.run(latent, times, told.describe(PROMPTS))
-        first: Any = replace(told, image=pictures(2)[:1])  # pyright: ignore[reportArgumentType]
+        first: Any = replace(told, image=pictures(2)[:1, : told.image.shape[1]])  # pyright: ignore[reportArgumentType]
         assert relative(first.run(latent[:1], times[:1], told.describe(PROMPTS[:1])), both[:1]) < 1e-4
 
 

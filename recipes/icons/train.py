@@ -498,12 +498,13 @@ def train_diffusion(args: argparse.Namespace) -> None:
 
 
 def draw_times(share: Tensor, count: int, rng: Generator) -> Tensor:
-    """Times (B,) whose `share` (1000,) of noise is logit-normal (Esser et al. 2024, 2403.03206, section 3.1).
+    """Times (B,) whose `share` (1000,) of noise is logit-normal (Esser et al. 2024, 2403.03206, section 3.1), with mean
+    0.3 before the sigmoid and deviation 1.
 
     Small latents are lost in noise early, so that equally likely times would mostly be those at which there is nothing
     to see. One draw comes from each of B equally likely ranges, which makes the gradient steadier.
     """
-    even = (torch.arange(count) + torch.rand(count, generator=rng)) / count
+    even = (torch.randperm(count, generator=rng) + torch.rand(count, generator=rng)) / count
     wanted = torch.sigmoid(torch.special.ndtri(even.clamp(1e-4, 1 - 1e-4)) + 0.3)
     return torch.searchsorted(share, wanted).clamp(max=len(share) - 1)
 

@@ -159,7 +159,7 @@ class FusedAttention(nn.Module):
                 hint="Give a drawing of the size of the picture.",
                 field="sketch",
             )
-        where = positions(height, width, tokens.shape[1]).to(tokens)
+        where = positions(height, width, tokens.shape[1], tokens.device).to(tokens)
         drawn = (tokens.flatten(2).mT + where).expand(rows, -1, -1)
         placed = image + self.place(where)
         query = _heads(self.query(placed))
@@ -173,13 +173,13 @@ def _heads(tokens: Tensor) -> Tensor:
     return tokens.unflatten(-1, (-1, HEAD)).transpose(1, 2)
 
 
-def positions(height: int, width: int, channels: int) -> Tensor:
+def positions(height: int, width: int, channels: int, device: torch.device | None = None) -> Tensor:
     """Sines and cosines of where each token lies, (h * w, channels), channels a multiple of 4 (Vaswani et al. 2017).
 
     Places are counted in tokens from the middle, so that a larger picture has the same ones and more around them.
     """
-    waves = math.pi * torch.exp2(torch.linspace(0, -8, channels // 4))
-    down, right = ((torch.arange(side) - (side - 1) / 2)[:, None] * waves for side in (height, width))
+    waves = math.pi * torch.exp2(torch.linspace(0, -8, channels // 4, device=device))
+    down, right = ((torch.arange(n, device=device) - (n - 1) / 2)[:, None] * waves for n in (height, width))
     rows = torch.cat([down.sin(), down.cos()], dim=1)[:, None].expand(-1, width, -1)
     columns = torch.cat([right.sin(), right.cos()], dim=1)[None].expand(height, -1, -1)
     return torch.cat([rows, columns], dim=2).flatten(0, 1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,14 +11,14 @@ from typing import Any
 from PIL import Image
 
 from sketchguide.backbones.base import Backbone
+from sketchguide.errors import SketchguideWarning
 from sketchguide.generation import Picture, run
 from sketchguide.images import open_image
-from sketchguide.loading import load_backbone
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Edit, EditSettings, Request
 from sketchguide.seeds import random_seed
 from sketchguide.sketch import Sketch
-from sketchguide.translation import fit
+from sketchguide.translation import backbone_for, fit
 
 
 def edit(
@@ -41,14 +43,12 @@ def edit(
     """
     opened = open_image(image) if isinstance(image, str | Path) else image
     sketch = sketch if isinstance(sketch, Sketch) else Sketch.open(sketch)
-    values: dict[str, Any] = {"seed": random_seed() if seed is None else seed, **settings, "sketch": sketch.to_json()}
+    values: dict[str, Any] = {"seed": random_seed() if seed is None else seed, **settings}
     changes = {name: values.pop(name) for name in EditSettings.model_fields if name in values}
     check(prompt, changes, values)
-    if backbone is None:
-        known: dict[str, Any] = {name: values[name] for name in ("device", "dtype") if name in values}
-        backbone = load_backbone(values.get("model", Request.model_fields["model"].default), **known)
+    backbone = backbone or backbone_for(values)
     values["model"] = backbone.name
-    request = prepare(opened, prompt, backbone, changes=changes, **values)
+    request = prepare(opened, prompt, sketch, backbone, changes=changes, **values)
     return [event for event in run(request, backbone=backbone, predictor=predictor) if isinstance(event, Picture)]
 
 
@@ -59,12 +59,24 @@ def check(prompt: str, changes: Mapping[str, Any], values: Mapping[str, Any]) ->
 
 
 def prepare(
-    image: Image.Image, prompt: str, backbone: Backbone, *, changes: Mapping[str, Any], **values: Any
+    image: Image.Image,
+    prompt: str,
+    sketch: Sketch,
+    backbone: Backbone,
+    *,
+    changes: Mapping[str, Any],
+    **values: Any,
 ) -> Request:
     """The request for `image` changed to show `prompt`, which it carries in the size it works at.
 
-    `changes` has fields of EditSettings, `values` other fields of Request, the sketch among them.
+    `changes` has fields of EditSettings, `values` other fields of Request. The sketch is laid on the picture, then cut
+    to that size as the picture is.
     """
     fitted = fit(image, backbone, size=values.pop("size", None))
+    aspect = image.width / image.height
+    if abs(math.log(sketch.aspect / aspect)) > 0.01:
+        message = f"The drawing's canvas is {sketch.aspect:.2f} times as wide as high, the picture {aspect:.2f}"
+        warnings.warn(f"{message}: it is laid on the middle of it.", SketchguideWarning, stacklevel=3)
+    laid = sketch.on_canvas(aspect).on_canvas(fitted.size[0] / fitted.size[1], cut=True)
     kept = Edit.checked(picture=fitted.picture, **changes)
-    return Request.checked(prompt=prompt, edit=kept, size=fitted.size, **values)
+    return Request.checked(prompt=prompt, sketch=laid.to_json(), edit=kept, size=fitted.size, **values)

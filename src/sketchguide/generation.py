@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,8 +23,8 @@ from sketchguide.controls.base import Guide
 from sketchguide.controls.classes import ClassGuide
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.features import NegativePrompt
-from sketchguide.controls.strengths import Proportional, Score
-from sketchguide.defaults import BLANK, HANDOVER
+from sketchguide.controls.strengths import Proportional, Score, Within
+from sketchguide.defaults import ATTENTION_SCALE, BLANK, CLASS_SCALE, HANDOVER
 from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.images import from_base64, from_ink, read_png_text, save_png, to_images, to_tensor
 from sketchguide.inversion import recur
@@ -51,7 +51,6 @@ from sketchguide.sources import (
 
 RECIPE_KEY = "sketchguide"
 BATCH = 8  # pictures made at once; part of the recipe, since rounding depends on it
-Preparing = Generator[Moment, None, Borrowed] | Generator[Moment, None, Change]
 
 
 class Progress(NamedTuple):
@@ -148,55 +147,34 @@ def run(
     made_with = {"sketchguide": sketchguide.__version__, "torch": torch.__version__, "dtype": str(backbone.dtype)[6:]}
     made_with |= {"device": backbone.device.type, "model": fingerprint(backbone.network)}
     drawing = None if sketch is None else sketch.rasterize(size=size)
-    guides: list[Guide] = []
-    told = backbone
-    if drawing is not None:
-        predictor = predictor or _predictor(request, backbone)
-        if predictor is not None:
-            made_with["predictor"] = fingerprint(predictor)
-            guides.append(latent_guide(request, [drawing], backbone, predictor))
-        if request.attention is not None:
-            attention = SketchAttention.load(find_part(request.attention, "sketch-attention")).to(backbone.device)
-            made_with["attention"] = fingerprint(attention)
-            ink = torch.tensor(drawing.ink)[None, None]
-            told = with_sketch_attention(backbone, attention, ink, scale=request.attention_scale)
-    if request.target is not None:
-        classifier = LatentClassifier.load(find_part(request.classifier, "latent-classifier")).to(backbone.device)
-        classifier.check_fits(backbone)
-        made_with["classifier"] = fingerprint(classifier)
-        number, window = classifier.class_number(request.target), classifier.config.window
-        guides.append(ClassGuide(classifier, [number], window=window, strength=Score(request.target_scale)))
+    controls = _controls(request, backbone, drawing, predictor)
+    made_with |= controls.made_with
     starts = range(0, request.count, BATCH)
     chunks = [range(start, min(start + BATCH, request.count)) for start in starts]
     chunks = [chunk for chunk in chunks if only is None or only in chunk]
     batches = [(one, chunk) for one in requests for chunk in chunks]
-    source: Borrowed | Change | None = None
-    mask: Tensor | None = None  # of latents: where the source counts, or may change
-    preparing: Preparing | None = None
-    if picture is not None and request.layout is not None:
-        if request.layout.near:
-            ink = _ink_of(request.layout.drawn, picture, drawing)
-            mask = near_strokes(ink, request.layout.near, backbone)
-        clean = backbone.encode(picture)
-        preparing = borrow(request.layout, request, backbone, clean, mask=mask, keep=len(batches) > 1)
-    elif picture is not None and request.edit is not None and drawing is not None:
-        mask = on_latents(drawn_area(torch.tensor(drawing.ink)[None, None], request.edit.margin), backbone)
-        preparing = change(request.edit, request, backbone, backbone.encode(picture), mask=mask)
     walked = request.steps if request.edit is None else steps_of(request.edit.amount, request)
     done, total = 0, (len(batches) + (given is not None and given.source == "inverted")) * walked
     spent = Evaluations(0, 0)
-    while preparing is not None:
-        try:
-            moment = next(preparing)
-        except StopIteration as end:
-            source, preparing = end.value, None
-        else:
-            done += 1
-            yield Progress(done, total, moment.clean, (), Evaluations(0, 0, inversion=done))
+    source: Borrowed | Change | None = None
+    if picture is not None:
+        preparing = _source(request, backbone, picture, drawing, keep=len(batches) > 1)
+        while source is None:
+            try:
+                moment = next(preparing)
+            except StopIteration as end:
+                source = end.value
+            else:
+                done += 1
+                yield Progress(done, total, moment.clean, (), Evaluations(0, 0, inversion=done))
+    guides = controls.guides
+    if isinstance(source, Change) and source.mask is not None:
+        guides = [replace(guide, strength=Within(guide.strength, source.mask)) for guide in guides]
     for one, chunk in batches:
         seeds = tuple(request.seed + i for i in chunk)
+        prompts = [one.prompt] * len(chunk)
         latent, evaluations = None, Evaluations(0, 0)
-        for moment in walk(one, told, prompts=[one.prompt] * len(chunk), seeds=seeds, guides=guides, source=source):
+        for moment in walk(one, controls.told, prompts=prompts, seeds=seeds, guides=guides, source=source):
             done += 1
             latent = moment.latent
             evaluations = moment.evaluations.plus(Evaluations(0, 0) if source is None else source.evaluations)
@@ -204,11 +182,60 @@ def run(
         assert latent is not None, "a request has at least one step"
         spent = spent.plus(evaluations._replace(source=0, inversion=0))
         made = backbone.decode(latent)
-        if request.edit is not None and picture is not None and mask is not None:
-            made = _put_back(made, picture.to(made), mask)
+        if isinstance(source, Change) and source.mask is not None and picture is not None:
+            made = _put_back(made, picture.to(made), source.mask)
         for index, image in zip(chunk, to_images(made), strict=True):
             if only is None or index == only:
                 yield Picture(image, one, index, made_with, evaluations)
+
+
+class Controls(NamedTuple):
+    """What acts on the pictures of a request."""
+
+    told: Backbone
+    guides: list[LatentGuide | ClassGuide]
+    made_with: dict[str, str]  # fingerprints of the networks among it
+
+
+def _controls(
+    request: Request, backbone: Backbone, drawing: SpatialMap | None, predictor: LatentPredictor | None
+) -> Controls:
+    controls = Controls(backbone, [], {})
+    if drawing is not None:
+        predictor = predictor or _predictor(request, backbone)
+        if predictor is not None:
+            controls.made_with["predictor"] = fingerprint(predictor)
+            controls.guides.append(latent_guide(request, [drawing], backbone, predictor))
+        if request.attention is not None:
+            attention = SketchAttention.load(find_part(request.attention, "sketch-attention", field="attention"))
+            controls.made_with["attention"] = fingerprint(attention)
+            attention = attention.to(backbone.device, backbone.dtype)
+            ink = torch.tensor(drawing.ink)[None, None]
+            told = with_sketch_attention(backbone, attention, ink, scale=request.attention_scale)
+            controls = controls._replace(told=told)
+    if request.class_name is not None:
+        classifier = LatentClassifier.load(find_part(request.classifier, "latent-classifier", field="classifier"))
+        classifier.to(backbone.device).check_fits(backbone)
+        controls.made_with["classifier"] = fingerprint(classifier)
+        number, window = classifier.class_number(request.class_name), classifier.config.window
+        controls.guides.append(ClassGuide(classifier, [number], window=window, strength=Score(request.class_scale)))
+    return controls
+
+
+def _source(
+    request: Request, backbone: Backbone, picture: Tensor, drawing: SpatialMap | None, *, keep: bool
+) -> Generator[Moment, None, Borrowed | Change]:
+    """What walks take from `picture` (1, 3, H, W); yields the moments of an inversion."""
+    clean = backbone.encode(picture)
+    if request.layout is not None:
+        mask: Tensor | None = None
+        if request.layout.near:
+            mask = near_strokes(_ink_of(request.layout.drawn, picture, drawing), request.layout.near, backbone)
+        return (yield from borrow(request.layout, request, backbone, clean, mask=mask, keep=keep))
+    assert request.edit is not None, "a request with a picture has a use for it"
+    assert drawing is not None, "an edit has a sketch"
+    area = drawn_area(torch.tensor(drawing.ink)[None, None], request.edit.margin)
+    return (yield from change(request.edit, request, backbone, clean, mask=on_latents(area, backbone)))
 
 
 def _predictor(request: Request, backbone: Backbone) -> LatentPredictor | None:
@@ -246,14 +273,16 @@ def latent_guide(
     pairs = [encode_map(one, backbone, blank=request.blank) for one in maps]
     target, weight = (torch.cat(tensors) for tensors in zip(*pairs, strict=True))
     own = HANDOVER.default if predictor.config.clean_widths else 1.0
+    handover = own if request.handover is None else request.handover
+    part = 1.0 if request.edit is None else request.edit.amount  # settings are parts of what is walked
     return LatentGuide(
         predictor,
         target,
         weight,
-        window=(0.0, request.stop),
+        window=(0.0, 1 - part * (1 - request.stop)),
         strength=Proportional(request.strength),
         every=request.every,
-        handover=own if request.handover is None else request.handover,
+        handover=1 - part * (1 - handover),
     )
 
 
@@ -388,6 +417,15 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
         warnings.warn(message, SketchguideWarning, stacklevel=5)
 
     request = requests[0]
+    idle = {
+        "attention": request.attention is not None and sketch is None,
+        "attention_scale": request.attention_scale != ATTENTION_SCALE.default and request.attention is None,
+        "class_scale": request.class_scale != CLASS_SCALE.default and request.class_name is None,
+        "classifier": request.classifier is not None and request.class_name is None,
+    }
+    for name in (name for name, nothing in idle.items() if nothing):
+        needed = {"attention": "a sketch", "attention_scale": "attention"}.get(name, "class_name")
+        warn(f"{name} changes nothing without {needed}.")
     if sketch is not None and sketch.rasterize(size=(64, 64)).blank:
         warn("The sketch is blank: nothing will follow it.")
     if picture is not None and float(picture.amax((2, 3)).sub(picture.amin((2, 3))).max()) < 0.05:

@@ -73,10 +73,10 @@ def _kind(folder: Path) -> Literal["model", "predictor", "parts"]:
     return "predictor" if (folder / PREDICTOR_FILE).exists() else "parts"
 
 
-def find_part(name: str | Path | None, part: str) -> Path:
+def find_part(name: str | Path | None, part: str, *, field: str) -> Path:
     """The file of a trained part: `name` itself or the one in that folder; None means the one that is shipped.
 
-    `part` is what `sketchguide component` calls it. Raises ModelNotFoundError.
+    `part` is what `sketchguide component` calls it. Raises ModelNotFoundError, naming `field`.
     """
     file = f"{part}.safetensors"
     if name is not None:
@@ -85,7 +85,7 @@ def find_part(name: str | Path | None, part: str) -> Path:
         if path.is_file():
             return path
         raise ModelNotFoundError(
-            f"No {part} at {str(name)!r}.", hint=f"Give a folder with {file}, or that file.", field=part
+            f"No {part} at {str(name)!r}.", hint=f"Give a folder with {file}, or that file.", field=field
         )
     for one in shipped():
         if one.kind == "parts" and (one.folder / file).is_file():
@@ -94,7 +94,7 @@ def find_part(name: str | Path | None, part: str) -> Path:
     raise ModelNotFoundError(
         f"No {part} comes with this version.",
         hint=f"Train one: sketchguide component {part} --data FOLDER -o DIR, and give DIR.",
-        field=part,
+        field=field,
     )
 
 

@@ -152,7 +152,10 @@ LAYOUT = tuple(LayoutSettings.model_fields)
 # LGP draws the lines, so the features may give less: none of this was tuned (benchmarks/edits.py compares).
 LGP_PNP: Mapping[str, Any] = MappingProxyType({**FOR_DRAWINGS, "source": "noised", "branches": "conditional"})
 
-# Name -> the options that are its own; every other option is a setting of the request.
+# The settings of the request that every method can have.
+STEERING = ("negative", "strength", "stop", "every", "blank", "handover", "steps", "scale", "solver")
+
+# Name -> the options that are its own.
 METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "text": (),
@@ -174,15 +177,16 @@ class Built(NamedTuple):
 
     method: Method
     network: nn.Module | None
-    training: Mapping[str, Any]  # the network's training.json; empty where it has none
+    training: Mapping[str, Any]  # training.json beside the network, or the report of a part; empty where it has none
 
 
 def build_method(description: str, backbone: Backbone) -> Built:
     """The method that `description` names: `NAME` or `NAME:option=value,option=value`.
 
-    Options are settings of the request (`lgp:strength=3,stop=0.5`) and those that METHODS lists: `predictor` (shipped
-    name, folder, hub id), `sketcher` and `drawing` (files of `sketchguide component`), `path` (a folder that diffusers'
-    `from_pretrained` reads), `weight`, `amount`, and for Plug-and-Play the fields of LayoutSettings.
+    Options are those of STEERING (`lgp:strength=3,stop=0.5`) and those that METHODS lists: `predictor` (shipped name,
+    folder, hub id), `sketcher` and `drawing` (files of `sketchguide component`), `path` (for the peers a folder that
+    diffusers' `from_pretrained` reads, for sketch attention one of `sketchguide component`, or its file), `weight`,
+    `amount`, and for Plug-and-Play the fields of LayoutSettings.
     Raises UsageError for anything else.
     """
     name, _, rest = description.partition(":")
@@ -191,37 +195,41 @@ def build_method(description: str, backbone: Backbone) -> Built:
     options: dict[str, str] = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
-        if not equals or key in ("prompt", "seed", "sketch", "layout", "model", "count"):
+        if not equals or key.strip() not in (*STEERING, *METHODS[name]):
+            allowed = ", ".join((*METHODS[name], *STEERING))
             raise UsageError(
-                f"{part!r} in {description!r} is no setting.", hint="Write option=value, as strength=3.", field="method"
+                f"{part!r} in {description!r} is no setting.",
+                hint=f"Write option=value, as strength=3. {name} has: {allowed}.",
+                field="method",
             )
         options[key.strip()] = value.strip()
     own = {key: options.pop(key) for key in METHODS[name] if key in options}
     settings: dict[str, Any] = {**(PAPER if name == "lgp-paper" else {}), **options}
     Request.checked(prompt="", seed=0, **settings)
     network: nn.Module | None = None
-    folder: str | None = None
+    record: Path | None = None  # of its training
     match name:
         case "text":
             method: Method = text_to_image
         case "lgp" | "lgp-paper":
-            folder = own.get("predictor") or own_predictor(backbone)
-            network = load_predictor(folder, backbone)
+            chosen = own.get("predictor") or own_predictor(backbone)
+            network = load_predictor(chosen, backbone)
+            record = _record(chosen)
             method = latent_guidance(network)
         case "pnp" | "lgp-pnp":
-            chosen = {key: own[key] for key in LAYOUT if key in own}
+            layout = {key: own[key] for key in LAYOUT if key in own}
             if name == "lgp-pnp":
                 network = load_predictor(own.get("predictor"), backbone)
-                chosen = {**LGP_PNP, **chosen}
-            method = plug_and_play(LayoutSettings.checked(**chosen), network)
+                layout = {**LGP_PNP, **layout}
+            method = plug_and_play(LayoutSettings.checked(**layout), network)
         case "sketch-loss":
-            network = Sketcher.load(find_part(own.get("sketcher"), "sketcher")).to(backbone.device)
-            drawing = own.get("drawing") or str(find_part(None, "drawing-classifier"))
+            network = Sketcher.load(find_part(own.get("sketcher"), "sketcher", field="method")).to(backbone.device)
+            drawing = own.get("drawing") or str(find_part(None, "drawing-classifier", field="method"))
             method = likeness(network, load_features(drawing, device=backbone.device))
         case "sketch-attention":
-            file = find_part(own.get("path"), "sketch-attention")
-            network = SketchAttention.load(file).to(backbone.device)
-            folder = str(file.parent)
+            file = find_part(own.get("path"), "sketch-attention", field="method")
+            network = SketchAttention.load(file).to(backbone.device, backbone.dtype)
+            record = file.with_name(f"{file.stem}-report.json")
             method = sketch_attention(network, _number("weight", own.get("weight", "1")))
         case "sdedit":
             method = sdedit(_number("amount", own.get("amount", "0.85")))
@@ -230,10 +238,10 @@ def build_method(description: str, backbone: Backbone) -> Built:
 
             weight = _number("weight", own.get("weight", "1"))
             kind, make = {"controlnet": (ControlNetModel, controlnet), "t2i-adapter": (T2IAdapter, t2i_adapter)}[name]
-            folder = own.get("path")
-            network = _loaded(kind, folder, backbone)
+            network = _loaded(kind, own.get("path"), backbone)
+            record = _record(own["path"])
             method = make(network, weight)
-    training = {} if folder is None else _training(folder)
+    training = json.loads(record.read_text(encoding="utf-8")) if record is not None and record.is_file() else {}
     if not settings:
         return Built(method, network, training)
 
@@ -243,11 +251,9 @@ def build_method(description: str, backbone: Backbone) -> Built:
     return Built(with_settings, network, training)
 
 
-def _training(name: str) -> Mapping[str, Any]:
-    """What `training.json` says in the folder called `name`, or in that of the shipped predictor of that name."""
-    folder = next((one.folder for one in shipped() if one.name == name), Path(name))
-    file = folder / "training.json"
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+def _record(name: str) -> Path:
+    """`training.json` in the folder called `name`, or in that of the shipped predictor of that name."""
+    return next((one.folder for one in shipped() if one.name == name), Path(name)) / "training.json"
 
 
 def _number(name: str, text: str) -> float:

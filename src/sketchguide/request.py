@@ -188,11 +188,11 @@ class Request(Checked):
         description="part of the steps after which the lines are read off the predicted picture, not the activations; "
         f"none: {HANDOVER.default} where the predictor can",
     )
-    target: str | None = Field(default=None, description="the class that a noise-aware classifier pulls to; none: none")
-    target_scale: Finite = Field(
+    class_name: str | None = Field(default=None, description="a class that a noise-aware classifier pulls to")
+    class_scale: Finite = Field(
         default=CLASS_SCALE.default, ge=CLASS_SCALE.low, le=CLASS_SCALE.high, description="how hard it pulls"
     )
-    classifier: str | None = Field(default=None, description="folder or file of that classifier; none: the shipped one")
+    classifier: str | None = Field(default=None, description="folder or file of that classifier; none: a shipped one")
     steps: int = Field(default=STEPS.default, ge=STEPS.low, le=STEPS.high, description="network steps")
     scale: Finite = Field(
         default=SCALE.default, ge=SCALE.low, le=SCALE.high, description="classifier-free guidance; 1 switches it off"

@@ -283,6 +283,29 @@ class Sketch:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             refuse(f"This is not a saved sketch: {type(error).__name__} {error}.", hint="Use what to_json wrote.")
 
+    def on_canvas(self, aspect: float, *, cut: bool = False) -> Sketch:
+        """The drawing in the middle of a canvas of another `aspect`, as large as it fits; the rest is blank paper.
+
+        With `cut` it fills that canvas instead, and what sticks out is cut off, as of a picture that is made to fit.
+        """
+        size = (self.aspect, 1.0)
+        height = (min if cut else max)(1.0, self.aspect / aspect)
+        wanted = (aspect * height, height)
+        shrunk = np.array(size) / wanted
+        strokes = tuple(
+            replace(
+                stroke,
+                points=(stroke.points.astype(np.float64) - 0.5) * shrunk + 0.5,
+                width=None if stroke.width is None else stroke.width * max(size) / max(wanted),
+            )
+            for stroke in self.strokes
+        )
+        raster = self.raster
+        if raster is not None:
+            sides = [round(side / share) for side, share in zip(raster.shape, shrunk[::-1], strict=True)]
+            raster = _middle(raster, (max(MIN_SIDE, sides[0]), max(MIN_SIDE, sides[1])))
+        return replace(self, strokes=strokes, raster=raster, aspect=aspect)
+
     def rasterize(self, *, size: tuple[int, int], line_width: float = LINE_WIDTH) -> SpatialMap:
         """The drawing as a map of thin, even, antialiased lines with round ends.
 
@@ -539,6 +562,13 @@ def _placed(canvas: NDArray[Any], grid: tuple[int, int], *, blank: float) -> NDA
     top, left = (grid[0] - canvas.shape[0]) // 2, (grid[1] - canvas.shape[1]) // 2
     page[top : top + canvas.shape[0], left : left + canvas.shape[1]] = canvas
     return page
+
+
+def _middle(values: Float, sides: tuple[int, int]) -> Float:
+    """The middle of a raster (H, W), or the raster in the middle of a larger one, blank around it: (sides)."""
+    kept = [min(old, new) for old, new in zip(values.shape, sides, strict=True)]
+    top, left = ((old - new) // 2 for old, new in zip(values.shape, kept, strict=True))
+    return _placed(values[top : top + kept[0], left : left + kept[1]], sides, blank=0.0)
 
 
 def _spread(weights: Float, *, reach: float) -> Float:

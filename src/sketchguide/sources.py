@@ -170,15 +170,24 @@ def on_latents(mask: Tensor, backbone: Backbone) -> Tensor:
 def drawn_area(ink: Tensor, margin: float) -> Tensor:
     """What a drawing (1, 1, H, W) is about, as a mask: inside its lines, and within `margin` of them.
 
-    `margin` is part of the longer side; from 1 on it is everything. The lines need not quite close.
+    `margin` is part of the longer side; from 1 on it is everything. The lines need not quite close. Raises UsageError
+    where there are none.
     """
     if margin >= 1:
         return torch.ones_like(ink)
     grown = _grown((ink > 0.5).float(), margin)
+    if not grown.any():
+        raise UsageError(
+            "The drawing is blank: nothing would change.",
+            hint="Draw something, or change everything with margin 1.",
+            field="sketch",
+        )
     filled = ndimage.binary_fill_holes(grown[0, 0].cpu().numpy() > 0)
     return torch.from_numpy(filled)[None, None].to(ink)
 
 
 def _grown(ink: Tensor, reach: float) -> Tensor:
     pixels = max(1, round(reach * max(ink.shape[-2:])))
-    return torch.nn.functional.max_pool2d(ink, 2 * pixels + 1, stride=1, padding=pixels)
+    for kernel, padding in (((2 * pixels + 1, 1), (pixels, 0)), ((1, 2 * pixels + 1), (0, pixels))):
+        ink = torch.nn.functional.max_pool2d(ink, kernel, stride=1, padding=padding)
+    return ink

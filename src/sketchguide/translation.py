@@ -59,13 +59,18 @@ def translate(
     if sketch is not None:
         values["sketch"] = sketch.to_json()
     check(prompts, layout, values)
-    if backbone is None:
-        known: dict[str, Any] = {name: values[name] for name in ("device", "dtype") if name in values}
-        backbone = load_backbone(values.get("model", Request.model_fields["model"].default), **known)
+    backbone = backbone or backbone_for(values)
     values["model"] = backbone.name
     request = prepare(source, prompts[0], backbone, layout=layout, **values)
     events = run(request, prompts=prompts, backbone=backbone, predictor=predictor)
     return [event for event in events if isinstance(event, Picture)]
+
+
+def backbone_for(values: Mapping[str, Any]) -> Backbone:
+    """The model that these fields of a Request name."""
+    named = {name: values[name] for name in ("model", "device", "dtype") if name in values}
+    chosen = Request.checked(prompt="", seed=0, **named)
+    return load_backbone(chosen.model, device=chosen.device, dtype=chosen.dtype)
 
 
 def check(prompts: Sequence[str], layout: Mapping[str, Any], values: Mapping[str, Any]) -> None:

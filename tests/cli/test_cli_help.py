@@ -55,8 +55,8 @@ def test_help_shows_every_setting(sketchguide: Run, monkeypatch: pytest.MonkeyPa
     text = sketchguide(command, "--help").out
     fields = {**Request.model_fields, **SETTINGS[command].model_fields}
     for name in fields.keys() - {"layout", "edit"}:
-        option = name.replace("target", "class").replace("_", "-")
-        assert name in text or f"--{option}" in text
+        option = {"class_name": "class", "prompt": "{prompt}", "sketch": "sketch"}.get(name, name).replace("_", "-")
+        assert f"--{option} " in text or option == "{prompt}"
         if isinstance(fields[name].default, int | float):
             assert f"default {fields[name].default}" in text
     assert all(solver in text for solver in SOLVERS)

@@ -1,5 +1,6 @@
 """Training what tells a frozen network of a map, with sketch attention."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -61,10 +62,13 @@ def test_a_resumed_run_goes_on_to_the_bit(tiny: Tiny, folder: Path, tmp_path: Pa
 
 
 def test_the_rate_rises_and_falls(tiny: Tiny, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = make_run(tiny(), folder, steps=4, warmup=2, rate=1.0)
+    run = make_run(tiny(), folder, steps=20, warmup=2, rate=1.0)
     monkeypatch.setattr(run, "_error", lambda *_: sum(p.sum() for p in run.module.parameters()) * 0)
     rates = [run.optimizer.param_groups[0]["lr"] for _ in run]
-    assert rates == pytest.approx([0.5, 0.8536, 0.5, 0.1464], abs=1e-4)
+    cosine = [0.5 * (1 + math.cos(math.pi * i / 20)) for i in range(20)]
+    assert rates == pytest.approx([0.5, *cosine[1:]], abs=1e-4)
+    short = make_run(tiny(), folder, steps=5, warmup=100, rate=1.0)
+    assert short.rate() == 1.0  # a short run has no time to warm up
 
 
 def test_steps_that_are_not_finite_change_nothing(tiny: Tiny, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

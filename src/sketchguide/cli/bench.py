@@ -40,9 +40,9 @@ def command(
     method: Annotated[
         list[str] | None,
         typer.Option(
-            help="text, lgp, lgp-paper, pnp, lgp-pnp, sketch-loss, sdedit, controlnet or t2i-adapter, with settings if "
-            "wanted: "
-            f"lgp:strength=3,stop=0.5; controlnet:path=DIR. Give it several times. Default: {', '.join(METHODS)}.",
+            help="text, lgp, lgp-paper, pnp, lgp-pnp, sketch-loss, sketch-attention, sdedit, controlnet or "
+            "t2i-adapter, with settings if wanted: lgp:strength=3,stop=0.5; controlnet:path=DIR. Give it several "
+            f"times. Default: {', '.join(METHODS)}.",
             metavar="NAME[:KEY=VALUE,…]",
             rich_help_panel=WHAT,
         ),
@@ -128,7 +128,7 @@ def command(
         from sketchguide.evaluation.costs import cost_table, costs, peak_memory
         from sketchguide.evaluation.plots import plot, sheets
         from sketchguide.loading import fingerprint, load_backbone
-        from sketchguide.methods import Batch, build_method
+        from sketchguide.methods import STEERING, Batch, build_method
         from sketchguide.request import Request
         from sketchguide.training.checkpoints import Checkpoints
 
@@ -136,7 +136,7 @@ def command(
         built = {name: build_method(name, backbone) for name in methods}
         judges = _judges(report, backbone, data, weights, classifier)
         request = Request.checked(prompt="", seed=seed, model=backbone.name)
-        settings = request.model_dump(exclude={"prompt", "sketch", "layout", "seed"})
+        settings = request.model_dump(include={*STEERING, "size", "model"})
         config = {"model": fingerprint(backbone.network), "seed": seed, "batch": batch, "settings": settings}
         config |= {"weights": weights is not None, "classifier": classifier is not None}
         networks = {name: fingerprint(method.network) for name, method in built.items() if method.network is not None}

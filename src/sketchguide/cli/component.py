@@ -31,8 +31,8 @@ def command(
     data: Annotated[
         Path,
         typer.Option(
-            help="Folder of pictures. For classifiers the caption is the class: the name of the picture's folder, "
-            "metadata.jsonl or a .txt beside it. Drawings are white on black.",
+            help="Folder of pictures. A caption is the name of the picture's folder, metadata.jsonl or a .txt beside "
+            "it: for classifiers the class, for sketch-attention the prompt. Drawings are white on black.",
             metavar="FOLDER",
             rich_help_panel=DATA,
         ),
@@ -81,7 +81,8 @@ def command(
     rate: Annotated[
         float | None,
         typer.Option(
-            help="Learning rate at the start; it falls to 0 along a cosine. Default 2e-3, sketch-attention 1e-3.",
+            help="Learning rate at the start; it falls to 0 along a cosine. Default 2e-3, "
+            "sketch-attention 1e-3 after a rise from 0.",
             metavar="F",
             rich_help_panel=TRAINING,
         ),
@@ -159,7 +160,7 @@ def command(
                 bar.update(task, description="Training", completed=step, total=total, figures=figures)
             file = trainee.save(run, output / f"{part}.safetensors")
             facts = {"part": str(file), "steps": run.step, "loss": finite(session.loss), **trainee.worth(run)}
-            facts["training_seconds"] = round(run.seconds, 1)
+            facts |= {"training_images": len(training), "seconds": round(run.seconds, 1)}
             try:
                 (output / f"{part}-report.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
             except OSError as error:
@@ -167,7 +168,7 @@ def command(
     report.facts = facts
     report.say(f"{file}: {run.step} steps in {run.seconds / 60:.1f} minutes")
     for name, value in facts.items():
-        if name not in ("part", "steps", "training_seconds"):
+        if name not in ("part", "steps", "training_images", "seconds"):
             report.say(f"{name}: {value}")
 
 

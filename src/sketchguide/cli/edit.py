@@ -10,7 +10,7 @@ import typer
 from sketchguide.cli.generate import Job, carry_out, check_output, given
 from sketchguide.cli.options import INPUT, OutputOption, with_request_options
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
-from sketchguide.defaults import AMOUNT, MARGIN, MODEL, SourceKind
+from sketchguide.defaults import AMOUNT, MARGIN, SourceKind
 
 CHANGE = "Change"
 
@@ -72,7 +72,7 @@ def command(
     """
     report = Report.of(context, as_json=as_json)
     check_output(output)
-    options = given(sketch=sketch, **options)
+    options = given(sketch=None, **options)
     settings: dict[str, Any] = {
         "amount": amount,
         "margin": margin,
@@ -84,14 +84,15 @@ def command(
         bar.add_task("Loading", total=None)
         from sketchguide.editing import check, prepare
         from sketchguide.images import open_image
+        from sketchguide.sketch import Sketch
 
         check(prompt, changes, options)  # before the model is loaded
-        opened = open_image(image)
+        opened, drawing = open_image(image), Sketch.open(sketch)
         hush_libraries()
-        from sketchguide.loading import load_backbone
         from sketchguide.seeds import random_seed
+        from sketchguide.translation import backbone_for
 
-        where = {name: options[name] for name in ("device", "dtype") if name in options}
-        backbone = load_backbone(options.get("model", MODEL), **where)
-        request = prepare(opened, prompt, backbone, changes=changes, **{"seed": random_seed(), **options})
+        backbone = backbone_for(options)
+        values = {"seed": random_seed(), **options}
+        request = prepare(opened, prompt, drawing, backbone, changes=changes, **values)
     carry_out(Job(request=request, backbone=backbone), report, output=output)

@@ -215,9 +215,9 @@ def command(
         )
         sketches = [Sketch.open(path) for path in sketch]
         photos = _opened(photo or [])
-        parts = [find_part(sketcher, "sketcher")]
-        parts += [] if features else [find_part(None, "classifier")]
-        comparing = drawing_features or str(find_part(None, "drawing-classifier"))
+        parts = [find_part(sketcher, "sketcher", field="sketcher")]
+        parts += [] if features else [find_part(None, "classifier", field="features")]
+        comparing = drawing_features or str(find_part(None, "drawing-classifier", field="drawing_features"))
         checkpoints = Checkpoints(output / "checkpoints")
         with workplace(checkpoints):
             latest = checkpoints.latest()
@@ -306,7 +306,7 @@ def _recognised(drawings: Tensor, report: Report) -> str:
     from sketchguide.images import from_ink
     from sketchguide.loading import find_part
 
-    classifier = load_classifier(find_part(None, "drawing-classifier"))
+    classifier = load_classifier(find_part(None, "drawing-classifier", field="prompt"))
     chances = classifier(from_ink(drawings)).log_softmax(dim=1).mean(dim=0)
     name = classifier.classes[int(chances.argmax())]
     report.warn(f"No prompt was given: the drawings are taken for {name!r}.")

@@ -137,7 +137,7 @@ AttentionScaleOption = Annotated[
     ),
 ]
 
-TargetOption = Annotated[
+ClassOption = Annotated[
     str | None,
     typer.Option(
         "--class",
@@ -147,16 +147,16 @@ TargetOption = Annotated[
     ),
 ]
 
-TargetScaleOption = Annotated[
+ClassScaleOption = Annotated[
     float | None,
-    typer.Option("--class-scale", help=f"How hard it pulls: {CLASS_SCALE}.", metavar="S", rich_help_panel=GUIDANCE),
+    typer.Option(help=f"How hard it pulls: {CLASS_SCALE}.", metavar="S", rich_help_panel=GUIDANCE),
 ]
 
 ClassifierOption = Annotated[
     str | None,
     typer.Option(
-        help="That classifier: a folder or file that `sketchguide component latent-classifier` wrote. Default: the one "
-        "that is shipped.",
+        help="That classifier: a folder or file that `sketchguide component latent-classifier` wrote. Default: one "
+        "that comes with the package, if any does.",
         metavar="PATH",
         rich_help_panel=GUIDANCE,
     ),
@@ -194,7 +194,7 @@ SizeOption = Annotated[
     str | None,
     typer.Option(
         help="Width and height in pixels, each 16 to 4096, in steps that depend on the model. "
-        "Default: the model's own.",
+        "Default: the model's own; of a picture that is changed or translated, near its aspect.",
         metavar="WxH",
         rich_help_panel=SAMPLING,
     ),
@@ -275,8 +275,8 @@ REQUEST: dict[str, Any] = {
     "predictor": PredictorOption,
     "attention": AttentionOption,
     "attention_scale": AttentionScaleOption,
-    "target": TargetOption,
-    "target_scale": TargetScaleOption,
+    "class_name": ClassOption,
+    "class_scale": ClassScaleOption,
     "classifier": ClassifierOption,
     "scale": ScaleOption,
     "steps": StepsOption,

@@ -10,7 +10,7 @@ import typer
 from sketchguide.cli.generate import Job, carry_out, check_output, given, warn_of_idle
 from sketchguide.cli.options import INPUT, OutputOption, SketchOption, with_request_options
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
-from sketchguide.defaults import ALPHA, MODEL, NEAR, RECURRENCE, SHARE, TAU_A, TAU_F, Branches, Decay, SourceKind, Start
+from sketchguide.defaults import ALPHA, NEAR, RECURRENCE, SHARE, TAU_A, TAU_F, Branches, Decay, SourceKind, Start
 
 LAYOUT, LEAVING = "Layout", "Leaving the source behind"
 
@@ -159,11 +159,10 @@ def command(
         check(prompts, layout, options)  # before the model is loaded
         opened = open_source(image, drawn=None if kind is None else kind == "sketch")
         hush_libraries()
-        from sketchguide.loading import load_backbone
         from sketchguide.seeds import random_seed
+        from sketchguide.translation import backbone_for
 
-        where = {name: options[name] for name in ("device", "dtype") if name in options}
-        backbone = load_backbone(options.get("model", MODEL), **where)
+        backbone = backbone_for(options)
         request = prepare(opened, prompts[0], backbone, layout=layout, **{"seed": random_seed(), **options})
     carry_out(Job(request=request, prompts=prompts, backbone=backbone), report, output=output)
     cost: dict[str, int] = report.facts["evaluations"]

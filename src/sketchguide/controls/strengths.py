@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from sketchguide.controls.base import Strength
 from sketchguide.errors import UsageError
 from sketchguide.levels import Level
 
@@ -66,3 +67,17 @@ class Score:
         if now.alpha == 0:  # zero terminal SNR: the shift of the clean estimate has no limit
             return torch.zeros_like(gradient)
         return -self.scale * now.sigma * (to.alpha / now.alpha * now.sigma - to.sigma) * gradient
+
+
+@dataclass(frozen=True, eq=False)
+class Within:
+    """`strength`, but only where `mask` (1 or B, 1, h, w) is 1: nothing elsewhere moves, or counts for how far."""
+
+    strength: Strength
+    mask: Tensor
+
+    def __bool__(self) -> bool:
+        return bool(self.strength)
+
+    def __call__(self, gradient: Tensor, move: Tensor, now: Level, to: Level) -> Tensor:
+        return self.strength(gradient * self.mask, move * self.mask, now, to)

@@ -22,6 +22,8 @@ from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Pictures
 from sketchguide.training.run import TrainingRun, add_noise, cosine
 
+SCORE_SEED = 12345
+
 
 @dataclass(frozen=True, kw_only=True)
 class ToldTraining:
@@ -30,7 +32,7 @@ class ToldTraining:
     rate: float = 1e-3  # AdamW's learning rate at its highest
     steps: int = 2000
     batch: int = 32
-    warmup: int = 100  # steps in which the rate rises from 0; then it falls to 0 along a cosine
+    warmup: int = 100  # steps, a tenth of all at most, in which the rate rises from 0; it falls to 0 along a cosine
     decay: float = 0.01  # weight decay
     drop: float = 0.1  # share of the captions that are dropped
     cubic: bool = False  # draw more of the noisy levels, as T2I-Adapter, section 3.4: structure is decided there
@@ -38,7 +40,7 @@ class ToldTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rate", "steps", "batch"):
+        for name in ("rate", "steps", "batch", "warmup"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0.", field=name)
         if not 0 <= self.drop <= 1:
@@ -82,14 +84,15 @@ class ToldRun(TrainingRun):
     @property
     def config(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one it continues."""
-        return asdict(self.settings)
+        return {**asdict(self.settings), "model": self.told.name}
 
     @property
     def progress(self) -> float:
         return self.step / self.settings.steps if self.step < self.settings.steps else 1.0
 
     def rate(self) -> float:
-        return self.settings.rate * min(1.0, (self.step + 1) / self.settings.warmup) * cosine(self.progress)
+        warmup = max(1, min(self.settings.warmup, self.settings.steps // 10))
+        return self.settings.rate * min(1.0, (self.step + 1) / warmup) * cosine(self.progress)
 
     def loss(self) -> Tensor:
         images, captions = self.pictures.batch(self.rng, self.settings.batch)
@@ -98,7 +101,7 @@ class ToldRun(TrainingRun):
         draws = torch.rand(len(captions), generator=self.rng)
         draws = draws**3 if self.settings.cubic else draws
         levels = [self.told.level(float(progress)) for progress in draws]
-        return self._error(self._image(images), images, captions, levels, self.rng)
+        return self._error(self._image(images), self.told.encode(images), captions, levels, self.rng).mean()
 
     def _image(self, images: Tensor) -> Tensor:
         """What the control is shown of pictures (B, 3, H, W)."""
@@ -106,27 +109,26 @@ class ToldRun(TrainingRun):
             return self.extractor(images.to(self.told.device)).expand(-1, self.told.image.shape[1], -1, -1)
 
     def _error(
-        self, shown: Tensor | None, images: Tensor, captions: Sequence[str], levels: Sequence[Level], rng: Generator
+        self, shown: Tensor | None, clean: Tensor, captions: Sequence[str], levels: Sequence[Level], rng: Generator
     ) -> Tensor:
-        """Mean squared error of the network's output when the control is `shown` this, or (None) is not there."""
+        """Mean squared errors (B,) of the network's output on `clean` latents (B, C, h, w) with noise on them, when the
+        control is `shown` this, or (None) is not there.
+        """
         backbone = self.told.inner
+        noisy = add_noise(clean, levels, rng)
+        network: Backbone = backbone if shown is None else replace(self.told, image=shown)
         with ExitStack() as stack:
             if self.settings.bf16:
                 stack.enter_context(torch.autocast(backbone.device.type, torch.bfloat16))
             if backbone.device.type == "cpu":  # the fused kernel's backward pass costs more than plain products here
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            with torch.no_grad():
-                clean = backbone.encode(images.to(backbone.device))
-                latent, noise, alpha, sigma, times = add_noise(clean, levels, rng)
-                condition = backbone.describe(captions)
-            network: Backbone = backbone if shown is None else replace(self.told, image=shown)
-            output = network.run(latent, times, condition)
+            output = network.run(noisy.latent, noisy.times, backbone.describe(captions))
         wanted = {
-            "epsilon": noise,
-            "v_prediction": alpha * noise - sigma * clean,
+            "epsilon": noisy.noise,
+            "v_prediction": noisy.alpha * noisy.noise - noisy.sigma * clean,
             "sample": clean,
         }[backbone.prediction_kind]
-        return (output - wanted).square().mean()
+        return (output - wanted).square().flatten(1).mean(dim=1)
 
     @torch.no_grad()
     def score(self, images: Tensor, captions: Sequence[str]) -> float:
@@ -135,8 +137,11 @@ class ToldRun(TrainingRun):
         Noise and levels are the same at every call.
         """
         levels = [self.told.level(float(p)) for p in torch.linspace(0, 1, len(images) + 2)[1:-1]]
-        told, alone = (
-            float(self._error(shown, images, captions, levels, generators([12345])[0]))
-            for shown in (self._image(images), None)
-        )
-        return told / alone
+        totals = [0.0, 0.0]
+        for first in range(0, len(images), self.settings.batch):
+            part = slice(first, first + self.settings.batch)
+            clean = self.told.encode(images[part])
+            for i, shown in enumerate((self._image(images[part]), None)):
+                (rng,) = generators([SCORE_SEED + first])
+                totals[i] += float(self._error(shown, clean, captions[part], levels[part], rng).sum())
+        return totals[0] / totals[1]
