@@ -1,7 +1,8 @@
-"""Put a trained model and its predictor into the package: bfloat16 safetensors, model card, manifest.
+"""Put a trained model, its predictor and its parts into the package: safetensors, model cards, manifest.
 
 python recipes/icons/ship.py --run runs/icons-64
 python recipes/icons/ship.py --predictor runs/icons-64-edges
+python recipes/icons/ship.py --parts runs/parts
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -40,7 +42,7 @@ It comes with sketchguide so that every method runs offline; it knows everyday o
 - **Prompts**: a thing, if you like with a style (`fluent3d`, the default, or `noto`), a colour and a plain background:
   "a red apple", "noto cat on a blue background". At most 30 tokens are read.
 - **Parameters**: {parameters:.1f} M (UNet, text encoder, autoencoder), {bytes:.1f} MB in bfloat16.
-- **Training** (`recipes/icons/train.py`): {samples} augmented pictures in {minutes} minutes on {hardware}, after
+- **Training** (`recipes/icons/train.py`): {samples} samples of augmented pictures in {minutes} minutes on {hardware}, after
   {autoencoder} minutes for the autoencoder, which also saw edge maps and random strokes.
 - **Data**: {icons} icons of the Quick, Draw! concepts (the autoencoder: all but a held-out fifth of the others),
   augmented by flips, rotation, scale, aspect, bending, hue and backgrounds.
@@ -99,6 +101,45 @@ def ship_predictor(run: Path, name: str) -> None:
     (target / "README.md").write_text(card[: card.index("## Licence")] + LICENCE, encoding="utf-8")
 
 
+PARTS_CARD = """---
+license: cc-by-4.0
+library_name: sketchguide
+tags: [sketchguide, icons]
+---
+# Parts for {name}
+
+What DiffSketching (arXiv 2305.18812) needs beside the model, each trained by `sketchguide component` on the pictures
+and drawings of `recipes/icons/classes.py` and found by its name. Scores are of artwork and drawings held out.
+
+{parts}
+
+"""
+
+MOST = 5e6  # bytes of a part
+
+
+def ship_parts(run: Path, name: str) -> None:
+    target = MODELS / f"{name}-parts"
+    target.mkdir(parents=True, exist_ok=True)
+    for file in sorted(run.glob("*.safetensors")):
+        report = run / f"{file.stem}-report.json"
+        if file.stat().st_size > MOST or not report.is_file():
+            raise SystemExit(f"{file} is over {MOST / 1e6:.0f} MB, or {report.name} is missing.")
+        shutil.copyfile(file, target / file.name)
+        facts = json.loads(report.read_text(encoding="utf-8")) | {"part": file.stem}
+        (target / report.name).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    reports = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(target.glob("*-report.json"))]
+    parts = "\n".join(f"- **{report.pop('part')}**: {told(report)}" for report in reports)
+    (target / "README.md").write_text(PARTS_CARD.format(name=name, parts=parts) + LICENCE, encoding="utf-8")
+
+
+def told(report: dict[str, Any]) -> str:
+    """The figures of a report in words; tables stay in the report."""
+    return ", ".join(
+        f"{name.replace('_', ' ')} {value}" for name, value in report.items() if not isinstance(value, list)
+    )
+
+
 def size_of(folder: Path) -> int:
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
@@ -118,6 +159,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="folder of recipes/icons/train.py; none: leave the model as it is")
     parser.add_argument("--predictor", type=Path, help="folder of `sketchguide train`; none: leave it as it is")
+    parser.add_argument("--parts", type=Path, help="folder of `sketchguide component`; none: leave them as they are")
     parser.add_argument("--name", default="icons-64")
     parser.add_argument("--hardware", default="two CPU cores")
     args = parser.parse_args()
@@ -125,6 +167,8 @@ def main() -> None:
         ship_pipeline(args.run, args.name, args.hardware)
     if args.predictor:
         ship_predictor(args.predictor, args.name)
+    if args.parts:
+        ship_parts(args.parts, args.name)
     write_manifest()
     for folder in sorted(f for f in MODELS.iterdir() if f.is_dir()):
         print(f"{folder}: {size_of(folder) / 1e6:.1f} MB")
