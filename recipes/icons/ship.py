@@ -42,8 +42,8 @@ It comes with sketchguide so that every method runs offline; it knows everyday o
 - **Prompts**: a thing, if you like with a style (`fluent3d`, the default, or `noto`), a colour and a plain background:
   "a red apple", "noto cat on a blue background". At most 30 tokens are read.
 - **Parameters**: {parameters:.1f} M (UNet, text encoder, autoencoder), {bytes:.1f} MB in bfloat16.
-- **Training** (`recipes/icons/train.py`): {samples} samples of augmented pictures in {minutes} minutes on {hardware}, after
-  {autoencoder} minutes for the autoencoder, which also saw edge maps and random strokes.
+- **Training** (`recipes/icons/train.py`): {samples} samples of augmented pictures in {minutes} minutes on
+  {hardware}, after {autoencoder} minutes for the autoencoder, which also saw edge maps and random strokes.
 - **Data**: {icons} icons of the Quick, Draw! concepts (the autoencoder: all but a held-out fifth of the others),
   augmented by flips, rotation, scale, aspect, bending, hue and backgrounds.
 - **Attribution**: {credits}
