@@ -12,7 +12,7 @@ from sketchguide.attention import SketchAttention, describe_attention
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.strengths import Proportional, Within
 from sketchguide.editing import edit
-from sketchguide.errors import SketchguideWarning, UsageError
+from sketchguide.errors import SketchguideError, SketchguideWarning, UsageError
 from sketchguide.generation import Picture, recall, run, walk
 from sketchguide.inversion import invert
 from sketchguide.predictors import LatentPredictor
@@ -183,6 +183,10 @@ def test_bad_input_is_named(tiny: Tiny) -> None:
         make(tiny, margin=2)
     with pytest.raises(UsageError, match="no predictor of its own"):
         make(tiny)
+    broken = Request.checked(prompt="", seed=0, edit={"picture": "aGVsbG8="}, sketch=BOX.to_json())
+    with pytest.raises(SketchguideError) as caught:
+        list(run(broken, backbone=tiny()))
+    assert caught.value.field == "edit"
     blank = Sketch.from_strokes([[[3.0, 3.0], [4.0, 4.0]]])
     with pytest.warns(SketchguideWarning, match="blank"), pytest.raises(UsageError, match="nothing would change"):
         make(tiny, strength=0, sketch=blank)

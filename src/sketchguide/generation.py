@@ -141,7 +141,8 @@ def run(
     size = check_size(request.size or backbone.default_size, backbone)
     sketch = None if request.sketch is None else Sketch.from_json(request.sketch)
     given = request.layout or request.edit
-    picture = None if given is None else to_tensor([from_base64(given.picture, field="image")], size=size)
+    field = "layout" if request.layout is not None else "edit"
+    picture = None if given is None else to_tensor([from_base64(given.picture, field=field)], size=size)
     requests = [Request.checked(**{**request.model_dump(), "prompt": prompt}) for prompt in prompts] or [request]
     _warn(requests, sketch, picture, backbone)
     made_with = {"sketchguide": sketchguide.__version__, "torch": torch.__version__, "dtype": str(backbone.dtype)[6:]}
