@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
+from PIL import Image
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
@@ -79,4 +80,16 @@ def shared() -> Path:
     folder = Path(__file__).resolve().parents[2] / "shared"
     if not folder.is_dir():
         pytest.skip(f"there is no data folder {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six captioned pictures to train on."""
+    folder = tmp_path_factory.mktemp("boxes")
+    for i in range(6):
+        picture = Image.new("RGB", (64, 64), "white")
+        picture.paste((40 * i, 120, 250 - 40 * i), (8 + 3 * i, 12, 40 + 3 * i, 50))
+        picture.save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text("a box")
     return folder

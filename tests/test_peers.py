@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
-from PIL import Image
 
 from sketchguide.backbones.wrapped import with_controlnet, with_t2i_adapter
 from sketchguide.extractors import EXTRACTORS
@@ -34,23 +33,12 @@ def peers() -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    for i in range(6):
-        picture = Image.new("RGB", (64, 64), "white")
-        picture.paste((40 * i, 120, 250 - 40 * i), (8 + 3 * i, 12, 40 + 3 * i, 50))
-        picture.save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text("a box")
-    return folder
-
-
 @EVERY_KIND
-def test_training_helps_and_leaves_the_model_alone(peers: ModuleType, tiny: Tiny, folder: Path, kind: str) -> None:
+def test_training_helps_and_leaves_the_model_alone(peers: ModuleType, tiny: Tiny, boxes: Path, kind: str) -> None:
     backbone = tiny(prediction_type="v_prediction")
     told = peers.build_peer(kind, backbone, seed=0)
     settings = ToldTraining(rate=1e-2, drop=0.5, steps=8, batch=2, warmup=1, cubic=peers.KINDS[kind].cubic)
-    run = ToldRun(told, Pictures(find_examples(folder), size=(32, 32)), EXTRACTORS["edges"], settings)
+    run = ToldRun(told, Pictures(find_examples(boxes), size=(32, 32)), EXTRACTORS["edges"], settings)
     before = {name: tensor.clone() for name, tensor in backbone.network.state_dict().items()}
     scored = run.pictures.fixed(2)
     first = run.score(*scored)
@@ -87,7 +75,7 @@ def test_a_controlnet_pools_the_prompt_as_its_unet_does(peers: ModuleType, tmp_p
 def test_the_command(
     peers: ModuleType,
     tiny: Tiny,
-    folder: Path,
+    boxes: Path,
     tmp_path: Path,
     kind: str,
     monkeypatch: pytest.MonkeyPatch,
@@ -97,7 +85,7 @@ def test_the_command(
     monkeypatch.setattr(backbone, "default_size", (32, 32))
     monkeypatch.setattr(peers, "load_backbone", lambda *_, **__: backbone)
     out = tmp_path / "peer"
-    command = ["train.py", kind, "--data", str(folder), "-o", str(out), "--steps", "1", "--batch", "2"]
+    command = ["train.py", kind, "--data", str(boxes), "-o", str(out), "--steps", "1", "--batch", "2"]
     monkeypatch.setattr(sys, "argv", [*command, "--images", "5"])
     peers.main()
     facts = json.loads((out / "training.json").read_text())

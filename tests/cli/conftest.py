@@ -90,6 +90,16 @@ def trained(sketchguide: Run, training: list[str], tmp_path_factory: pytest.Temp
 
 
 @pytest.fixture(scope="session")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A picture of the tiny model's size, with colours."""
+    path = tmp_path_factory.mktemp("photo") / "photo.png"
+    image = Image.new("RGB", (64, 64), "navy")
+    ImageDraw.Draw(image).ellipse((10, 14, 50, 56), fill="orange")
+    image.save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def drawing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("drawing") / "ball.svg"
     path.write_text(

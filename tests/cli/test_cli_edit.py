@@ -6,20 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from sketchguide.generation import recall
 
 Run = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("photo") / "photo.png"
-    image = Image.new("RGB", (64, 64), "navy")
-    ImageDraw.Draw(image).ellipse((10, 14, 50, 56), fill="orange")
-    image.save(path)
-    return path
 
 
 def test_a_picture_is_changed_and_from_repeats_it(

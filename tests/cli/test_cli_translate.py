@@ -10,23 +10,13 @@ from typing import Any
 
 import pytest
 from diffusers import StableDiffusionPipeline
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.generation import RECIPE_KEY, recall
 from sketchguide.images import read_png_text
 
 Run = Callable[..., Any]
-
-
-@pytest.fixture(scope="module")
-def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A picture of the tiny model's size, with colours."""
-    path = tmp_path_factory.mktemp("photo") / "photo.png"
-    image = Image.new("RGB", (64, 64), "navy")
-    ImageDraw.Draw(image).ellipse((10, 14, 50, 56), fill="orange")
-    image.save(path)
-    return path
 
 
 @pytest.fixture(scope="module")

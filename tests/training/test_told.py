@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.errors import TrainingError, UsageError
@@ -17,27 +16,16 @@ from sketchguide.training.told import ToldRun, ToldTraining, begin_sketch_attent
 from support import Tiny
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    for i in range(6):
-        picture = Image.new("RGB", (64, 64), "white")
-        picture.paste((40 * i, 120, 250 - 40 * i), (8 + 3 * i, 12, 40 + 3 * i, 50))
-        picture.save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text("a box")
-    return folder
-
-
-def make_run(backbone: UNetBackbone, folder: Path, *, resume: Any = None, **settings: Any) -> ToldRun:
+def make_run(backbone: UNetBackbone, boxes: Path, *, resume: Any = None, **settings: Any) -> ToldRun:
     values: dict[str, Any] = {"rate": 3e-3, "drop": 0.5, "steps": 2, "batch": 2, "warmup": 1} | settings
-    pictures = Pictures(find_examples(folder), size=(32, 32))
+    pictures = Pictures(find_examples(boxes), size=(32, 32))
     told = begin_sketch_attention(backbone, seed=0)
     return ToldRun(told, pictures, EXTRACTORS["edges"], ToldTraining(**values), resume=resume)
 
 
-def test_training_helps_and_leaves_the_model_alone(tiny: Tiny, folder: Path) -> None:
+def test_training_helps_and_leaves_the_model_alone(tiny: Tiny, boxes: Path) -> None:
     backbone = tiny(prediction_type="v_prediction")
-    run = make_run(backbone, folder, steps=8, rate=1e-2)
+    run = make_run(backbone, boxes, steps=8, rate=1e-2)
     before = {name: tensor.clone() for name, tensor in backbone.network.state_dict().items()}
     scored = run.pictures.fixed(2)
     assert run.score(*scored) == 1.0  # it begins by adding nothing
@@ -50,29 +38,29 @@ def test_training_helps_and_leaves_the_model_alone(tiny: Tiny, folder: Path) -> 
     assert moved == {name for name, _ in run.module.named_parameters()}
 
 
-def test_a_resumed_run_goes_on_to_the_bit(tiny: Tiny, folder: Path, tmp_path: Path) -> None:
-    whole = make_run(tiny(), folder)
+def test_a_resumed_run_goes_on_to_the_bit(tiny: Tiny, boxes: Path, tmp_path: Path) -> None:
+    whole = make_run(tiny(), boxes)
     losses = [step.loss for step in whole]
-    half = make_run(tiny(), folder)
+    half = make_run(tiny(), boxes)
     next(iter(half))
     Checkpoints(tmp_path).save(half.step, half.state(), {})
-    rest = make_run(tiny(), folder, resume=Checkpoints(tmp_path).latest())
+    rest = make_run(tiny(), boxes, resume=Checkpoints(tmp_path).latest())
     assert [step.loss for step in rest] == losses[1:]
     assert all(torch.equal(a, b) for a, b in zip(whole.module.parameters(), rest.module.parameters(), strict=True))
 
 
-def test_the_rate_rises_and_falls(tiny: Tiny, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = make_run(tiny(), folder, steps=20, warmup=2, rate=1.0)
+def test_the_rate_rises_and_falls(tiny: Tiny, boxes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tiny(), boxes, steps=20, warmup=2, rate=1.0)
     monkeypatch.setattr(run, "_error", lambda *_: sum(p.sum() for p in run.module.parameters()) * 0)
     rates = [run.optimizer.param_groups[0]["lr"] for _ in run]
     cosine = [0.5 * (1 + math.cos(math.pi * i / 20)) for i in range(20)]
     assert rates == pytest.approx([0.5, *cosine[1:]], abs=1e-4)
-    short = make_run(tiny(), folder, steps=5, warmup=100, rate=1.0)
+    short = make_run(tiny(), boxes, steps=5, warmup=100, rate=1.0)
     assert short.rate() == 1.0  # a short run has no time to warm up
 
 
-def test_steps_that_are_not_finite_change_nothing(tiny: Tiny, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    run = make_run(tiny(), folder, steps=100)
+def test_steps_that_are_not_finite_change_nothing(tiny: Tiny, boxes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tiny(), boxes, steps=100)
     before = [p.detach().clone() for p in run.module.parameters()]
     monkeypatch.setattr(run, "_error", lambda *_: sum(p.sum() for p in run.module.parameters()) * float("nan"))
     with pytest.raises(TrainingError, match="not finite for 21 steps"):
