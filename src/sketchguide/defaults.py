@@ -48,6 +48,6 @@ MARGIN = Setting[float](0.1, 0, 1)
 ATTENTION_SCALE = Setting[float](1.0, 0, 4)
 CLASS_SCALE = Setting[float](2.0, 0, 100)
 
-TRAINING_STEPS = Setting[int](400, 1, 10**6)
+TRAINING_STEPS = Setting[int](300, 1, 10**6)
 TRAINING_BATCH = Setting[int](32, 2, 1024)
 TRAINING_RATE = Setting[float](2e-3, 0, 1)

@@ -11,8 +11,8 @@ import typer
 
 from sketchguide.cli.options import FreshOption, ResumeOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
-from sketchguide.cli.session import Session, check_occupied, check_run, finite, until_stopped, workplace
-from sketchguide.defaults import MODEL, SEED
+from sketchguide.cli.session import Session, check_run, earlier, finite, until_stopped, workplace
+from sketchguide.defaults import MODEL
 from sketchguide.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -114,9 +114,7 @@ def command(
     report = Report.of(context, as_json=as_json)
     if part not in PARTS:
         raise UsageError(f"There is no part {part!r}.", hint=f"Choose one of: {', '.join(PARTS)}.", field="part")
-    check_run(resume=resume, fresh=fresh, minutes=minutes)
-    if not SEED.low <= seed <= SEED.high:
-        raise UsageError(f"seed is {seed}; it must lie in {SEED.low}..{SEED.high}.", field="seed")
+    check_run(resume=resume, fresh=fresh, minutes=minutes, seed=seed)
     with report.progress("{task.fields[figures]}") as bar:
         task = bar.add_task("Loading", total=None, figures="")
         hush_libraries()
@@ -132,11 +130,7 @@ def command(
         given = {name: value for name, value in options.items() if value is not None}
         checkpoints = Checkpoints(output / f"{part}-checkpoints")
         with workplace(checkpoints):
-            latest = checkpoints.latest()
-            check_occupied(output, latest, f"{part}.safetensors", resume=resume, fresh=fresh)
-            if resume and latest is None:
-                report.warn(f"{output} has no checkpoint to resume from; the run starts at the beginning.")
-            latest = latest if resume else None
+            latest = earlier(checkpoints, f"{part}.safetensors", report, resume=resume, fresh=fresh)
             trainee = _Trainee(part, model, device, training, scored, given)
             run = trainee.run()
             config = {**run.config, "part": part, "minutes": minutes, "pictures": len(examples)}

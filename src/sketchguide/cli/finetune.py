@@ -12,8 +12,8 @@ import typer
 
 from sketchguide.cli.options import FreshOption, ResumeOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
-from sketchguide.cli.session import Session, check_occupied, check_run, finite, until_stopped, workplace
-from sketchguide.defaults import MODEL, SEED
+from sketchguide.cli.session import Session, check_run, earlier, finite, until_stopped, workplace
+from sketchguide.defaults import MODEL
 from sketchguide.errors import SketchError, TrainingError, UsageError
 
 if TYPE_CHECKING:
@@ -181,13 +181,11 @@ def command(
     The result is a LoRA of a few MB that diffusers loads too. Ctrl-C saves.
     """
     report = Report.of(context, as_json=as_json)
-    check_run(resume=resume, fresh=fresh, minutes=minutes)
+    check_run(resume=resume, fresh=fresh, minutes=minutes, seed=seed)
     if preview_every < 1:
         raise UsageError(f"preview-every is {preview_every}; it must be at least 1.", field="preview_every")
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
         raise UsageError(f"dtype is {dtype!r}; it must be auto, float32, bfloat16 or float16.", field="dtype")
-    if not SEED.low <= seed <= SEED.high:
-        raise UsageError(f"seed is {seed}; it must lie in {SEED.low}..{SEED.high}.", field="seed")
     with report.progress("{task.fields[figures]}") as bar:
         task = bar.add_task("Loading", total=None, figures="")
         hush_libraries()
@@ -220,12 +218,8 @@ def command(
         comparing = drawing_features or str(find_part(None, "drawing-classifier", field="drawing_features"))
         checkpoints = Checkpoints(output / "checkpoints")
         with workplace(checkpoints):
-            latest = checkpoints.latest()
             result = "model" if full else LORA_FILE
-            check_occupied(output, latest, result, resume=resume, fresh=fresh)
-            if resume and latest is None:
-                report.warn(f"{output} has no checkpoint to resume from; the run starts at the beginning.")
-            latest = latest if resume else None
+            latest = earlier(checkpoints, result, report, resume=resume, fresh=fresh)
             backbone = load_backbone(model, device=device, dtype=dtype)  # pyright: ignore[reportArgumentType]
             if not isinstance(backbone, UNetBackbone):
                 raise UsageError(f"{backbone.name!r} cannot be tuned; it is no UNet pipeline.", field="model")

@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from sketchguide.cli.report import Report
 from sketchguide.cli.signals import StopLater, Stopped, handling
+from sketchguide.defaults import SEED
 from sketchguide.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -166,18 +168,28 @@ def workplace(checkpoints: Checkpoints) -> Generator[None]:
                         output.rmdir()
 
 
-def check_run(*, resume: bool, fresh: bool, minutes: float | None) -> None:
-    """UsageError for options of a training command that contradict each other or ask for no time at all."""
+def check_run(*, resume: bool, fresh: bool, minutes: float | None, seed: int) -> None:
+    """UsageError for options of a training command that contradict each other or lie out of range."""
     if resume and fresh:
         raise UsageError("--resume and --fresh exclude each other.", field="resume")
     if minutes is not None and not 0 < minutes < math.inf:
         raise UsageError(f"minutes is {minutes}; it must be above 0.", field="minutes")
+    if not SEED.low <= seed <= SEED.high:
+        raise UsageError(f"seed is {seed}; it must lie in {SEED.low}..{SEED.high}.", field="seed")
 
 
-def check_occupied(output: Path, latest: Checkpoint | None, result: str, *, resume: bool, fresh: bool) -> None:
-    """UsageError where `output` holds a run, or the file `result` of one, and neither flag says what to do with it."""
-    if resume or fresh:
-        return
+def earlier(checkpoints: Checkpoints, result: str, report: Report, *, resume: bool, fresh: bool) -> Checkpoint | None:
+    """The checkpoint that a run goes on from, None if it starts at the beginning.
+
+    UsageError where the folder holds a run, or the file `result` of one, and neither flag says what to do with it.
+    """
+    output, latest = checkpoints.folder.parent, checkpoints.latest()
+    if resume:
+        if latest is None:
+            report.warn(f"{output} has no checkpoint to resume from; the run starts at the beginning.")
+        return latest
+    if fresh:
+        return None
     if latest is not None:
         raise UsageError(
             f"{output} holds a run that has come to step {latest.step}.",
@@ -189,6 +201,7 @@ def check_occupied(output: Path, latest: Checkpoint | None, result: str, *, resu
         raise UsageError(
             f"{output} holds a {what}.", hint="Give --fresh to replace it, or another folder.", field="output"
         )
+    return None
 
 
 def _resuming(arguments: Sequence[str]) -> str:

@@ -13,7 +13,7 @@ import typer
 
 from sketchguide.cli.options import FreshOption, ResumeOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
-from sketchguide.cli.session import Session, check_occupied, check_run, finite, until_stopped, workplace
+from sketchguide.cli.session import Session, check_run, earlier, finite, until_stopped, workplace
 from sketchguide.defaults import MODEL, SEED, TRAINING_BATCH, TRAINING_RATE, TRAINING_STEPS
 from sketchguide.errors import OutputError, UsageError
 
@@ -94,13 +94,13 @@ def command(
         ),
     ] = None,
     seed: Annotated[
-        int | None,
+        int,
         typer.Option(
             help=f"Of the weights, the order of the pictures and the noise: {SEED}.",
             metavar="N",
             rich_help_panel=TRAINING,
         ),
-    ] = None,
+    ] = SEED.default,
     model: Annotated[
         str,
         typer.Option(
@@ -138,7 +138,7 @@ def command(
     options as before, goes on as if nothing had happened.
     """
     report = Report.of(context, as_json=as_json)
-    check_run(resume=resume, fresh=fresh, minutes=minutes)
+    check_run(resume=resume, fresh=fresh, minutes=minutes, seed=seed)
     if images is not None and images < 1:
         raise UsageError(f"images is {images}; it must be at least 1.", field="images")
     if dtype not in ("auto", "float32", "bfloat16", "float16"):
@@ -158,17 +158,11 @@ def command(
             raise UsageError(f"Unknown map {map_kind!r}.", hint=f"Choose one of: {', '.join(EXTRACTORS)}.", field="map")
         options = {"steps": steps, "batch": batch, "rate": rate, "seed": seed}
         asked = PredictorTraining(**{name: value for name, value in options.items() if value is not None})  # pyright: ignore[reportArgumentType]
-        if not SEED.low <= asked.seed <= SEED.high:
-            raise UsageError(f"seed is {asked.seed}; it must lie in {SEED.low}..{SEED.high}.", field="seed")
         examples = find_examples(data, limit=images, seed=asked.seed)
         training, held_out = split(examples, seed=asked.seed)
         checkpoints = Checkpoints(output / "checkpoints")
         with workplace(checkpoints):
-            latest = checkpoints.latest()
-            check_occupied(output, latest, "predictor.safetensors", resume=resume, fresh=fresh)
-            if resume and latest is None:
-                report.warn(f"{output} has no checkpoint to resume from; the run starts at the beginning.")
-            latest = latest if resume else None
+            latest = earlier(checkpoints, "predictor.safetensors", report, resume=resume, fresh=fresh)
             backbone = load_backbone(model, device=device, dtype=dtype)
             pictures = Pictures(training, size=backbone.default_size)
             scored = Pictures(held_out, size=backbone.default_size).fixed(SCORED) if held_out else None

@@ -31,7 +31,7 @@ class PredictorTraining:
 
     steps: int = TRAINING_STEPS.default
     batch: int = TRAINING_BATCH.default
-    views: int = 2  # noise levels at which a batch has each of its pictures; map and latents are made once for all
+    views: int = 4  # noise levels at which a batch has each of its pictures; map and latents are made once for all
     rate: float = TRAINING_RATE.default  # Adam's learning rate, falling to zero along a cosine
     window: tuple[float, float] = (0.0, 0.9)  # progress of the noise levels trained on: what `stop` may be later
     widths: tuple[int, ...] = (256, 128, 64)
