@@ -59,7 +59,8 @@ def trained(name: str, settings: PredictorTraining, backbone: Backbone, pictures
         return json.loads(facts.read_text())
     size = backbone.default_size
     training, held_out = split(find_examples(pictures), seed=0)
-    run = PredictorRun(backbone, Pictures(training, size=size), EXTRACTORS["edges"], settings)
+    data = Pictures(training, size=size)
+    run = PredictorRun(backbone, data, EXTRACTORS["edges"], settings)
     for _ in run:
         pass
     run.predictor.save_pretrained(folder)
@@ -67,7 +68,7 @@ def trained(name: str, settings: PredictorTraining, backbone: Backbone, pictures
         "predictor": name,
         "parameters": run.predictor.parameter_count,
         "training_seconds": round(run.seconds, 1),
-        "held_out": round(run.score(*Pictures(held_out, size=size).fixed(64)), 4),
+        "held_out": round(run.score(*Pictures(held_out, size=size, beside=data).fixed(64)), 4),
     }
     facts.write_text(json.dumps(row) + "\n")
     print(json.dumps(row), flush=True)

@@ -28,7 +28,7 @@ BOX = Sketch.from_strokes([[[0.35, 0.35], [0.65, 0.35], [0.65, 0.65], [0.35, 0.6
 
 @pytest.fixture(scope="module")
 def predictor(make_predictor: MakePredictor) -> LatentPredictor:
-    return make_predictor()
+    return make_predictor(window=(0.0, 0.9))  # as `sketchguide train` makes them
 
 
 def ball() -> Image.Image:
@@ -91,6 +91,13 @@ def test_an_inverted_picture_that_is_not_pulled_stays_itself(tiny: Tiny, source:
             break
     *_, last = walk(request, tiny(), prompts=["a cat"], seeds=[0], source=changing)
     assert low <= float((last.latent - clean).norm() / clean.norm()) < high
+
+
+def test_what_a_predictor_is_not_trained_for_is_refused(tiny: Tiny, predictor: LatentPredictor) -> None:
+    assert len(make(tiny, predictor=predictor, amount=0.3, steps=10)) == 1
+    with pytest.raises(UsageError, match="less noise") as caught:
+        make(tiny, predictor=predictor, amount=0.1, steps=10)
+    assert caught.value.field == "amount"
 
 
 def test_lines_and_strength_change_what_is_made(tiny: Tiny, predictor: LatentPredictor) -> None:

@@ -8,12 +8,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sketchguide.loading import shipped
-
 SCRIPTS = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
 
 
-@pytest.mark.skipif(not any(s.name == "icons-64" for s in shipped()), reason="icons-64 is not shipped yet")
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_the_example_runs_and_writes_a_picture(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert len(script.read_text().splitlines()) < 40

@@ -8,12 +8,16 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
 import sketchguide
+from sketchguide.backbones.tiny import tiny_stable_diffusion
+from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.defaults import HANDOVER
-from sketchguide.errors import ModelNotFoundError, SketchguideWarning, UsageError
+from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideWarning, UsageError
 from sketchguide.generation import (
     RECIPE_KEY,
     Picture,
@@ -26,7 +30,7 @@ from sketchguide.generation import (
     run,
 )
 from sketchguide.images import read_png_text, save_png
-from sketchguide.loading import shipped
+from sketchguide.loading import LORA_FILE, fingerprint
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sketch import Sketch, SpatialMap
@@ -159,6 +163,11 @@ def test_a_prompt_cut_short_is_told_of(tiny: Tiny) -> None:
         generate("a " * 76 + "the end", backbone=tiny(), steps=1, size=SIZE, seed=1)
 
 
+def test_a_negative_prompt_cut_short_is_told_of(tiny: Tiny) -> None:
+    with pytest.warns(SketchguideWarning, match="negative prompt is too long.*the end"):
+        generate("a", negative="a " * 76 + "the end", backbone=tiny(), steps=1, size=SIZE, seed=1)
+
+
 def test_a_scale_of_one_is_told_of(tiny: Tiny) -> None:
     with pytest.warns(SketchguideWarning, match="scale is 1"):
         generate("a cat", backbone=tiny(), steps=1, size=SIZE, seed=1, scale=1.0)
@@ -170,7 +179,38 @@ def test_nothing_else_is_told_of(tiny: Tiny, predictor: LatentPredictor) -> None
         draw(tiny, predictor, steps=1)
 
 
+def test_a_lora_is_on_the_backbone_for_its_request_alone(tmp_path: Path) -> None:
+    tuned = tiny_stable_diffusion()
+    tuned.unet.add_adapter(LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q", "to_v"]))
+    layers = {f"unet.{name}": tensor for name, tensor in get_peft_model_state_dict(tuned.unet).items()}
+    save_file(layers, tmp_path / LORA_FILE)
+    backbone = UNetBackbone(tiny_stable_diffusion(), name="tiny")
+
+    def make(**settings: Any) -> Image.Image:
+        return generate("a cat", backbone=backbone, seed=1, steps=2, size=SIZE, **settings)[0].image
+
+    before, plain = fingerprint(backbone.network), make()
+    with_lora = make(lora=str(tmp_path))
+    assert fingerprint(backbone.network) == before
+    assert np.array_equal(pixels(make()), pixels(plain))
+    assert not np.array_equal(pixels(with_lora), pixels(plain))
+    own = LoraConfig(r=2, init_lora_weights=False, target_modules=["to_k"])
+    backbone.network.add_adapter(own, adapter_name="own")
+    with_own = make()
+    assert not np.array_equal(pixels(with_own), pixels(plain))
+    make(lora=str(tmp_path))
+    assert set(backbone.network.peft_config) == {"own"}
+    assert np.array_equal(pixels(make()), pixels(with_own))
+
+
 # ------------------------------------------------------------------------------------------------------------ faults
+
+
+@pytest.mark.parametrize("wrong", [{"taps": ("conv_in",), "channels": (7,)}, {"latent_channels": 16}], ids=str)
+def test_law_10_holds_for_a_predictor_handed_over(tiny: Tiny, predictor: LatentPredictor, wrong: Any) -> None:
+    config = replace(predictor.config, backbone="some-other-model", **wrong)
+    with pytest.raises(MismatchError, match=r"some-other-model.*'tiny'"):
+        draw(tiny, LatentPredictor(config))
 
 
 def test_size_511_is_answered_with_the_nearest(tiny: Tiny) -> None:
@@ -246,9 +286,6 @@ def test_blank_paper_binds_as_told(tiny: Tiny) -> None:
 
 
 def test_the_shipped_model_draws() -> None:
-    if "icons-64" not in {one.name for one in shipped()}:
-        pytest.skip("icons-64 is not shipped yet")
-    sketch = CROSS if "icons-64-edges" in {one.name for one in shipped()} else None
-    (picture,) = generate("a red apple", sketch=sketch, steps=2, seed=7, device="cpu")
+    (picture,) = generate("a red apple", sketch=CROSS, steps=2, seed=7, device="cpu")
     assert picture.image.size == (64, 64)
     assert float(pixels(picture.image).std()) > 5

@@ -70,6 +70,7 @@ def test_unknown_names_are_refused_before_the_network(
     inside.mkdir(parents=True)
     monkeypatch.chdir(inside)
     monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", download)
+    monkeypatch.setattr("diffusers.DiffusionPipeline.load_config", download)
     with pytest.raises(ModelNotFoundError) as caught:
         load_backbone(name)
     assert caught.value.field == "model"
@@ -82,6 +83,7 @@ def test_a_hub_that_does_not_answer_is_said_to_be(monkeypatch: pytest.MonkeyPatc
         assert not settings.get("trust_remote_code")
         raise OSError(f"cannot reach the host for {source}\nand much more")
 
+    monkeypatch.setattr("diffusers.DiffusionPipeline.load_config", lambda _: {})
     monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", download)
     with pytest.raises(ModelNotFoundError, match=r"'owner/model-1\.5'") as caught:
         load_backbone("owner/model-1.5")
@@ -102,8 +104,11 @@ def test_a_device_that_is_not_there_is_refused() -> None:
         assert caught.value.field == "device"
 
 
-def test_pipelines_of_other_families_are_refused() -> None:
+def test_pipelines_of_other_families_are_refused(tiny: Tiny) -> None:
     other = SimpleNamespace(components={"transformer": object(), "vae": object()})
+    with_another_autoencoder = SimpleNamespace(components={**tiny().pipeline.components, "vae": object()})
+    with pytest.raises(UsageError, match="not supported"):
+        from_pipe(with_another_autoencoder)
     with pytest.raises(UsageError, match="not supported") as caught:
         from_pipe(other)
     assert caught.value.field == "model"
@@ -138,6 +143,12 @@ def not_finite(file: Path) -> None:
 
 def incomplete(file: Path) -> None:
     tensors = load_file(file)
+    del tensors["mid_block.resnets.0.conv1.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+
+
+def misshapen(file: Path) -> None:
+    tensors = load_file(file)
     tensors["mid_block.resnets.0.conv1.weight"] = torch.zeros(3, 3)
     save_file(tensors, file, metadata={"format": "pt"})
 
@@ -147,7 +158,7 @@ def only_a_pickle(file: Path) -> None:
     file.unlink()
 
 
-@pytest.mark.parametrize("damage", [truncated, pickled, empty, not_finite, incomplete, only_a_pickle])
+@pytest.mark.parametrize("damage", [truncated, pickled, empty, not_finite, incomplete, misshapen, only_a_pickle])
 def test_damaged_weights_are_refused_by_name(folder: Path, damage: Callable[[Path], None]) -> None:
     damage(folder / UNET)
     with pytest.raises(WeightsError) as caught:
@@ -157,6 +168,24 @@ def test_damaged_weights_are_refused_by_name(folder: Path, damage: Callable[[Pat
     if damage in (truncated, pickled, empty):
         assert UNET in caught.value.message
         assert f"{(folder / UNET).stat().st_size} bytes" in caught.value.message
+
+
+def test_a_text_encoder_without_some_of_its_weights_is_refused(folder: Path) -> None:
+    file = folder / "text_encoder" / "model.safetensors"
+    tensors = load_file(file)
+    lost = sorted(name for name in tensors if name.endswith("fc1.weight"))
+    save_file({name: t for name, t in tensors.items() if name not in lost}, file, metadata={"format": "pt"})
+    with pytest.raises(WeightsError, match=rf"text_encoder .* {len(lost)} are missing.*fc1\.weight"):
+        load_backbone(folder, device="cpu")
+
+
+@pytest.mark.parametrize("kind", ["NoSuchPipeline", None])
+def test_a_pipeline_of_an_unknown_class_is_refused(folder: Path, kind: str | None) -> None:
+    index = json.loads((folder / "model_index.json").read_text())
+    index.pop("_class_name")
+    (folder / "model_index.json").write_text(json.dumps(index if kind is None else index | {"_class_name": kind}))
+    with pytest.raises(WeightsError, match="does not load"):
+        load_backbone(folder, device="cpu")
 
 
 def test_an_index_that_is_no_json_is_refused(folder: Path) -> None:

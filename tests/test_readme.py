@@ -9,13 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sketchguide.loading import shipped
-
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.skipif(not any(s.name == "icons-64" for s in shipped()), reason="icons-64 is not shipped yet")
 def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert len(example.strip().splitlines()) <= 10

@@ -581,7 +581,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--minutes", type=float, default=60, help="training time over all sessions")
-    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate of the diffusion stage")
+    parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
     parser.add_argument(
         "--decay", type=float, default=0.3, help="last part of the time in which the rate falls to zero"
     )

@@ -29,7 +29,15 @@ from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.images import from_base64, from_ink, read_png_text, save_png, to_images, to_tensor
 from sketchguide.inversion import recur
 from sketchguide.levels import Level
-from sketchguide.loading import find_part, fingerprint, has_predictor, load_backbone, load_lora, load_predictor
+from sketchguide.loading import (
+    find_part,
+    fingerprint,
+    has_predictor,
+    load_backbone,
+    load_lora,
+    load_predictor,
+    unload_lora,
+)
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sampling import Evaluations, Moment, sample
@@ -131,13 +139,24 @@ def run(
     """Carry out `request`: Progress after every step, a Picture when one is finished.
 
     With `prompts` it is carried out for each of them in place of its own; the layout's source runs once for all.
-    `only` makes just the picture of that index.
+    `only` makes just the picture of that index. A LoRA that the request names is on the backbone meanwhile.
     """
     if only is not None and not 0 <= only < request.count:
         raise UsageError(f"Picture {only} was asked for; the request makes {request.count}.", field="only")
     backbone = backbone or load_backbone(request.model, device=request.device, dtype=request.dtype)
-    if request.lora is not None:
-        load_lora(backbone, request.lora, scale=request.lora_scale)
+    if request.lora is None:
+        yield from _carried_out(request, backbone, predictor, prompts=prompts, only=only)
+        return
+    load_lora(backbone, request.lora, scale=request.lora_scale)
+    try:
+        yield from _carried_out(request, backbone, predictor, prompts=prompts, only=only)
+    finally:
+        unload_lora(backbone)
+
+
+def _carried_out(
+    request: Request, backbone: Backbone, predictor: LatentPredictor | None, *, prompts: Sequence[str], only: int | None
+) -> Iterator[Progress | Picture]:
     size = check_size(request.size or backbone.default_size, backbone)
     sketch = None if request.sketch is None else Sketch.from_json(request.sketch)
     given = request.layout or request.edit
@@ -205,6 +224,7 @@ def _controls(
     if drawing is not None:
         predictor = predictor or _predictor(request, backbone)
         if predictor is not None:
+            predictor.check_fits(backbone)
             controls.made_with["predictor"] = fingerprint(predictor)
             controls.guides.append(latent_guide(request, [drawing], backbone, predictor))
         if request.attention is not None:
@@ -275,12 +295,21 @@ def latent_guide(
     target, weight = (torch.cat(tensors) for tensors in zip(*pairs, strict=True))
     own = HANDOVER.default if predictor.config.clean_widths else 1.0
     handover = own if request.handover is None else request.handover
-    part = 1.0 if request.edit is None else request.edit.amount  # settings are parts of what is walked
+    part, end = 1.0, request.stop
+    if request.edit is not None:  # settings are parts of what is walked
+        part, trained = request.edit.amount, predictor.config.window[1]
+        if 1 - part >= trained:
+            raise UsageError(
+                f"An edit of amount {part:g} has less noise than this predictor was trained for.",
+                hint=f"Give an amount above {1 - trained:.2g}.",
+                field="amount",
+            )
+        end = min(1 - part * (1 - request.stop), trained)
     return LatentGuide(
         predictor,
         target,
         weight,
-        window=(0.0, 1 - part * (1 - request.stop)),
+        window=(0.0, end),
         strength=Proportional(request.strength),
         every=request.every,
         handover=1 - part * (1 - handover),
@@ -440,6 +469,9 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
         warn("Every picture starts from the source's noise: with most solvers seeds change nothing.")
     if request.scale == 1:
         warn("scale is 1: the prompt steers only weakly.")
-    for words in backbone.describe([one.prompt for one in requests]).dropped:
-        if words:
-            warn(f"The prompt is too long; not read: {words!r}.")
+    texts = {"prompt": [one.prompt for one in requests], "negative prompt": [request.negative]}
+    texts["source prompt"] = [given.source_prompt for given in (request.layout, request.edit) if given is not None]
+    for name, asked in texts.items():
+        for words in backbone.describe(asked).dropped if any(asked) else ():
+            if words:
+                warn(f"The {name} is too long; not read: {words!r}.")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -115,8 +115,9 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
     if isinstance(source, Path):
         check_weights(source)
     try:
-        pipeline = DiffusionPipeline.from_pretrained(source, dtype=chosen, use_safetensors=True)
-    except (OSError, ValueError, RuntimeError, SafetensorError, json.JSONDecodeError) as error:
+        encoders = _text_encoders(source, chosen)
+        pipeline = DiffusionPipeline.from_pretrained(source, dtype=chosen, use_safetensors=True, **encoders)
+    except (OSError, ValueError, RuntimeError, AttributeError, KeyError, TypeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if isinstance(source, Path):
             raise WeightsError(f"{source} does not load as a diffusers pipeline: {reason}", field="model") from error
@@ -129,6 +130,8 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
     for part, module in pipeline.components.items():
         if not isinstance(module, nn.Module):
             continue
+        if missing := [name for name, parameter in module.named_parameters() if parameter.is_meta]:
+            raise _incomplete(part, source, missing)
         if not all(p.isfinite().all() for p in module.parameters()):
             raise WeightsError(
                 f"The weights of {part} in {source} are not finite.", hint="Get them again.", field="model"
@@ -138,15 +141,43 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
     return from_pipe(pipeline.to(where), name=str(name))
 
 
+def _text_encoders(source: str | Path, dtype: torch.dtype) -> dict[str, nn.Module]:
+    """The parts of a pipeline that transformers loads: it draws weights that are missing at random and goes on."""
+    import transformers
+    from diffusers import DiffusionPipeline
+
+    encoders: dict[str, nn.Module] = {}
+    for part, entry in DiffusionPipeline.load_config(source).items():
+        if not isinstance(entry, list) or entry[0] != "transformers":
+            continue
+        kind: Any = getattr(transformers, str(entry[1]), None)
+        if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel):
+            encoders[part], found = kind.from_pretrained(
+                source, subfolder=part, dtype=dtype, use_safetensors=True, output_loading_info=True
+            )
+            if found["missing_keys"]:
+                raise _incomplete(part, source, sorted(found["missing_keys"]))
+    return encoders
+
+
+def _incomplete(part: str, source: str | Path, missing: Sequence[str]) -> WeightsError:
+    return WeightsError(
+        f"The weights of {part} in {source} are not complete: {len(missing)} are missing, {missing[0]} first.",
+        hint="Get them again.",
+        field="model",
+    )
+
+
 def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
     """Use a diffusers pipeline that is already loaded, with the LoRA, dtype and offloading it has.
 
     The family is read from its components. Raises UsageError for one that is not supported.
     """
-    from diffusers import UNet2DConditionModel
+    from diffusers import AutoencoderKL, UNet2DConditionModel
 
     parts = pipeline.components
-    if isinstance(parts.get("unet"), UNet2DConditionModel) and "text_encoder_2" not in parts and "vae" in parts:
+    known = isinstance(parts.get("unet"), UNet2DConditionModel) and isinstance(parts.get("vae"), AutoencoderKL)
+    if known and "text_encoder_2" not in parts:
         return UNetBackbone(pipeline, name=name)
     raise UsageError(
         f"{type(pipeline).__name__} is not supported yet.",
@@ -207,8 +238,7 @@ def load_lora(backbone: Backbone, name: str | Path, *, scale: float = 1.0) -> Ba
         )
     source: Any = read_weights(file, field="lora")[0] if file.is_file() else str(name)
     try:
-        if LORA in getattr(backbone.network, "peft_config", {}):
-            pipeline.delete_adapters(LORA)
+        unload_lora(backbone)
         others = pipeline.get_active_adapters()
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
@@ -223,6 +253,17 @@ def load_lora(backbone: Backbone, name: str | Path, *, scale: float = 1.0) -> Ba
         ) from error
     backbone.network.eval().requires_grad_(False)
     return backbone
+
+
+def unload_lora(backbone: Backbone) -> None:
+    """Take the LoRA that `load_lora` loaded off the backbone, which is then as it was; without one, do nothing."""
+    if LORA not in getattr(backbone.network, "peft_config", {}):
+        return
+    pipeline: Any = getattr(backbone, "pipeline", None)
+    if any(set(names) != {LORA} for names in pipeline.get_list_adapters().values()):
+        pipeline.delete_adapters(LORA)
+    else:
+        pipeline.unload_lora_weights()  # the layers too, not only what they hold
 
 
 def choose_device(device: str) -> torch.device:

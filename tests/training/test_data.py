@@ -377,6 +377,24 @@ class TestCorruptFiles:
         assert caught.value.message.count("is empty") == 3
         assert str(pictures.skipped[0][0]) in caught.value.message
 
+    def test_both_sides_of_a_split_count_together(self, tmp_path: Path) -> None:
+        training, held_out = split(hues(tmp_path, 20))
+        assert len(held_out) < 10
+        for e in held_out[:1]:
+            e.path.write_bytes(b"")
+        pictures = Pictures(training, size=(16, 16))
+        others = Pictures(held_out, size=(16, 16), beside=pictures)
+        assert len(others.fixed(20)[1]) == len(held_out) - 1
+        assert [path for path, _ in pictures.skipped] == [held_out[0].path]
+
+    def test_nothing_held_out_that_can_be_read(self, tmp_path: Path) -> None:
+        training, (lost,) = split(hues(tmp_path, 12), held_out=0.01)
+        lost.path.write_bytes(b"")
+        others = Pictures([lost], size=(20, 16), beside=Pictures(training, size=(20, 16)))
+        images, captions = others.fixed(4)
+        assert images.shape == (0, 3, 16, 20)
+        assert captions == []
+
     def test_none_left(self, tmp_path: Path) -> None:
         (only := paint(tmp_path / "a.png")).unlink()
         pictures = Pictures([example(only)], size=(16, 16))

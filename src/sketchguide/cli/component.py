@@ -192,12 +192,13 @@ class _Trainee:
         self.pictures = self._pictures(training, loose)
         if classifying:
             held_out = [example for example in held_out if example.caption in self.classes]
-        self.held_out = self._pictures(held_out, loose) if held_out else None
+        others = self._pictures(held_out, loose, self.pictures) if held_out else None
+        self.held_out = others if others and others.fixed(1)[1] else None
 
-    def _pictures(self, examples: list[Example], augmentation: Any) -> Pictures:
+    def _pictures(self, examples: list[Example], augmentation: Any, beside: Pictures | None = None) -> Pictures:
         from sketchguide.training.data import Pictures
 
-        return Pictures(examples, size=self.backbone.default_size, augmentation=augmentation)
+        return Pictures(examples, size=self.backbone.default_size, augmentation=augmentation, beside=beside)
 
     def scored(self, count: int) -> tuple[Any, list[str]]:
         assert self.held_out is not None

@@ -204,7 +204,7 @@ SolverOption = Annotated[
     str | None,
     typer.Option(
         help="ddim, ddpm, euler, euler-ancestral, dpm++2m, or lcm for models distilled for it. "
-        "Default: the model's own.",
+        "Default: the model's own, or ddim where that is none of these.",
         metavar="NAME",
         rich_help_panel=SAMPLING,
     ),

@@ -42,7 +42,7 @@ picture.save("apple.png")
 | base model | `{model}` ({family}, {latent_channels} latent channels) |
 | maps | {map_kind} |
 | pictures | {pictures} to train on, {held_out_pictures} held out |
-| steps | {steps} of batch {batch}, learning rate {rate:g}, seed {seed} |
+| steps | {steps} of batch {batch} ({views} noise levels a picture), learning rate {rate:g}, seed {seed} |
 | time | {minutes:.1f} minutes on {hardware} |
 | held-out error | {score} |
 | hidden layers | {widths} |
@@ -89,6 +89,7 @@ def model_card(
         held_out_pictures=held_out_pictures,
         steps=settings.steps,
         batch=settings.batch,
+        views=settings.views,
         rate=settings.rate,
         seed=settings.seed,
         minutes=seconds / 60,

@@ -66,7 +66,8 @@ class Pictures:
     """Batches of pictures of one size, (width, height) in pixels, made from `examples` when they are asked for.
 
     Decoded pictures stay in memory, at about the wanted size, up to `cache_bytes`. Files that cannot be read are
-    skipped and listed in `skipped` with the reason.
+    skipped and listed in `skipped` with the reason. Those `beside` it are others of the same data: the two count
+    their files and list the unreadable ones together.
     """
 
     def __init__(
@@ -76,14 +77,16 @@ class Pictures:
         size: tuple[int, int],
         augmentation: Augmentation = _MILD,
         cache_bytes: int = 2**30,
+        beside: Pictures | None = None,
     ) -> None:
         if not examples:
             raise UsageError("There are no pictures to train on.", hint="Give at least one.", field="data")
         self.examples = tuple(examples)
         self.size = size
         self.augmentation = augmentation
-        self.skipped: list[tuple[Path, str]] = []
-        self._files = len({example.path for example in examples})
+        self.skipped: list[tuple[Path, str]] = [] if beside is None else beside.skipped
+        self._files: set[Path] = set() if beside is None else beside._files
+        self._files.update(example.path for example in examples)
         self._cache: dict[Path, Image.Image | None] = {}
         self._room = cache_bytes
 
@@ -112,6 +115,8 @@ class Pictures:
         """
         shuffled = sorted(self.examples, key=lambda example: _place(example.name, "fixed", 0))
         chosen = [pair for pair, _ in zip(self._readable(shuffled), range(count), strict=False)]
+        if not chosen:
+            return torch.empty(0, 3, self.size[1], self.size[0]), []
         return to_tensor([_crop(picture, self.size, (0.5, 0.5)) for picture, _ in chosen]), [text for _, text in chosen]
 
     def _readable(self, examples: Iterable[Example]) -> Iterator[tuple[Image.Image, str]]:
@@ -119,9 +124,9 @@ class Pictures:
             picture = self._picture(example.path)
             if picture is not None:
                 yield picture, example.caption
-            elif len(self.skipped) > _CORRUPT * self._files:
+            elif len(self.skipped) > _CORRUPT * len(self._files):
                 raise TrainingError(
-                    f"{len(self.skipped)} of {self._files} pictures cannot be read, and at most 10 % may fail. "
+                    f"{len(self.skipped)} of {len(self._files)} pictures cannot be read, and at most 10 % may fail. "
                     + " ".join(reason for _, reason in self.skipped[:3]),
                     hint="Repair or remove these files.",
                     field="data",
