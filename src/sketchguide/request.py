@@ -200,7 +200,7 @@ class Request(Checked):
     seed: int = Field(ge=SEED.low, le=SEED.high, description="seed of the first picture; the next ones count up")
     count: int = Field(default=COUNT.default, ge=COUNT.low, le=COUNT.high, description="how many pictures")
     size: tuple[int, int] | None = Field(default=None, description="width and height in pixels; none: the model's own")
-    solver: str | None = Field(default=None, description="none: the model's own, or ddim where sketchguide has no such one")
+    solver: str | None = Field(default=None, description="none: the model's own, or ddim where it is none of ours")
     layout: Layout | None = Field(default=None, description="a picture whose layout is kept: `sketchguide translate`")
     edit: Edit | None = Field(default=None, description="a picture that is changed by the sketch: `sketchguide edit`")
     attention: str | None = Field(default=None, description="folder or file of sketch attention; none: without it")

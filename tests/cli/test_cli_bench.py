@@ -72,6 +72,19 @@ def test_another_predictor_under_the_same_name_is_noticed(sketchguide: Run, benc
     assert f"The network of {lgp} is another one" in result.err
 
 
+def test_a_method_that_never_works_costs_its_own_rows_alone(
+    sketchguide: Run, bench: list[str], done: tuple[Path, Any], trained: tuple[Path, Any]
+):
+    broken = f"lgp:steps=3,stop=1,predictor={trained[0]}"
+    result = sketchguide(*bench, "--method", broken, "-o", done[0], "--json")
+    assert result.code == 0, result.err
+    rows = {row["method"]: row for row in result.json["rows"]}
+    assert (rows[broken]["drawings"], rows[broken]["failed"]) == (0, 3)
+    assert [row for row in result.json["rows"] if row["method"] != broken] == done[1].json["rows"]
+    assert any("was trained for 0 to 0.9" in warning for warning in result.json["warnings"])
+    assert result.json["costs"][2]["memory"] is None
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +13,7 @@ import typer
 
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.defaults import MODEL, SEED
-from sketchguide.errors import OutputError, UsageError
+from sketchguide.errors import OutputError, SketchguideError, UsageError
 
 if TYPE_CHECKING:
     from sketchguide.backbones.base import Backbone
@@ -123,6 +124,8 @@ def command(
     with report.progress("{task.fields[what]}") as bar:
         task = bar.add_task("Loading", total=None, what="")
         hush_libraries()
+        from torch.nn import Module
+
         from sketchguide.cli.environment import hardware
         from sketchguide.evaluation.benchmark import Benchmark, table
         from sketchguide.evaluation.costs import cost_table, costs, peak_memory
@@ -138,7 +141,11 @@ def command(
         request = Request.checked(prompt="", seed=seed, model=backbone.name)
         settings = request.model_dump(include={*STEERING, "size", "model"})
         config = {"model": fingerprint(backbone.network), "seed": seed, "batch": batch, "settings": settings}
-        config |= {"weights": weights is not None, "classifier": classifier is not None}
+        config["judges"] = {
+            name: fingerprint(judge)
+            for name, judge in (("edges", judges.detector), ("recognised", judges.classifier))
+            if isinstance(judge, Module)
+        }
         networks = {name: fingerprint(method.network) for name, method in built.items() if method.network is not None}
         with Checkpoints(output).lock():
             if fresh:
@@ -168,7 +175,10 @@ def command(
             first = next(iter(drawings.values()))[0]
             short = request.model_copy(update={"steps": MEMORY_STEPS})
             one = Batch(backbone, short, [first.prompt], [first.ink], [seed])
-            memory = {name: peak_memory(method.method, one) for name, method in built.items()}
+            memory: dict[str, int] = {}
+            for name, method in built.items():
+                with suppress(SketchguideError, RuntimeError, ValueError):  # its rows say what it fails of
+                    memory[name] = peak_memory(method.method, one)
             spent = costs(built, results, memory, floor=benchmark.floor)
             on = hardware(backbone.device.type)
             _write(output / "table.md", f"{on}\n\n{table(rows)}\n{cost_table(spent)}")

@@ -72,7 +72,8 @@ class Benchmark:
     """Iterate it for results; those that `folder` holds already come first.
 
     Drawing i of a set has the seeds `request.seed + i`, and 10,000 more for each further one: the same for every
-    method. A batch that fails is made again one by one; what still fails is kept as failed and tried anew next time.
+    method. Methods take turns, batch by batch, so that their times compare. A batch that fails is made again one by
+    one; what still fails is kept as failed and tried anew next time.
     """
 
     backbone: Backbone
@@ -89,23 +90,26 @@ class Benchmark:
 
     def __iter__(self) -> Iterator[Result]:
         done = {r.key: r for r in read_results(self.folder) if not r.error and self._file(r).is_file()}
-        for name, drawings, method in self._parts():
+        parts = list(self._parts())
+        for set_name, drawings in self.sets.items():
+            methods = [(label, method) for (label, name), _, method in parts if name == set_name]
             jobs = [
                 (drawing, self.request.seed + SEED_STRIDE * k + i)
                 for k in range(self.seeds)
                 for i, drawing in enumerate(drawings)
             ]
-            label, set_name = name
-            left: list[tuple[Drawing, int]] = []
-            for drawing, seed in jobs:
-                if found := done.get((label, set_name, drawing.name, seed)):
-                    yield found
-                else:
-                    left.append((drawing, seed))
-            for first in range(0, len(left), self.batch):
-                results = self._measured(label, set_name, method, left[first : first + self.batch])
-                self._keep(results)
-                yield from results
+            for first in range(0, len(jobs), self.batch):
+                for label, method in methods:
+                    left: list[tuple[Drawing, int]] = []
+                    for drawing, seed in jobs[first : first + self.batch]:
+                        if found := done.get((label, set_name, drawing.name, seed)):
+                            yield found
+                        else:
+                            left.append((drawing, seed))
+                    if left:
+                        results = self._measured(label, set_name, method, left)
+                        self._keep(results)
+                        yield from results
 
     @property
     def floor(self) -> str | None:
@@ -134,7 +138,7 @@ class Benchmark:
                 Result(method=label, set=set_name, drawing=drawing.name, prompt=drawing.prompt, seed=seed, error=reason)
             ]
         seconds = (time.monotonic() - started) / len(jobs)
-        target = torch.stack([torch.tensor(drawing.ink.ink)[None] for drawing, _ in jobs])
+        target = torch.stack([torch.tensor(drawing.lines.ink)[None] for drawing, _ in jobs])
         images = to_images(pictures)
         pictures = to_tensor(images)  # what is measured is what is kept
         found = self.judges.detector(pictures)
@@ -241,7 +245,8 @@ class Benchmark:
     ) -> Row:
         f1, plain = by_drawing(good, "f1"), by_drawing(floor, "f1")
         both = [name for name in f1 if name in plain]
-        right = by_drawing(good, "right")
+        right, plain_right = by_drawing(good, "right"), by_drawing(floor, "right")
+        judged = [name for name in right if name in plain_right]
         seconds, plain_seconds = by_drawing(good, "seconds"), by_drawing(floor, "seconds")
         seen = Seen() if label == CEILING else self._seen(good, reference)
         return Row(
@@ -251,9 +256,10 @@ class Benchmark:
             failed=failed,
             f1=interval(list(f1.values())),
             ods=self._ods(good),
-            ratio=interval([f1[n] for n in both], over=[plain[n] for n in both]) if both else None,
+            ratio=interval([f1[n] for n in both], over=whole) if any(whole := [plain[n] for n in both]) else None,
             chamfer=interval(list(by_drawing(good, "chamfer").values())),
             right=interval(list(right.values())) if right else None,
+            more_right=interval([right[n] - plain_right[n] for n in judged]) if judged else None,
             kid=seen.kid,
             diversity=seen.diversity,
             structure=seen.structure,
@@ -271,8 +277,10 @@ class Benchmark:
 
     @cached_property
     def _ink(self) -> Mapping[tuple[str, str], Tensor]:
-        """The drawings (1, H, W), by set and name."""
-        return {(name, d.name): torch.tensor(d.ink.ink)[None] for name, drawings in self.sets.items() for d in drawings}
+        """The lines (1, H, W) that pictures should agree with, by set and name."""
+        return {
+            (name, d.name): torch.tensor(d.lines.ink)[None] for name, drawings in self.sets.items() for d in drawings
+        }
 
     @cached_property
     def _places(self) -> Mapping[tuple[str, str], Tensor]:
@@ -325,7 +333,7 @@ class Seen:
 
 def as_picture(drawing: Drawing) -> Tensor:
     """What the pictures of a drawing should be built like (3, H, W): the picture it was found in, else dark lines."""
-    return from_ink(1 - torch.tensor(drawing.ink.ink)[None, None])[0] if drawing.picture is None else drawing.picture
+    return from_ink(1 - torch.tensor(drawing.lines.ink)[None, None])[0] if drawing.picture is None else drawing.picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -333,7 +341,8 @@ class Row:
     """A method on a set.
 
     `ods` is F1 at the best threshold for the set, `ratio` is F1 over that of the floor, `seconds` the same of the time
-    per picture; `structure` is the distance to the picture in which the map was found, or to the drawing itself.
+    per picture; `more_right` is how much more is recognised than of the floor, drawing by drawing; `structure` is the
+    distance to the picture in which the map was found, or to the drawing itself.
     """
 
     method: str
@@ -345,6 +354,7 @@ class Row:
     ratio: Interval | None = None
     chamfer: Interval | None = None
     right: Interval | None = None
+    more_right: Interval | None = None
     kid: Interval | None = None
     diversity: float | None = None
     structure: Interval | None = None
@@ -369,7 +379,11 @@ def read_results(folder: Path) -> list[Result]:
     """What `folder` holds so far, the latest of each picture; lines cut short by a kill are passed over."""
     file = folder / "results.jsonl"
     latest: dict[Any, Result] = {}
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    except OSError as error:
+        raise OutputError(f"{file} cannot be read: {error.strerror}.", field="output") from error
+    for line in lines:
         try:
             result = Result(**json.loads(line))
         except (ValueError, TypeError):
@@ -384,15 +398,17 @@ def table(rows: Sequence[Row]) -> str:
     def shown(value: Interval | None, digits: int) -> str:
         if value is None:
             return "–"
-        return f"{value.estimate:.{digits}f} ({value.low:.{digits}f}–{value.high:.{digits}f})"
+        low, high = (f"{end:.{digits}f}" for end in (value.low, value.high))
+        return f"{value.estimate:.{digits}f} ({low}{' to ' if value.low < 0 else '–'}{high})"
 
-    names = ["set", "method", "drawings", "F1", "ODS", "× text", "Chamfer", "recognised", "KID", "structure"]
-    names += ["diversity", "time × text"]
+    names = ["set", "method", "drawings", "F1", "ODS", "× text", "Chamfer", "recognised", "more than text", "KID"]
+    names += ["structure", "diversity", "time × text"]
     lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
     for row in rows:
         count = f"{row.drawings}" + (f" ({row.failed} pictures failed)" if row.failed else "")
         plain = ["–" if v is None else f"{v:.2f}" for v in (row.diversity, row.seconds)]
-        measured = [(row.f1, 3), (row.ratio, 2), (row.chamfer, 3), (row.right, 3), (row.kid, 3), (row.structure, 4)]
+        measured = [(row.f1, 3), (row.ratio, 2), (row.chamfer, 3), (row.right, 3), (row.more_right, 3), (row.kid, 3)]
+        measured.append((row.structure, 4))
         figures = [shown(value, digits) for value, digits in measured]
         figures.insert(1, "–" if row.ods is None else f"{row.ods:.3f}")
         lines.append("| " + " | ".join([row.set, row.method, count, *figures, *plain]) + " |")

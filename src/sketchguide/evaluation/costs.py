@@ -73,7 +73,7 @@ def peak_memory(method: Method, batch: Batch) -> int:
 def costs(
     methods: Mapping[str, Built], results: Sequence[Result], memory: Mapping[str, int], *, floor: str | None
 ) -> list[Cost]:
-    """One row for each method; `memory` has the `peak_memory` of each, `floor` is the one to compare with."""
+    """One row for each method; `memory` has the `peak_memory` of those that work, `floor` is what to compare with."""
 
     def seconds(label: str | None) -> dict[str, float]:
         return by_drawing([r for r in results if r.method == label], "seconds")
@@ -90,7 +90,7 @@ def costs(
                 images=built.training.get("training_images"),
                 training_seconds=built.training.get("seconds"),
                 seconds=sum(own[n] for n in both) / sum(plain[n] for n in both) if both else None,
-                memory=memory[label] / memory[floor] if floor is not None and floor in memory else None,
+                memory=memory[label] / memory[floor] if floor in memory and label in memory else None,
             )
         )
     return rows

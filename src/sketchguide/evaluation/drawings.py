@@ -35,7 +35,8 @@ Size = tuple[int, int]
 class Drawing:
     """One drawing to follow. `answers` are the classes (Unicode code points of icons) that answer to the prompt.
 
-    `source` keeps the strokes where there are some; `picture` (3, H, W) in [-1, 1] is what the map was found in.
+    `source` keeps the strokes where there are some; `picture` (3, H, W) in [-1, 1] is what the map was found in;
+    `meant` is the map before it was spoiled.
     """
 
     name: str  # unlike all others of its set, and fit for a file name
@@ -44,6 +45,12 @@ class Drawing:
     answers: tuple[str, ...] = ()
     source: Sketch | None = None
     picture: Tensor | None = None
+    meant: SpatialMap | None = None
+
+    @property
+    def lines(self) -> SpatialMap:
+        """What a picture should agree with: what was meant, where that is not what was drawn."""
+        return self.ink if self.meant is None else self.meant
 
 
 def quickdraw(data: Path, *, count: int, size: Size) -> list[Drawing]:
@@ -85,7 +92,8 @@ def tuberlin(data: Path, *, count: int, size: Size) -> list[Drawing]:
 
 
 def icons(data: Path, *, count: int, size: Size) -> list[Drawing]:
-    """Edge maps of `count` icons whose concepts no network here has seen; styles take turns."""
+    """Edge maps of `count` icons whose concepts no model here has seen: one of each concept, styles taking turns, and
+    where these do not suffice further styles of the same concepts."""
     mapped = {code for codes in class_map(data).values() for code in codes}
     records = json.loads(present(data / "emoji128" / "metadata.json").read_text(encoding="utf-8"))
     by_code: dict[str, list[dict[str, str]]] = {}
@@ -93,11 +101,17 @@ def icons(data: Path, *, count: int, size: Size) -> list[Drawing]:
         if held_out(record["unicode"], mapped):
             by_code.setdefault(record["unicode"], []).append(record)
     chosen: list[Drawing] = []
-    for i, code in enumerate(sorted(by_code, key=lambda c: zlib.crc32(f"order {c}".encode()))[:count]):
-        record = next(r for k in range(4) for r in by_code[code] if r["style"] == STYLES[(i + k) % 4])
-        (picture,) = to_tensor([open_image(data / record["file"])], size=size)
-        prompt = f"{record['style']} {record['name']} on a white background"
-        chosen.append(Drawing(f"{i:04d}-{code}-{record['style']}", prompt, edges(picture), picture=picture))
+    codes = sorted(by_code, key=lambda c: zlib.crc32(f"order {c}".encode()))
+    while len(chosen) < count and any(by_code.values()):
+        for i, code in enumerate(codes):
+            if not by_code[code] or len(chosen) == count:
+                continue
+            record = next(r for k in range(4) for r in by_code[code] if r["style"] == STYLES[(i + k) % 4])
+            by_code[code].remove(record)
+            (picture,) = to_tensor([open_image(data / record["file"])], size=size)
+            prompt = f"{record['style']} {record['name']} on a white background"
+            name = f"{len(chosen):04d}-{code}-{record['style']}"
+            chosen.append(Drawing(name, prompt, edges(picture), (code,), picture=picture))
     return chosen
 
 
@@ -143,7 +157,10 @@ def load_set(name: str, data: Path, *, count: int, size: Size) -> list[Drawing]:
         )
     drawings = SETS[base](data, count=count, size=size)
     if dash:
-        drawings = [replace(d, ink=perturb(d.source or d.ink, kind, size=size, seed=i)) for i, d in enumerate(drawings)]
+        drawings = [
+            replace(d, ink=perturb(d.source or d.ink, kind, size=size, seed=i), meant=d.ink)
+            for i, d in enumerate(drawings)
+        ]
     return drawings
 
 
