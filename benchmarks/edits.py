@@ -84,6 +84,7 @@ class Edit:
     picture: Tensor
     ink: SpatialMap
     colour: str | None = None  # that most of the thing should have
+    towards: Tensor | None = None  # the same thing in the style that is asked for
 
 
 def edits_of_pictures(data: Path, known: set[str], *, count: int, size: tuple[int, int]) -> list[Edit]:
@@ -102,7 +103,7 @@ def edits_of_pictures(data: Path, known: set[str], *, count: int, size: tuple[in
         lap = i // len(things)
         style, other = STYLES[(i + lap) % 2], STYLES[(i + lap + 1) % 2]
         (picture,) = to_tensor([open_image(files[style, codes[0]])], size=size)
-        shown, answers, colour = f"{style} {word}", codes, None
+        shown, answers, colour, towards = f"{style} {word}", codes, None, None
         match (i + lap) % 3:
             case 0:
                 (had,) = dominant_colours(*on_white(picture[None]))
@@ -111,12 +112,13 @@ def edits_of_pictures(data: Path, known: set[str], *, count: int, size: tuple[in
                 kind, shown = "colour", f"{style} {colour} {word}"
             case 1:
                 kind, shown = "style", f"{other} {word}"
+                (towards,) = to_tensor([open_image(files[other, codes[0]])], size=size)
             case _:
                 target, answers = things[(i + 7) % len(things)]
                 kind, shown = "class", f"{style} {target}"
         name = f"{i:04d}-{kind}-{word.replace(' ', '-')}"
         prompt = f"{with_article(shown)} on a white background"
-        edits.append(Edit(name, prompt, answers, picture, SpatialMap(blank, blank), colour))
+        edits.append(Edit(name, prompt, answers, picture, SpatialMap(blank, blank), colour, towards))
     return edits
 
 
@@ -178,6 +180,10 @@ def measure(edits: Sequence[Edit], pictures: Tensor, judges: Judges, *, drawn: b
     for i, (edit, colour) in enumerate(zip(edits, dominant_colours(*on_white(pictures)), strict=True)):
         if edit.colour is not None and colour != edit.colour:
             obeyed[i] = 0
+        if edit.towards is not None:  # nearer to the artwork of that style than to the source
+            seen = judges.features.embedding(torch.stack([pictures[i], edit.towards, edit.picture]))
+            if (seen[0] - seen[1]).norm() >= (seen[0] - seen[2]).norm():
+                obeyed[i] = 0
     figures = {
         "structure": structure_distance(pictures, sources, judges.features.places),
         "appearance": perceptual_distance(pictures, sources, judges.features.stages),
@@ -276,7 +282,10 @@ def run(args: argparse.Namespace) -> None:
         load_detector(weights / "tin2.safetensors"),
     )
     settings = {"steps": args.steps, "scale": args.scale, "seed": args.seed}
-    check_folder(args.out, {"model": fingerprint(backbone.network), **settings})
+    rows = {method: build_method(method, backbone) for method in (*PICTURES.values(), *DRAWINGS.values())}
+    networks = {method: fingerprint(row.network) for method, row in rows.items() if row.network is not None}
+    asked = {"pictures": dict(PICTURES), "drawings": dict(DRAWINGS)}
+    check_folder(args.out, {"model": fingerprint(backbone.network), **settings, "rows": asked, "networks": networks})
     request = Request.checked(prompt="", **settings)
     report: dict[str, object] = {"hardware": hardware(backbone.device.type), **settings}
     text = ""
@@ -289,7 +298,7 @@ def run(args: argparse.Namespace) -> None:
         drawn = kind == "drawings"
         edits = build(args.shared / "data", set(classifier.classes), count=args.count, size=backbone.default_size)
         made = {
-            row: make(row, build_method(method, backbone).method, edits, backbone, request, args.out / kind)
+            row: make(row, rows[method].method, edits, backbone, request, args.out / kind)
             for row, method in descriptions.items()
         }
         figures = {row: measure(edits, pictures, judges, drawn=drawn) for row, pictures in made.items()}

@@ -52,7 +52,8 @@ def test_equal_and_opposite_ends_stay_finite() -> None:
     assert bool(spherical(first, -first, 0.5).isfinite().all())
     assert bool(spherical(torch.zeros_like(first), first, 0.5).isfinite().all())
     assert torch.equal(linear(first, first, 0.5), first)
-    assert float(trigonometric(first, first, 0.5).norm() / first.norm()) == pytest.approx(math.sqrt(2), rel=1e-4)
+    assert torch.allclose(trigonometric(first, first, 0.5), first, atol=1e-4)
+    assert bool(trigonometric(first, -first, 0.5).isfinite().all())
 
 
 def test_what_cannot_be_joined_is_refused() -> None:

@@ -33,6 +33,15 @@ def test_an_own_classifier_has_its_stages_and_passes_the_gradient(own: Path) -> 
     assert not features.network.training
 
 
+@pytest.mark.parametrize("size", [128, 256])
+def test_a_classifier_of_any_size_keeps_its_stages(size: int, tmp_path: Path) -> None:
+    save_classifier(IconClassifier(("a", "b"), size=size, channels=(8, 16, 16)), tmp_path / "classifier.safetensors")
+    found = load_features(str(tmp_path / "classifier.safetensors"))(pictures(1))
+    assert [tuple(stage.shape[1:]) for stage in found] == [
+        (c, size // s, size // s) for c, s in ((8, 2), (16, 4), (16, 8))
+    ]
+
+
 def test_losses_are_zero_for_the_same_picture_and_rise_with_the_difference(own: Path) -> None:
     features, images = load_features(str(own)), pictures()
     near, far = images + 0.05 * pictures(2).flip(0), -images

@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from sketchguide.defaults import SEED
 from sketchguide.errors import UsageError
-from sketchguide.seeds import MAX_SEED, generators, noise, random_seed
+from sketchguide.seeds import generators, noise, random_seed
 
 
 def test_a_seed_is_the_same_noise_in_any_batch() -> None:
@@ -32,7 +33,7 @@ def test_noise_takes_the_type_of_the_latent() -> None:
     assert float(drawn.float().std()) == pytest.approx(1, abs=0.1)
 
 
-@pytest.mark.parametrize("seed", [-1, MAX_SEED + 1, 10**30])
+@pytest.mark.parametrize("seed", [-1, SEED.high + 1, 10**30])
 def test_seeds_out_of_range_are_refused(seed: int) -> None:
     with pytest.raises(UsageError, match=str(seed)) as caught:
         generators([1, seed])
@@ -40,7 +41,7 @@ def test_seeds_out_of_range_are_refused(seed: int) -> None:
 
 
 def test_the_ends_of_the_range_are_seeds() -> None:
-    assert len(generators([0, MAX_SEED])) == 2
+    assert len(generators([0, SEED.high])) == 2
 
 
 def test_random_seeds_differ_and_fit() -> None:

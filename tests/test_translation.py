@@ -10,13 +10,13 @@ from PIL import Image, ImageDraw
 from sketchguide import generation
 from sketchguide.errors import SketchError, SketchguideWarning, TapError, UsageError
 from sketchguide.generation import Picture, Progress, recall, run
-from sketchguide.images import from_base64, from_ink, to_tensor
+from sketchguide.images import from_base64, from_ink, open_image, to_tensor
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Request
 from sketchguide.sampling import Evaluations
 from sketchguide.sketch import Sketch, looks_drawn
 from sketchguide.sources import SOURCE_SEED, near_strokes
-from sketchguide.translation import fitting_size, open_source, prepare, translate
+from sketchguide.translation import fitting_size, open_source, prepare, taken, translate
 from support import Tiny
 
 SIZE = (32, 32)
@@ -77,13 +77,20 @@ def test_at_a_share_of_zero_from_the_seeds_noise_it_is_plain_text_to_image(tiny:
         {"start": "noise"},
         {"recurrence": 1},
         {"source_prompt": "a ball"},
-        {"source_prompt": "a ball", "decay": "linear"},
     ],
     ids=str,
 )
 def test_every_setting_acts(tiny: Tiny, plain: Picture, settings: dict[str, Any]) -> None:
     (changed,) = make(tiny, **settings)
     assert difference(plain, changed) > 0
+
+
+def test_the_negative_prompt_trick_acts(tiny: Tiny) -> None:
+    (without,) = make(tiny, source_prompt="a ball")
+    (linear,) = make(tiny, source_prompt="a ball", decay="linear")
+    (less,) = make(tiny, source_prompt="a ball", decay="linear", alpha=0.3)
+    assert difference(without, linear) > 0
+    assert difference(linear, less) > 0
 
 
 def test_a_seed_is_the_same_picture_in_any_batch(tiny: Tiny) -> None:
@@ -164,7 +171,8 @@ def test_progress_counts_inversion_and_every_walk(tiny: Tiny) -> None:
 
 
 def test_an_equal_source_prompt_costs_nothing(tiny: Tiny) -> None:
-    (picture,) = make(tiny, decay="linear", source_prompt="a dog", negative="a dog")
+    with pytest.warns(SketchguideWarning, match="decay changes nothing"):
+        (picture,) = make(tiny, decay="linear", source_prompt="a dog", negative="a dog")
     assert picture.evaluations.negative == STEPS
 
 
@@ -194,6 +202,7 @@ def test_a_picture_of_a_drawing_is_recognised_or_said_to_be_one(
     ink = CROSS.rasterize(size=(64, 64)).ink
     Image.fromarray(np.uint8(255 * (1 - ink))).save(tmp_path / "cross.png")
     assert isinstance(open_source(tmp_path / "cross.png", drawn=drawn), Sketch) is expected
+    assert isinstance(taken(open_image(tmp_path / "cross.png"), drawn=drawn), Sketch) is expected
     ball().save(tmp_path / "ball.png")
     assert isinstance(open_source(tmp_path / "ball.png"), Image.Image)
 
@@ -325,7 +334,9 @@ def test_a_stored_picture_that_is_none_is_refused(tiny: Tiny, picture: str) -> N
         ({"image": Image.new("RGB", (64, 64), "gray")}, "The picture is blank"),
         ({"image": Sketch()}, "The picture is blank"),
         ({"count": 2}, "seeds change nothing"),
-        ({"scale": 1.0, "decay": "linear"}, "no negative prompt"),
+        ({"scale": 1.0, "decay": "linear", "source_prompt": "a ball"}, "no negative prompt"),
+        ({"decay": "linear"}, "decay changes nothing"),
+        ({"alpha": 0.5}, "alpha changes nothing"),
     ],
 )
 def test_what_is_probably_not_meant_is_told(tiny: Tiny, settings: dict[str, Any], message: str) -> None:

@@ -108,7 +108,7 @@ def train(args: argparse.Namespace) -> None:
         backbone = load_backbone(args.model, device=args.device, dtype="float32")
         pictures = Pictures(training, size=backbone.default_size)
         others = Pictures(held_out, size=backbone.default_size, beside=pictures) if held_out else None
-        scored = others.fixed(SCORED) if others else (None, [])
+        scored = others.fixed(SCORED) if others else None
         if args.fresh:
             checkpoints.clear()
         config = {"kind": args.kind, **asdict(settings), "model": args.model, "map": args.map, "images": len(examples)}
@@ -125,7 +125,7 @@ def train(args: argparse.Namespace) -> None:
             checkpoints,
             config,
             minutes=args.minutes,
-            score=(lambda: run.score(*scored)) if scored[1] else None,
+            score=(lambda: run.score(*scored)) if scored and scored[1] else None,
             log=args.output / "log.jsonl",
             score_every=SCORE_EVERY,
         )

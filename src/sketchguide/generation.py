@@ -24,7 +24,7 @@ from sketchguide.controls.classes import ClassGuide
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.features import NegativePrompt
 from sketchguide.controls.strengths import Proportional, Score, Within
-from sketchguide.defaults import ATTENTION_SCALE, BLANK, CLASS_SCALE, HANDOVER
+from sketchguide.defaults import ALPHA, ATTENTION_SCALE, BLANK, CLASS_SCALE, HANDOVER
 from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.images import from_base64, from_ink, read_png_text, save_png, to_images, to_tensor
 from sketchguide.inversion import recur
@@ -463,6 +463,10 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
     if (layout := request.layout) is not None:
         if layout.starts_from == "source" and layout.recurrence == 0 and request.count > 1:
             warn("Every picture starts from the source's noise: with most solvers seeds change nothing.")
+        if layout.decay is not None and layout.source_prompt == request.negative:
+            warn("decay changes nothing: say what the source shows in source_prompt.")
+        if layout.alpha != ALPHA.default and layout.decay is None:
+            warn("alpha changes nothing without decay.")
         if layout.decay is not None and request.scale == 1:
             warn("scale is 1: there is no negative prompt to mix the source prompt into.")
     if request.edit is not None and request.edit.source == "inverted" and request.count > 1:

@@ -25,8 +25,11 @@ def linear(first: Tensor, second: Tensor, place: float) -> Tensor:
 
 
 def trigonometric(first: Tensor, second: Tensor, place: float) -> Tensor:
-    """cos(t) x0 + sin(t) x1, t from 0 to pi/2: keeps the variance of independent noises."""
-    return math.cos(place * math.pi / 2) * first + math.sin(place * math.pi / 2) * second
+    """cos(t) x0 + sin(t) x1, t from 0 to pi/2, which keeps the length of independent noises; of ends that are alike it
+    is brought to the length between theirs."""
+    mixed = math.cos(place * math.pi / 2) * first + math.sin(place * math.pi / 2) * second
+    lengths = [x.flatten(1).norm(dim=1)[:, None, None, None] for x in (first, second, mixed)]
+    return mixed * ((1 - place) * lengths[0] + place * lengths[1]) / lengths[2].clamp_min(1e-12)
 
 
 def spherical(first: Tensor, second: Tensor, place: float) -> Tensor:

@@ -98,6 +98,13 @@ def find_part(name: str | Path | None, part: str, *, field: str) -> Path:
     )
 
 
+def find_features(name: str | None, part: str, *, field: str) -> str:
+    """What `load_features` takes: `name` itself, or the file of `part` where `name` is a folder or None."""
+    if name is None or Path(name).is_dir():
+        return str(find_part(name, part, field=field))
+    return name
+
+
 def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DType = "auto") -> Backbone:
     """Load a model the package ships (`icons-64`), a diffusers folder, or a hub id (`owner/name`).
 
@@ -147,14 +154,16 @@ def _text_encoders(source: str | Path, dtype: torch.dtype) -> dict[str, nn.Modul
     from diffusers import DiffusionPipeline
 
     encoders: dict[str, nn.Module] = {}
-    for part, entry in DiffusionPipeline.load_config(source).items():
+    index: Any = DiffusionPipeline.load_config(source)
+    for part, entry in index.items():
         if not isinstance(entry, list) or entry[0] != "transformers":
             continue
         kind: Any = getattr(transformers, str(entry[1]), None)
         if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel):
-            encoders[part], found = kind.from_pretrained(
+            loaded: Any = kind.from_pretrained(
                 source, subfolder=part, dtype=dtype, use_safetensors=True, output_loading_info=True
             )
+            encoders[part], found = loaded
             if found["missing_keys"]:
                 raise _incomplete(part, source, sorted(found["missing_keys"]))
     return encoders

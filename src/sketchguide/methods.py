@@ -20,7 +20,7 @@ from sketchguide.controls.strengths import Proportional
 from sketchguide.errors import ModelNotFoundError, UsageError
 from sketchguide.generation import latent_guide, walk
 from sketchguide.images import from_ink
-from sketchguide.loading import find_part, load_predictor, own_predictor, shipped
+from sketchguide.loading import find_features, find_part, load_predictor, own_predictor, shipped
 from sketchguide.perception import Features, load_features
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import FOR_DRAWINGS, LayoutSettings, Request
@@ -219,17 +219,21 @@ def build_method(description: str, backbone: Backbone) -> Built:
         case "pnp" | "lgp-pnp":
             layout = {key: own[key] for key in LAYOUT if key in own}
             if name == "lgp-pnp":
-                network = load_predictor(own.get("predictor"), backbone)
+                chosen = own.get("predictor") or own_predictor(backbone)
+                network = load_predictor(chosen, backbone)
+                record = _record(chosen)
                 layout = {**LGP_PNP, **layout}
             method = plug_and_play(LayoutSettings.checked(**layout), network)
         case "sketch-loss":
-            network = Sketcher.load(find_part(own.get("sketcher"), "sketcher", field="method")).to(backbone.device)
-            drawing = own.get("drawing") or str(find_part(None, "drawing-classifier", field="method"))
+            sketcher = find_part(own.get("sketcher"), "sketcher", field="method")
+            network = Sketcher.load(sketcher).to(backbone.device)
+            record = _report(sketcher)
+            drawing = find_features(own.get("drawing"), "drawing-classifier", field="method")
             method = likeness(network, load_features(drawing, device=backbone.device))
         case "sketch-attention":
             file = find_part(own.get("path"), "sketch-attention", field="method")
             network = SketchAttention.load(file).to(backbone.device, backbone.dtype)
-            record = file.with_name(f"{file.stem}-report.json")
+            record = _report(file)
             method = sketch_attention(network, _number("weight", own.get("weight", "1")))
         case "sdedit":
             method = sdedit(_number("amount", own.get("amount", "0.85")))
@@ -254,6 +258,11 @@ def build_method(description: str, backbone: Backbone) -> Built:
 def _record(name: str) -> Path:
     """`training.json` in the folder called `name`, or in that of the shipped predictor of that name."""
     return next((one.folder for one in shipped() if one.name == name), Path(name)) / "training.json"
+
+
+def _report(part: Path) -> Path:
+    """What `sketchguide component` says of a part, beside it."""
+    return part.with_name(f"{part.stem}-report.json")
 
 
 def _number(name: str, text: str) -> float:

@@ -27,7 +27,8 @@ class Features:
     """The stages of a frozen `network`: what it computes before each halving of the picture, from fine to coarse.
 
     Pictures are resized until their shorter side has `side` pixels (none: as they are), and normalised by `mean` and
-    `deviation` of RGB in [0, 1].
+    `deviation` of RGB in [0, 1]. `probe` is the (height, width) at which the stages are looked for: the own size of a
+    network that brings every picture to one.
     """
 
     def __init__(
@@ -37,12 +38,13 @@ class Features:
         side: int | None = None,
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         deviation: Sequence[float] = (0.5, 0.5, 0.5),
+        probe: tuple[int, int] = _PROBE,
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.side = side
         self._mean = torch.tensor(mean)[:, None, None]
         self._deviation = torch.tensor(deviation)[:, None, None]
-        self.taps, self._fixed = _stages(self.network)
+        self.taps, self._fixed = _stages(self.network, probe)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images (B, 3, H, W) in [-1, 1] to feature maps (B, C, h, w), of N tokens (B, C, N, 1); the graph is kept."""
@@ -107,7 +109,8 @@ def load_features(name: str, *, device: torch.device | str = "cpu") -> Features:
                 field="features",
             )
         classifier = load_classifier(path)
-        return Features(classifier, side=classifier.size).to(torch.device(device))
+        size = (classifier.size, classifier.size)
+        return Features(classifier, side=classifier.size, probe=size).to(torch.device(device))
     model, equals, file = rest.partition("=")
     network = _published(kind, model, Path(file) if equals else None)
     return Features(network, side=224, mean=_IMAGENET[0], deviation=_IMAGENET[1]).to(torch.device(device))
@@ -148,7 +151,7 @@ def _published(kind: str, name: str, file: Path | None) -> nn.Module:
     return network
 
 
-def _stages(network: nn.Module) -> tuple[tuple[str, ...], bool]:
+def _stages(network: nn.Module, size: tuple[int, int]) -> tuple[tuple[str, ...], bool]:
     """The last place of each size; of a network that keeps one size (a ViT), four blocks spread over its depth.
 
     And whether the network takes squares of 224 pixels only.
@@ -157,15 +160,15 @@ def _stages(network: nn.Module) -> tuple[tuple[str, ...], bool]:
 
     def probe() -> None:
         with torch.no_grad():
-            network(torch.zeros(1, 3, *_PROBE))
+            network(torch.zeros(1, 3, *size))
 
     try:
-        places = survey(network, probe, grid=_PROBE)
+        places = survey(network, probe, grid=size)
     except (RuntimeError, ValueError, AssertionError):
         places, fixed = [], True
     last: dict[int, str] = {}
     for tap in places:
-        if tap.stride is not None and 2 <= tap.stride <= min(_PROBE) // 2 and tap.path.split(".")[0] not in _HEADS:
+        if tap.stride is not None and 2 <= tap.stride <= min(size) // 2 and tap.path.split(".")[0] not in _HEADS:
             last[tap.stride] = tap.path
     if len(last) > 1:
         return tuple(last[stride] for stride in sorted(last)), fixed

@@ -8,16 +8,15 @@ from collections.abc import Sequence
 import torch
 from torch import Generator, Tensor
 
+from sketchguide.defaults import SEED
 from sketchguide.errors import UsageError
-
-MAX_SEED = 2**32 - 1
 
 
 def generators(seeds: Sequence[int]) -> list[Generator]:
     """One generator per seed (0..2**32 - 1). They live on the CPU, so that every device draws the same noise."""
     for seed in seeds:
-        if not 0 <= seed <= MAX_SEED:
-            raise UsageError(f"seed is {seed}; it must lie in 0..{MAX_SEED}.", field="seed")
+        if not SEED.low <= seed <= SEED.high:
+            raise UsageError(f"seed is {seed}; it must lie in {SEED.low}..{SEED.high}.", field="seed")
     return [Generator().manual_seed(seed) for seed in seeds]
 
 

@@ -136,7 +136,7 @@ class Sketch:
         packed = data.startswith(_GZIP)
         if packed:
             data, name = _unpacked(data, name=str(path)), Path(name).stem
-        start = data[:256].lstrip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n")[:1]
+        start = _first_letter(data)
         if start == b"<":
             return cls.from_svg(data, name=name)
         if start != b"{":
@@ -352,6 +352,16 @@ class Sketch:
         else:
             weight = np.ones(grid, dtype=np.float32)
         return SpatialMap(ink=_pooled(ink, fine), weight=_pooled(weight, fine))
+
+
+def holds_strokes(data: bytes) -> bool:
+    """Whether a file of these bytes is SVG, ndjson or a saved sketch, gzipped or not, and no picture."""
+    return data.startswith(_GZIP) or _first_letter(data) in (b"<", b"{")
+
+
+def _first_letter(data: bytes) -> bytes:
+    """The first byte that is no byte order mark, half of a UTF-16 letter or white space."""
+    return data[:256].lstrip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n")[:1]
 
 
 def looks_drawn(image: Image.Image) -> bool:

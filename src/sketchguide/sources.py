@@ -12,15 +12,16 @@ from torch import Generator, Tensor
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.controls.features import PlugAndPlay, Source, choose_places
+from sketchguide.defaults import SEED
 from sketchguide.errors import UsageError
 from sketchguide.inversion import Noised, Trajectory, ascend
 from sketchguide.levels import Level, Prediction
 from sketchguide.request import EditSettings, LayoutSettings, Request
 from sketchguide.sampling import Evaluations, Moment
-from sketchguide.seeds import MAX_SEED, generators
+from sketchguide.seeds import generators
 from sketchguide.solvers import Solver
 
-SOURCE_SEED = MAX_SEED  # of the noise on a source, the same for every picture: a seed is one picture in any batch
+SOURCE_SEED = SEED.high  # of the noise on a source, the same for every picture: a seed is one picture in any batch
 
 
 def levels_of(request: Request, backbone: Backbone) -> list[Level]:

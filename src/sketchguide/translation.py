@@ -20,7 +20,7 @@ from sketchguide.loading import load_backbone
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Request
 from sketchguide.seeds import random_seed
-from sketchguide.sketch import Sketch, looks_drawn
+from sketchguide.sketch import Sketch, holds_strokes, looks_drawn
 
 MAX_ASPECT = 2.0  # of sizes that are chosen here
 
@@ -49,8 +49,8 @@ def translate(
     a blank picture, and where seeds change nothing.
     """
     source = open_source(image, drawn=drawn) if isinstance(image, str | Path) else image
-    if isinstance(source, Image.Image) and drawn:
-        source = Sketch.from_image(source)
+    if isinstance(source, Image.Image):
+        source = taken(source, drawn=drawn)
     if isinstance(sketch, str | Path):
         sketch = Sketch.open(sketch)
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
@@ -84,11 +84,15 @@ def check(prompts: Sequence[str], layout: Mapping[str, Any], values: Mapping[str
 
 def open_source(path: str | Path, *, drawn: bool | None = None) -> Image.Image | Sketch:
     """A picture, or the drawing that the file holds: SVG and ndjson do; a picture where `drawn` says so, None looks."""
-    if read_file(path)[:256].lstrip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n")[:1] in (b"<", b"{", b"\x1f"):
+    if holds_strokes(read_file(path)):
         if drawn is False:
             raise UsageError(f"{path} holds strokes, no picture.", hint="Take it as a sketch.", field="drawn")
         return Sketch.open(path)
-    image = open_image(path)
+    return taken(open_image(path), drawn=drawn)
+
+
+def taken(image: Image.Image, *, drawn: bool | None = None) -> Image.Image | Sketch:
+    """`image`, as the drawing that it is: where `drawn` says so, None looks."""
     return Sketch.from_image(image) if (looks_drawn(image) if drawn is None else drawn) else image
 
 

@@ -7,13 +7,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from sketchguide.classifiers import IconClassifier, LatentClassifier, load_classifier, save_classifier
+from sketchguide.cli.finetune import _laid
+from sketchguide.cli.report import Report
 from sketchguide.cli.session import Session
 from sketchguide.generation import recall
+from sketchguide.sketch import Sketch
 from sketchguide.sketchers import Sketcher, SketcherConfig
 
 Run = Callable[..., Any]
@@ -35,8 +39,7 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tuning(model: Path, drawing: Path, pictures: Path, parts: Path) -> list[str]:
     photo = pictures / "red ball" / "0.png"
     words = ["finetune", "a red ball", "--sketch", drawing, "--photo", photo, "--model", model, "--device", "cpu"]
-    words += ["--sketcher", parts, "--features", parts / "classifier.safetensors"]
-    words += ["--drawing-features", parts / "drawing-classifier.safetensors"]
+    words += ["--sketcher", parts, "--features", parts, "--drawing-features", parts / "drawing-classifier.safetensors"]
     words += ["--levels", "2", "--gradient", "last", "--last", "1", "--rank", "2", "--preview-every", "2"]
     return [str(word) for word in words]
 
@@ -104,6 +107,28 @@ def test_bad_input_is_one_sentence(
     assert result.code == 2, result
     assert words in result.err.splitlines()[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_the_drawing_of_a_wide_photo_is_cut_with_it() -> None:
+    page = Sketch.from_strokes([[[0.5, 0.1], [0.5, 0.9]], [[0.1, 0.5], [0.9, 0.5]]], aspect=2.0)
+    photo = Image.new("RGB", (200, 100))
+    report = Report(["--json"])
+    (laid,) = _laid([page], [photo], (64, 64), report)
+    assert laid.aspect == pytest.approx(1)
+    ink = laid.rasterize(size=(64, 64)).ink
+    rows, columns = np.nonzero(ink > 0.5)
+    assert (columns.min(), columns.max()) == (0, 63)  # the line across goes over both edges, as the photo's would
+    assert (rows.min(), rows.max()) == pytest.approx((6, 57), abs=2)
+    assert any("200 × 100" in warning for warning in report.warnings)
+
+
+def test_the_class_is_what_the_given_drawing_classifier_sees(
+    sketchguide: Run, tuning: list[str], tmp_path: Path
+) -> None:
+    result = sketchguide(tuning[0], *tuning[2:], "--steps", "1", "-o", tmp_path, "--json")
+    assert result.code == 0, result
+    assert result.json["prompt"] in ("red ball", "blue box")
+    assert any("are taken for" in warning for warning in result.json["warnings"])
 
 
 def test_a_folder_that_cannot_be_written_is_named(sketchguide: Run, tuning: list[str], tmp_path: Path) -> None:

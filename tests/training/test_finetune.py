@@ -1,5 +1,6 @@
 """Fine-tuning must move the weights, keep them when a loss goes bad, and leave a file that plain diffusers loads."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -121,12 +122,11 @@ def test_the_lora_file_loads_in_plain_diffusers_and_changes_the_picture(
     backbone: UNetBackbone, judges: Judges, tmp_path: Path
 ) -> None:
     run = tune(backbone, judges, steps=4, gradient="last", rate=0.1)
+    untuned = run.pictures([5], steps=2)
     list(run)
     file = run.save(tmp_path)
     with run.averaged():
         tuned = run.pictures([5], steps=2)
-    with run.untuned():
-        untuned = run.pictures([5], steps=2)
     assert file == tmp_path / LORA_FILE
     assert not torch.allclose(tuned, untuned, atol=1e-3)
 
@@ -229,6 +229,18 @@ def test_every_weight_can_be_trained(backbone: UNetBackbone, judges: Judges, tmp
     assert len(run.trained) == len(before)
     assert sum(moved) > 0.9 * len(moved)
     assert (run.save(tmp_path) / "model_index.json").is_file()
+
+
+def test_all_weights_of_a_model_in_half_precision_learn_in_single(judges: Judges) -> None:
+    pipeline = tiny_stable_diffusion().to(torch.bfloat16)
+    half = UNetBackbone(pipeline, name="tiny")
+    run = tune(half, judges, steps=1, full=True, gradient="last", last=1)
+    seen: list[torch.dtype] = []
+    half.network.get_submodule("conv_in").register_forward_hook(lambda *given: seen.append(given[2].dtype))
+    (step,) = run
+    assert math.isfinite(step.loss)
+    assert set(seen) == {torch.bfloat16}
+    assert all(p.dtype == torch.float32 for p in run.trained)
 
 
 def test_the_papers_rules(backbone: UNetBackbone, judges: Judges) -> None:

@@ -176,9 +176,9 @@ def command(
             short = request.model_copy(update={"steps": MEMORY_STEPS})
             one = Batch(backbone, short, [first.prompt], [first.ink], [seed])
             memory: dict[str, int] = {}
-            for name, method in built.items():
+            for name, one_built in built.items():
                 with suppress(SketchguideError, RuntimeError, ValueError):  # its rows say what it fails of
-                    memory[name] = peak_memory(method.method, one)
+                    memory[name] = peak_memory(one_built.method, one)
             spent = costs(built, results, memory, floor=benchmark.floor)
             on = hardware(backbone.device.type)
             _write(output / "table.md", f"{on}\n\n{table(rows)}\n{cost_table(spent)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import typer
 from sketchguide.cli.options import FreshOption, ResumeOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.session import Session, check_run, earlier, finite, until_stopped, workplace
-from sketchguide.defaults import MODEL
+from sketchguide.defaults import MODEL, SCALE
 from sketchguide.errors import SketchError, TrainingError, UsageError
 
 if TYPE_CHECKING:
@@ -190,7 +191,7 @@ def command(
         task = bar.add_task("Loading", total=None, figures="")
         hush_libraries()
         from sketchguide.backbones.unet import UNetBackbone
-        from sketchguide.loading import LORA_FILE, find_part, load_backbone
+        from sketchguide.loading import LORA_FILE, find_features, find_part, load_backbone
         from sketchguide.perception import load_features
         from sketchguide.sketch import Sketch
         from sketchguide.sketchers import Sketcher
@@ -213,9 +214,9 @@ def command(
         )
         sketches = [Sketch.open(path) for path in sketch]
         photos = _opened(photo or [])
-        parts = [find_part(sketcher, "sketcher", field="sketcher")]
-        parts += [] if features else [find_part(None, "classifier", field="features")]
-        comparing = drawing_features or str(find_part(None, "drawing-classifier", field="drawing_features"))
+        drawer = find_part(sketcher, "sketcher", field="sketcher")
+        seeing = find_features(features, "classifier", field="features")
+        comparing = find_features(drawing_features, "drawing-classifier", field="drawing_features")
         checkpoints = Checkpoints(output / "checkpoints")
         with workplace(checkpoints):
             result = "model" if full else LORA_FILE
@@ -223,21 +224,26 @@ def command(
             backbone = load_backbone(model, device=device, dtype=dtype)  # pyright: ignore[reportArgumentType]
             if not isinstance(backbone, UNetBackbone):
                 raise UsageError(f"{backbone.name!r} cannot be tuned; it is no UNet pipeline.", field="model")
+            paired = len(photos) == len(sketches)
+            if paired:
+                sketches = _laid(sketches, photos, backbone.default_size, report)
             drawings = _rasterized(sketches, sketch, backbone.default_size)
             if prompt is None:
-                prompt = _recognised(drawings, report)
+                prompt = _recognised(drawings, comparing, report)
             judges = Judges(
-                Sketcher.load(parts[0]).to(backbone.device),
-                load_features(features or str(parts[1]), device=backbone.device),
+                Sketcher.load(drawer).to(backbone.device),
+                load_features(seeing, device=backbone.device),
                 load_features(comparing, device=backbone.device),
             )
             references = _references(photos, backbone, prompt)
-            run = FineTuneRun(backbone, references, drawings, judges, settings, prompt=prompt)
+            run = FineTuneRun(backbone, references, drawings, judges, settings, prompt=prompt, paired=paired)
             config = {**run.config, "minutes": minutes, "pictures": _digest(references, drawings)}
             if latest is not None:
                 check_config(latest.meta["config"], config, afresh="--fresh")
                 settings = replace(settings, steps=latest.meta["steps"])
-                run = FineTuneRun(backbone, references, drawings, judges, settings, prompt=prompt, resume=latest)
+                run = FineTuneRun(
+                    backbone, references, drawings, judges, settings, prompt=prompt, paired=paired, resume=latest
+                )
             elif fresh:
                 checkpoints.clear()
             frozen = _preview(run, output / "preview-frozen.png") if latest is None else latest.meta["frozen"]
@@ -294,13 +300,25 @@ def _rasterized(sketches: Sequence[Any], paths: Sequence[Path], size: tuple[int,
     return torch.stack([torch.tensor(one.ink)[None] for one in maps])
 
 
-def _recognised(drawings: Tensor, report: Report) -> str:
-    """The class that the drawing classifier sees in all the drawings together."""
+def _laid(sketches: Sequence[Any], photos: Sequence[Any], size: tuple[int, int], report: Report) -> list[Any]:
+    """Each drawing laid on its photo and cut as that is, so that the two stay aligned."""
+    laid: list[Any] = []
+    for sketch, photo in zip(sketches, photos, strict=True):
+        aspect, wanted = photo.width / photo.height, size[0] / size[1]
+        if abs(math.log(aspect / wanted)) > 0.01:
+            report.warn(f"A photo of {photo.width} × {photo.height} is cut at the middle, and its drawing with it.")
+        laid.append(sketch.on_canvas(aspect).on_canvas(wanted, cut=True))
+    return laid
+
+
+def _recognised(drawings: Tensor, comparing: str, report: Report) -> str:
+    """The class that the drawing classifier, the one that compares or else that shipped, sees in all the drawings."""
     from sketchguide.classifiers import load_classifier
     from sketchguide.images import from_ink
     from sketchguide.loading import find_part
 
-    classifier = load_classifier(find_part(None, "drawing-classifier", field="prompt"))
+    own = Path(comparing).is_file()
+    classifier = load_classifier(Path(comparing) if own else find_part(None, "drawing-classifier", field="prompt"))
     chances = classifier(from_ink(drawings)).log_softmax(dim=1).mean(dim=0)
     name = classifier.classes[int(chances.argmax())]
     report.warn(f"No prompt was given: the drawings are taken for {name!r}.")
@@ -333,6 +351,6 @@ def _preview(run: FineTuneRun, path: Path) -> float:
     from sketchguide.images import save_png, sheet, to_images
 
     with run.averaged():
-        pictures = run.pictures(PREVIEW)
+        pictures = run.pictures(PREVIEW, scale=SCALE.default)
     save_png(sheet(to_images(pictures), columns=len(PREVIEW)), path)
     return run.sketch_distance(pictures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 from contextlib import suppress
 from importlib.util import find_spec
@@ -87,7 +88,7 @@ def command(
     with report.progress() as bar:
         task = bar.add_task("Loading", total=None)
         hush_libraries()
-        from sketchguide.generation import check_size, latent_guide, walk_from
+        from sketchguide.generation import BATCH, check_size, latent_guide, walk_from
         from sketchguide.images import save_png, sheet, to_images
         from sketchguide.interpolation import INTERPOLATIONS, between
         from sketchguide.loading import load_backbone, load_lora, load_predictor
@@ -121,11 +122,16 @@ def command(
         if maps:
             guide = latent_guide(request, [maps[0], maps[-1]], backbone, load_predictor(None, backbone))
             guides.append(guide.interpolated(frames))
-        last = latent
-        for done, moment in enumerate(walk_from(request, backbone, latent, guides=guides), start=1):
-            last = moment.latent
-            bar.update(task, description="Drawing", completed=done, total=steps)
-        pictures = to_images(backbone.decode(last))
+        pictures: list[Image.Image] = []
+        done = 0
+        for first_frame in range(0, frames, BATCH):
+            rows = slice(first_frame, first_frame + BATCH)
+            last = latent[rows]
+            for moment in walk_from(request, backbone, last, guides=[guide.of(rows) for guide in guides]):
+                last = moment.latent
+                done += 1
+                bar.update(task, description="Drawing", completed=done, total=steps * math.ceil(frames / BATCH))
+            pictures += to_images(backbone.decode(last))
     if output.suffix.lower() == ".png":
         save_png(sheet(pictures, columns=frames), output)
     else:

@@ -166,14 +166,14 @@ def command(
             backbone = load_backbone(model, device=device, dtype=dtype)
             pictures = Pictures(training, size=backbone.default_size)
             others = Pictures(held_out, size=backbone.default_size, beside=pictures) if held_out else None
-            scored = others.fixed(SCORED) if others else (None, [])
+            scored = others.fixed(SCORED) if others else None
             run = PredictorRun(backbone, pictures, EXTRACTORS[map_kind], asked)
             config = {**run.config, "minutes": minutes, "pictures": _digest(examples)}
             if latest is not None:
                 run = _continued(run, latest, config)
             elif fresh:
                 checkpoints.clear()
-            score = (lambda: run.score(*scored)) if scored[1] else None
+            score = (lambda: run.score(*scored)) if scored and scored[1] else None
             session = Session(run, checkpoints, config, minutes=minutes, score=score, log=output / "log.jsonl")
             if latest is not None:
                 session.loss, session.held_out = latest.meta["loss"], latest.meta["held_out"]

@@ -60,6 +60,10 @@ class LatentGuide:
         weight = None if self.weight is None else torch.lerp(self.weight[:1], self.weight[-1:], places)
         return replace(self, target=torch.lerp(self.target[:1], self.target[1:], places), weight=weight)
 
+    def of(self, rows: slice) -> LatentGuide:
+        """The guide of some of the pictures that this one, with a target for each, is for."""
+        return replace(self, target=self.target[rows], weight=None if self.weight is None else self.weight[rows])
+
     @property
     def reads(self) -> Sequence[str]:
         return self.predictor.config.taps

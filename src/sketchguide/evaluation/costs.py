@@ -90,7 +90,7 @@ def costs(
                 images=built.training.get("training_images"),
                 training_seconds=built.training.get("seconds"),
                 seconds=sum(own[n] for n in both) / sum(plain[n] for n in both) if both else None,
-                memory=memory[label] / memory[floor] if floor in memory and label in memory else None,
+                memory=memory[label] / memory[floor] if floor is not None and {floor, label} <= memory.keys() else None,
             )
         )
     return rows

@@ -24,7 +24,7 @@ from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.errors import OutputError, SketchError, TrainingError, UsageError
 from sketchguide.images import from_ink
 from sketchguide.inversion import invert
-from sketchguide.levels import Level
+from sketchguide.levels import Level, Prediction
 from sketchguide.loading import LORA_FILE
 from sketchguide.perception import Features, identity_loss, perceptual_loss
 from sketchguide.sampling import sample
@@ -94,8 +94,8 @@ class Judges:
 
 
 class FineTuneRun(TrainingRun):
-    """One run. `references` (R, 3, H, W) in [-1, 1] are photos, `drawings` (S, 1, H, W) in [0, 1] have ink 1; equally
-    many are pairs in their order, otherwise every photo goes with every drawing.
+    """One run. `references` (R, 3, H, W) in [-1, 1] are photos, `drawings` (S, 1, H, W) in [0, 1] have ink 1. `paired`
+    ones go together in their order, as equally many do unless told otherwise; else every photo with every drawing.
 
     The backbone's own network learns (through adapters, unless `full`): it is the frozen one again when `remove` has
     been called, or never, where `full`.
@@ -110,6 +110,7 @@ class FineTuneRun(TrainingRun):
         settings: FineTuning,
         *,
         prompt: str,
+        paired: bool | None = None,
         resume: Checkpoint | None = None,
     ) -> None:
         if not bool((drawings.amax(dim=(1, 2, 3)) > 0.05).all()):
@@ -128,9 +129,11 @@ class FineTuneRun(TrainingRun):
         self.batch = settings.batch or (4 if len(drawings) >= 4 else 1)
         self.peak = settings.rate or (1e-4 if settings.full else 1e-3)
         count, many = len(references), len(drawings)
-        self._pairs = [(i, i) for i in range(count)] if count == many else list(product(range(count), range(many)))
+        together = count == many if paired is None else paired
+        self._pairs = [(i, i) for i in range(count)] if together else list(product(range(count), range(many)))
         self._references = references.to(backbone.device)
         self.levels = _chain(backbone, settings)
+        self._dtype = backbone.dtype  # before every weight becomes float32, if it does
         unet: Any = backbone.network
         if ADAPTER in getattr(unet, "peft_config", {}):
             _take_off(unet)
@@ -145,7 +148,7 @@ class FineTuneRun(TrainingRun):
         self._average = [p.detach().clone() for p in self.trained]
         self._updates = 0
         self._walk: dict[str, Any] | None = None
-        half = backbone.device.type == "cuda" and backbone.dtype == torch.float16
+        half = backbone.device.type == "cuda" and self._dtype == torch.float16
         self._scaler = torch.amp.GradScaler(backbone.device.type, enabled=half)
         optimizer = torch.optim.Adam(self.trained, lr=self.peak, betas=(0.9, 0.999))
         super().__init__(nn.ParameterList(self.trained), optimizer, seed=settings.seed, resume=resume)
@@ -211,8 +214,14 @@ class FineTuneRun(TrainingRun):
         return latent
 
     def _down(self, latent: Tensor, now: Level, to: Level, told: Condition) -> Tensor:
-        prediction = self.backbone.predict(latent, now, told)
+        prediction = self._predict(latent, now, told)
         return to.alpha * prediction.clean + to.sigma * prediction.noise
+
+    def _predict(self, latent: Tensor, now: Level, told: Condition) -> Prediction:
+        """In the precision the model was loaded in, also where its weights are trained in float32."""
+        mixed = self.settings.full and self._dtype != torch.float32
+        with torch.autocast(self.backbone.device.type, self._dtype if mixed else None, enabled=mixed):
+            return self.backbone.predict(latent, now, told)
 
     def _walked(self) -> tuple[Tensor, list[tuple[int, int]]]:
         """One step of a walk that goes on over the updates: the predicted clean image, the latent detached
@@ -224,7 +233,7 @@ class FineTuneRun(TrainingRun):
         place, latent = self._walk["place"], self._walk["latent"].to(self.backbone.device)
         pairs = [(int(photo), int(drawing)) for photo, drawing in self._walk["pairs"]]
         now, to = self.levels[place], self.levels[place + 1]
-        prediction = self.backbone.predict(latent, now, self._told(len(pairs)))
+        prediction = self._predict(latent, now, self._told(len(pairs)))
         following = (to.alpha * prediction.clean + to.sigma * prediction.noise).detach()
         if bool(following.isfinite().all()):
             self._walk = {"place": place + 1, "pairs": pairs, "latent": following}
@@ -264,16 +273,6 @@ class FineTuneRun(TrainingRun):
             yield
         finally:
             self._set(own)
-
-    @contextmanager
-    def untuned(self) -> Generator[None]:
-        """Within the block the network is the frozen one. For adapters only."""
-        unet: Any = self.backbone.network
-        unet.disable_adapters()
-        try:
-            yield
-        finally:
-            unet.enable_adapters()
 
     @torch.no_grad()
     def pictures(self, seeds: Sequence[int], *, scale: float = 1.0, steps: int = 20) -> Tensor:
