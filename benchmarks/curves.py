@@ -1,6 +1,6 @@
 """How closely pictures follow, and what that costs: over strength and stop, over training pictures, over steps.
 
-    python recipes/icons/pictures.py --data ../shared/data --out runs/icon-pictures --count 2000
+    python recipes/icons/pictures.py --data ../shared/data --out runs/icon-pictures
     python benchmarks/curves.py strength --shared ../shared --classifier FILE --out runs/curves/strength
     python benchmarks/curves.py steps    --shared ../shared --classifier FILE --out runs/curves/steps
     python benchmarks/curves.py pictures --shared ../shared --classifier FILE --out runs/curves/pictures \\
@@ -27,8 +27,9 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.cli.environment import hardware
 from sketchguide.evaluation.benchmark import Row, table
 from sketchguide.extractors import EXTRACTORS
-from sketchguide.methods import Method, build_method
-from sketchguide.training.data import Pictures, find_examples, split
+from sketchguide.loading import fingerprint
+from sketchguide.methods import build_method
+from sketchguide.training.data import Pictures, digest, find_examples, split
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
 
 STRENGTHS = (0.4, 0.8, 1.2, 1.6, 2.4)
@@ -63,39 +64,47 @@ def points(args: argparse.Namespace, backbone: Backbone) -> Iterator[Point]:
 
 
 def train(backbone: Backbone, pictures: Path, count: int, folder: Path) -> None:
-    """As `sketchguide train --images count` does with its defaults, unless the folder has it."""
-    if (folder / "training.json").exists():
-        return
-    training, _ = split(find_examples(pictures, limit=count, seed=0), seed=0)
+    """As `sketchguide train --images count` does with its defaults, unless the folder has just that."""
+    examples = find_examples(pictures, limit=count, seed=0)
+    if len(examples) < count:
+        raise SystemExit(f"{pictures} has {len(examples)} pictures; make {count}: recipes/icons/pictures.py.")
+    training, _ = split(examples, seed=0)
     run = PredictorRun(
         backbone, Pictures(training, size=backbone.default_size), EXTRACTORS["edges"], PredictorTraining()
     )
+    asked = {"training_images": len(training), "pictures": digest(examples), "model": fingerprint(backbone.network)}
+    asked["config"] = json.loads(json.dumps(run.config))
+    if (folder / "training.json").exists():
+        facts = json.loads((folder / "training.json").read_text())
+        if any(facts.get(name) != value for name, value in asked.items()):
+            raise SystemExit(f"{folder} was trained otherwise; give another --out.")
+        return
     for _ in run:
         pass
     run.predictor.save_pretrained(folder)
-    facts = {"training_images": len(training), "seconds": round(run.seconds, 1)}
+    facts = {**asked, "seconds": round(run.seconds, 1)}
     (folder / "training.json").write_text(json.dumps(facts) + "\n")
 
 
 def plot(curves: Mapping[str, Sequence[tuple[float, Row]]], across: str, file: Path) -> None:
-    """F1 along each curve, and F1 against the share recognised."""
-    figure = Figure(figsize=(9.5, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    """F1 along each curve, and F1 against the share recognised and against KID."""
+    figure = Figure(figsize=(14, 4), layout="constrained")
+    left, right, last = figure.subplots(1, 3)
     for name, pairs in curves.items():
-        known = [(x, row.f1, row.right) for x, row in pairs if row.f1 is not None and row.right is not None]
-        values = [f1.estimate for _, f1, _ in known]
-        errors = [[f1.estimate - f1.low for _, f1, _ in known], [f1.high - f1.estimate for _, f1, _ in known]]
-        left.errorbar([x for x, _, _ in known], values, yerr=errors, fmt="o-", capsize=2, label=name)
-        right.plot(values, [share.estimate for _, _, share in known], "o-", label=name)
-        for x, f1, share in known:
-            right.annotate(
-                f"{x:g}", (f1.estimate, share.estimate), textcoords="offset points", xytext=(3, 3), fontsize=7
-            )
+        known = [(x, row.f1, row.right, row.kid) for x, row in pairs if row.f1 and row.right and row.kid]
+        places, values = [x for x, *_ in known], [f1.estimate for _, f1, *_ in known]
+        errors = [[f1.estimate - f1.low for _, f1, *_ in known], [f1.high - f1.estimate for _, f1, *_ in known]]
+        left.errorbar(places, values, yerr=errors, fmt="o-", capsize=2, label=name)
+        for axis, ups in ((right, [share for *_, share, _ in known]), (last, [kid for *_, kid in known])):
+            axis.plot(values, [up.estimate for up in ups], "o-", label=name)
+            for x, value, up in zip(places, values, ups, strict=True):
+                axis.annotate(f"{x:g}", (value, up.estimate), textcoords="offset points", xytext=(3, 3), fontsize=7)
     left.set(xlabel=across, ylabel="F1: how closely the picture follows")
     right.set(xlabel="F1: how closely the picture follows", ylabel="share recognised")
+    last.set(xlabel="F1: how closely the picture follows", ylabel="KID: less is more realistic")
     if across == "training pictures":
         left.set_xscale("log")
-    for axis in (left, right):
+    for axis in (left, right, last):
         axis.grid(alpha=0.3)
         axis.legend(fontsize="small")
     figure.savefig(file, dpi=120)
@@ -112,8 +121,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     backbone = load_backbone(args.model)
     wanted = list(points(args, backbone))
-    methods: dict[str, Method] = {"text": build_method("text", backbone).method}
-    methods |= {point.label: build_method(point.label, backbone).method for point in wanted}
+    methods = {label: build_method(label, backbone) for label in ("text", *(point.label for point in wanted))}
     rows = judged(args, backbone, methods)
     by_label = {row.method: row for row in rows}
     curves: dict[str, list[tuple[float, Row]]] = {}

@@ -8,11 +8,15 @@ from pathlib import Path
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import load_classifier
+from sketchguide.evaluation.alike import check_alike, made_with
 from sketchguide.evaluation.benchmark import Benchmark, Judges, Row
 from sketchguide.evaluation.detectors import load_detector
-from sketchguide.evaluation.drawings import load_set
-from sketchguide.methods import Method
+from sketchguide.evaluation.drawings import artwork, load_set
+from sketchguide.evaluation.features import load_squeezenet
+from sketchguide.methods import Built
 from sketchguide.request import Request
+
+BATCH = 25
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -21,18 +25,32 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="icons-64")
     parser.add_argument("--out", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--sketches", type=int, default=100)
+    parser.add_argument("--seeds", type=int, default=1, help="pictures of each sketch")
     parser.add_argument("--seed", type=int, default=1000)
 
 
-def judged(args: argparse.Namespace, backbone: Backbone, methods: Mapping[str, Method]) -> list[Row]:
-    """One row for each method, on the sketches that `args` asks for; pictures that `args.out` holds are kept."""
+def judged(args: argparse.Namespace, backbone: Backbone, methods: Mapping[str, Built]) -> list[Row]:
+    """One row for each method, on the sketches that `args` asks for; pictures that `args.out` holds are kept, and other
+    networks or settings than theirs are refused."""
     drawings = load_set("quickdraw", args.shared / "data", count=args.sketches, size=backbone.default_size)
+    request = Request.checked(prompt="", seed=args.seed, model=backbone.name)
+    weights = args.shared / "weights"
+    judges = Judges(
+        load_detector(weights / "tin2.safetensors"),
+        load_classifier(args.classifier),
+        load_squeezenet(weights / "squeezenet1_0_imagenet.safetensors"),
+        artwork(args.shared / "data", size=backbone.default_size),
+    )
+    kept = check_alike(args.out, made_with(backbone, request, judges, batch=BATCH), methods)
+    (args.out / "config.json").write_text(kept, encoding="utf-8")
     benchmark = Benchmark(
         backbone=backbone,
-        methods=methods,
+        methods={name: built.method for name, built in methods.items()},
         sets={"quickdraw": drawings},
-        request=Request.checked(prompt="", seed=args.seed),
-        judges=Judges(load_detector(args.shared / "weights" / "tin2.safetensors"), load_classifier(args.classifier)),
+        request=request,
+        judges=judges,
         folder=args.out,
+        seeds=args.seeds,
+        batch=BATCH,
     )
     return benchmark.summary(list(benchmark))

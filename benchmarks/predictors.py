@@ -4,7 +4,7 @@
     python benchmarks/predictors.py --pictures runs/icon-pictures --shared ../shared \\
         --classifier runs/classifier/icons-64.safetensors --out runs/predictors
 
-Every variant sees as many pictures as the others, is trained from the same seed, and guides the same Quick, Draw!
+Every variant sees as many noised latents as the others, is trained from the same seed, and guides the same Quick, Draw!
 sketches with the default settings. A variant that is trained, and every picture, is kept: the same command goes on.
 """
 
@@ -20,10 +20,12 @@ from judged import add_options, judged
 from sketchguide import LatentPredictor, load_backbone
 from sketchguide.backbones.base import Backbone
 from sketchguide.cli.environment import hardware
+from sketchguide.defaults import TRAINING_STEPS
 from sketchguide.extractors import EXTRACTORS
-from sketchguide.methods import Method, latent_guidance, text_to_image
+from sketchguide.loading import fingerprint
+from sketchguide.methods import Built, latent_guidance, text_to_image
 from sketchguide.predictors import choose_taps
-from sketchguide.training.data import Pictures, find_examples, split
+from sketchguide.training.data import Pictures, digest, find_examples, split
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
 
 PAPER_WIDTHS = (512, 256, 128, 64)
@@ -39,7 +41,7 @@ def variants(backbone: Backbone, steps: int) -> Iterator[tuple[str, PredictorTra
     yield "learning rate 1e-4", PredictorTraining(steps=steps, rate=1e-4)
     yield "taps up to the middle block", PredictorTraining(steps=steps, taps=shallow)
     yield (
-        "the paper's: all of these but the taps, batch 16",
+        "the paper's but for the taps, cut short (the paper trains 3000 steps of 16)",
         PredictorTraining(
             steps=2 * steps,
             batch=16,
@@ -55,12 +57,19 @@ def variants(backbone: Backbone, steps: int) -> Iterator[tuple[str, PredictorTra
 def trained(name: str, settings: PredictorTraining, backbone: Backbone, pictures: Path, folder: Path) -> dict[str, Any]:
     """Train a variant, unless `folder` has it, and give what it took."""
     facts = folder / "training.json"
-    if facts.exists():
-        return json.loads(facts.read_text())
     size = backbone.default_size
-    training, held_out = split(find_examples(pictures), seed=0)
+    examples = find_examples(pictures)
+    training, held_out = split(examples, seed=0)
     data = Pictures(training, size=size)
     run = PredictorRun(backbone, data, EXTRACTORS["edges"], settings)
+    asked = json.loads(
+        json.dumps({**run.config, "pictures": digest(examples), "weights": fingerprint(backbone.network)})
+    )
+    if facts.exists():
+        row = json.loads(facts.read_text())
+        if row.pop("config") != asked:
+            raise SystemExit(f"{folder} was trained otherwise; give another --out.")
+        return row
     for _ in run:
         pass
     run.predictor.save_pretrained(folder)
@@ -70,7 +79,7 @@ def trained(name: str, settings: PredictorTraining, backbone: Backbone, pictures
         "training_seconds": round(run.seconds, 1),
         "held_out": round(run.score(*Pictures(held_out, size=size, beside=data).fixed(64)), 4),
     }
-    facts.write_text(json.dumps(row) + "\n")
+    facts.write_text(json.dumps({**row, "config": asked}) + "\n")
     print(json.dumps(row), flush=True)
     return row
 
@@ -91,17 +100,18 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, required=True, help="folder that recipes/icons/pictures.py wrote")
-    parser.add_argument("--steps", type=int, default=200, help="training steps of 32 pictures")
+    parser.add_argument("--steps", type=int, default=TRAINING_STEPS.default, help="training steps of 32")
     add_options(parser)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     backbone = load_backbone(args.model)
-    methods: dict[str, Method] = {"text": text_to_image}
+    methods = {"text": Built(text_to_image, None, {})}
     made: dict[str, dict[str, Any]] = {}
     for i, (name, settings) in enumerate(variants(backbone, args.steps)):
         folder = args.out / f"{i}"
         made[name] = trained(name, settings, backbone, args.pictures, folder)
-        methods[name] = latent_guidance(LatentPredictor.from_pretrained(folder).to(backbone.device))
+        predictor = LatentPredictor.from_pretrained(folder).to(backbone.device)
+        methods[name] = Built(latent_guidance(predictor), predictor, {})
     rows: list[dict[str, Any]] = []
     for row in judged(args, backbone, methods):
         if row.method in made and row.f1 and row.right:

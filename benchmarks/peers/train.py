@@ -1,6 +1,6 @@
 """Train what people would take instead of LGP, a diffusers ControlNet or T2I-Adapter, on the same pictures and maps.
 
-    python recipes/icons/pictures.py --data ../shared/data --out runs/icon-pictures --count 1000
+    python recipes/icons/pictures.py --data ../shared/data --out runs/icon-pictures
     python benchmarks/peers/train.py controlnet --data runs/icon-pictures --images 300 -o runs/peers/controlnet-300
     python benchmarks/peers/train.py t2i-adapter --data runs/icon-pictures --images 300 -o runs/peers/t2i-adapter-300
 
@@ -35,7 +35,7 @@ from sketchguide.errors import SketchguideError
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.loading import load_backbone
 from sketchguide.training.checkpoints import Checkpoints, check_config
-from sketchguide.training.data import Pictures, find_examples, split
+from sketchguide.training.data import Pictures, digest, find_examples, split
 from sketchguide.training.told import ToldRun, ToldTraining
 
 SCORED = 32  # held-out pictures that are scored
@@ -111,7 +111,13 @@ def train(args: argparse.Namespace) -> None:
         scored = others.fixed(SCORED) if others else None
         if args.fresh:
             checkpoints.clear()
-        config = {"kind": args.kind, **asdict(settings), "model": args.model, "map": args.map, "images": len(examples)}
+        config = {
+            "kind": args.kind,
+            **asdict(settings),
+            "model": args.model,
+            "map": args.map,
+            "images": digest(examples),
+        }
         config["minutes"] = args.minutes
         if (latest := checkpoints.latest()) is not None:
             check_config(latest.meta["config"], config, afresh="--fresh")

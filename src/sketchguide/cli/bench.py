@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -124,14 +124,13 @@ def command(
     with report.progress("{task.fields[what]}") as bar:
         task = bar.add_task("Loading", total=None, what="")
         hush_libraries()
-        from torch.nn import Module
-
         from sketchguide.cli.environment import hardware
+        from sketchguide.evaluation.alike import check_alike, made_with
         from sketchguide.evaluation.benchmark import Benchmark, table
         from sketchguide.evaluation.costs import cost_table, costs, peak_memory
         from sketchguide.evaluation.plots import plot, sheets
-        from sketchguide.loading import fingerprint, load_backbone
-        from sketchguide.methods import STEERING, Batch, build_method
+        from sketchguide.loading import load_backbone
+        from sketchguide.methods import Batch, build_method
         from sketchguide.request import Request
         from sketchguide.training.checkpoints import Checkpoints
 
@@ -139,22 +138,15 @@ def command(
         built = {name: build_method(name, backbone) for name in methods}
         judges = _judges(report, backbone, data, weights, classifier)
         request = Request.checked(prompt="", seed=seed, model=backbone.name)
-        settings = request.model_dump(include={*STEERING, "size", "model"})
-        config = {"model": fingerprint(backbone.network), "seed": seed, "batch": batch, "settings": settings}
-        config["judges"] = {
-            name: fingerprint(judge)
-            for name, judge in (("edges", judges.detector), ("recognised", judges.classifier))
-            if isinstance(judge, Module)
-        }
-        networks = {name: fingerprint(method.network) for name, method in built.items() if method.network is not None}
+        config = made_with(backbone, request, judges, batch=batch)
         with Checkpoints(output).lock():
             if fresh:
                 (output / "results.jsonl").unlink(missing_ok=True)
                 (output / "config.json").unlink(missing_ok=True)
-            networks = _checked(output / "config.json", config, networks)
+            kept = check_alike(output, config, built)
             bar.update(task, description="Drawings")
             drawings = {name: _drawings(name, backbone, data, count) for name in names}
-            _write(output / "config.json", json.dumps(config | {"networks": networks}, indent=1) + "\n")
+            _write(output / "config.json", kept)
             benchmark = Benchmark(
                 backbone=backbone,
                 methods={name: method.method for name, method in built.items()},
@@ -222,27 +214,6 @@ def _drawings(name: str, backbone: Backbone, data: Path | None, count: int) -> S
     if name == OWN or data is None:
         return own_edges(backbone, count=count, prompts=OWN_PROMPTS)
     return load_set(name, data, count=count, size=backbone.default_size)
-
-
-def _checked(file: Path, config: Mapping[str, Any], networks: Mapping[str, str]) -> dict[str, str]:
-    """The fingerprints of every method's network so far. Only results made alike stand in one table."""
-    from sketchguide.training.checkpoints import check_config
-
-    if not file.exists():
-        return dict(networks)
-    try:
-        before = json.loads(file.read_text(encoding="utf-8"))
-        earlier: dict[str, str] = before.pop("networks")
-    except (ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"{file} is damaged.", hint="Give --fresh to start again.", field="output") from error
-    check_config(before, config, afresh="--fresh")
-    if changed := [name for name, one in networks.items() if earlier.get(name, one) != one]:
-        raise UsageError(
-            f"The network of {changed[0]} is another one than that of the results in {file.parent}.",
-            hint="Give another folder, or --fresh to start again.",
-            field="output",
-        )
-    return {**earlier, **networks}
 
 
 def _write(file: Path, text: str) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,7 +18,6 @@ from sketchguide.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
     from sketchguide.training.checkpoints import Checkpoint
-    from sketchguide.training.data import Example
     from sketchguide.training.predictor import PredictorRun, PredictorTraining
 
 DATA, OUTPUT, TRAINING, MODELS = "Data", "Output", "Training", "Model"
@@ -151,7 +149,7 @@ def command(
         from sketchguide.loading import load_backbone
         from sketchguide.training.card import model_card, usage
         from sketchguide.training.checkpoints import Checkpoints
-        from sketchguide.training.data import Pictures, find_examples, split
+        from sketchguide.training.data import Pictures, digest, find_examples, split
         from sketchguide.training.predictor import PredictorRun, PredictorTraining
 
         if map_kind not in EXTRACTORS:
@@ -168,7 +166,7 @@ def command(
             others = Pictures(held_out, size=backbone.default_size, beside=pictures) if held_out else None
             scored = others.fixed(SCORED) if others else None
             run = PredictorRun(backbone, pictures, EXTRACTORS[map_kind], asked)
-            config = {**run.config, "minutes": minutes, "pictures": _digest(examples)}
+            config = {**run.config, "minutes": minutes, "pictures": digest(examples)}
             if latest is not None:
                 run = _continued(run, latest, config)
             elif fresh:
@@ -224,9 +222,3 @@ def _continued(run: PredictorRun, latest: Checkpoint, config: Mapping[str, Any])
     check_config(latest.meta["config"], config, afresh="--fresh")
     settings: PredictorTraining = replace(run.settings, steps=latest.meta["steps"])
     return PredictorRun(run.backbone, run.pictures, run.extractor, settings, resume=latest)
-
-
-def _digest(examples: Sequence[Example]) -> str:
-    """The number of pictures and 8 hex digits that change with their names and captions."""
-    text = json.dumps(sorted((example.name, example.caption) for example in examples))
-    return f"{len(examples)} ({hashlib.sha256(text.encode()).hexdigest()[:8]})"

@@ -225,6 +225,12 @@ def split(examples: Sequence[Example], *, held_out: float = 0.1, seed: int = 0) 
     return [e for e in examples if e.name not in held], [e for e in examples if e.name in held]
 
 
+def digest(examples: Sequence[Example]) -> str:
+    """The number of pictures and 8 hex digits that change with their names and captions."""
+    text = json.dumps(sorted((example.name, example.caption) for example in examples))
+    return f"{len(examples)} ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
+
+
 def _place(name: str, purpose: str, seed: int) -> float:
     """A place in [0, 1) that follows from the name; another purpose or seed gives an unrelated one."""
     digest = hashlib.sha256(f"{purpose}/{seed}/".encode() + os.fsencode(name)).digest()
