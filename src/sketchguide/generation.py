@@ -23,6 +23,7 @@ from sketchguide.controls.base import Guide
 from sketchguide.controls.classes import ClassGuide
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.features import NegativePrompt
+from sketchguide.controls.likeness import SketchGuide
 from sketchguide.controls.strengths import Proportional, Score, Within
 from sketchguide.defaults import ALPHA, ATTENTION_SCALE, BLANK, CLASS_SCALE, HANDOVER
 from sketchguide.errors import SketchguideWarning, UsageError
@@ -30,6 +31,7 @@ from sketchguide.images import from_base64, from_ink, read_png_text, save_png, t
 from sketchguide.inversion import recur
 from sketchguide.levels import Level
 from sketchguide.loading import (
+    find_features,
     find_part,
     fingerprint,
     has_predictor,
@@ -38,11 +40,13 @@ from sketchguide.loading import (
     load_predictor,
     unload_lora,
 )
+from sketchguide.perception import Features, load_features
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sampling import Evaluations, Moment, sample
 from sketchguide.seeds import generators, noise, random_seed
 from sketchguide.sketch import Sketch, SpatialMap
+from sketchguide.sketchers import Sketcher
 from sketchguide.solvers import Solver
 from sketchguide.sources import (
     Borrowed,
@@ -213,7 +217,7 @@ class Controls(NamedTuple):
     """What acts on the pictures of a request."""
 
     told: Backbone
-    guides: list[LatentGuide | ClassGuide]
+    guides: list[LatentGuide | SketchGuide | ClassGuide]
     made_with: dict[str, str]  # fingerprints of the networks among it
 
 
@@ -227,6 +231,13 @@ def _controls(
             predictor.check_fits(backbone)
             controls.made_with["predictor"] = fingerprint(predictor)
             controls.guides.append(latent_guide(request, [drawing], backbone, predictor))
+        if request.sketch_loss:
+            sketcher = Sketcher.load(find_part(request.sketcher, "sketcher", field="sketcher")).to(backbone.device)
+            named = find_features(request.drawing_features, "drawing-classifier", field="drawing_features")
+            features = load_features(named, device=backbone.device)
+            controls.made_with.update(sketcher=fingerprint(sketcher), drawing_features=fingerprint(features.network))
+            guide = sketch_guide(request, [drawing], backbone, sketcher, features, strength=request.sketch_loss)
+            controls.guides.append(guide)
         if request.attention is not None:
             attention = SketchAttention.load(find_part(request.attention, "sketch-attention", field="attention"))
             controls.made_with["attention"] = fingerprint(attention)
@@ -260,10 +271,11 @@ def _source(
 
 
 def _predictor(request: Request, backbone: Backbone) -> LatentPredictor | None:
-    """What pulls to the drawing; none where nothing is to, or where sketch attention takes its place."""
+    """What pulls to the drawing; none where nothing is to, or where another control takes its place."""
     if request.strength == 0:
         return None
-    if request.attention is not None and request.predictor is None and not has_predictor(backbone):
+    otherwise = request.attention is not None or request.sketch_loss
+    if otherwise and request.predictor is None and not has_predictor(backbone):
         return None
     return load_predictor(request.predictor, backbone)
 
@@ -295,16 +307,16 @@ def latent_guide(
     target, weight = (torch.cat(tensors) for tensors in zip(*pairs, strict=True))
     own = HANDOVER.default if predictor.config.clean_widths else 1.0
     handover = own if request.handover is None else request.handover
-    part, end = 1.0, request.stop
-    if request.edit is not None:  # settings are parts of what is walked
-        part, trained = request.edit.amount, predictor.config.window[1]
-        if 1 - part >= trained:
+    end = _within(request, request.stop)
+    if request.edit is not None:
+        trained, amount = predictor.config.window[1], request.edit.amount
+        if 1 - amount >= trained:
             raise UsageError(
-                f"An edit of amount {part:g} has less noise than this predictor was trained for.",
+                f"An edit of amount {amount:g} has less noise than this predictor was trained for.",
                 hint=f"Give an amount above {1 - trained:.2g}.",
                 field="amount",
             )
-        end = min(1 - part * (1 - request.stop), trained)
+        end = min(end, trained)
     return LatentGuide(
         predictor,
         target,
@@ -312,8 +324,34 @@ def latent_guide(
         window=(0.0, end),
         strength=Proportional(request.strength),
         every=request.every,
-        handover=1 - part * (1 - handover),
+        handover=_within(request, handover),
     )
+
+
+def sketch_guide(
+    request: Request,
+    maps: Sequence[SpatialMap],
+    backbone: Backbone,
+    sketcher: Sketcher,
+    drawing: Features,
+    *,
+    strength: float,
+) -> SketchGuide:
+    """DiffSketching's sketch loss towards one map for all pictures or one for each, with the settings of `request`."""
+    return SketchGuide(
+        backbone.decode,
+        sketcher,
+        drawing,
+        torch.stack([torch.tensor(one.ink)[None] for one in maps]).to(backbone.device),
+        window=(0.0, _within(request, request.stop)),
+        strength=Proportional(strength),
+        every=request.every,
+    )
+
+
+def _within(request: Request, part: float) -> float:
+    """The progress at `part` of the steps that are walked: an edit walks the last ones only."""
+    return part if request.edit is None else 1 - request.edit.amount * (1 - part)
 
 
 def walk(
@@ -452,10 +490,14 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
         "attention_scale": request.attention_scale != ATTENTION_SCALE.default and request.attention is None,
         "class_scale": request.class_scale != CLASS_SCALE.default and request.class_name is None,
         "classifier": request.classifier is not None and request.class_name is None,
+        "sketch_loss": request.sketch_loss != 0 and sketch is None,
+        "sketcher": request.sketcher is not None and not request.sketch_loss,
+        "drawing_features": request.drawing_features is not None and not request.sketch_loss,
     }
+    needs = {"attention": "a sketch", "attention_scale": "attention", "sketch_loss": "a sketch"}
+    needs |= {"sketcher": "sketch_loss", "drawing_features": "sketch_loss"}
     for name in (name for name, nothing in idle.items() if nothing):
-        needed = {"attention": "a sketch", "attention_scale": "attention"}.get(name, "class_name")
-        warn(f"{name} changes nothing without {needed}.")
+        warn(f"{name} changes nothing without {needs.get(name, 'class_name')}.")
     if sketch is not None and sketch.rasterize(size=(64, 64)).blank:
         warn("The sketch is blank: nothing will follow it.")
     if picture is not None and float(picture.amax((2, 3)).sub(picture.amin((2, 3))).max()) < 0.05:

@@ -15,10 +15,8 @@ from torch import Tensor, nn
 from sketchguide.attention import SketchAttention
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.wrapped import with_controlnet, with_sketch_attention, with_t2i_adapter
-from sketchguide.controls.likeness import SketchGuide
-from sketchguide.controls.strengths import Proportional
 from sketchguide.errors import ModelNotFoundError, UsageError
-from sketchguide.generation import latent_guide, walk
+from sketchguide.generation import latent_guide, sketch_guide, walk
 from sketchguide.images import from_ink
 from sketchguide.loading import find_features, find_part, load_predictor, own_predictor, shipped
 from sketchguide.perception import Features, load_features
@@ -79,15 +77,7 @@ def likeness(sketcher: Sketcher, drawing: Features) -> Method:
 
     def method(batch: Batch) -> Iterator[Moment]:
         request = batch.request
-        guide = SketchGuide(
-            batch.backbone.decode,
-            sketcher,
-            drawing,
-            batch.ink,
-            window=(0.0, request.stop),
-            strength=Proportional(request.strength),
-            every=request.every,
-        )
+        guide = sketch_guide(request, batch.maps, batch.backbone, sketcher, drawing, strength=request.strength)
         return walk(request, batch.backbone, prompts=batch.prompts, seeds=batch.seeds, guides=[guide])
 
     return method

@@ -26,6 +26,7 @@ from sketchguide.defaults import (
     SCALE,
     SEED,
     SHARE,
+    SKETCH_LOSS,
     STEPS,
     STOP,
     STRENGTH,
@@ -193,6 +194,16 @@ class Request(Checked):
         default=CLASS_SCALE.default, ge=CLASS_SCALE.low, le=CLASS_SCALE.high, description="how hard it pulls"
     )
     classifier: str | None = Field(default=None, description="folder or file of that classifier; none: a shipped one")
+    sketch_loss: Finite = Field(
+        default=SKETCH_LOSS.default,
+        ge=SKETCH_LOSS.low,
+        le=SKETCH_LOSS.high,
+        description="how hard DiffSketching's sketch loss pulls, beside strength",
+    )
+    sketcher: str | None = Field(default=None, description="folder or file of its sketcher; none: a shipped one")
+    drawing_features: str | None = Field(
+        default=None, description="what it compares drawings by, as `load_features` names it; none: a shipped one"
+    )
     steps: int = Field(default=STEPS.default, ge=STEPS.low, le=STEPS.high, description="network steps")
     scale: Finite = Field(
         default=SCALE.default, ge=SCALE.low, le=SCALE.high, description="classifier-free guidance; 1 switches it off"

@@ -122,6 +122,23 @@ def test_the_drawing_of_a_wide_photo_is_cut_with_it() -> None:
     assert any("200 × 100" in warning for warning in report.warnings)
 
 
+def test_the_sketch_loss_pulls_without_training(
+    sketchguide: Run, quick: list[str], drawing: Path, parts: Path, tmp_path: Path
+) -> None:
+    judges = ["--sketcher", parts, "--drawing-features", parts]
+    draw = ["generate", "a red ball", *quick, "--seed", "1", "--strength", "0", "--sketch", drawing]
+    plain, pulled, repeated = (tmp_path / f"{name}.png" for name in ("plain", "pulled", "repeated"))
+    assert sketchguide(*draw, "-o", plain).code == 0
+    result = sketchguide(*draw, "--sketch-loss", "3", *judges, "-o", pulled)
+    assert result.code == 0, result
+    assert Image.open(plain).tobytes() != Image.open(pulled).tobytes()
+    assert recall(pulled)[2].keys() >= {"sketcher", "drawing_features"}
+    assert sketchguide("generate", "--from", pulled, "-o", repeated).code == 0
+    assert Image.open(pulled).tobytes() == Image.open(repeated).tobytes()
+    idle = sketchguide(*draw, *judges, "-o", tmp_path / "idle.png", "--json")
+    assert any("sketcher changes nothing without sketch_loss" in warning for warning in idle.json["warnings"])
+
+
 def test_the_class_is_what_the_given_drawing_classifier_sees(
     sketchguide: Run, tuning: list[str], tmp_path: Path
 ) -> None:

@@ -138,6 +138,8 @@ def _recalled(source: Path, options: Mapping[str, Any]) -> Job:
         "predictor": {"predictor"},
         "attention": {"attention"},
         "classifier": {"classifier"},
+        "sketcher": {"sketcher"},
+        "drawing_features": {"drawing_features"},
         "device": {"device", "dtype"},
     }
     meant = {"dtype"} & options.keys() | {name for option in options for name in changed.get(option, ())}

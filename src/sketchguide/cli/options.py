@@ -20,6 +20,7 @@ from sketchguide.defaults import (
     MODEL,
     SCALE,
     SEED,
+    SKETCH_LOSS,
     STEPS,
     STOP,
     STRENGTH,
@@ -228,6 +229,36 @@ LoraOption = Annotated[
     ),
 ]
 
+SketchLossOption = Annotated[
+    float | None,
+    typer.Option(
+        help="How hard DiffSketching's loss pulls, which draws what it sees coming and compares the drawings: "
+        f"{SKETCH_LOSS}. Alone with --strength 0.",
+        metavar="B",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+SketcherOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What draws for it: a folder or file that `sketchguide component sketcher` wrote. Default: one that comes "
+        "with the package, if any does.",
+        metavar="PATH",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+DrawingFeaturesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What compares the drawings: a folder or file of `sketchguide component drawing-classifier`, or a network "
+        "as in `sketchguide finetune`. Default: one that comes with the package, if any does.",
+        metavar="NAME",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
 LoraScaleOption = Annotated[
     float | None,
     typer.Option(
@@ -278,6 +309,9 @@ REQUEST: dict[str, Any] = {
     "class_name": ClassOption,
     "class_scale": ClassScaleOption,
     "classifier": ClassifierOption,
+    "sketch_loss": SketchLossOption,
+    "sketcher": SketcherOption,
+    "drawing_features": DrawingFeaturesOption,
     "scale": ScaleOption,
     "steps": StepsOption,
     "seed": SeedOption,
