@@ -9,10 +9,16 @@ import argparse
 import random
 from pathlib import Path
 
+from PIL import Image
+
 from artwork import COLOURS
-from sketchguide import generate, load_backbone
+from sketchguide import load_backbone
 from sketchguide.evaluation.drawings import class_map, with_article
-from sketchguide.images import save_png, sheet
+from sketchguide.generation import walk
+from sketchguide.images import save_png, sheet, to_images
+from sketchguide.request import Request
+
+BATCH = 25
 
 
 def prompts(data: Path) -> list[str]:
@@ -34,7 +40,12 @@ def main() -> None:
     args = parser.parse_args()
     backbone = load_backbone(args.model)
     texts = prompts(args.data)
-    images = [generate(text, backbone=backbone, seed=args.seed)[0].image for text in texts]
+    request = Request.checked(prompt="", seed=args.seed)
+    images: list[Image.Image] = []
+    for first in range(0, len(texts), BATCH):
+        some = texts[first : first + BATCH]
+        *_, last = walk(request, backbone, prompts=some, seeds=[args.seed] * len(some))
+        images += to_images(backbone.decode(last.latent))
     side = images[0].width
     enlarged = [image.resize((2 * side, 2 * side)) for image in images]
     save_png(sheet(enlarged, columns=10, labels=texts), args.out)

@@ -24,6 +24,13 @@ def test_a_strip_between_seeds_begins_with_the_first(sketchguide: Run, quickly: 
     assert one.crop(first).tobytes() != one.crop(last).tobytes()
 
 
+def test_what_is_not_read_is_told(sketchguide: Run, quickly: list[str], tmp_path: Path) -> None:
+    words = ["interpolate", "1", "2", *quickly, "--prompt", "a " * 76 + "the end", "--frames", "2", "--json"]
+    result = sketchguide(*words, "-o", tmp_path / "a.png")
+    assert result.code == 0, result
+    assert any("not read" in warning and "the end" in warning for warning in result.json["warnings"])
+
+
 def test_pictures_are_inverted_and_a_gif_comes_and_goes(sketchguide: Run, quickly: list[str], tmp_path: Path) -> None:
     wide = Image.new("RGB", (96, 64), "white")
     wide.save(tmp_path / "wide.png")

@@ -230,6 +230,7 @@ def command(
             drawings = _rasterized(sketches, sketch, backbone.default_size)
             if prompt is None:
                 prompt = _recognised(drawings, comparing, report)
+            report.warn_of_cut(backbone.describe([prompt]).dropped)
             judges = Judges(
                 Sketcher.load(drawer).to(backbone.device),
                 load_features(seeing, device=backbone.device),

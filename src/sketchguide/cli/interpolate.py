@@ -114,11 +114,14 @@ def command(
         backbone = load_backbone(model, device=device)
         if lora is not None:
             load_lora(backbone, lora)
+        report.warn_of_cut(backbone.describe([prompt]).dropped)
         sides = check_size(wanted or backbone.default_size, backbone)
         ends = [_end(one, request, backbone, sides, report) for one in (first, second)]
         latent = between(ends[0], ends[1], frames=frames, way=way)
         maps = [drawing.rasterize(size=sides) for drawing in drawings]
         guides: list[Any] = []
+        if any(one.blank for one in maps):
+            report.warn("A sketch is blank: nothing will follow it.")
         if maps:
             guide = latent_guide(request, [maps[0], maps[-1]], backbone, load_predictor(None, backbone))
             guides.append(guide.interpolated(frames))
