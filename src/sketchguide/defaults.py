@@ -25,7 +25,7 @@ class Setting(NamedTuple, Generic[Number]):
 
 MODEL = "icons-64"
 
-STRENGTH = Setting[float](2.0, 0, 20)
+STRENGTH = Setting[float](2.2, 0, 20)
 BLANK = Setting[float](0.3, 0, 1)
 STOP = Setting[float](0.8, 0, 1)
 HANDOVER = Setting[float](0.4, 0, 1)
