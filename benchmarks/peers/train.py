@@ -116,9 +116,9 @@ def train(args: argparse.Namespace) -> None:
             **asdict(settings),
             "model": args.model,
             "map": args.map,
-            "images": digest(examples),
+            "images": len(examples),
         }
-        config["minutes"] = args.minutes
+        config |= {"minutes": args.minutes, "pictures": digest(examples)}
         if (latest := checkpoints.latest()) is not None:
             check_config(latest.meta["config"], config, afresh="--fresh")
             settings = replace(settings, steps=latest.meta["steps"])
