@@ -67,7 +67,7 @@ def trained(name: str, settings: PredictorTraining, backbone: Backbone, pictures
     )
     if facts.exists():
         row = json.loads(facts.read_text())
-        if row.pop("config") != asked:
+        if row.pop("config", None) != asked:  # older folders have none
             raise SystemExit(f"{folder} was trained otherwise; give another --out.")
         return row
     for _ in run:

@@ -117,8 +117,9 @@ def train(args: argparse.Namespace) -> None:
             "model": args.model,
             "map": args.map,
             "images": len(examples),
+            "minutes": args.minutes,
+            "pictures": digest(examples),
         }
-        config |= {"minutes": args.minutes, "pictures": digest(examples)}
         if (latest := checkpoints.latest()) is not None:
             check_config(latest.meta["config"], config, afresh="--fresh")
             settings = replace(settings, steps=latest.meta["steps"])
