@@ -127,10 +127,30 @@ def test_attention_takes_the_place_of_a_predictor(tiny: Tiny, tmp_path: Any) -> 
 def test_the_recipe_repeats_it_bit_for_bit(tiny: Tiny, predictor: LatentPredictor, tmp_path: Any) -> None:
     picture = make(tiny, predictor=predictor, count=2)[1]
     picture.save(tmp_path / "cat.png")
-    request, index, made_with = recall(tmp_path / "cat.png")
-    (again,) = (p for p in run(request, backbone=tiny(), predictor=predictor, only=index) if isinstance(p, Picture))
+    kept = recall(tmp_path / "cat.png")
+    events = run(kept.request, backbone=tiny(), predictor=predictor, only=kept.index)
+    (again,) = (event for event in events if isinstance(event, Picture))
     assert np.array_equal(pixels(again), pixels(picture))
-    assert again.made_with == made_with
+    assert again.made_with == kept.made_with
+
+
+def generated(tiny: Tiny, **settings: Any) -> Picture:
+    request = Request.checked(**{"prompt": "a cat", "seed": 5, "steps": STEPS, "size": SIZE, **settings})
+    (picture,) = (event for event in run(request, backbone=tiny()) if isinstance(event, Picture))
+    return picture
+
+
+def test_a_generated_picture_comes_out_again_from_its_own_latents(tiny: Tiny) -> None:
+    """With its own prompt and nothing that pulls nothing changes, wherever the edit begins; an inversion comes near."""
+    source = generated(tiny)
+    for amount in (0.5, 1.0):
+        (same,) = make(tiny, image=source, source="generated", amount=amount, margin=1, strength=0)
+        (near,) = make(tiny, image=source, source="inverted", amount=amount, margin=1, strength=0)
+        assert np.abs(pixels(same) - pixels(source)).max() <= 1
+        assert np.abs(pixels(near) - pixels(source)).max() > 1
+        assert same.evaluations.inversion == 2 * STEPS
+    (noised,) = make(tiny, image=source, margin=1, strength=0)
+    assert np.abs(pixels(noised) - pixels(source)).max() > 1
 
 
 def test_the_drawing_lies_where_it_was_drawn_though_the_picture_is_cut(tiny: Tiny, predictor: LatentPredictor) -> None:

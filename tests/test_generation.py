@@ -81,12 +81,13 @@ def test_a_seed_is_the_same_picture_in_any_batch(tiny: Tiny, predictor: LatentPr
 def test_a_saved_picture_can_be_made_again(tiny: Tiny, predictor: LatentPredictor, tmp_path: Path) -> None:
     pictures = draw(tiny, predictor, count=2, solver="euler-ancestral", stop=0.5, negative="a dog")
     pictures[1].save(tmp_path / "cat.png")
-    request, index, made_with = recall(tmp_path / "cat.png")
-    assert (request, index) == (pictures[1].request, 1)
-    assert made_with == pictures[1].made_with
-    assert made_with["sketchguide"] == sketchguide.__version__
-    assert {"torch", "dtype", "device", "model", "predictor"} <= made_with.keys()
-    (again,) = [p for p in run(request, backbone=tiny(), predictor=predictor, only=index) if isinstance(p, Picture)]
+    recipe = recall(tmp_path / "cat.png")
+    assert recipe == pictures[1].recipe
+    assert (recipe.request, recipe.index) == (pictures[1].request, 1)
+    assert recipe.made_with["sketchguide"] == sketchguide.__version__
+    assert {"torch", "dtype", "device", "model", "predictor"} <= recipe.made_with.keys()
+    events = run(recipe.request, backbone=tiny(), predictor=predictor, only=recipe.index)
+    (again,) = [event for event in events if isinstance(event, Picture)]
     with Image.open(tmp_path / "cat.png") as saved:
         assert np.array_equal(pixels(again.image), pixels(saved))
 
@@ -109,9 +110,10 @@ def test_a_picture_not_asked_for_is_refused(tiny: Tiny) -> None:
         '{"request": {"prompt": "a", "seed": 1, "steps": 0}, "index": 0, "made_with": {}}',
         '{"request": {"prompt": "a", "seed": NaN}, "index": 0, "made_with": {}}',
         '{"request": {"prompt": "a", "seed": 1}, "index": "first", "made_with": {}}',
+        '{"request": {"prompt": "a", "seed": 1}, "index": 0}',
         "[" * 100_000,
     ],
-    ids=["none", "no-json", "list", "null", "no-request", "number", "bad-value", "nan", "bad-index", "deep"],
+    ids=["none", "no-json", "list", "null", "no-request", "number", "bad-value", "nan", "bad-index", "bare", "deep"],
 )
 def test_recipes_that_are_none_are_refused(text: str | None, tmp_path: Path) -> None:
     save_png(Image.new("RGB", SIZE), tmp_path / "a.png", text={} if text is None else {RECIPE_KEY: text})
@@ -123,7 +125,7 @@ def test_the_recipe_is_plain_json(tiny: Tiny, predictor: LatentPredictor, tmp_pa
     (picture,) = draw(tiny, predictor)
     picture.save(tmp_path / "cat.png")
     recipe = json.loads(read_png_text(tmp_path / "cat.png")[RECIPE_KEY])
-    assert recipe == json.loads(json.dumps(picture.recipe))
+    assert recipe == picture.recipe.model_dump(mode="json")
     assert recipe["request"]["prompt"] == "a cat"
     assert recipe["request"]["sketch"]["strokes"]
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 from sketchguide import generation
 from sketchguide.errors import SketchError, SketchguideWarning, TapError, UsageError
 from sketchguide.generation import Picture, Progress, recall, run
-from sketchguide.images import from_base64, from_ink, open_image, to_tensor
+from sketchguide.images import from_base64, from_ink, open_image, to_base64, to_tensor
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Request
 from sketchguide.sampling import Evaluations
@@ -126,11 +126,91 @@ def test_a_saved_picture_can_be_made_again_bit_for_bit(
     pictures = make(tiny, "a cat", "a dog", **settings)
     chosen = pictures[-1]
     chosen.save(tmp_path / "a.png")
-    request, index, _ = recall(tmp_path / "a.png")
-    assert (request, index) == (chosen.request, chosen.index)
-    (again,) = [p for p in run(request, backbone=tiny(), only=index) if isinstance(p, Picture)]
+    recipe = recall(tmp_path / "a.png")
+    assert recipe == chosen.recipe
+    (again,) = [p for p in run(recipe.request, backbone=tiny(), only=recipe.index) if isinstance(p, Picture)]
     assert again.image.tobytes() == chosen.image.tobytes()
     assert again.recipe == chosen.recipe
+
+
+# ----------------------------------------------------------------------------------------------------------- generated
+
+
+def generated(tiny: Tiny, **settings: Any) -> Picture:
+    given = {"prompt": "a cat", "seed": 5, "steps": STEPS, "size": SIZE, **settings}
+    return [event for event in run(Request.checked(**given), backbone=tiny()) if isinstance(event, Picture)][-1]
+
+
+def test_a_generated_source_with_its_own_prompt_is_the_picture_itself(tiny: Tiny, tmp_path: Path) -> None:
+    """Its features at every level are those that made it. An inversion only comes near."""
+    source = generated(tiny, count=2, scale=3.0, solver="dpm++2m", negative="a dog")
+    source.save(tmp_path / "cat.png")
+    same = {"image": tmp_path / "cat.png", "scale": 3.0, "negative": "a dog"}
+    (again,) = make(tiny, "a cat", source="generated", **same)
+    (near,) = make(tiny, "a cat", source="inverted", source_prompt="a cat", solver="dpm++2m", **same)
+    assert difference(again, source) <= 1
+    assert difference(near, source) > 1
+    assert again.evaluations == Evaluations(STEPS, STEPS, source=STEPS, inversion=2 * STEPS)
+    layout = again.request.layout
+    assert layout is not None
+    assert layout.source_prompt == "a cat"
+    assert layout.made == source.recipe
+
+
+def test_a_generated_source_has_what_pulled_it(tiny: Tiny, predictor: LatentPredictor, tmp_path: Path) -> None:
+    (source,) = generation.generate(
+        "a cat", sketch=CROSS, backbone=tiny(), predictor=predictor, seed=5, steps=STEPS, size=SIZE
+    )
+    settings = {"image": source, "source": "generated", "share": 0, "tau_f": 0, "tau_a": 0, "predictor": predictor}
+    (without,) = make(tiny, "a cat", **settings)
+    assert difference(without, source) > 2  # from the same noise, but nothing pulls the new picture
+    (with_it,) = make(tiny, "a cat", sketch=CROSS, **settings)
+    assert difference(with_it, source) <= 1
+    (other,) = make(tiny, "a dog", image=source, source="generated", predictor=predictor)
+    other.save(tmp_path / "dog.png")
+    events = run(recall(tmp_path / "dog.png").request, backbone=tiny(), predictor=predictor)
+    (again,) = [event for event in events if isinstance(event, Picture)]
+    assert again.image.tobytes() == other.image.tobytes()
+    steps = [event for event in run(other.request, backbone=tiny(), predictor=predictor) if isinstance(event, Progress)]
+    assert [(step.done, step.total) for step in steps] == [(i + 1, 2 * STEPS) for i in range(2 * STEPS)]
+
+
+def test_generated_sources_that_cannot_be_had(tiny: Tiny, tmp_path: Path) -> None:
+    source = generated(tiny)
+    for image in (ball(), CROSS):
+        with pytest.raises(UsageError, match="is a picture that sketchguide made") as raised:
+            make(tiny, image=image, source="generated")
+        assert raised.value.field == "source"
+    ball().save(tmp_path / "ball.png")
+    with pytest.raises(UsageError, match="carries no sketchguide recipe"):
+        make(tiny, image=tmp_path / "ball.png", source="generated")
+    with pytest.raises(UsageError, match="at other noise levels: 3 steps"):
+        make(tiny, image=source, source="generated", steps=STEPS + 1)
+    with pytest.raises(UsageError, match="made in 32 × 32"), pytest.warns(SketchguideWarning, match="is cut off"):
+        make(tiny, image=source, source="generated", size=(64, 32))
+    with pytest.raises(UsageError, match="itself made from another one"):
+        make(tiny, image=make(tiny)[0], source="generated")
+    with pytest.raises(UsageError, match="need one another"):
+        Layout.checked(picture="", source="generated")
+    with pytest.raises(UsageError, match="need one another"):
+        Layout.checked(picture="", made=source.recipe)
+    for name, value in {"model": "0" * 12, "predictor": "0" * 12}.items():
+        changed = source.recipe.model_copy(update={"made_with": {**source.made_with, name: value}})
+        layout = Layout.checked(picture=to_base64(source.image), source="generated", made=changed)
+        request = Request.checked(prompt="a cat", seed=5, steps=STEPS, size=SIZE, layout=layout)
+        if name == "model":
+            with pytest.raises(UsageError, match="made with another model"):
+                list(run(request, backbone=tiny()))
+        else:
+            list(run(request, backbone=tiny()))  # nothing pulled the picture: which predictor there was is no matter
+
+
+def test_a_picture_that_was_painted_over_is_told(tiny: Tiny) -> None:
+    source = generated(tiny)
+    layout = Layout.checked(picture=to_base64(ball(SIZE)), source="generated", made=source.recipe)
+    request = Request.checked(prompt="a cat", seed=5, steps=STEPS, size=SIZE, layout=layout)
+    with pytest.warns(SketchguideWarning, match="not the one that its recipe makes"):
+        list(run(request, backbone=tiny()))
 
 
 # ---------------------------------------------------------------------------------------------------------------- cost
@@ -142,7 +222,7 @@ def test_an_edit_takes_190_evaluations_for_50_steps_inverted_and_140_noised(tiny
     assert inverted.evaluations == Evaluations(conditional=10, negative=10, source=8, inversion=10)
     assert sum(inverted.evaluations) == 190 * steps / 50
     assert sum(noised.evaluations) == 140 * steps / 50
-    assert inverted.recipe["evaluations"] == inverted.evaluations._asdict()
+    assert inverted.recipe.evaluations == inverted.evaluations._asdict()
 
 
 def test_prompts_share_one_pass_over_the_source(tiny: Tiny) -> None:

@@ -94,8 +94,12 @@ class Artwork:
         self.pixels = torch.stack(pixels).to(device)  # (N, 4, store, store)
 
     def batch(self, count: int, rng: Generator) -> tuple[Tensor, list[str]]:
-        """`count` pictures (B, 3, size, size) in [-1, 1] and their captions."""
-        chosen = torch.randint(len(self.icons), (count,), generator=rng)
+        """`count` pictures (B, 3, size, size) in [-1, 1], all icons equally likely, and their captions."""
+        return self.of(torch.randint(len(self.icons), (count,), generator=rng), rng)
+
+    def of(self, chosen: Tensor, rng: Generator) -> tuple[Tensor, list[str]]:
+        """Pictures (B, 3, size, size) in [-1, 1] of the icons with the numbers `chosen` (B,), and their captions."""
+        count = len(chosen)
         layers, colours = recolour(self.pixels[chosen.to(self.pixels.device)], rng)
         layers = warp(layers, self.size, rng, loose=uniform(count, 1, self.loose, rng))
         names, papers = backgrounds(count, rng)

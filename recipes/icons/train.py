@@ -316,6 +316,36 @@ class Average:
             mean.copy_(kept)
 
 
+class Practice:
+    """How often each icon is drawn: what the network errs most about is practised most.
+
+    An icon's share is its running loss, in units of what all lose at the same level of noise, to the power of `focus`.
+    """
+
+    RANGES = 20  # of levels
+
+    def __init__(self, icons: int, focus: float) -> None:
+        self.focus = focus
+        self.loss = torch.ones(icons)
+        self.usual = torch.full((self.RANGES,), float("nan"))
+
+    def draw(self, count: int, rng: Generator) -> Tensor:
+        return torch.multinomial(self.loss**self.focus, count, replacement=True, generator=rng)
+
+    def note(self, chosen: Tensor, share: Tensor, losses: Tensor) -> None:
+        """`losses` (B,) of the icons `chosen` (B,) at a `share` (B,) of noise in 0..1."""
+        ranges = (share * self.RANGES).long().clamp(max=self.RANGES - 1)
+        for icon, k, loss in zip(chosen.tolist(), ranges.tolist(), losses, strict=True):
+            self.usual[k] = torch.where(self.usual[k].isnan(), loss, self.usual[k].lerp(loss, 0.02))
+            self.loss[icon] = self.loss[icon].lerp(loss / self.usual[k], 0.05)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return {"loss": self.loss, "usual": self.usual}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self.loss, self.usual = state["loss"], state["usual"]
+
+
 def train_autoencoder(args: argparse.Namespace) -> None:
     run = Run(args, "autoencoder")
     rng = Generator().manual_seed(0)
@@ -439,12 +469,14 @@ def train_diffusion(args: argparse.Namespace) -> None:
     alpha = scheduler.alphas_cumprod.sqrt().to(args.device)
     sigma = (1 - scheduler.alphas_cumprod).sqrt().to(args.device)
     share = (sigma / (alpha + sigma)).cpu()  # of noise, by time
+    practice = Practice(len(artwork.icons), args.focus)
     step, smooth, previewed = 0, None, time.monotonic()
     if state := run.load():
         unet.load_state_dict(state["unet"])
         text.load_state_dict(state["text"])
         average.mean = [t.to(args.device) for t in state["mean"]]
         optimizer.load_state_dict(state["optimizer"])
+        practice.load_state_dict(state["practice"])
         rng.set_state(state["rng"])
         step = state["step"]
     run.log(icons=len(artwork.icons), million_parameters=sum(p.numel() for p in average.live) / 1e6)
@@ -453,24 +485,27 @@ def train_diffusion(args: argparse.Namespace) -> None:
     # A few dozen tokens: the fused kernel's backward pass costs more on a CPU than the plain products.
     kernels = [SDPBackend.MATH, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION]
     attention = kernels[:1] if args.device == "cpu" else kernels
-    batches = latent_batches(artwork, autoencoder, args.batch, rng, device=args.device, fast=fast)
+    batches = latent_batches(artwork, practice, autoencoder, args.batch, rng, device=args.device, fast=fast)
     while run.progress < 1:
-        clean, captions = next(batches)
+        chosen, clean, captions = next(batches)
         dropped = torch.rand(args.batch, generator=rng) < 0.1
         captions = ["" if drop else c for c, drop in zip(captions, dropped.tolist(), strict=True)]
         tokens = tokenizer(
             captions, padding="max_length", truncation=True, max_length=PROMPT_TOKENS, return_tensors="pt"
         ).input_ids.to(args.device)
-        times = draw_times(share, args.batch, rng).to(args.device)
+        drawn = draw_times(share, args.batch, rng)
+        times = drawn.to(args.device)
         a, s = alpha[times][:, None, None, None], sigma[times][:, None, None, None]
         noise = torch.randn(clean.shape, generator=rng).to(args.device)
         with torch.autocast(args.device, torch.bfloat16, enabled=fast), sdpa_kernel(attention):
             output = unet(a * clean + s * noise, times, text(tokens).last_hidden_state).sample
-        loss = (output.float() - (a * noise - s * clean)).square().mean()
+        losses = (output.float() - (a * noise - s * clean)).square().mean(dim=(1, 2, 3))
+        loss = losses.mean()
         loss.backward()
         nn.utils.clip_grad_norm_(average.live, 1.0)
         optimizer.step(rate_factor(step, run.progress, args.decay))
         average.update(step)
+        practice.note(chosen, share[drawn], losses.detach().cpu())
         step += 1
         smooth = loss.detach() if smooth is None else smooth.lerp(loss.detach(), 0.01)
         if step % 100 == 0:
@@ -484,6 +519,7 @@ def train_diffusion(args: argparse.Namespace) -> None:
                     "text": text.state_dict(),
                     "mean": average.mean,
                     "optimizer": optimizer.state_dict(),
+                    "practice": practice.state_dict(),
                     "rng": rng.get_state(),
                 },
             )
@@ -510,19 +546,28 @@ def draw_times(share: Tensor, count: int, rng: Generator) -> Tensor:
 
 
 def latent_batches(
-    artwork: Artwork, autoencoder: AutoencoderKL, count: int, rng: Generator, *, device: str, fast: bool
-) -> Iterator[tuple[Tensor, list[str]]]:
-    """Latents (B, C, h, w) of augmented pictures and their captions; each is used twice, the second time mirrored.
+    artwork: Artwork,
+    practice: Practice,
+    autoencoder: AutoencoderKL,
+    count: int,
+    rng: Generator,
+    *,
+    device: str,
+    fast: bool,
+) -> Iterator[tuple[Tensor, Tensor, list[str]]]:
+    """Numbers of icons (B,), latents (B, C, h, w) of augmented pictures of them, and captions; each is used twice, the
+    second time mirrored.
 
     On a CPU encoding takes a fifth of a step, and the autoencoder has learned that latents mirror with the picture.
     """
     while True:
-        pictures, captions = artwork.batch(count, rng)
+        chosen = practice.draw(count, rng)
+        pictures, captions = artwork.of(chosen, rng)
         with torch.no_grad(), torch.autocast(device, torch.bfloat16, enabled=fast):
             posterior = autoencoder.encode(pictures.to(device, memory_format=torch.channels_last)).latent_dist
         clean = posterior.mode().float()
-        yield clean, captions
-        yield clean.flip(-1), captions
+        yield chosen, clean, captions
+        yield chosen, clean.flip(-1), captions
 
 
 def assemble(
@@ -590,6 +635,9 @@ def main() -> None:
     parser.add_argument("--styles", default="fluent3d,noto,emojitwo")
     parser.add_argument(
         "--loose", type=float, default=2.0, help="most that a picture is bent, so that shapes as drawn are known too"
+    )
+    parser.add_argument(
+        "--focus", type=float, default=1.0, help="how much oftener icons are drawn that are learned badly; 0: evenly"
     )
     parser.add_argument("--preview", type=float, default=15, help="minutes between preview sheets")
     args = parser.parse_args()

@@ -8,7 +8,7 @@ Number = TypeVar("Number", int, float)
 
 Branches = Literal["both", "conditional"]  # of classifier-free guidance
 Decay = Literal["linear", "constant", "exponential"]
-SourceKind = Literal["inverted", "noised"]
+SourceKind = Literal["inverted", "noised", "generated"]
 Start = Literal["source", "noise"]
 
 

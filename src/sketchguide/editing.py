@@ -18,11 +18,11 @@ from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Edit, EditSettings, Request
 from sketchguide.seeds import random_seed
 from sketchguide.sketch import Sketch
-from sketchguide.translation import backbone_for, fit
+from sketchguide.translation import as_made, backbone_for, fit
 
 
 def edit(
-    image: Image.Image | str | Path,
+    image: Image.Image | Picture | str | Path,
     prompt: str,
     *,
     sketch: Sketch | str | Path,
@@ -36,16 +36,21 @@ def edit(
     What is inside the drawing, and near it, is walked again from its own latents; the rest keeps its pixels. The lines
     pull by LGP, and by sketch attention where `attention` names some; `strength=0` leaves it to that alone.
 
+    With `source="generated"` a Picture or a PNG that sketchguide wrote keeps the latents that it was made by.
+
     `settings` are the fields of `EditSettings` (`amount`, `margin`, `source`, `source_prompt`) and the other fields of
     `Request` (`strength`, `attention`, `attention_scale`, `scale`, `steps`, `count`, …). Sizes are as in `translate`.
 
     Raises a SketchguideError; warns (SketchguideWarning) as `translate` does.
     """
-    opened = open_image(image) if isinstance(image, str | Path) else image
     sketch = sketch if isinstance(sketch, Sketch) else Sketch.open(sketch)
     values: dict[str, Any] = {"seed": random_seed() if seed is None else seed, **settings}
     changes = {name: values.pop(name) for name in EditSettings.model_fields if name in values}
     check(prompt, changes, values)
+    if changes.get("source") == "generated":
+        changes, values = as_made(image, changes, values)
+    picture = image.image if isinstance(image, Picture) else image
+    opened = open_image(picture) if isinstance(picture, str | Path) else picture
     backbone = backbone or backbone_for(values)
     values["model"] = backbone.name
     request = prepare(opened, prompt, sketch, backbone, changes=changes, **values)

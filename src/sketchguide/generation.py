@@ -28,7 +28,7 @@ from sketchguide.controls.strengths import Proportional, Score, Within
 from sketchguide.defaults import ALPHA, ATTENTION_SCALE, BLANK, CLASS_SCALE, HANDOVER
 from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.images import from_base64, from_ink, read_png_text, save_png, to_images, to_tensor
-from sketchguide.inversion import recur
+from sketchguide.inversion import Trajectory, recur
 from sketchguide.levels import Level
 from sketchguide.loading import (
     find_features,
@@ -42,7 +42,7 @@ from sketchguide.loading import (
 )
 from sketchguide.perception import Features, load_features
 from sketchguide.predictors import LatentPredictor
-from sketchguide.request import Request
+from sketchguide.request import Recipe, Request
 from sketchguide.sampling import Evaluations, Moment, sample
 from sketchguide.seeds import generators, noise, random_seed
 from sketchguide.sketch import Sketch, SpatialMap
@@ -90,17 +90,14 @@ class Picture:
         return self.request.seed + self.index
 
     @property
-    def recipe(self) -> dict[str, Any]:
-        return {
-            "request": self.request.model_dump(mode="json"),
-            "index": self.index,
-            "made_with": self.made_with,
-            "evaluations": self.evaluations._asdict(),
-        }
+    def recipe(self) -> Recipe:
+        return Recipe(
+            request=self.request, index=self.index, made_with=self.made_with, evaluations=self.evaluations._asdict()
+        )
 
     def save(self, path: str | Path) -> None:
         """Write a PNG that carries the recipe (`sketchguide generate --from` repeats it)."""
-        save_png(self.image, path, text={RECIPE_KEY: json.dumps(self.recipe)})
+        save_png(self.image, path, text={RECIPE_KEY: self.recipe.model_dump_json()})
 
 
 def generate(
@@ -178,11 +175,13 @@ def _carried_out(
     chunks = [chunk for chunk in chunks if only is None or only in chunk]
     batches = [(one, chunk) for one in requests for chunk in chunks]
     walked = request.steps if request.edit is None else steps_of(request.edit.amount, request)
-    done, total = 0, (len(batches) + (given is not None and given.source == "inverted")) * walked
+    done, total = 0, len(batches) * walked
+    if given is not None and given.source != "noised":
+        total += walked if given.made is None else given.made.request.steps
     spent = Evaluations(0, 0)
     source: Borrowed | Change | None = None
     if picture is not None:
-        preparing = _source(request, backbone, picture, drawing, keep=len(batches) > 1)
+        preparing = _source(request, backbone, picture, drawing, predictor, keep=len(batches) > 1)
         while source is None:
             try:
                 moment = next(preparing)
@@ -190,7 +189,8 @@ def _carried_out(
                 source = end.value
             else:
                 done += 1
-                yield Progress(done, total, moment.clean, (), Evaluations(0, 0, inversion=done))
+                passes = Evaluations(0, 0, inversion=sum(moment.evaluations))
+                yield Progress(done, total, moment.clean, (), passes)
     guides = controls.guides
     if isinstance(source, Change) and source.mask is not None:
         guides = [replace(guide, strength=Within(guide.strength, source.mask)) for guide in guides]
@@ -255,19 +255,80 @@ def _controls(
 
 
 def _source(
-    request: Request, backbone: Backbone, picture: Tensor, drawing: SpatialMap | None, *, keep: bool
+    request: Request,
+    backbone: Backbone,
+    picture: Tensor,
+    drawing: SpatialMap | None,
+    predictor: LatentPredictor | None,
+    *,
+    keep: bool,
 ) -> Generator[Moment, None, Borrowed | Change]:
-    """What walks take from `picture` (1, 3, H, W); yields the moments of an inversion."""
-    clean = backbone.encode(picture)
+    """What walks take from `picture` (1, 3, H, W); yields the moments of the walk that finds its latents."""
+    given = request.layout or request.edit
+    assert given is not None, "a picture is given for some use"
+    recorded: Trajectory | None = None
+    if given.made is None:
+        clean = backbone.encode(picture)
+    else:
+        recorded = yield from _made_again(given.made, request, backbone, predictor)
+        clean = recorded.at(levels_of(request, backbone)[-1])
+        if float((backbone.decode(clean).clamp(-1, 1) - picture.to(clean)).abs().mean()) > 0.1:
+            message = "The picture is not the one that its recipe makes: what is kept is of the latter."
+            warnings.warn(message, SketchguideWarning, stacklevel=4)
     if request.layout is not None:
         mask: Tensor | None = None
         if request.layout.near:
             mask = near_strokes(_ink_of(request.layout.drawn, picture, drawing), request.layout.near, backbone)
-        return (yield from borrow(request.layout, request, backbone, clean, mask=mask, keep=keep))
-    assert request.edit is not None, "a request with a picture has a use for it"
+        borrowing = borrow(request.layout, request, backbone, clean, recorded=recorded, mask=mask, keep=keep)
+        return (yield from borrowing)
+    assert request.edit is not None, "what is no layout is an edit"
     assert drawing is not None, "an edit has a sketch"
     area = drawn_area(torch.tensor(drawing.ink)[None, None], request.edit.margin)
-    return (yield from change(request.edit, request, backbone, clean, mask=on_latents(area, backbone)))
+    mask = on_latents(area, backbone)
+    return (yield from change(request.edit, request, backbone, clean, recorded=recorded, mask=mask))
+
+
+def _made_again(
+    recipe: Recipe, request: Request, backbone: Backbone, predictor: LatentPredictor | None
+) -> Generator[Moment, None, Trajectory]:
+    """The walk that the picture of `recipe` was made by, for use at the levels of `request`.
+
+    `predictor` takes the place of the one that the recipe names, if it is the same.
+    """
+    made = recipe.request
+    if recipe.sheet or made.layout is not None or made.edit is not None:
+        what = "is a sheet of several" if recipe.sheet else "was itself made from another one"
+        hint = "Take it with source `inverted`."
+        raise UsageError(f"The picture {what}: its own latents are not at hand.", hint=hint, field="source")
+    levels, size = levels_of(made, backbone), made.size or backbone.default_size
+    if not set(levels_of(request, backbone)) <= set(levels):
+        raise UsageError(
+            f"The picture was made at other noise levels: {made.steps} steps of {made.solver or 'the own solver'}.",
+            hint="Walk both on the same levels: the same number of steps and the same solver.",
+            field="steps",
+        )
+    if (request.size or backbone.default_size) != size:
+        raise UsageError(f"The picture was made in {size[0]} × {size[1]}.", hint="Keep its size.", field="size")
+    drawing = None if made.sketch is None else Sketch.from_json(made.sketch).rasterize(size=size)
+    if predictor is not None and fingerprint(predictor) != recipe.made_with.get("predictor"):
+        predictor = None
+    controls = _controls(made, backbone, drawing, predictor)
+    found = {"model": fingerprint(backbone.network), **controls.made_with}
+    differing = [name for name, value in found.items() if recipe.made_with.get(name) != value]
+    if (made.lora, made.lora_scale) != (request.lora, request.lora_scale):
+        differing.append("LoRA")
+    if differing:
+        raise UsageError(
+            f"The picture was made with another {' and '.join(differing)}.",
+            hint="Choose the same, or take the picture with source `inverted`.",
+            field="source",
+        )
+    seeds = [made.seed + recipe.index]
+    moments: list[Moment] = []
+    for moment in walk(made, controls.told, prompts=[made.prompt], seeds=seeds, guides=controls.guides):
+        moments.append(moment)
+        yield moment
+    return Trajectory(_first_noise(made, backbone, generators(seeds)), levels[0], moments)
 
 
 def _predictor(request: Request, backbone: Backbone) -> LatentPredictor | None:
@@ -377,12 +438,16 @@ def walk(
         if source.mask is not None:
             solver = Keeping(solver, latents, source.mask)
         return _sampled(request, backbone, prompts, latent, levels, solver, guides=guides, generators=each)
-    width, height = request.size or backbone.default_size
-    shape = (backbone.latent_channels, height // backbone.stride, width // backbone.stride)
-    latent = noise(each, shape).to(backbone.device)
+    latent = _first_noise(request, backbone, each)
     if source is not None and source.start is not None:
         latent = source.start.expand_as(latent)
     return _sampled(request, backbone, prompts, latent, levels, solver, guides=guides, generators=each, borrowed=source)
+
+
+def _first_noise(request: Request, backbone: Backbone, each: Sequence[torch.Generator]) -> Tensor:
+    width, height = request.size or backbone.default_size
+    shape = (backbone.latent_channels, height // backbone.stride, width // backbone.stride)
+    return noise(each, shape).to(backbone.device)
 
 
 def walk_from(
@@ -437,23 +502,19 @@ def _solver(request: Request, backbone: Backbone) -> Solver:
     return backbone.solvers[request.solver or next(iter(backbone.solvers))].solver
 
 
-def recall(path: str | Path) -> tuple[Request, int, dict[str, str]]:
-    """The request, index and circumstances stored in a PNG that sketchguide wrote."""
+def recall(path: str | Path) -> Recipe:
+    """The recipe stored in a PNG that sketchguide wrote."""
     text = read_png_text(path).get(RECIPE_KEY)
     try:
         recipe = json.loads(text or "")
-        request, index, made_with = (
-            Request.checked(**recipe["request"]),
-            int(recipe["index"]),
-            dict(recipe["made_with"]),
-        )
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        request = Request.checked(**recipe.pop("request"))
+        return Recipe(request=request, **recipe)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(
             f"{path} carries no sketchguide recipe.", hint="Only PNG files that sketchguide wrote do.", field="from"
         ) from error
-    return request, index, made_with
 
 
 def check_size(size: tuple[int, int], backbone: Backbone) -> tuple[int, int]:
@@ -511,7 +572,7 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
             warn("alpha changes nothing without decay.")
         if layout.decay is not None and request.scale == 1:
             warn("scale is 1: there is no negative prompt to mix the source prompt into.")
-    if request.edit is not None and request.edit.source == "inverted" and request.count > 1:
+    if request.edit is not None and request.edit.source != "noised" and request.count > 1:
         warn("Every picture starts from the source's noise: with most solvers seeds change nothing.")
     if request.scale == 1:
         warn("scale is 1: the prompt steers only weakly.")

@@ -1,4 +1,7 @@
-"""What a walk takes from a picture that is there already: its layout, or its latents, part of which may change."""
+"""What a walk takes from a picture that is there already: its layout, or its latents, part of which may change.
+
+`recorded` is the walk that a generated source was made by.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ class Borrowed:
     settings: LayoutSettings
     injection: PlugAndPlay
     start: Tensor | None  # (R, C, h, w): where walks begin that begin with the source
-    inversion: int  # network passes
+    inversion: int  # network passes that its latents took
 
     @property
     def evaluations(self) -> Evaluations:
@@ -50,6 +53,7 @@ def borrow(
     backbone: Backbone,
     clean: Tensor,
     *,
+    recorded: Trajectory | None = None,
     mask: Tensor | None = None,
     keep: bool = False,
 ) -> Iterating[Moment, None, Borrowed]:
@@ -60,11 +64,11 @@ def borrow(
     levels = levels_of(request, backbone)
     told = [settings.source_prompt] * len(clean)
     source: Source
-    if settings.source == "inverted":
-        source = yield from _invert(told, backbone, clean, levels)
-        inversion = source.evaluations
-    else:
+    if settings.source == "noised":
         source, inversion = Noised(clean, generators([SOURCE_SEED] * len(clean))), 0
+    else:
+        source = recorded or (yield from _invert(told, backbone, clean, levels))
+        inversion = source.evaluations
     places = choose_places(backbone.taps)
     injection = PlugAndPlay(
         backbone,
@@ -86,26 +90,32 @@ def borrow(
 class Change:
     """Pictures ready to be changed by `walk`: the last `steps` steps are walked, from their own latents.
 
-    These are those of an inversion, or (None) the clean ones with the noise of each picture's seed (SDEdit, Meng et
-    al. 2022). Where `mask` (1 or B, 1, h, w), in 0..1, is 0, they stay what they were.
+    These are recorded ones, or (None) the clean ones with the noise of each picture's seed (SDEdit, Meng et al. 2022).
+    Where `mask` (1 or B, 1, h, w), in 0..1, is 0, they stay what they were.
     """
 
     clean: Tensor  # (1 or B, C, h, w)
     steps: int
-    inverted: Trajectory | None = None
+    recorded: Trajectory | None = None
     mask: Tensor | None = None
 
     def source(self, each: Sequence[Generator]) -> Source:
         """The latents at every level, for pictures with these generators."""
-        return self.inverted or Noised(self.clean.expand(len(each), -1, -1, -1), each, fresh=False)
+        return self.recorded or Noised(self.clean.expand(len(each), -1, -1, -1), each, fresh=False)
 
     @property
     def evaluations(self) -> Evaluations:
-        return Evaluations(0, 0, inversion=0 if self.inverted is None else self.inverted.evaluations)
+        return Evaluations(0, 0, inversion=0 if self.recorded is None else self.recorded.evaluations)
 
 
 def change(
-    settings: EditSettings, request: Request, backbone: Backbone, clean: Tensor, *, mask: Tensor | None = None
+    settings: EditSettings,
+    request: Request,
+    backbone: Backbone,
+    clean: Tensor,
+    *,
+    recorded: Trajectory | None = None,
+    mask: Tensor | None = None,
 ) -> Iterating[Moment, None, Change]:
     """Prepare the clean latents (1, C, h, w) for walks with the steps and solver of `request`.
 
@@ -115,8 +125,8 @@ def change(
     if settings.source == "noised":
         return Change(clean, steps, mask=mask)
     levels = levels_of(request, backbone)[-1 - steps :]
-    inverted = yield from _invert([settings.source_prompt], backbone, clean, levels)
-    return Change(clean, steps, inverted, mask)
+    recorded = recorded or (yield from _invert([settings.source_prompt], backbone, clean, levels))
+    return Change(clean, steps, recorded, mask)
 
 
 def steps_of(amount: float, request: Request) -> int:

@@ -14,11 +14,11 @@ from PIL import Image
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.errors import SketchguideWarning, UsageError
-from sketchguide.generation import Picture, check_size, run
+from sketchguide.generation import Picture, check_size, recall, run
 from sketchguide.images import from_ink, open_image, read_file, to_base64, to_images, to_tensor
 from sketchguide.loading import load_backbone
 from sketchguide.predictors import LatentPredictor
-from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Request
+from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Recipe, Request
 from sketchguide.seeds import random_seed
 from sketchguide.sketch import Sketch, holds_strokes, looks_drawn
 
@@ -26,7 +26,7 @@ MAX_ASPECT = 2.0  # of sizes that are chosen here
 
 
 def translate(
-    image: Image.Image | Sketch | str | Path,
+    image: Image.Image | Sketch | Picture | str | Path,
     prompt: str | Sequence[str],
     *,
     drawn: bool | None = None,
@@ -41,6 +41,9 @@ def translate(
     `image` is a picture, a drawing, or a file of either; `drawn` says which, None looks. Several prompts share one
     pass over the source; the pictures come prompt by prompt. With `sketch` they follow its lines too, by LGP.
 
+    With `source="generated"` a Picture or a PNG that sketchguide wrote is shown by the latents that it was made by, in
+    the same steps and with the same model, which are the defaults then.
+
     `settings` are the fields of `LayoutSettings` (`source`, `tau_f`, `tau_a`, `share`, `branches`, `near`, `decay`, …)
     and the other fields of `Request` (`steps`, `scale`, `count`, `size`, …). Without `size` the model's number of
     pixels is spread over the aspect of the picture; what then sticks out is cut off.
@@ -48,9 +51,6 @@ def translate(
     Raises a SketchguideError; warns (SketchguideWarning) as `generate` does, of another size than the model's own, of
     a blank picture, and where seeds change nothing.
     """
-    source = open_source(image, drawn=drawn) if isinstance(image, str | Path) else image
-    if isinstance(source, Image.Image):
-        source = taken(source, drawn=drawn)
     if isinstance(sketch, str | Path):
         sketch = Sketch.open(sketch)
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
@@ -59,6 +59,13 @@ def translate(
     if sketch is not None:
         values["sketch"] = sketch.to_json()
     check(prompts, layout, values)
+    if layout.get("source") == "generated":
+        layout, values = as_made(image, layout, values)
+    source = image.image if isinstance(image, Picture) else image
+    if isinstance(source, str | Path):
+        source = open_source(source, drawn=drawn)
+    elif isinstance(source, Image.Image):
+        source = taken(source, drawn=drawn)
     backbone = backbone or backbone_for(values)
     values["model"] = backbone.name
     request = prepare(source, prompts[0], backbone, layout=layout, **values)
@@ -80,6 +87,22 @@ def check(prompts: Sequence[str], layout: Mapping[str, Any], values: Mapping[str
     LayoutSettings.checked(**layout)
     for prompt in prompts:
         Request.checked(**{"seed": 0, **values, "prompt": prompt})
+
+
+def as_made(
+    image: Image.Image | Sketch | Picture | str | Path, settings: Mapping[str, Any], values: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fields of LayoutSettings or EditSettings, and of Request, with what made `image` where they name nothing."""
+    if isinstance(image, Image.Image | Sketch):
+        raise UsageError(
+            "A generated source is a picture that sketchguide made.",
+            hint="Give its PNG file, or the Picture.",
+            field="source",
+        )
+    recipe: Recipe = image.recipe if isinstance(image, Picture) else recall(image)
+    made = recipe.request
+    same = {name: getattr(made, name) for name in ("model", "lora", "lora_scale", "steps", "solver", "size")}
+    return {"source_prompt": made.prompt, **settings, "made": recipe}, {**same, **values}
 
 
 def open_source(path: str | Path, *, drawn: bool | None = None) -> Image.Image | Sketch:

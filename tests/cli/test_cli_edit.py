@@ -21,7 +21,7 @@ def test_a_picture_is_changed_and_from_repeats_it(
         "edit", photo, "a pear", "--sketch", drawing, *quick, "--strength", "0", "--seed", "7", "-o", out
     )
     assert (result.code, result.err) == (0, "")
-    request, _, _ = recall(out)
+    request = recall(out).request
     assert request.edit is not None
     assert (request.prompt, request.size) == ("a pear", (64, 64))
     with Image.open(out) as made, Image.open(photo) as before:
@@ -49,7 +49,7 @@ def test_attention_is_trained_and_edits(
     out = tmp_path / "pear.png"
     made = sketchguide("edit", photo, "a pear", "--sketch", drawing, "--attention", parts, *quick, "-o", out, "--json")
     assert made.code == 0, made.err
-    assert recall(out)[2].keys() >= {"attention", "model"}
+    assert recall(out).made_with.keys() >= {"attention", "model"}
 
 
 @pytest.mark.parametrize(

@@ -132,7 +132,7 @@ def test_the_sketch_loss_pulls_without_training(
     result = sketchguide(*draw, "--sketch-loss", "3", *judges, "-o", pulled)
     assert result.code == 0, result
     assert Image.open(plain).tobytes() != Image.open(pulled).tobytes()
-    assert recall(pulled)[2].keys() >= {"sketcher", "drawing_features"}
+    assert recall(pulled).made_with.keys() >= {"sketcher", "drawing_features"}
     assert sketchguide("generate", "--from", pulled, "-o", repeated).code == 0
     assert Image.open(pulled).tobytes() == Image.open(repeated).tobytes()
     idle = sketchguide(*draw, *judges, "-o", tmp_path / "idle.png", "--json")
@@ -177,7 +177,7 @@ def test_every_part_is_trained_by_one_command(
         pull = ["--class", "red ball", "--classifier", tmp_path, "--class-scale", "50"]
         assert sketchguide(*draw, *pull, "-o", made[1]).code == 0
         assert made[0].read_bytes() != made[1].read_bytes()
-        assert recall(made[1])[2].keys() >= {"classifier"}
+        assert recall(made[1]).made_with.keys() >= {"classifier"}
         unknown = sketchguide(*draw, *pull[2:], "--class", "red bal", "-o", tmp_path / "none.png")
         assert unknown.code == 2
         assert "red ball" in unknown.err

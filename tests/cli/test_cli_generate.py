@@ -50,10 +50,11 @@ def three(sketchguide: Run, quick: list[str], tmp_path_factory: pytest.TempPathF
 def test_the_picture_carries_its_recipe(apple: Path):
     with Image.open(apple) as image:
         assert image.size == (64, 64)
-    request, index, made_with = recall(apple)
-    assert (request.prompt, request.seed, index, request.steps) == ("a red apple", 7, 0, 2)
+    recipe = recall(apple)
+    request = recipe.request
+    assert (request.prompt, request.seed, recipe.index, request.steps) == ("a red apple", 7, 0, 2)
     assert request.sketch is not None
-    assert "predictor" in made_with
+    assert "predictor" in recipe.made_with
 
 
 def test_from_repeats_bit_for_bit(sketchguide: Run, apple: Path, tmp_path: Path):
@@ -71,8 +72,8 @@ def test_from_with_other_options_changes_only_these(sketchguide: Run, three: lis
     path = tmp_path / "finer.png"
     result = sketchguide("generate", "--from", three[2], "--steps", "3", "-o", path, "--json")
     assert result.json["pictures"] == [{"path": str(path), "seed": 7, "prompt": "a cat"}]
-    request, index, _ = recall(path)
-    assert (request.prompt, request.seed + index, request.steps) == ("a cat", 7, 3)
+    recipe = recall(path)
+    assert (recipe.request.prompt, recipe.request.seed + recipe.index, recipe.request.steps) == ("a cat", 7, 3)
 
 
 def test_from_with_a_count_goes_on_from_the_seed(sketchguide: Run, three: list[Path], tmp_path: Path):
@@ -164,7 +165,7 @@ def test_sigterm_keeps_the_finished_pictures(
     result = sketchguide("generate", "a", *quick, "--count", "2", "-o", tmp_path / "a.png")
     assert result.code == 143
     assert result.err == "Stopped.\n1 of 2 pictures were finished and are kept.\n"
-    assert recall(tmp_path / "a-1.png")[1] == 0
+    assert recall(tmp_path / "a-1.png").index == 0
     assert signal.getsignal(signal.SIGTERM) is before
 
 
@@ -186,7 +187,7 @@ def test_a_stopped_sheet_shows_what_is_finished(
     assert result.code == 130
     assert result.json["error"]["code"] == "stopped"
     assert len(result.json["pictures"]) == 2
-    assert recall(tmp_path / "a.png")[0].count == 2
+    assert recall(tmp_path / "a.png").request.count == 2
 
 
 def test_ctrl_c_in_a_terminal(quick: list[str], tmp_path: Path):
@@ -202,7 +203,7 @@ def test_ctrl_c_in_a_terminal(quick: list[str], tmp_path: Path):
     assert "Traceback" not in out + err
     made = sorted(tmp_path.iterdir())
     assert 8 <= len(made) < 256
-    assert all(path.suffix == ".png" and recall(path)[0].count == 256 for path in made)
+    assert all(path.suffix == ".png" and recall(path).request.count == 256 for path in made)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """`sketchguide translate`: what it writes and says, and what it refuses."""
 
-import json
 import shutil
 import struct
 import zlib
@@ -13,8 +12,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
-from sketchguide.generation import RECIPE_KEY, recall
-from sketchguide.images import read_png_text
+from sketchguide.generation import recall
 
 Run = Callable[..., Any]
 
@@ -34,13 +32,27 @@ def edited(sketchguide: Run, photo: Path, quick: list[str], tmp_path_factory: py
 
 
 def test_the_picture_carries_its_recipe_and_source(edited: Path):
-    request, index, made_with = recall(edited)
-    assert (request.prompt, request.seed, index, request.size) == ("a pear", 7, 0, (64, 64))
+    recipe = recall(edited)
+    request = recipe.request
+    assert (request.prompt, request.seed, recipe.index, request.size) == ("a pear", 7, 0, (64, 64))
     assert request.layout is not None
     assert not request.layout.drawn
-    assert {"model", "torch"} <= made_with.keys()
-    recipe = json.loads(read_png_text(edited)[RECIPE_KEY])
-    assert recipe["evaluations"] == {"conditional": 2, "negative": 2, "source": 2, "inversion": 2}
+    assert {"model", "torch"} <= recipe.made_with.keys()
+    assert recipe.evaluations == {"conditional": 2, "negative": 2, "source": 2, "inversion": 2}
+
+
+def test_a_picture_of_ours_by_the_latents_it_was_made_by(sketchguide: Run, quick: list[str], tmp_path: Path):
+    source = tmp_path / "apple.png"
+    assert sketchguide("generate", "a red apple", *quick, "--seed", "7", "-o", source).code == 0
+    out = tmp_path / "green.png"
+    result = sketchguide("translate", source, "a green apple", "--source", "generated", "-o", out)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.splitlines()[-1] == "10 network evaluations: 2 conditional, 2 negative, 2 source, 4 inversion."
+    assert sketchguide("generate", "--from", out, "-o", tmp_path / "again.png").code == 0
+    assert (tmp_path / "again.png").read_bytes() == out.read_bytes()
+    refused = sketchguide("translate", out, "a pear", "--source", "generated", "-o", tmp_path / "pear.png")
+    assert refused.code == 2
+    assert "itself made from another one" in refused.err
 
 
 def test_from_repeats_bit_for_bit(sketchguide: Run, edited: Path, tmp_path: Path):
@@ -49,7 +61,7 @@ def test_from_repeats_bit_for_bit(sketchguide: Run, edited: Path, tmp_path: Path
     assert (tmp_path / "again.png").read_bytes() == edited.read_bytes()
     changed = sketchguide("generate", "a plum", "--from", edited, "-o", tmp_path / "plum.png")
     assert changed.code == 0
-    assert recall(tmp_path / "plum.png")[0].layout == recall(edited)[0].layout
+    assert recall(tmp_path / "plum.png").request.layout == recall(edited).request.layout
 
 
 def test_several_prompts_share_the_source(
@@ -72,7 +84,7 @@ def test_a_drawing_as_source_and_guide(
     assert result.code == 0, result
     assert result.json["evaluations"]["inversion"] == 0
     assert result.json["warnings"] == []
-    request = recall(tmp_path / "a.png")[0]
+    request = recall(tmp_path / "a.png").request
     assert request.sketch is not None
     assert request.layout is not None
     layout = request.layout
@@ -90,14 +102,14 @@ def test_every_option_of_the_layout_reaches_the_recipe(sketchguide: Run, photo: 
     options += ["--features", "up_blocks.1.resnets.0"]
     result = sketchguide("translate", photo, "a pear", *quick, *options, "-o", tmp_path / "a.png")
     assert result.code == 0, result.err
-    layout = recall(tmp_path / "a.png")[0].layout
+    layout = recall(tmp_path / "a.png").request.layout
     assert layout is not None
     assert layout.model_dump(exclude={"picture", "drawn", "near"}) == {**given, "features": ("up_blocks.1.resnets.0",)}
 
 
 def test_as_decides_what_the_image_is(sketchguide: Run, photo: Path, quick: list[str], tmp_path: Path):
     assert sketchguide("translate", photo, "a", *quick, "--as", "sketch", "-o", tmp_path / "a.png").code == 0
-    layout = recall(tmp_path / "a.png")[0].layout
+    layout = recall(tmp_path / "a.png").request.layout
     assert layout is not None
     assert layout.drawn
 

@@ -50,8 +50,8 @@ def command(
     source: Annotated[
         SourceKind | None,
         typer.Option(
-            help="Begin with IMAGE noised by the seed, or inverted (DDIM, one more pass per step, keeps more). "
-            "Default noised.",
+            help="Begin with IMAGE noised by the seed, inverted (DDIM, one more pass per step, keeps more), or "
+            "generated: a PNG of sketchguide's by the latents that made it, with its model and steps. Default noised.",
             rich_help_panel=CHANGE,
         ),
     ] = None,
@@ -85,12 +85,14 @@ def command(
         from sketchguide.editing import check, prepare
         from sketchguide.images import open_image
         from sketchguide.sketch import Sketch
+        from sketchguide.translation import as_made, backbone_for
 
         check(prompt, changes, options)  # before the model is loaded
+        if source == "generated":
+            changes, options = as_made(image, changes, options)
         opened, drawing = open_image(image), Sketch.open(sketch)
         hush_libraries()
         from sketchguide.seeds import random_seed
-        from sketchguide.translation import backbone_for
 
         backbone = backbone_for(options)
         values = {"seed": random_seed(), **options}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -120,16 +119,14 @@ def _recalled(source: Path, options: Mapping[str, Any]) -> Job:
 
     A new seed or count starts from the stored picture; anything else changes that picture alone.
     """
-    from sketchguide.generation import RECIPE_KEY, recall
-    from sketchguide.images import read_png_text
+    from sketchguide.generation import recall
     from sketchguide.request import Request
 
-    request, index, made_with = recall(source)
-    sheet = bool(json.loads(read_png_text(source)[RECIPE_KEY]).get("sheet"))
-    values = {**request.model_dump(), **options}
-    only = None if sheet else index
+    recipe = recall(source)
+    values = {**recipe.request.model_dump(), **options}
+    only = None if recipe.sheet else recipe.index
     if "seed" in options or "count" in options:
-        start = {} if sheet else {"seed": request.seed + index, "count": 1}
+        start = {} if recipe.sheet else {"seed": recipe.request.seed + recipe.index, "count": 1}
         values, only = {**values, **start, **options}, None
     changed = {
         "model": {"model", "predictor"},
@@ -143,8 +140,8 @@ def _recalled(source: Path, options: Mapping[str, Any]) -> Job:
         "device": {"device", "dtype"},
     }
     meant = {"dtype"} & options.keys() | {name for option in options for name in changed.get(option, ())}
-    kept = {name: value for name, value in made_with.items() if name not in meant}
-    return Job(request=Request.checked(**values), only=only, sheet=sheet, made_with=kept)
+    kept = {name: value for name, value in recipe.made_with.items() if name not in meant}
+    return Job(request=Request.checked(**values), only=only, sheet=recipe.sheet, made_with=kept)
 
 
 def carry_out(job: Job, report: Report, *, output: Path | None, as_sheet: bool = False) -> None:
@@ -205,8 +202,8 @@ def _save_sheet(pictures: list[Picture], path: Path) -> None:
     )
     first = pictures[0]
     request = first.request.model_copy(update={"count": len(pictures)})
-    recipe = {**first.recipe, "request": request.model_dump(mode="json"), "sheet": True}
-    save_png(page, path, text={RECIPE_KEY: json.dumps(recipe)})
+    recipe = first.recipe.model_copy(update={"request": request, "sheet": True})
+    save_png(page, path, text={RECIPE_KEY: recipe.model_dump_json()})
 
 
 def parse_size(text: str) -> tuple[int, int]:

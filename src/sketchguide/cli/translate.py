@@ -37,8 +37,9 @@ def command(
     source: Annotated[
         SourceKind | None,
         typer.Option(
-            help="How IMAGE is shown to the network: inverted (DDIM, one more pass per step, keeps most) or noised "
-            "(Ctrl-X, cheaper, leaks less). Default inverted.",
+            help="How IMAGE is shown to the network: inverted (DDIM, one more pass per step, keeps most), noised "
+            "(Ctrl-X, cheaper, leaks less), or generated: a PNG of sketchguide's by the latents it was made by, with "
+            "its model and steps. Default inverted.",
             rich_help_panel=LAYOUT,
         ),
     ] = None,
@@ -154,13 +155,14 @@ def command(
     warn_of_idle(options, report, drawing=sketch is not None)
     with report.progress() as bar:
         bar.add_task("Loading", total=None)
-        from sketchguide.translation import check, open_source, prepare
+        from sketchguide.translation import as_made, backbone_for, check, open_source, prepare
 
         check(prompts, layout, options)  # before the model is loaded
+        if source == "generated":
+            layout, options = as_made(image, layout, options)
         opened = open_source(image, drawn=None if kind is None else kind == "sketch")
         hush_libraries()
         from sketchguide.seeds import random_seed
-        from sketchguide.translation import backbone_for
 
         backbone = backbone_for(options)
         request = prepare(opened, prompts[0], backbone, layout=layout, **{"seed": random_seed(), **options})
