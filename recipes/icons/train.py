@@ -116,6 +116,7 @@ def build_scheduler() -> DDIMScheduler:
         beta_schedule="scaled_linear",
         prediction_type="v_prediction",
         clip_sample=False,
+        steps_offset=1,  # as diffusers wants it of this pipeline; trailing steps do not use it
         set_alpha_to_one=True,
         timestep_spacing="trailing",
     )

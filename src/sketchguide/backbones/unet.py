@@ -99,10 +99,11 @@ class UNetBackbone:
 
     def run(self, latent: Tensor, times: Tensor, condition: Condition) -> Tensor:
         """The network's raw float32 output (B, C, h, w); `times` is (1,), or (B,) as training needs it."""
+        dtype = self.dtype  # diffusers looks through the parameters for it
         return self.network(
-            latent.to(self.dtype),
+            latent.to(dtype),
             times,
-            encoder_hidden_states=condition.embedding.to(latent.device, self.dtype),
+            encoder_hidden_states=condition.embedding.to(latent.device, dtype),
             **condition.extras,
             return_dict=False,
         )[0].float()

@@ -1,0 +1,94 @@
+"""The recipe of the embedded model, in recipes/icons/: that it learns, stops, goes on and is loaded."""
+
+import dataclasses
+import importlib.util
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from sketchguide import generate, load_backbone
+from sketchguide.training.checkpoints import Checkpoints
+
+FOLDER = Path(__file__).resolve().parents[1] / "recipes" / "icons"
+COLOURS = {"1f34e": ("red apple", "red"), "1f34f": ("green apple", "green"), "1f535": ("blue circle", "blue")}
+
+
+@pytest.fixture(scope="module")
+def train() -> Iterator[ModuleType]:
+    if not FOLDER.is_dir():
+        pytest.skip("the recipes are not part of this distribution")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        spec = importlib.util.spec_from_file_location("icons_train", FOLDER / "train.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, "icons_train", module)
+        spec.loader.exec_module(module)
+        yield module
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three icons, laid out as the real ones are."""
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "emoji128").mkdir()
+    records = []
+    for code, (name, colour) in COLOURS.items():
+        icon = Image.new("RGBA", (128, 128))
+        ImageDraw.Draw(icon).ellipse((10, 10, 118, 118), fill=colour)
+        icon.save(folder / "emoji128" / f"{code}.png")
+        record = {"file": f"emoji128/{code}.png", "style": "noto", "unicode": code, "name": name, "keywords": [name]}
+        records.append(record)
+    (folder / "emoji128" / "metadata.json").write_text(json.dumps(records))
+    words = {name: [code] for code, (name, _) in COLOURS.items()}
+    (folder / "class_map.json").write_text(json.dumps({"quickdraw word -> emoji unicode (Fluent)": words}))
+    return folder
+
+
+@pytest.mark.parametrize("size", [64, pytest.param(128, marks=pytest.mark.slow)])
+def test_a_model_is_trained_in_two_stages_that_go_on_where_they_stopped(
+    train: ModuleType, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(train, "preview", lambda *_: None)  # 25 pictures
+    shape = train.SHAPES[size]
+    narrow = dataclasses.replace(shape, autoencoder=(16,) * len(shape.autoencoder), unet=(16, 16, 16), text_width=16)
+    monkeypatch.setitem(train.SHAPES, size, narrow)
+    common = ["--data", str(data), "--out", str(tmp_path), "--size", str(size), "--batch", "2", "--styles", "noto"]
+    steps: list[int] = []
+    for stage in ("autoencoder", "diffusion", "diffusion"):
+        asked = itertools.count()
+        monkeypatch.setattr(train.Run, "progress", property(lambda _, asked=asked: min(1.0, next(asked) / 10)))
+        monkeypatch.setattr(sys, "argv", ["train.py", stage, *common])
+        train.main()
+        kept = Checkpoints(tmp_path / stage).latest()
+        assert kept is not None
+        steps.append(kept.step)
+    assert 0 < steps[1] < steps[2]
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["stage"] for line in log if "icons" in line] == ["diffusion", "diffusion"]
+    (picture,) = generate("red apple", backbone=load_backbone(tmp_path / "pipeline"), steps=1, seed=1)
+    assert picture.image.size == (size, size)
+
+
+@pytest.mark.parametrize("focus", [0.0, 2.0])
+def test_what_is_learned_badly_is_drawn_more_often(train: ModuleType, focus: float) -> None:
+    """Icon 2 loses twice as much as the others at every level, and levels differ tenfold."""
+    practice, rng = train.Practice(3, focus), torch.Generator().manual_seed(0)
+    for _ in range(200):
+        chosen = torch.randint(3, (8,), generator=rng)
+        share = torch.rand(8, generator=rng)
+        practice.note(chosen, share, torch.where(chosen == 2, 2.0, 1.0) * (1 + 9 * share))
+    drawn = practice.draw(3000, rng).bincount(minlength=3) / 3000
+    ratio = float(drawn[2] / drawn[:2].mean())
+    assert ratio == pytest.approx(2.0**focus, rel=0.25)
+    resumed = train.Practice(3, focus)
+    resumed.load_state_dict(practice.state_dict())
+    assert torch.equal(resumed.loss, practice.loss)
