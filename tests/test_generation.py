@@ -23,12 +23,11 @@ from sketchguide.generation import (
     Picture,
     Progress,
     check_size,
-    encode_map,
     generate,
-    latent_guide,
     recall,
     run,
 )
+from sketchguide.guidance import encode_map, latent_guide
 from sketchguide.images import read_png_text, save_png
 from sketchguide.loading import LORA_FILE, fingerprint
 from sketchguide.predictors import LatentPredictor

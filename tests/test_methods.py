@@ -9,7 +9,8 @@ from torch import Tensor
 
 from sketchguide.classifiers import IconClassifier, save_classifier
 from sketchguide.errors import ModelNotFoundError, UsageError
-from sketchguide.generation import latent_guide, walk
+from sketchguide.generation import walk
+from sketchguide.guidance import latent_guide
 from sketchguide.images import from_ink
 from sketchguide.methods import (
     LGP_PNP,

@@ -15,38 +15,22 @@ from PIL import Image
 from torch import Tensor
 
 import sketchguide
-from sketchguide.attention import SketchAttention
 from sketchguide.backbones.base import Backbone, Condition
-from sketchguide.backbones.wrapped import with_sketch_attention
-from sketchguide.classifiers import LatentClassifier
 from sketchguide.controls.base import Guide
-from sketchguide.controls.classes import ClassGuide
-from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.features import NegativePrompt
-from sketchguide.controls.likeness import SketchGuide
-from sketchguide.controls.strengths import Proportional, Score, Within
-from sketchguide.defaults import ALPHA, ATTENTION_SCALE, BLANK, CLASS_SCALE, HANDOVER
+from sketchguide.controls.strengths import Within
+from sketchguide.defaults import ALPHA, ATTENTION_SCALE, CLASS_SCALE
 from sketchguide.errors import SketchguideWarning, UsageError
-from sketchguide.images import from_base64, from_ink, read_png_text, save_png, to_images, to_tensor
+from sketchguide.guidance import controls_of
+from sketchguide.images import from_base64, read_png_text, save_png, to_images, to_tensor
 from sketchguide.inversion import Trajectory, recur
 from sketchguide.levels import Level
-from sketchguide.loading import (
-    find_features,
-    find_part,
-    fingerprint,
-    has_predictor,
-    load_backbone,
-    load_lora,
-    load_predictor,
-    unload_lora,
-)
-from sketchguide.perception import Features, load_features
+from sketchguide.loading import fingerprint, load_backbone, load_lora, unload_lora
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Recipe, Request
 from sketchguide.sampling import Evaluations, Moment, sample
 from sketchguide.seeds import generators, noise, random_seed
 from sketchguide.sketch import Sketch, SpatialMap
-from sketchguide.sketchers import Sketcher
 from sketchguide.solvers import Solver
 from sketchguide.sources import (
     Borrowed,
@@ -168,7 +152,7 @@ def _carried_out(
     made_with = {"sketchguide": sketchguide.__version__, "torch": torch.__version__, "dtype": str(backbone.dtype)[6:]}
     made_with |= {"device": backbone.device.type, "model": fingerprint(backbone.network)}
     drawing = None if sketch is None else sketch.rasterize(size=size)
-    controls = _controls(request, backbone, drawing, predictor)
+    controls = controls_of(request, backbone, drawing, predictor)
     made_with |= controls.made_with
     starts = range(0, request.count, BATCH)
     chunks = [range(start, min(start + BATCH, request.count)) for start in starts]
@@ -211,47 +195,6 @@ def _carried_out(
         for index, image in zip(chunk, to_images(made), strict=True):
             if only is None or index == only:
                 yield Picture(image, one, index, made_with, evaluations)
-
-
-class Controls(NamedTuple):
-    """What acts on the pictures of a request."""
-
-    told: Backbone
-    guides: list[LatentGuide | SketchGuide | ClassGuide]
-    made_with: dict[str, str]  # fingerprints of the networks among it
-
-
-def _controls(
-    request: Request, backbone: Backbone, drawing: SpatialMap | None, predictor: LatentPredictor | None
-) -> Controls:
-    controls = Controls(backbone, [], {})
-    if drawing is not None:
-        predictor = predictor or _predictor(request, backbone)
-        if predictor is not None:
-            predictor.check_fits(backbone)
-            controls.made_with["predictor"] = fingerprint(predictor)
-            controls.guides.append(latent_guide(request, [drawing], backbone, predictor))
-        if request.sketch_loss:
-            sketcher = Sketcher.load(find_part(request.sketcher, "sketcher", field="sketcher")).to(backbone.device)
-            named = find_features(request.drawing_features, "drawing-classifier", field="drawing_features")
-            features = load_features(named, device=backbone.device)
-            controls.made_with.update(sketcher=fingerprint(sketcher), drawing_features=fingerprint(features.network))
-            guide = sketch_guide(request, [drawing], backbone, sketcher, features, strength=request.sketch_loss)
-            controls.guides.append(guide)
-        if request.attention is not None:
-            attention = SketchAttention.load(find_part(request.attention, "sketch-attention", field="attention"))
-            controls.made_with["attention"] = fingerprint(attention)
-            attention = attention.to(backbone.device, backbone.dtype)
-            ink = torch.tensor(drawing.ink)[None, None]
-            told = with_sketch_attention(backbone, attention, ink, scale=request.attention_scale)
-            controls = controls._replace(told=told)
-    if request.class_name is not None:
-        classifier = LatentClassifier.load(find_part(request.classifier, "latent-classifier", field="classifier"))
-        classifier.to(backbone.device).check_fits(backbone)
-        controls.made_with["classifier"] = fingerprint(classifier)
-        number, window = classifier.class_number(request.class_name), classifier.config.window
-        controls.guides.append(ClassGuide(classifier, [number], window=window, strength=Score(request.class_scale)))
-    return controls
 
 
 def _source(
@@ -312,7 +255,7 @@ def _made_again(
     drawing = None if made.sketch is None else Sketch.from_json(made.sketch).rasterize(size=size)
     if predictor is not None and fingerprint(predictor) != recipe.made_with.get("predictor"):
         predictor = None
-    controls = _controls(made, backbone, drawing, predictor)
+    controls = controls_of(made, backbone, drawing, predictor)
     found = {"model": fingerprint(backbone.network), **controls.made_with}
     differing = [name for name, value in found.items() if recipe.made_with.get(name) != value]
     if (made.lora, made.lora_scale) != (request.lora, request.lora_scale):
@@ -329,16 +272,6 @@ def _made_again(
         moments.append(moment)
         yield moment
     return Trajectory(_first_noise(made, backbone, generators(seeds)), levels[0], moments)
-
-
-def _predictor(request: Request, backbone: Backbone) -> LatentPredictor | None:
-    """What pulls to the drawing; none where nothing is to, or where another control takes its place."""
-    if request.strength == 0:
-        return None
-    otherwise = request.attention is not None or request.sketch_loss
-    if otherwise and request.predictor is None and not has_predictor(backbone):
-        return None
-    return load_predictor(request.predictor, backbone)
 
 
 def _put_back(made: Tensor, picture: Tensor, mask: Tensor) -> Tensor:
@@ -358,61 +291,6 @@ def _ink_of(drawn: bool, picture: Tensor, drawing: SpatialMap | None) -> Tensor:
             field="near",
         )
     return ((1 - picture.mean(dim=1, keepdim=True)) / 2).clamp(0, 1)
-
-
-def latent_guide(
-    request: Request, maps: Sequence[SpatialMap], backbone: Backbone, predictor: LatentPredictor
-) -> LatentGuide:
-    """The guide that `request` asks for, towards one map for all pictures or one for each."""
-    pairs = [encode_map(one, backbone, blank=request.blank) for one in maps]
-    target, weight = (torch.cat(tensors) for tensors in zip(*pairs, strict=True))
-    own = HANDOVER.default if predictor.config.clean_widths else 1.0
-    handover = own if request.handover is None else request.handover
-    end = _within(request, request.stop)
-    if request.edit is not None:
-        trained, amount = predictor.config.window[1], request.edit.amount
-        if 1 - amount >= trained:
-            raise UsageError(
-                f"An edit of amount {amount:g} has less noise than this predictor was trained for.",
-                hint=f"Give an amount above {1 - trained:.2g}.",
-                field="amount",
-            )
-        end = min(end, trained)
-    return LatentGuide(
-        predictor,
-        target,
-        weight,
-        window=(0.0, end),
-        strength=Proportional(request.strength),
-        every=request.every,
-        handover=_within(request, handover),
-    )
-
-
-def sketch_guide(
-    request: Request,
-    maps: Sequence[SpatialMap],
-    backbone: Backbone,
-    sketcher: Sketcher,
-    drawing: Features,
-    *,
-    strength: float,
-) -> SketchGuide:
-    """DiffSketching's sketch loss towards one map for all pictures or one for each, with the settings of `request`."""
-    return SketchGuide(
-        backbone.decode,
-        sketcher,
-        drawing,
-        torch.stack([torch.tensor(one.ink)[None] for one in maps]).to(backbone.device),
-        window=(0.0, _within(request, request.stop)),
-        strength=Proportional(strength),
-        every=request.every,
-    )
-
-
-def _within(request: Request, part: float) -> float:
-    """The progress at `part` of the steps that are walked: an edit walks the last ones only."""
-    return part if request.edit is None else 1 - request.edit.amount * (1 - part)
 
 
 def walk(
@@ -528,17 +406,6 @@ def check_size(size: tuple[int, int], backbone: Backbone) -> tuple[int, int]:
             field="size",
         )
     return size
-
-
-def encode_map(drawing: SpatialMap, backbone: Backbone, *, blank: float = BLANK.default) -> tuple[Tensor, Tensor]:
-    """The target E(e) (1, C, h, w) of a map, ink white on black as in the paper, and its weights (1, 1, h, w).
-
-    `blank` (0..1) is the weight of paper, ink being 1 (in Voynov et al. both weigh the same): a drawing says where
-    lines are, and less surely where none are.
-    """
-    target = backbone.encode(from_ink(torch.tensor(drawing.ink, device=backbone.device)[None, None]))
-    weight = torch.tensor(drawing.weight * (blank + (1 - blank) * drawing.ink), device=backbone.device)[None, None]
-    return target, torch.nn.functional.adaptive_avg_pool2d(weight, (target.shape[-2], target.shape[-1]))
 
 
 def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | None, backbone: Backbone) -> None:

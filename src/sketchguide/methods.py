@@ -16,7 +16,8 @@ from sketchguide.attention import SketchAttention
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.wrapped import with_controlnet, with_sketch_attention, with_t2i_adapter
 from sketchguide.errors import ModelNotFoundError, UsageError
-from sketchguide.generation import latent_guide, sketch_guide, walk
+from sketchguide.generation import walk
+from sketchguide.guidance import latent_guide, sketch_guide
 from sketchguide.images import from_ink
 from sketchguide.loading import find_features, find_part, load_predictor, own_predictor, shipped
 from sketchguide.perception import Features, load_features

@@ -88,7 +88,8 @@ def command(
     with report.progress() as bar:
         task = bar.add_task("Loading", total=None)
         hush_libraries()
-        from sketchguide.generation import BATCH, check_size, latent_guide, walk_from
+        from sketchguide.generation import BATCH, check_size, walk_from
+        from sketchguide.guidance import latent_guide
         from sketchguide.images import save_png, sheet, to_images
         from sketchguide.interpolation import INTERPOLATIONS, between
         from sketchguide.loading import load_backbone, load_lora, load_predictor
