@@ -172,6 +172,7 @@ def test_the_sketch_loss_pulls_with_the_parts_named(batch: Batch, tmp_path: Path
         ("lgp:attention=parts", "'attention=parts' in 'lgp:attention=parts' is no setting"),
         ("sketch-attention:path=nowhere", "No sketch-attention at 'nowhere'"),
         ("pnp:tau_f=2", "tau_f is '2'"),
+        ("pnp:source=generated", "A drawing was not generated"),
         ("pnp:layout=x", "'layout=x' in 'pnp:layout=x' is no setting"),
         ("sdedit:amount=much", "amount is 'much'; it must be a number"),
     ],

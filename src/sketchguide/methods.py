@@ -96,6 +96,12 @@ def sdedit(amount: float = 0.85) -> Method:
 
 def plug_and_play(settings: LayoutSettings, predictor: LatentPredictor | None = None) -> Method:
     """The layout of the picture by its features (Tumanyan et al. 2023); with a predictor, the lines by LGP as well."""
+    if settings.source == "generated":
+        raise UsageError(
+            "A drawing was not generated: it has no latents of its own.",
+            hint="Choose source=inverted or source=noised.",
+            field="source",
+        )
 
     def method(batch: Batch) -> Iterator[Moment]:
         mask = near_strokes(batch.ink, settings.near, batch.backbone) if settings.near else None

@@ -67,7 +67,7 @@ def borrow(
     if settings.source == "noised":
         source, inversion = Noised(clean, generators([SOURCE_SEED] * len(clean))), 0
     else:
-        source = recorded or (yield from _invert(told, backbone, clean, levels))
+        source = yield from _trajectory(settings, recorded, told, backbone, clean, levels)
         inversion = source.evaluations
     places = choose_places(backbone.taps)
     injection = PlugAndPlay(
@@ -125,7 +125,7 @@ def change(
     if settings.source == "noised":
         return Change(clean, steps, mask=mask)
     levels = levels_of(request, backbone)[-1 - steps :]
-    recorded = recorded or (yield from _invert([settings.source_prompt], backbone, clean, levels))
+    recorded = yield from _trajectory(settings, recorded, [settings.source_prompt], backbone, clean, levels)
     return Change(clean, steps, recorded, mask)
 
 
@@ -136,9 +136,18 @@ def steps_of(amount: float, request: Request) -> int:
     return max(1, round(amount * request.steps))
 
 
-def _invert(
-    prompts: list[str], backbone: Backbone, clean: Tensor, levels: list[Level]
+def _trajectory(
+    settings: LayoutSettings | EditSettings,
+    recorded: Trajectory | None,
+    prompts: list[str],
+    backbone: Backbone,
+    clean: Tensor,
+    levels: list[Level],
 ) -> Iterating[Moment, None, Trajectory]:
+    """The walk that is recorded, or an inversion."""
+    if settings.source == "generated":
+        assert recorded is not None, "a generated source comes with the walk that it was made by"
+        return recorded
     moments: list[Moment] = []
     for moment in ascend(backbone, clean, levels, backbone.describe(prompts)):
         moments.append(moment)

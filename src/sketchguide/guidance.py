@@ -1,0 +1,144 @@
+"""What acts on the pictures of a request: its guides, and the networks that the backbone is wrapped in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sketchguide.attention import SketchAttention
+from sketchguide.backbones.base import Backbone
+from sketchguide.backbones.wrapped import with_sketch_attention
+from sketchguide.classifiers import LatentClassifier
+from sketchguide.controls.classes import ClassGuide
+from sketchguide.controls.edges import LatentGuide
+from sketchguide.controls.likeness import SketchGuide
+from sketchguide.controls.strengths import Proportional, Score
+from sketchguide.defaults import BLANK, HANDOVER
+from sketchguide.errors import UsageError
+from sketchguide.images import from_ink
+from sketchguide.loading import find_features, find_part, fingerprint, has_predictor, load_predictor
+from sketchguide.perception import Features, load_features
+from sketchguide.predictors import LatentPredictor
+from sketchguide.request import Request
+from sketchguide.sketch import SpatialMap
+from sketchguide.sketchers import Sketcher
+
+
+class Controls(NamedTuple):
+    """What acts on the pictures of a request."""
+
+    told: Backbone
+    guides: list[LatentGuide | SketchGuide | ClassGuide]
+    made_with: dict[str, str]  # fingerprints of the networks among it
+
+
+def controls_of(
+    request: Request, backbone: Backbone, drawing: SpatialMap | None, predictor: LatentPredictor | None
+) -> Controls:
+    controls = Controls(backbone, [], {})
+    if drawing is not None:
+        predictor = predictor or _predictor(request, backbone)
+        if predictor is not None:
+            predictor.check_fits(backbone)
+            controls.made_with["predictor"] = fingerprint(predictor)
+            controls.guides.append(latent_guide(request, [drawing], backbone, predictor))
+        if request.sketch_loss:
+            sketcher = Sketcher.load(find_part(request.sketcher, "sketcher", field="sketcher")).to(backbone.device)
+            named = find_features(request.drawing_features, "drawing-classifier", field="drawing_features")
+            features = load_features(named, device=backbone.device)
+            controls.made_with.update(sketcher=fingerprint(sketcher), drawing_features=fingerprint(features.network))
+            guide = sketch_guide(request, [drawing], backbone, sketcher, features, strength=request.sketch_loss)
+            controls.guides.append(guide)
+        if request.attention is not None:
+            attention = SketchAttention.load(find_part(request.attention, "sketch-attention", field="attention"))
+            controls.made_with["attention"] = fingerprint(attention)
+            attention = attention.to(backbone.device, backbone.dtype)
+            ink = torch.tensor(drawing.ink)[None, None]
+            told = with_sketch_attention(backbone, attention, ink, scale=request.attention_scale)
+            controls = controls._replace(told=told)
+    if request.class_name is not None:
+        classifier = LatentClassifier.load(find_part(request.classifier, "latent-classifier", field="classifier"))
+        classifier.to(backbone.device).check_fits(backbone)
+        controls.made_with["classifier"] = fingerprint(classifier)
+        number, window = classifier.class_number(request.class_name), classifier.config.window
+        controls.guides.append(ClassGuide(classifier, [number], window=window, strength=Score(request.class_scale)))
+    return controls
+
+
+def _predictor(request: Request, backbone: Backbone) -> LatentPredictor | None:
+    """What pulls to the drawing; none where nothing is to, or where another control takes its place."""
+    if request.strength == 0:
+        return None
+    otherwise = request.attention is not None or request.sketch_loss
+    if otherwise and request.predictor is None and not has_predictor(backbone):
+        return None
+    return load_predictor(request.predictor, backbone)
+
+
+def latent_guide(
+    request: Request, maps: Sequence[SpatialMap], backbone: Backbone, predictor: LatentPredictor
+) -> LatentGuide:
+    """The guide that `request` asks for, towards one map for all pictures or one for each."""
+    pairs = [encode_map(one, backbone, blank=request.blank) for one in maps]
+    target, weight = (torch.cat(tensors) for tensors in zip(*pairs, strict=True))
+    own = HANDOVER.default if predictor.config.clean_widths else 1.0
+    handover = own if request.handover is None else request.handover
+    end = _within(request, request.stop)
+    if request.edit is not None:
+        trained, amount = predictor.config.window[1], request.edit.amount
+        if 1 - amount >= trained:
+            raise UsageError(
+                f"An edit of amount {amount:g} has less noise than this predictor was trained for.",
+                hint=f"Give an amount above {1 - trained:.2g}.",
+                field="amount",
+            )
+        end = min(end, trained)
+    return LatentGuide(
+        predictor,
+        target,
+        weight,
+        window=(0.0, end),
+        strength=Proportional(request.strength),
+        every=request.every,
+        handover=_within(request, handover),
+    )
+
+
+def sketch_guide(
+    request: Request,
+    maps: Sequence[SpatialMap],
+    backbone: Backbone,
+    sketcher: Sketcher,
+    drawing: Features,
+    *,
+    strength: float,
+) -> SketchGuide:
+    """DiffSketching's sketch loss towards one map for all pictures or one for each, with the settings of `request`."""
+    return SketchGuide(
+        backbone.decode,
+        sketcher,
+        drawing,
+        torch.stack([torch.tensor(one.ink)[None] for one in maps]).to(backbone.device),
+        window=(0.0, _within(request, request.stop)),
+        strength=Proportional(strength),
+        every=request.every,
+    )
+
+
+def _within(request: Request, part: float) -> float:
+    """The progress at `part` of the steps that are walked: an edit walks the last ones only."""
+    return part if request.edit is None else 1 - request.edit.amount * (1 - part)
+
+
+def encode_map(drawing: SpatialMap, backbone: Backbone, *, blank: float = BLANK.default) -> tuple[Tensor, Tensor]:
+    """The target E(e) (1, C, h, w) of a map, ink white on black as in the paper, and its weights (1, 1, h, w).
+
+    `blank` (0..1) is the weight of paper, ink being 1 (in Voynov et al. both weigh the same): a drawing says where
+    lines are, and less surely where none are.
+    """
+    target = backbone.encode(from_ink(torch.tensor(drawing.ink, device=backbone.device)[None, None]))
+    weight = torch.tensor(drawing.weight * (blank + (1 - blank) * drawing.ink), device=backbone.device)[None, None]
+    return target, torch.nn.functional.adaptive_avg_pool2d(weight, (target.shape[-2], target.shape[-1]))
