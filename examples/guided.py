@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from sketchguide import LatentGuide, Proportional, Sketch, load_backbone, load_predictor, sample
-from sketchguide.generation import encode_map
+from sketchguide.guidance import encode_map
 from sketchguide.images import save_png, sheet, to_images
 from sketchguide.seeds import generators, noise
 

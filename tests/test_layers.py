@@ -35,6 +35,7 @@ TABLE = (
     "loading",
     "request",
     "sources",
+    "guidance",
     "generation",
     "translation",
     "editing",

@@ -104,7 +104,8 @@ def test_every_option_of_the_layout_reaches_the_recipe(sketchguide: Run, photo: 
     assert result.code == 0, result.err
     layout = recall(tmp_path / "a.png").request.layout
     assert layout is not None
-    assert layout.model_dump(exclude={"picture", "drawn", "near"}) == {**given, "features": ("up_blocks.1.resnets.0",)}
+    settings = layout.model_dump(exclude={"picture", "drawn", "near", "made"})
+    assert settings == {**given, "features": ("up_blocks.1.resnets.0",)}
 
 
 def test_as_decides_what_the_image_is(sketchguide: Run, photo: Path, quick: list[str], tmp_path: Path):
