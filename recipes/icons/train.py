@@ -336,9 +336,11 @@ class Practice:
     def note(self, chosen: Tensor, share: Tensor, losses: Tensor) -> None:
         """`losses` (B,) of the icons `chosen` (B,) at a `share` (B,) of noise in 0..1."""
         ranges = (share * self.RANGES).long().clamp(max=self.RANGES - 1)
-        for icon, k, loss in zip(chosen.tolist(), ranges.tolist(), losses, strict=True):
-            self.usual[k] = torch.where(self.usual[k].isnan(), loss, self.usual[k].lerp(loss, 0.02))
-            self.loss[icon] = self.loss[icon].lerp(loss / self.usual[k], 0.05)
+        usual, running = self.usual.tolist(), self.loss.tolist()  # tensors of one number are slow
+        for icon, k, loss in zip(chosen.tolist(), ranges.tolist(), losses.tolist(), strict=True):
+            usual[k] = loss if math.isnan(usual[k]) else usual[k] + 0.02 * (loss - usual[k])
+            running[icon] += 0.05 * (loss / usual[k] - running[icon])
+        self.usual, self.loss = torch.tensor(usual), torch.tensor(running)
 
     def state_dict(self) -> dict[str, Tensor]:
         return {"loss": self.loss, "usual": self.usual}
@@ -506,7 +508,7 @@ def train_diffusion(args: argparse.Namespace) -> None:
         nn.utils.clip_grad_norm_(average.live, 1.0)
         optimizer.step(rate_factor(step, run.progress, args.decay))
         average.update(step)
-        practice.note(chosen, share[drawn], losses.detach().cpu())
+        practice.note(chosen, share[drawn], losses.detach())
         step += 1
         smooth = loss.detach() if smooth is None else smooth.lerp(loss.detach(), 0.01)
         if step % 100 == 0:
