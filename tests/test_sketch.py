@@ -17,7 +17,7 @@ from skimage.measure import euler_number, label
 from skimage.morphology import skeletonize
 
 from sketchguide.errors import SketchError
-from sketchguide.lines import thin
+from sketchguide.lines import distance_to, thin
 from sketchguide.sketch import LINE_WIDTH, MAX_POINTS, Polarity, Sketch, SpatialMap, Stroke, read_ndjson
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "sketches"
@@ -284,6 +284,17 @@ def test_thickness_of_the_drawing_does_not_matter(cat: Sketch) -> None:
         assert thickness(mapped) == pytest.approx(thickness(vector), rel=0.08)
 
 
+@pytest.mark.parametrize("side", [64, 128, 512])
+@pytest.mark.parametrize("width", [0.03, 0.05, 0.08])
+def test_a_thick_pen_is_no_area(side: int, width: float) -> None:
+    """A line of one thickness is read as one line, not as its two sides, and has no knots at its corners."""
+    house = Sketch.from_strokes([[[0.2, 0.9], [0.2, 0.45], [0.5, 0.15], [0.8, 0.45], [0.8, 0.9], [0.2, 0.9]]])
+    picture = drawn(house, side, width=side * width)
+    read, meant = (sketch.rasterize(size=(128, 128)) for sketch in (Sketch.from_image(picture), house))
+    assert read.ink.sum() == pytest.approx(meant.ink.sum(), rel=0.1)
+    assert (read.ink > 0.5)[distance_to(meant.ink > 0.5) > 4].sum() == 0
+
+
 def test_thin_lines_survive_being_shrunk_twenty_times(cat: Sketch) -> None:
     mapped = Sketch.from_image(drawn(cat, 1280, width=1)).rasterize(size=(64, 64))
     assert difference(mapped, cat.rasterize(size=(64, 64))) < 0.09
@@ -372,6 +383,15 @@ def test_solid_areas_become_outlines_and_dots_stay() -> None:
     assert ink[32, 22] == 0
     assert ink[32, 5:9].max() == 1
     assert ink[28:34, 49:56].max() > 0.9
+
+
+def test_a_solid_area_that_fills_the_picture_becomes_its_outline() -> None:
+    image = Image.new("L", (256, 256), "white")
+    ImageDraw.Draw(image).ellipse([2, 2, 253, 253], fill="black")
+    y, x = np.mgrid[:64, :64] - 31.5
+    radius = np.hypot(x, y)[Sketch.from_image(image).rasterize(size=(64, 64)).ink > 0.5]
+    assert radius.min() > 28
+    assert radius.max() < 34
 
 
 def test_long_pictures_are_refused() -> None:

@@ -1,0 +1,94 @@
+"""The scripts in benchmarks/ that compare many settings or predictors: they run, keep what they made, and say so."""
+
+import importlib.util
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+
+from sketchguide.backbones.tiny import tiny_stable_diffusion
+from sketchguide.classifiers import IconClassifier, save_classifier
+from sketchguide.evaluation.drawings import class_map
+from sketchguide.training.predictor import PredictorTraining
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+pytestmark = pytest.mark.shared
+Study = Callable[..., ModuleType]
+
+
+@pytest.fixture
+def study(monkeypatch: pytest.MonkeyPatch) -> Study:
+    """`study("curves", "steps", …)`: the script of this name, as if called with the arguments."""
+
+    def load(name: str, *arguments: str | Path) -> ModuleType:
+        if not FOLDER.is_dir():
+            pytest.skip("the benchmarks are not part of this distribution")
+        monkeypatch.syspath_prepend(str(FOLDER))
+        spec = importlib.util.spec_from_file_location(f"study_{name}", FOLDER / f"{name}.py")
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, spec.name, module)
+        spec.loader.exec_module(module)
+        few = torch.rand((8, 3, 32, 32), generator=torch.Generator().manual_seed(0)) * 2 - 1
+        monkeypatch.setattr("judged.artwork", lambda *_, **__: few)  # to see all of it takes a minute
+        monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
+        return module
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def options(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str | Path]:
+    folder = tmp_path_factory.mktemp("study")
+    tiny_stable_diffusion().save_pretrained(folder / "model")
+    codes = {code for codes in class_map(shared / "data").values() for code in codes}
+    save_classifier(IconClassifier(sorted(codes), size=32, channels=(8, 8)), folder / "judge.safetensors")
+    few = ["--sketches", "2", "--shared", shared, "--model", folder / "model"]
+    return [*few, "--classifier", folder / "judge.safetensors"]
+
+
+def test_a_curve_over_training_pictures(
+    study: Study, options: list[str | Path], boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "curve"
+    curves = study("curves", "pictures", *options, "--pictures", boxes, "--out", out)
+    monkeypatch.setattr(curves, "PICTURES", (4, 6))
+    monkeypatch.setattr(curves, "PredictorTraining", lambda: PredictorTraining(steps=2, batch=4))
+    curves.main()
+    report = json.loads((out / "pictures.json").read_text())
+    assert [row["method"].partition(":")[0] for row in report["rows"]] == ["text", "lgp", "lgp"]
+    assert all(row["failed"] == 0 and row["f1"] is not None for row in report["rows"])
+    assert (out / "pictures.png").stat().st_size > 0
+
+    made = (out / "results.jsonl").read_text()
+    monkeypatch.setattr(curves.PredictorRun, "__iter__", lambda _: pytest.fail("it is trained already"))
+    curves.main()
+    assert (out / "results.jsonl").read_text() == made
+
+
+def test_predictors_beside_each_other(
+    study: Study, options: list[str | Path], boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "predictors"
+    predictors = study("predictors", *options, "--pictures", boxes, "--steps", "2", "--out", out)
+    short = {"steps": 2, "batch": 4}
+    names = {
+        "ours": PredictorTraining(**short),
+        "plain": PredictorTraining(**short, normalize_taps=False, clean_widths=()),
+    }
+    monkeypatch.setattr(predictors, "variants", lambda *_: iter(names.items()))
+    predictors.main()
+    rows: list[dict[str, Any]] = json.loads((out / "predictors.json").read_text())["rows"]
+    assert [row["predictor"] for row in rows] == list(names)
+    assert rows[0]["parameters"] > rows[1]["parameters"] > 0
+    assert all(row["time"] > 0 and 0 <= row["low"] <= row["f1"] <= row["high"] <= 1 for row in rows)
+
+    names["plain"] = PredictorTraining(**short)
+    with pytest.raises(SystemExit, match="was trained otherwise"):
+        predictors.main()
