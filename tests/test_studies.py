@@ -46,7 +46,9 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Study:
 @pytest.fixture(scope="module")
 def options(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str | Path]:
     folder = tmp_path_factory.mktemp("study")
-    tiny_stable_diffusion().save_pretrained(folder / "model")
+    model = tiny_stable_diffusion()
+    model.unet.register_to_config(sample_size=8)  # its default of 32 takes minutes here
+    model.save_pretrained(folder / "model")
     codes = {code for codes in class_map(shared / "data").values() for code in codes}
     save_classifier(IconClassifier(sorted(codes), size=32, channels=(8, 8)), folder / "judge.safetensors")
     few = ["--sketches", "2", "--shared", shared, "--model", folder / "model"]
