@@ -25,7 +25,7 @@ from judged import add_options, judged
 from sketchguide import load_backbone
 from sketchguide.backbones.base import Backbone
 from sketchguide.cli.environment import hardware
-from sketchguide.evaluation.benchmark import Row, table
+from sketchguide.evaluation.summary import Row, table
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.loading import fingerprint
 from sketchguide.methods import build_method

@@ -9,10 +9,11 @@ from pathlib import Path
 from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import load_classifier
 from sketchguide.evaluation.alike import check_alike, made_with
-from sketchguide.evaluation.benchmark import Benchmark, Judges, Row
+from sketchguide.evaluation.benchmark import Benchmark, Judges
 from sketchguide.evaluation.detectors import load_detector
 from sketchguide.evaluation.drawings import artwork, load_set
 from sketchguide.evaluation.features import load_squeezenet
+from sketchguide.evaluation.summary import Row, Summary
 from sketchguide.methods import Built
 from sketchguide.request import Request
 
@@ -53,4 +54,4 @@ def judged(args: argparse.Namespace, backbone: Backbone, methods: Mapping[str, B
         seeds=args.seeds,
         batch=BATCH,
     )
-    return benchmark.summary(list(benchmark))
+    return Summary(benchmark, list(benchmark)).rows()

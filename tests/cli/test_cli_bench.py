@@ -34,6 +34,11 @@ def test_it_leaves_figures_pictures_and_sheets(done: tuple[Path, Any]):
     assert len((folder / "results.jsonl").read_text().splitlines()) == 9
     assert "| own | text:steps=3 | 3 |" in (folder / "table.md").read_text()
     assert json.loads((folder / "summary.json").read_text())["rows"] == rows
+    (beside,) = result.json["comparisons"]  # the last method, where there is no plain lgp
+    assert beside["method"] == rows[1]["method"]
+    assert beside["other"] == rows[0]["method"]
+    assert beside["f1"]["estimate"] == pytest.approx(rows[1]["f1"]["estimate"] - rows[0]["f1"]["estimate"])
+    assert f"| set | {beside['method']} less |" in (folder / "table.md").read_text()
     with Image.open(folder / "own.png") as sheet:
         assert sheet.size[0] > 64
     text, lgp = result.json["costs"]
@@ -52,6 +57,12 @@ def test_a_second_run_keeps_the_first(sketchguide: Run, bench: list[str], done: 
     again = sketchguide(*bench, "-o", folder, "--json")
     assert again.json["rows"] == first.json["rows"]
     assert (folder / "results.jsonl").read_text() == before
+
+
+def test_the_method_to_compare_must_be_one_of_them(sketchguide: Run, bench: list[str], done: tuple[Path, Any]):
+    result = sketchguide(*bench, "-o", done[0], "--compare", "pnp")
+    assert result.code == 2
+    assert "--compare pnp is none of the methods.\nChoose one of text:steps=3, lgp:" in result.err
 
 
 def test_other_settings_do_not_mix(sketchguide: Run, bench: list[str], done: tuple[Path, Any]):

@@ -18,12 +18,11 @@ from sketchguide.evaluation.benchmark import (
     Benchmark,
     Judges,
     Result,
-    by_drawing,
     read_results,
-    table,
 )
 from sketchguide.evaluation.drawings import Drawing, edges
 from sketchguide.evaluation.perturb import perturb
+from sketchguide.evaluation.summary import Summary, by_drawing, comparison_table, table
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.images import open_image
 from sketchguide.levels import Level
@@ -168,7 +167,7 @@ def test_one_failure_costs_one_row_and_is_tried_anew(tmp_path: Path):
     assert [bool(r.error) for r in results] == [False, True, False]
     assert results[1].error == "RuntimeError: out of ideas"
     assert results[1].f1 is None
-    row = next(row for row in bench.summary(list(read_results(tmp_path))) if row.method == "fragile")
+    row = next(row for row in Summary(bench, list(read_results(tmp_path))).rows() if row.method == "fragile")
     assert (row.drawings, row.failed) == (2, 1)
     assert "2 (1 pictures failed)" in table([row])
     mended = [r for r in benchmark(tmp_path, {"text": painter(off), "fragile": painter(off)}) if r.method == "fragile"]
@@ -178,14 +177,14 @@ def test_one_failure_costs_one_row_and_is_tried_anew(tmp_path: Path):
 def test_a_result_that_is_not_finite_fails(tmp_path: Path):
     results = list(benchmark(tmp_path, {"text": painter(lambda number: off(number) * float("nan"))}))
     assert {r.error for r in results if r.method == "text"} == {"ValueError: the result is not finite"}
-    (row, _) = benchmark(tmp_path, {"text": painter(off)}).summary(results)
+    (row, _) = Summary(benchmark(tmp_path, {"text": painter(off)}), results).rows()
     assert (row.drawings, row.failed, row.f1) == (0, 3, None)
 
 
 def test_the_summary_averages_seeds_first_and_compares_with_the_floor(tmp_path: Path):
     bench = benchmark(tmp_path, {"text": painter(off), "copy": painter(exact)}, seeds=2)
     results = list(bench)
-    text, copy, ceiling = bench.summary(results)
+    text, copy, ceiling = Summary(bench, results).rows()
     mean = sum(r.f1 or 0 for r in results if r.method == "text") / 6
     assert text.f1 is not None
     assert text.f1.estimate == pytest.approx(mean)
@@ -222,11 +221,18 @@ class Eyes:
         return (images + 1,)
 
 
+class SharpEyes(Eyes):
+    """What they see of a picture as a whole tells where things are in it."""
+
+    def embedding(self, images: torch.Tensor) -> torch.Tensor:
+        return self.places(images).flatten(1)
+
+
 def test_what_the_features_network_sees(tmp_path: Path):
     eyes: Any = Eyes()
     judges = Judges(EXTRACTORS["edges"], features=eyes, reference=torch.stack(PICTURES * 2))
     bench = benchmark(tmp_path, {"text": painter(off), "copy": painter(exact)}, seeds=2, judges=judges)
-    text, copy, ceiling = bench.summary(list(bench))
+    text, copy, ceiling = Summary(bench, list(bench)).rows()
     assert text.structure is not None
     assert copy.structure is not None
     assert copy.structure.estimate == 0 < text.structure.estimate
@@ -235,10 +241,41 @@ def test_what_the_features_network_sees(tmp_path: Path):
     assert ceiling.structure is None
     free = [replace(drawing, picture=None) for drawing in DRAWINGS]  # now the lines are what is followed
     bench = benchmark(tmp_path / "free", {"copy": painter(exact)}, sets={"squares": free}, judges=judges)
-    (row,) = bench.summary(list(bench))
+    (row,) = Summary(bench, list(bench)).rows()
     assert row.structure is not None
     assert row.structure.estimate > 0
     assert row.diversity is None
+
+
+def test_a_method_beside_the_others(tmp_path: Path):
+    def fragile(number: int) -> torch.Tensor:
+        if number == 1:
+            raise RuntimeError("out of ideas")
+        return off(number)
+
+    eyes: Any = SharpEyes()
+    judges = Judges(EXTRACTORS["edges"], features=eyes, reference=torch.stack(PICTURES * 2))
+    methods = {"text": painter(off), "copy": painter(exact), "twin": painter(exact), "fragile": painter(fragile)}
+    bench = benchmark(tmp_path, methods, seeds=2, judges=judges)
+    summary = Summary(bench, list(bench))
+    text, copy, *_ = summary.rows()
+    beside = {one.other: one for one in summary.comparisons("copy")}
+    assert list(beside) == ["text", "twin", "fragile"]
+    assert {name: one.drawings for name, one in beside.items()} == {"text": 3, "twin": 3, "fragile": 2}
+    assert copy.f1 is not None
+    assert text.f1 is not None
+    assert beside["text"].f1.estimate == pytest.approx(copy.f1.estimate - text.f1.estimate)
+    assert (beside["twin"].f1.low, beside["twin"].f1.high) == (0, 0)
+    kids = [one.kid for one in (copy, text, beside["text"], beside["twin"], beside["fragile"])]
+    mine, theirs, less, none, fewer = (kid for kid in kids if kid is not None)
+    assert less.estimate == pytest.approx(mine.estimate - theirs.estimate)
+    assert (none.low, none.high) == (0, 0)
+    assert less.estimate < 0
+    assert fewer.estimate != pytest.approx(less.estimate)
+    lines = comparison_table(summary.comparisons("copy")).splitlines()
+    assert lines[0].startswith("| set | copy less | drawings |")
+    assert lines[3].startswith("| squares | twin | 3 | 0.000 (0.000–0.000) | – | 0.000 (0.000–0.000) |")
+    assert comparison_table([]) == ""
 
 
 def test_only_known_classes_count_as_recognised(tmp_path: Path):
@@ -253,13 +290,13 @@ def test_only_known_classes_count_as_recognised(tmp_path: Path):
     )
     results = list(bench)
     assert [r.right for r in results if r.method == "text"] == [1, None, 0]
-    row = bench.summary(results)[0]
+    row = Summary(bench, results).rows()[0]
     assert row.right is not None
     assert row.right.estimate == 0.5
     worse = [replace(r, method="worse", right=None if r.right is None else 0) for r in results if r.method == "text"]
     bench = replace(bench, methods={"text": painter(off), "worse": painter(off)})
     shutil.copytree(tmp_path / "pictures/squares/text", tmp_path / "pictures/squares/worse")
-    row = bench.summary([*results, *worse])[1]
+    row = Summary(bench, [*results, *worse]).rows()[1]
     assert row.more_right is not None
     assert (row.more_right.low, row.more_right.estimate, row.more_right.high) == (-1, -0.5, 0)
     assert "-0.500 (-1.000 to 0.000)" in table([row])

@@ -10,7 +10,7 @@ from scipy import linalg
 from torch import Tensor
 
 from sketchguide.errors import UsageError
-from sketchguide.evaluation.realism import fid, kid
+from sketchguide.evaluation.realism import fid, kid, kid_difference
 
 
 def normal(count: int, width: int = 4, *, seed: int, shift: float = 0.0) -> Tensor:
@@ -87,6 +87,27 @@ def test_groups_of_copies_do_not_narrow_the_interval() -> None:
     assert (copied.low, copied.high) == pytest.approx((once.low, once.high))
     alone = kid(x.repeat(3, 1), y)
     assert alone.high - alone.low < 0.9 * (once.high - once.low)
+
+
+def test_kid_difference_is_that_of_the_two_and_knows_what_belongs_together() -> None:
+    base, y = normal(40, seed=5), normal(40, seed=6)
+    x, z = base + 0.5, base + 0.4  # both shifted, each picture beside its like
+    found = kid_difference(x, z, y)
+    assert found.estimate == pytest.approx(kid(x, y).estimate - kid(z, y).estimate)
+    assert found.low > 0, "the pictures further off are further off, whichever are drawn"
+    assert kid(x, y).low < kid(z, y).estimate, "apart the two cannot be told from each other"
+    same = kid_difference(x, x, y)
+    assert (same.low, same.estimate, same.high) == (0, 0, 0)
+
+
+def test_kid_difference_needs_pictures_of_the_same_groups() -> None:
+    x, y = normal(6, seed=1), normal(5, seed=2)
+    seeds = torch.arange(6) // 2
+    assert kid_difference(x, x[::2], y, groups=seeds, other_groups=seeds[::2]).estimate != 0
+    with pytest.raises(UsageError, match="same groups"):
+        kid_difference(x, x, y, groups=seeds, other_groups=seeds + 1)
+    with pytest.raises(UsageError, match="same groups"):
+        kid_difference(x, x[:4], y)
 
 
 def test_fid_of_two_normal_distributions_is_that_of_the_formula() -> None:

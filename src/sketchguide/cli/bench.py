@@ -17,8 +17,9 @@ from sketchguide.errors import OutputError, SketchguideError, UsageError
 
 if TYPE_CHECKING:
     from sketchguide.backbones.base import Backbone
-    from sketchguide.evaluation.benchmark import Judges, Result, Row
+    from sketchguide.evaluation.benchmark import Judges, Result
     from sketchguide.evaluation.drawings import Drawing
+    from sketchguide.evaluation.summary import Row
 
 METHODS = ("text", "lgp", "lgp-paper", "sdedit")
 SETS = ("quickdraw", "icons", "tuberlin")
@@ -56,6 +57,15 @@ def command(
             f"-stray), or {OWN}: edges of pictures that the model makes itself. Give it several times. Default: "
             f"{', '.join(SETS)}; without --data, {OWN}.",
             metavar="NAME",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            help="The method that is set beside each of the others, drawing by drawing: what it has more. Default: "
+            "lgp, else the last.",
+            metavar="METHOD",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -117,6 +127,11 @@ def command(
     count, seeds = (QUICK, 1) if quick else (sketches, seeds)
     methods = list(dict.fromkeys(method or METHODS))
     names = list(dict.fromkeys(sets or (SETS if data is not None else (OWN,))))
+    compare = compare or ("lgp" if "lgp" in methods else methods[-1])
+    if compare not in methods:
+        raise UsageError(
+            f"--compare {compare} is none of the methods.", hint=f"Choose one of {', '.join(methods)}.", field="compare"
+        )
     if missing := [name for name in names if name != OWN and data is None]:
         raise UsageError(
             f"The set {missing[0]!r} needs data.", hint=f"Give --data, or --set {OWN}, which needs none.", field="data"
@@ -126,9 +141,10 @@ def command(
         hush_libraries()
         from sketchguide.cli.environment import hardware
         from sketchguide.evaluation.alike import check_alike, made_with
-        from sketchguide.evaluation.benchmark import Benchmark, table
+        from sketchguide.evaluation.benchmark import Benchmark
         from sketchguide.evaluation.costs import cost_table, costs, peak_memory
         from sketchguide.evaluation.plots import plot, sheets
+        from sketchguide.evaluation.summary import Summary, comparison_table, table
         from sketchguide.loading import load_backbone
         from sketchguide.methods import Batch, build_method
         from sketchguide.request import Request
@@ -163,7 +179,8 @@ def command(
                 results.append(result)
                 bar.update(task, completed=len(results), what=f"{result.set}, {result.method}")
             bar.update(task, description="Figures", what="")
-            rows = benchmark.summary(results)
+            said = Summary(benchmark, results)
+            rows, beside = said.rows(), said.comparisons(compare)
             first = next(iter(drawings.values()))[0]
             short = request.model_copy(update={"steps": MEMORY_STEPS})
             one = Batch(backbone, short, [first.prompt], [first.ink], [seed])
@@ -173,11 +190,13 @@ def command(
                     memory[name] = peak_memory(one_built.method, one)
             spent = costs(built, results, memory, floor=benchmark.floor)
             on = hardware(backbone.device.type)
-            _write(output / "table.md", f"{on}\n\n{table(rows)}\n{cost_table(spent)}")
+            tables = "\n".join(filter(None, (table(rows), comparison_table(beside), cost_table(spent))))
+            _write(output / "table.md", f"{on}\n\n{tables}")
             summary = {
                 "hardware": on,
                 "config": config,
                 "rows": [asdict(row) for row in rows],
+                "comparisons": [asdict(one) for one in beside],
                 "costs": [asdict(row) for row in spent],
             }
             _write(output / "summary.json", json.dumps(summary, indent=1) + "\n")

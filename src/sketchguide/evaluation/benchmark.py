@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +20,9 @@ from sketchguide.errors import OutputError, SketchguideError
 from sketchguide.evaluation.classifier import accuracy
 from sketchguide.evaluation.drawings import Drawing
 from sketchguide.evaluation.features import SqueezeNet
-from sketchguide.evaluation.metrics import Interval, bootstrap_interval, chamfer, edge_f1, edge_ods
-from sketchguide.evaluation.realism import kid
-from sketchguide.evaluation.similarity import between_places, diversity
+from sketchguide.evaluation.metrics import chamfer, edge_f1
 from sketchguide.extractors import Extractor
-from sketchguide.images import from_ink, open_image, save_png, to_images, to_tensor
+from sketchguide.images import open_image, save_png, to_images, to_tensor
 from sketchguide.methods import Batch, Method
 from sketchguide.request import Request
 
@@ -115,6 +112,14 @@ class Benchmark:
     def floor(self) -> str | None:
         """The first method that has the prompt alone."""
         return next((label for label in self.methods if label.partition(":")[0] == "text"), None)
+
+    def labels(self) -> list[tuple[str, str]]:
+        """Method and set of every row there will be, CEILING with the methods."""
+        return [part for part, _, _ in self._parts()]
+
+    def pictures(self, results: Sequence[Result]) -> Tensor:
+        """The kept pictures (N, 3, H, W) in [-1, 1] of results that did not fail."""
+        return to_tensor([open_image(self._file(result)) for result in results])
 
     def _parts(self) -> Iterator[tuple[tuple[str, str], Sequence[Drawing], Method | None]]:
         for set_name, drawings in self.sets.items():
@@ -213,167 +218,6 @@ class Benchmark:
                 field="output",
             ) from error
 
-    def pictures(self, results: Sequence[Result]) -> Tensor:
-        """The kept pictures (N, 3, H, W) in [-1, 1] of results that did not fail."""
-        return to_tensor([open_image(self._file(result)) for result in results])
-
-    def summary(self, results: Sequence[Result]) -> list[Row]:
-        """One row for each set and method, from all `results`; intervals are 95 %, by bootstrap over drawings."""
-        rows: list[Row] = []
-        reference = None
-        if self.judges.features is not None and self.judges.reference is not None:
-            reference = self.judges.features.embedding(self.judges.reference)
-        for (label, set_name), _, _ in self._parts():
-            every = [r for r in results if r.method == label and r.set == set_name]
-            good = [r for r in every if not r.error]
-            if not good:
-                rows.append(Row(method=label, set=set_name, drawings=0, failed=len(every)))
-                continue
-            floor = [r for r in results if r.method == self.floor and r.set == set_name and not r.error]
-            rows.append(self._row(label, set_name, good, floor, reference, failed=len(every) - len(good)))
-        return rows
-
-    def _row(
-        self,
-        label: str,
-        set_name: str,
-        good: Sequence[Result],
-        floor: Sequence[Result],
-        reference: Tensor | None,
-        *,
-        failed: int,
-    ) -> Row:
-        f1, plain = by_drawing(good, "f1"), by_drawing(floor, "f1")
-        both = [name for name in f1 if name in plain]
-        right, plain_right = by_drawing(good, "right"), by_drawing(floor, "right")
-        judged = [name for name in right if name in plain_right]
-        seconds, plain_seconds = by_drawing(good, "seconds"), by_drawing(floor, "seconds")
-        seen = Seen() if label == CEILING else self._seen(good, reference)
-        return Row(
-            method=label,
-            set=set_name,
-            drawings=len(f1),
-            failed=failed,
-            f1=interval(list(f1.values())),
-            ods=self._ods(good),
-            ratio=interval([f1[n] for n in both], over=whole) if any(whole := [plain[n] for n in both]) else None,
-            chamfer=interval(list(by_drawing(good, "chamfer").values())),
-            right=interval(list(right.values())) if right else None,
-            more_right=interval([right[n] - plain_right[n] for n in judged]) if judged else None,
-            kid=seen.kid,
-            diversity=seen.diversity,
-            structure=seen.structure,
-            seconds=sum(seconds.values()) / sum(plain_seconds[n] for n in seconds)
-            if seconds and all(n in plain_seconds for n in seconds)
-            else None,
-        )
-
-    def _ods(self, good: Sequence[Result]) -> float:
-        """F1 over one method's pictures of one set, at the detector's best threshold for them."""
-        pictures = self.pictures(good)
-        found = torch.cat([self.judges.detector(part).cpu() for part in pictures.split(PART)])
-        target = torch.stack([self._ink[r.set, r.drawing] for r in good])
-        return edge_ods(found, target, tolerance=TOLERANCE * max(target.shape[-2:]), thresholds=9).ods
-
-    @cached_property
-    def _ink(self) -> Mapping[tuple[str, str], Tensor]:
-        """The lines (1, H, W) that pictures should agree with, by set and name."""
-        return {
-            (name, d.name): torch.tensor(d.lines.ink)[None] for name, drawings in self.sets.items() for d in drawings
-        }
-
-    @cached_property
-    def _places(self) -> Mapping[tuple[str, str], Tensor]:
-        """What the features network sees at each place of what a drawing should look like, by set and drawing."""
-        features = self.judges.features
-        assert features is not None
-        return {
-            (name, drawing.name): features.places(as_picture(drawing)[None])[0]
-            for name, drawings in self.sets.items()
-            for drawing in drawings
-        }
-
-    def _seen(self, good: Sequence[Result], reference: Tensor | None) -> Seen:
-        """What the features network says of one method's pictures of one set, as far as there is what it needs."""
-        features = self.judges.features
-        if features is None:
-            return Seen()
-        pictures = self.pictures(good)
-        rows: dict[str, list[int]] = {}
-        for i, result in enumerate(good):
-            rows.setdefault(result.drawing, []).append(i)
-        embeddings: list[Tensor] = []
-        distances: list[Tensor] = []
-        for first in range(0, len(good), PART):
-            places, embedding = features.places_and_embedding(pictures[first : first + PART])
-            wanted = torch.stack([self._places[r.set, r.drawing] for r in good[first : first + PART]])
-            embeddings.append(embedding)
-            distances.append(between_places(places, wanted))
-        apart = torch.cat(distances)
-        structure = interval([float(apart[numbers].mean()) for numbers in rows.values()])
-        realism = spread = None
-        if reference is not None and len(rows) > 1:
-            groups = torch.empty(len(good), dtype=torch.long)
-            for group, numbers in enumerate(rows.values()):
-                groups[numbers] = group
-            realism = kid(torch.cat(embeddings), reference, groups=groups)
-        if whole := [numbers for numbers in rows.values() if len(numbers) == self.seeds > 1]:
-            spread = float(diversity(pictures[torch.tensor(whole)], features.stages).mean())
-        return Seen(kid=realism, diversity=spread, structure=structure)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Seen:
-    """What needs a features network."""
-
-    kid: Interval | None = None
-    diversity: float | None = None
-    structure: Interval | None = None
-
-
-def as_picture(drawing: Drawing) -> Tensor:
-    """What the pictures of a drawing should be built like (3, H, W): the picture it was found in, else dark lines."""
-    return from_ink(1 - torch.tensor(drawing.lines.ink)[None, None])[0] if drawing.picture is None else drawing.picture
-
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """A method on a set.
-
-    `ods` is F1 at the best threshold for the set, `ratio` is F1 over that of the floor, `seconds` the same of the time
-    per picture; `more_right` is how much more is recognised than of the floor, drawing by drawing; `structure` is the
-    distance to the picture in which the map was found, or to the drawing itself.
-    """
-
-    method: str
-    set: str
-    drawings: int
-    failed: int
-    f1: Interval | None = None
-    ods: float | None = None
-    ratio: Interval | None = None
-    chamfer: Interval | None = None
-    right: Interval | None = None
-    more_right: Interval | None = None
-    kid: Interval | None = None
-    diversity: float | None = None
-    structure: Interval | None = None
-    seconds: float | None = None
-
-
-def by_drawing(results: Sequence[Result], field: str) -> dict[str, float]:
-    """The mean over seeds of a figure, for the drawings that have it."""
-    values: dict[str, list[float]] = {}
-    for result in results:
-        value: float | None = getattr(result, field)
-        if value is not None:
-            values.setdefault(result.drawing, []).append(value)
-    return {name: sum(many) / len(many) for name, many in values.items()}
-
-
-def interval(values: Sequence[float], *, over: Sequence[float] | None = None) -> Interval:
-    return bootstrap_interval(torch.tensor(values), over=None if over is None else torch.tensor(over))
-
 
 def read_results(folder: Path) -> list[Result]:
     """What `folder` holds so far, the latest of each picture; lines cut short by a kill are passed over."""
@@ -390,26 +234,3 @@ def read_results(folder: Path) -> list[Result]:
             continue
         latest[result.key] = result
     return list(latest.values())
-
-
-def table(rows: Sequence[Row]) -> str:
-    """The rows as Markdown."""
-
-    def shown(value: Interval | None, digits: int) -> str:
-        if value is None:
-            return "–"
-        low, high = (f"{end:.{digits}f}" for end in (value.low, value.high))
-        return f"{value.estimate:.{digits}f} ({low}{' to ' if value.low < 0 else '–'}{high})"
-
-    names = ["set", "method", "drawings", "F1", "ODS", "× text", "Chamfer", "recognised", "more than text", "KID"]
-    names += ["structure", "diversity", "time × text"]
-    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
-    for row in rows:
-        count = f"{row.drawings}" + (f" ({row.failed} pictures failed)" if row.failed else "")
-        plain = ["–" if v is None else f"{v:.2f}" for v in (row.diversity, row.seconds)]
-        measured = [(row.f1, 3), (row.ratio, 2), (row.chamfer, 3), (row.right, 3), (row.more_right, 3), (row.kid, 3)]
-        measured.append((row.structure, 4))
-        figures = [shown(value, digits) for value, digits in measured]
-        figures.insert(1, "–" if row.ods is None else f"{row.ods:.3f}")
-        lines.append("| " + " | ".join([row.set, row.method, count, *figures, *plain]) + " |")
-    return "\n".join(lines) + "\n"

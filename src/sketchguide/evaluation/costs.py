@@ -12,7 +12,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
-from sketchguide.evaluation.benchmark import Result, by_drawing
+from sketchguide.evaluation.benchmark import Result
+from sketchguide.evaluation.summary import by_drawing
 from sketchguide.methods import Batch, Built, Method
 
 

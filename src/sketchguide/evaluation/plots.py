@@ -7,7 +7,8 @@ from pathlib import Path
 
 import torch
 
-from sketchguide.evaluation.benchmark import Benchmark, Result, Row
+from sketchguide.evaluation.benchmark import Benchmark, Result
+from sketchguide.evaluation.summary import Row
 from sketchguide.images import from_ink, save_png, sheet, to_images
 
 SHOWN = 24  # drawings on a sheet

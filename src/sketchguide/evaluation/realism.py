@@ -35,6 +35,44 @@ def kid(
     itself: such pairs would lift every sample above the estimate.
     Raises `UsageError` for features of different D or not finite, and for fewer than two pictures or groups.
     """
+    estimate, drawn = kid_samples(pictures, reference, groups=groups, level=level, samples=samples, seed=seed)
+    return percentiles(estimate, drawn, level=level)
+
+
+def kid_difference(
+    pictures: Tensor,
+    others: Tensor,
+    reference: Tensor,
+    *,
+    groups: Tensor | None = None,
+    other_groups: Tensor | None = None,
+    level: float = 0.95,
+    samples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """`kid` of `pictures` (N, D) less that of `others` (L, D), with a percentile bootstrap interval.
+
+    Below 0 `pictures` are nearer to the reference. The groups with equal numbers belong together (what two methods made
+    of one drawing): they, and the reference, are drawn together for both. Errors as for `kid`, and `UsageError` where
+    one of the two has groups that the other one lacks.
+    """
+    numbers = [
+        (torch.arange(len(one)) if own is None else own.cpu()).unique()
+        for one, own in ((pictures, groups), (others, other_groups))
+    ]
+    if not torch.equal(*numbers):
+        raise UsageError("Both must have pictures of the same groups.", field="other_groups")
+    first, second = (
+        kid_samples(one, reference, groups=own, level=level, samples=samples, seed=seed)
+        for one, own in ((pictures, groups), (others, other_groups))
+    )
+    return percentiles(first[0] - second[0], first[1] - second[1], level=level)
+
+
+def kid_samples(
+    pictures: Tensor, reference: Tensor, *, groups: Tensor | None, level: float, samples: int, seed: int
+) -> tuple[float, Tensor]:
+    """The estimate, and that of each bootstrap sample (S,); the same draws for as many groups and the same seed."""
     pictures, reference = check_features(pictures, reference)
     members = membership(groups, len(pictures))
     check_bootstrap(level=level, samples=samples)
@@ -60,9 +98,13 @@ def kid(
     drawn = distance(
         multiplicities(len(members), samples, generator), multiplicities(len(reference), samples, generator)
     )
+    return float(estimate), drawn
+
+
+def percentiles(estimate: float, drawn: Tensor, *, level: float) -> Interval:
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = drawn.nanquantile(tails).tolist()  # a sample of one and the same item has no pairs
-    return Interval(estimate=float(estimate), low=low, high=high)
+    return Interval(estimate=estimate, low=low, high=high)
 
 
 def fid(

@@ -1,0 +1,281 @@
+"""What the results of a benchmark say: a row for each method and set, and one method beside each of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from sketchguide.evaluation.benchmark import CEILING, PART, TOLERANCE, Benchmark, Result
+from sketchguide.evaluation.drawings import Drawing
+from sketchguide.evaluation.metrics import Interval, bootstrap_interval, edge_ods
+from sketchguide.evaluation.realism import kid, kid_difference
+from sketchguide.evaluation.similarity import between_places, diversity
+from sketchguide.images import from_ink
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A method on a set.
+
+    `ods` is F1 at the best threshold for the set, `ratio` is F1 over that of the floor, `seconds` the same of the time
+    per picture; `more_right` is how much more is recognised than of the floor, drawing by drawing; `structure` is the
+    distance to the picture in which the map was found, or to the drawing itself.
+    """
+
+    method: str
+    set: str
+    drawings: int
+    failed: int
+    f1: Interval | None = None
+    ods: float | None = None
+    ratio: Interval | None = None
+    chamfer: Interval | None = None
+    right: Interval | None = None
+    more_right: Interval | None = None
+    kid: Interval | None = None
+    diversity: float | None = None
+    structure: Interval | None = None
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What a method has more than another one on the drawings of a set that both made: F1, recognised, KID.
+
+    Drawings are drawn together for both, so these intervals are narrower than those of two rows suggest: one that
+    leaves out 0 shows a difference. More KID is less realistic.
+    """
+
+    method: str
+    other: str
+    set: str
+    drawings: int
+    f1: Interval
+    right: Interval | None = None
+    kid: Interval | None = None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What the features network says of a method's pictures of a set, picture by picture."""
+
+    embeddings: Tensor  # (N, D)
+    apart: Tensor  # (N,), distance to what the drawing shows
+    groups: Tensor  # (N,), number of the drawing
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Of all `results` of a benchmark. Intervals are 95 %, by bootstrap over drawings, the seeds averaged first."""
+
+    benchmark: Benchmark
+    results: Sequence[Result]
+    _seen: dict[tuple[str, str], Seen] = field(default_factory=dict[tuple[str, str], Seen], init=False, repr=False)
+
+    def rows(self) -> list[Row]:
+        """One for each set and method, and one for the ceiling where a set has it."""
+        return [self._row(label, set_name) for label, set_name in self.benchmark.labels()]
+
+    def comparisons(self, method: str) -> list[Comparison]:
+        """`method` beside every other one but the ceiling, on each set."""
+        found = (
+            self._comparison(method, other, set_name)
+            for other, set_name in self.benchmark.labels()
+            if other not in (method, CEILING)
+        )
+        return [one for one in found if one is not None]
+
+    def _good(self, label: str, set_name: str) -> list[Result]:
+        return [r for r in self.results if r.method == label and r.set == set_name and not r.error]
+
+    def _row(self, label: str, set_name: str) -> Row:
+        good = self._good(label, set_name)
+        failed = sum(r.method == label and r.set == set_name and bool(r.error) for r in self.results)
+        if not good:
+            return Row(method=label, set=set_name, drawings=0, failed=failed)
+        floor = self._good(self.benchmark.floor, set_name) if self.benchmark.floor else []
+        f1, plain = by_drawing(good, "f1"), by_drawing(floor, "f1")
+        both = [name for name in f1 if name in plain]
+        right = by_drawing(good, "right")
+        seconds, plain_seconds = by_drawing(good, "seconds"), by_drawing(floor, "seconds")
+        seen = None if label == CEILING else self._features(label, set_name)
+        return Row(
+            method=label,
+            set=set_name,
+            drawings=len(f1),
+            failed=failed,
+            f1=interval(f1.values()),
+            ods=self._ods(good),
+            ratio=interval([f1[n] for n in both], over=whole) if any(whole := [plain[n] for n in both]) else None,
+            chamfer=interval(by_drawing(good, "chamfer").values()),
+            right=interval(right.values()) if right else None,
+            more_right=less(right, by_drawing(floor, "right")),
+            kid=self._kid(seen),
+            diversity=self._diversity(good),
+            structure=None if seen is None else interval(mean_of_groups(seen.apart, seen.groups).tolist()),
+            seconds=sum(seconds.values()) / sum(plain_seconds[n] for n in seconds)
+            if seconds and all(n in plain_seconds for n in seconds)
+            else None,
+        )
+
+    def _comparison(self, label: str, other: str, set_name: str) -> Comparison | None:
+        ours, theirs = self._good(label, set_name), self._good(other, set_name)
+        f1 = less(by_drawing(ours, "f1"), by_drawing(theirs, "f1"))
+        if f1 is None:
+            return None
+        seen, seen_theirs = self._features(label, set_name), self._features(other, set_name)
+        reference = self._reference
+        realism = None
+        if seen is not None and seen_theirs is not None and reference is not None:
+            both, theirs_too = torch.isin(seen.groups, seen_theirs.groups), torch.isin(seen_theirs.groups, seen.groups)
+            if len(seen.groups[both].unique()) > 1:
+                realism = kid_difference(
+                    seen.embeddings[both],
+                    seen_theirs.embeddings[theirs_too],
+                    reference,
+                    groups=seen.groups[both],
+                    other_groups=seen_theirs.groups[theirs_too],
+                )
+        return Comparison(
+            method=label,
+            other=other,
+            set=set_name,
+            drawings=len({r.drawing for r in ours} & {r.drawing for r in theirs}),
+            f1=f1,
+            right=less(by_drawing(ours, "right"), by_drawing(theirs, "right")),
+            kid=realism,
+        )
+
+    def _ods(self, good: Sequence[Result]) -> float:
+        """F1 over one method's pictures of one set, at the detector's best threshold for them."""
+        pictures = self.benchmark.pictures(good)
+        found = torch.cat([self.benchmark.judges.detector(part).cpu() for part in pictures.split(PART)])
+        target = torch.stack([self._ink[r.set, r.drawing] for r in good])
+        return edge_ods(found, target, tolerance=TOLERANCE * max(target.shape[-2:]), thresholds=9).ods
+
+    @cached_property
+    def _ink(self) -> Mapping[tuple[str, str], Tensor]:
+        """The lines (1, H, W) that pictures should agree with, by set and name."""
+        sets = self.benchmark.sets.items()
+        return {(name, d.name): torch.tensor(d.lines.ink)[None] for name, drawings in sets for d in drawings}
+
+    @cached_property
+    def _places(self) -> Mapping[tuple[str, str], Tensor]:
+        """What the features network sees at each place of what a drawing should look like, by set and drawing."""
+        features = self.benchmark.judges.features
+        assert features is not None
+        return {
+            (name, drawing.name): features.places(as_picture(drawing)[None])[0]
+            for name, drawings in self.benchmark.sets.items()
+            for drawing in drawings
+        }
+
+    @cached_property
+    def _reference(self) -> Tensor | None:
+        judges = self.benchmark.judges
+        if judges.features is None or judges.reference is None:
+            return None
+        return judges.features.embedding(judges.reference)
+
+    def _features(self, label: str, set_name: str) -> Seen | None:
+        """None without a features network, or without pictures."""
+        features = self.benchmark.judges.features
+        if features is None or not (good := self._good(label, set_name)):
+            return None
+        if (label, set_name) not in self._seen:
+            numbers = {drawing.name: i for i, drawing in enumerate(self.benchmark.sets[set_name])}
+            pictures = self.benchmark.pictures(good)
+            embeddings: list[Tensor] = []
+            apart: list[Tensor] = []
+            for first in range(0, len(good), PART):
+                places, embedding = features.places_and_embedding(pictures[first : first + PART])
+                wanted = torch.stack([self._places[r.set, r.drawing] for r in good[first : first + PART]])
+                embeddings.append(embedding)
+                apart.append(between_places(places, wanted))
+            groups = torch.tensor([numbers[r.drawing] for r in good])
+            self._seen[label, set_name] = Seen(torch.cat(embeddings), torch.cat(apart), groups)
+        return self._seen[label, set_name]
+
+    def _kid(self, seen: Seen | None) -> Interval | None:
+        if seen is None or self._reference is None or len(seen.groups.unique()) < 2:
+            return None
+        return kid(seen.embeddings, self._reference, groups=seen.groups)
+
+    def _diversity(self, good: Sequence[Result]) -> float | None:
+        """Between the seeds of the drawings that have all."""
+        features = self.benchmark.judges.features
+        rows: dict[str, list[int]] = {}
+        for i, result in enumerate(good):
+            rows.setdefault(result.drawing, []).append(i)
+        whole = [numbers for numbers in rows.values() if len(numbers) == self.benchmark.seeds > 1]
+        if features is None or not whole or good[0].method == CEILING:
+            return None
+        return float(diversity(self.benchmark.pictures(good)[torch.tensor(whole)], features.stages).mean())
+
+
+def as_picture(drawing: Drawing) -> Tensor:
+    """What the pictures of a drawing should be built like (3, H, W): the picture it was found in, else dark lines."""
+    return from_ink(1 - torch.tensor(drawing.lines.ink)[None, None])[0] if drawing.picture is None else drawing.picture
+
+
+def by_drawing(results: Sequence[Result], field: str) -> dict[str, float]:
+    """The mean over seeds of a figure, for the drawings that have it."""
+    values: dict[str, list[float]] = {}
+    for result in results:
+        value: float | None = getattr(result, field)
+        if value is not None:
+            values.setdefault(result.drawing, []).append(value)
+    return {name: sum(many) / len(many) for name, many in values.items()}
+
+
+def less(figures: Mapping[str, float], others: Mapping[str, float]) -> Interval | None:
+    """`figures` less `others`, drawing by drawing; None where no drawing has both."""
+    both = [name for name in figures if name in others]
+    return interval([figures[name] - others[name] for name in both]) if both else None
+
+
+def mean_of_groups(values: Tensor, groups: Tensor) -> Tensor:
+    """(G,), one for each group there is."""
+    return torch.stack([values[groups == group].mean() for group in groups.unique()])
+
+
+def interval(values: Iterable[float], *, over: Sequence[float] | None = None) -> Interval:
+    return bootstrap_interval(torch.tensor(list(values)), over=None if over is None else torch.tensor(over))
+
+
+def shown(value: Interval | None, digits: int) -> str:
+    if value is None:
+        return "–"
+    low, high = (f"{end:.{digits}f}" for end in (value.low, value.high))
+    return f"{value.estimate:.{digits}f} ({low}{' to ' if value.low < 0 else '–'}{high})"
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as Markdown."""
+    names = ["set", "method", "drawings", "F1", "ODS", "× text", "Chamfer", "recognised", "more than text", "KID"]
+    names += ["structure", "diversity", "time × text"]
+    lines = [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+    for row in rows:
+        count = f"{row.drawings}" + (f" ({row.failed} pictures failed)" if row.failed else "")
+        plain = ["–" if v is None else f"{v:.2f}" for v in (row.diversity, row.seconds)]
+        measured = [(row.f1, 3), (row.ratio, 2), (row.chamfer, 3), (row.right, 3), (row.more_right, 3), (row.kid, 3)]
+        measured.append((row.structure, 4))
+        figures = [shown(value, digits) for value, digits in measured]
+        figures.insert(1, "–" if row.ods is None else f"{row.ods:.3f}")
+        lines.append("| " + " | ".join([row.set, row.method, count, *figures, *plain]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def comparison_table(comparisons: Sequence[Comparison]) -> str:
+    """The comparisons as Markdown; without any, nothing."""
+    if not comparisons:
+        return ""
+    lines = [f"| set | {comparisons[0].method} less | drawings | F1 | recognised | KID |", "|---" * 6 + "|"]
+    for one in comparisons:
+        figures = [shown(value, 3) for value in (one.f1, one.right, one.kid)]
+        lines.append("| " + " | ".join([one.set, one.other, str(one.drawings), *figures]) + " |")
+    return "\n".join(lines) + "\n"
