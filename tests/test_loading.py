@@ -114,6 +114,21 @@ def test_pipelines_of_other_families_are_refused(tiny: Tiny) -> None:
     assert caught.value.field == "model"
 
 
+def test_folders_of_other_families_are_refused_before_any_weights_are_read(tmp_path: Path, tiny: Tiny) -> None:
+    tiny().pipeline.save_pretrained(tmp_path)
+    for file in tmp_path.rglob("*.safetensors"):
+        file.unlink()
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    for change in (
+        {"_class_name": "StableDiffusionXLPipeline", "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]},
+        {"_class_name": "FluxPipeline", "unet": [None, None], "transformer": ["diffusers", "FluxTransformer2DModel"]},
+        {"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderTiny"]},
+    ):
+        (tmp_path / "model_index.json").write_text(json.dumps(index | change))
+        with pytest.raises(UsageError, match=f"{change['_class_name']} is not supported yet"):
+            load_backbone(tmp_path)
+
+
 def test_any_loaded_pipeline_is_a_backbone(tiny: Tiny) -> None:
     backbone = from_pipe(tiny().pipeline, name="mine")
     assert isinstance(backbone, UNetBackbone)

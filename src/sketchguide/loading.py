@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,13 +18,14 @@ from torch import nn
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.defaults import MODEL
-from sketchguide.errors import MismatchError, ModelNotFoundError, UsageError, WeightsError
+from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideError, UsageError, WeightsError
 from sketchguide.predictors import FILE_NAME as PREDICTOR_FILE
 from sketchguide.predictors import LatentPredictor, is_hub_id
 from sketchguide.weights import opened, read_weights
 
 LORA = "sketchguide"  # the name of the adapter
 LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
+FAMILY = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}  # the parts every supported pipeline has
 EMBEDDED = Path(__file__).parent / "models"
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
@@ -122,8 +123,14 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
     if isinstance(source, Path):
         check_weights(source)
     try:
-        encoders = _text_encoders(source, chosen)
+        index: Any = DiffusionPipeline.load_config(source)
+        kinds = {part: entry[1] for part, entry in index.items() if isinstance(entry, list) and entry[0]}
+        if FAMILY.items() - kinds.items() or "text_encoder_2" in kinds:  # before any weights are read, or even fetched
+            raise _unsupported(str(index.get("_class_name", name)))
+        encoders = _text_encoders(source, index, chosen)
         pipeline = DiffusionPipeline.from_pretrained(source, dtype=chosen, use_safetensors=True, **encoders)
+    except SketchguideError:
+        raise
     except (OSError, ValueError, RuntimeError, AttributeError, KeyError, TypeError, SafetensorError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if isinstance(source, Path):
@@ -148,13 +155,11 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
     return from_pipe(pipeline.to(where), name=str(name))
 
 
-def _text_encoders(source: str | Path, dtype: torch.dtype) -> dict[str, nn.Module]:
+def _text_encoders(source: str | Path, index: Mapping[str, Any], dtype: torch.dtype) -> dict[str, nn.Module]:
     """The parts of a pipeline that transformers loads: it draws weights that are missing at random and goes on."""
     import transformers
-    from diffusers import DiffusionPipeline
 
     encoders: dict[str, nn.Module] = {}
-    index: Any = DiffusionPipeline.load_config(source)
     for part, entry in index.items():
         if not isinstance(entry, list) or entry[0] != "transformers":
             continue
@@ -188,8 +193,12 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
     known = isinstance(parts.get("unet"), UNet2DConditionModel) and isinstance(parts.get("vae"), AutoencoderKL)
     if known and "text_encoder_2" not in parts:
         return UNetBackbone(pipeline, name=name)
-    raise UsageError(
-        f"{type(pipeline).__name__} is not supported yet.",
+    raise _unsupported(type(pipeline).__name__)
+
+
+def _unsupported(pipeline: str) -> UsageError:
+    return UsageError(
+        f"{pipeline} is not supported yet.",
         hint="Supported: pipelines with one text encoder, a UNet2DConditionModel and an AutoencoderKL (SD 1.x, 2.x).",
         field="model",
     )
