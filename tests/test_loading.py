@@ -83,7 +83,8 @@ def test_a_hub_that_does_not_answer_is_said_to_be(monkeypatch: pytest.MonkeyPatc
         assert not settings.get("trust_remote_code")
         raise OSError(f"cannot reach the host for {source}\nand much more")
 
-    monkeypatch.setattr("diffusers.DiffusionPipeline.load_config", lambda _: {})
+    index = {part: ["diffusers", kind] for part, kind in loading.FAMILY.items()}
+    monkeypatch.setattr("diffusers.DiffusionPipeline.load_config", lambda _: index)
     monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", download)
     with pytest.raises(ModelNotFoundError, match=r"'owner/model-1\.5'") as caught:
         load_backbone("owner/model-1.5")
