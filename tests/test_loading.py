@@ -16,6 +16,7 @@ from sketchguide.errors import MismatchError, ModelNotFoundError, UsageError, We
 from sketchguide.loading import (
     check_weights,
     choose_device,
+    find_part,
     fingerprint,
     from_pipe,
     load_backbone,
@@ -23,6 +24,7 @@ from sketchguide.loading import (
     shipped,
 )
 from sketchguide.predictors import LatentPredictor
+from sketchguide.sketchers import Sketcher
 from support import Tiny
 
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -294,6 +296,20 @@ def test_what_the_package_ships_is_sound() -> None:
         assert files
         assert files <= set(manifest)
         assert not [f for f in one.folder.rglob("*") if f.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]
+
+
+def test_the_shipped_parts_are_found_and_work() -> None:
+    sketcher = Sketcher.load(find_part(None, "sketcher", field="sketcher"))
+    square = torch.full((1, 3, 64, 64), 1.0)
+    square[..., 16:48, 16:48] = -0.6
+    drawn = sketcher(square)[0, 0]
+    outline = torch.zeros(64, 64, dtype=torch.bool)
+    outline[14:50, 14:50] = True
+    outline[19:45, 19:45] = False
+    assert drawn[outline].sum() > 80, "the outline of the square is drawn"
+    assert drawn[~outline].mean() < 0.02, "and nothing else"
+    with pytest.raises(ModelNotFoundError, match="No toaster comes with this version"):
+        find_part(None, "toaster", field="part")
 
 
 def test_fingerprints_follow_the_weights(predictor: LatentPredictor) -> None:

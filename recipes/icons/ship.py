@@ -101,6 +101,14 @@ def ship_predictor(run: Path, name: str) -> None:
     (target / "README.md").write_text(card[: card.index("## Licence")] + LICENCE, encoding="utf-8")
 
 
+ABOUT = {
+    "sketcher": "P, from a picture to a drawing of it in four line styles, with a gradient all the way",
+    "classifier": "what a picture shows; features for the loss of identity",
+    "drawing-classifier": "what a drawing shows; features for the perceptual loss",
+    "latent-classifier": "what a noisy latent will show, for classifier guidance",
+    "sketch-attention": "shows the network a drawing, for editing",
+}
+
 PARTS_CARD = """---
 license: cc-by-4.0
 library_name: sketchguide
@@ -109,7 +117,8 @@ tags: [sketchguide, icons]
 # Parts for {name}
 
 What DiffSketching (arXiv 2305.18812) needs beside the model, each trained by `sketchguide component` on the pictures
-and drawings of `recipes/icons/classes.py` and found by its name. Scores are of artwork and drawings held out.
+and drawings of `recipes/icons/classes.py` and found by its name. Scores are of artwork and drawings held out. Drawings
+by people are of The Quick, Draw! Dataset © Google (CC BY 4.0).
 
 {parts}
 
@@ -129,14 +138,16 @@ def ship_parts(run: Path, name: str) -> None:
         facts = json.loads(report.read_text(encoding="utf-8")) | {"part": file.stem}
         (target / report.name).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     reports = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(target.glob("*-report.json"))]
-    parts = "\n".join(f"- **{report.pop('part')}**: {told(report)}" for report in reports)
+    parts = "\n".join(f"- **{part}**, {ABOUT[part]}: {told(r)}" for r in reports for part in [r.pop("part")])
     (target / "README.md").write_text(PARTS_CARD.format(name=name, parts=parts) + LICENCE, encoding="utf-8")
 
 
 def told(report: dict[str, Any]) -> str:
     """The figures of a report in words; tables stay in the report."""
     return ", ".join(
-        f"{name.replace('_', ' ')} {value}" for name, value in report.items() if not isinstance(value, list)
+        f"{name.replace('_', ' ')} {f'{value:.3g}' if isinstance(value, float) else value}"
+        for name, value in report.items()
+        if not isinstance(value, list)
     )
 
 

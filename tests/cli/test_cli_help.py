@@ -89,6 +89,17 @@ def test_env_hides_the_home_folder(monkeypatch: pytest.MonkeyPatch):
     assert environment()["hub cache"] == "~/.cache/hub"
 
 
+def test_models_lists_what_comes_with_the_package(sketchguide: Run):
+    found = {one["name"]: one for one in sketchguide("models", "--json").json["models"] if one["where"] == "shipped"}
+    assert {name: one["kind"] for name, one in found.items()} == {
+        "icons-64": "model",
+        "icons-64-edges": "predictor",
+        "icons-64-parts": "parts",
+    }
+    assert "sketcher" in found["icons-64-parts"]["parts"]
+    assert "sketcher" in sketchguide("models").out
+
+
 def test_models_lists_what_the_hub_cached(sketchguide: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     import huggingface_hub
 

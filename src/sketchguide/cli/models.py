@@ -34,7 +34,8 @@ def command(context: typer.Context, as_json: JsonFlag = False) -> None:
     for heading in ("name", "kind", "where", "size"):
         table.add_column(heading, overflow="fold")
     for one in found:
-        row = (one["name"], one["pipeline"] or one["kind"], one["where"], f"{one['bytes'] / 1e6:.1f} MB")
+        kind = one["pipeline"] or ", ".join(one["parts"]) or one["kind"]
+        row = (one["name"], kind, one["where"], f"{one['bytes'] / 1e6:.1f} MB")
         table.add_row(*(Text(plain(cell)) for cell in row))
     report.show(table)
 
@@ -65,8 +66,11 @@ def _cached() -> Iterator[dict[str, Any]]:
 
 def _row(name: str, folder: Path, *, where: str, size: int) -> dict[str, Any]:
     pipeline = _pipeline(folder)
-    kind = "model" if pipeline else "predictor" if (folder / "predictor.safetensors").exists() else ""
-    return {"name": name, "kind": kind, "pipeline": pipeline, "where": where, "path": str(folder), "bytes": size}
+    parts = sorted(file.name.removesuffix("-report.json") for file in folder.glob("*-report.json"))
+    predictor = (folder / "predictor.safetensors").exists()
+    kind = "model" if pipeline else "predictor" if predictor else "parts" if parts else ""
+    row = {"name": name, "kind": kind, "pipeline": pipeline, "where": where, "path": str(folder), "bytes": size}
+    return row | {"parts": parts}
 
 
 def _pipeline(folder: Path) -> str:
