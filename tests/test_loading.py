@@ -56,6 +56,11 @@ def test_a_dtype_can_be_chosen(original: Path) -> None:
     assert load_backbone(original, device="cpu", dtype="bfloat16").dtype == torch.bfloat16
 
 
+def test_an_unknown_dtype_is_refused_by_name(original: Path) -> None:
+    with pytest.raises(UsageError, match="dtype is 'int8'; it must be auto, float32, bfloat16 or float16"):
+        load_backbone(original, device="cpu", dtype="int8")  # pyright: ignore[reportArgumentType]
+
+
 # ------------------------------------------------------------------------------------------------------------- names
 
 

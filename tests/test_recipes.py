@@ -92,3 +92,40 @@ def test_what_is_learned_badly_is_drawn_more_often(train: ModuleType, focus: flo
     resumed = train.Practice(3, focus)
     resumed.load_state_dict(practice.state_dict())
     assert torch.equal(resumed.loss, practice.loss)
+
+
+def test_what_is_not_bent_is_only_mirrored_and_moved_a_little(train: ModuleType) -> None:
+    layers = torch.zeros(2, 4, 96, 96)
+    layers[:, :, 20:70, 30:50] = 1
+    layers[:, :, 20:40, 50:70] = 1  # neither side is like the other
+    small = torch.nn.functional.interpolate(layers, size=(64, 64), mode="area")
+    rng = torch.Generator().manual_seed(0)
+    warp = sys.modules["artwork"].warp
+    for _ in range(10):
+        still, bent = warp(layers, 64, rng, loose=torch.tensor([0.0, 2.0]))
+        near = [
+            (torch.roll(one, (dy, dx), (1, 2)) - still).abs().mean()
+            for one in (small[0], small[0].flip(2))
+            for dy in range(-2, 3)
+            for dx in range(-2, 3)
+        ]
+        assert min(near) < 0.02
+        assert (small[1] - bent).abs().mean() > 0.02
+
+
+def test_a_share_of_the_pictures_is_not_bent(train: ModuleType, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = sys.modules["artwork"]
+    drawn: list[torch.Tensor] = []
+    warp = module.warp
+
+    def watched(*args: object, loose: torch.Tensor) -> torch.Tensor:
+        drawn.append(loose)
+        return warp(*args, loose=loose)
+
+    monkeypatch.setattr(module, "warp", watched)
+    artwork = train.Artwork(data, size=64, styles=("noto",), loose=3.0, plain=0.25)
+    artwork.batch(800, torch.Generator().manual_seed(0))
+    (loose,) = drawn
+    bent = loose[loose > 0]
+    assert 1 - len(bent) / 800 == pytest.approx(0.25, abs=0.05)
+    assert 1 <= bent.min() < 1.1 < 2.9 < bent.max() <= 3

@@ -63,8 +63,11 @@ class Artwork:
         styles: tuple[str, ...] = STYLES,
         device: str = "cpu",
         loose: float = 1.0,
+        plain: float = 0.0,
     ) -> None:
-        """Pictures are stretched and bent up to `loose` times as far as keeps the artwork about as it was drawn."""
+        """Pictures are stretched and bent up to `loose` times as far as keeps the artwork about as it was drawn; a
+        `plain` share of them is not bent at all.
+        """
         records = json.loads((data / "emoji128" / "metadata.json").read_text())
         words: dict[str, list[str]] = {}
         mapping = class_map(data)
@@ -73,6 +76,7 @@ class Artwork:
                 words.setdefault(code, []).append(word)
         self.size = size
         self.loose = loose
+        self.plain = plain
         self.every_name = sorted(
             {r["name"] for r in records} | set(mapping) | {k for r in records for k in r["keywords"]}
         )
@@ -101,7 +105,9 @@ class Artwork:
         """Pictures (B, 3, size, size) in [-1, 1] of the icons with the numbers `chosen` (B,), and their captions."""
         count = len(chosen)
         layers, colours = recolour(self.pixels[chosen.to(self.pixels.device)], rng)
-        layers = warp(layers, self.size, rng, loose=uniform(count, 1, self.loose, rng))
+        loose = uniform(count, 1, self.loose, rng)
+        loose[torch.rand(count, generator=rng) < self.plain] = 0
+        layers = warp(layers, self.size, rng, loose=loose)
         names, papers = backgrounds(count, rng)
         pictures = layers[:, :3] + (1 - layers[:, 3:]) * papers[:, :, None, None].to(layers)
         captions = [
@@ -124,10 +130,14 @@ def chance(rng: Generator) -> float:
 
 
 def warp(layers: Tensor, size: int, rng: Generator, *, loose: float | Tensor = 1.0) -> Tensor:
-    """Flip, rotate, scale, stretch, shift and bend each picture its own way; stretch and bend `loose` times as far."""
+    """Flip, rotate, scale, stretch, shift and bend each picture its own way; stretch and bend `loose` times as far.
+
+    Where `loose` is 0, pictures are only flipped and moved by up to a fortieth.
+    """
     count = len(layers)
-    angle = torch.randn(count, generator=rng).clamp(-2, 2) * math.radians(9)
-    scale = uniform(count, 1.0, 1.45, rng)
+    moved = torch.as_tensor(loose).clamp(max=1)
+    angle = torch.randn(count, generator=rng).clamp(-2, 2) * math.radians(9) * moved
+    scale = 1 + moved * uniform(count, 0.0, 0.45, rng)
     stretch = torch.exp(torch.randn(count, generator=rng).clamp(-2, 2) * 0.1 * loose)
     flip = torch.where(torch.rand(count, generator=rng) < 0.5, -1.0, 1.0)
     cos, sin = torch.cos(angle) * scale, torch.sin(angle) * scale

@@ -444,7 +444,13 @@ def train_diffusion(args: argparse.Namespace) -> None:
     torch.manual_seed(1)
     styles = tuple(args.styles.split(","))
     artwork = Artwork(
-        args.data, size=args.size, concepts=args.concepts, styles=styles, device=args.device, loose=args.loose
+        args.data,
+        size=args.size,
+        concepts=args.concepts,
+        styles=styles,
+        device=args.device,
+        loose=args.loose,
+        plain=args.plain,
     )
     if args.start and not (run.folder / "vae").exists():
         for part in ("vae", "tokenizer"):
@@ -639,6 +645,7 @@ def main() -> None:
     parser.add_argument(
         "--loose", type=float, default=2.0, help="most that a picture is bent, so that shapes as drawn are known too"
     )
+    parser.add_argument("--plain", type=float, default=0.5, help="share of pictures that are not bent at all")
     parser.add_argument(
         "--focus", type=float, default=1.0, help="how much oftener icons are drawn that are learned badly; 0: evenly"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Generic, Literal, NamedTuple, TypeVar
+from typing import Generic, Literal, NamedTuple, TypeVar, get_args
+
+from sketchguide.errors import UsageError
 
 Number = TypeVar("Number", int, float)
 
@@ -10,6 +12,7 @@ Branches = Literal["both", "conditional"]  # of classifier-free guidance
 Decay = Literal["linear", "constant", "exponential"]
 SourceKind = Literal["inverted", "noised", "generated"]
 Start = Literal["source", "noise"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class Setting(NamedTuple, Generic[Number]):
@@ -21,6 +24,15 @@ class Setting(NamedTuple, Generic[Number]):
 
     def __str__(self) -> str:
         return f"{self.low} to {self.high}, default {self.default}"
+
+
+def find_dtype(name: str) -> DType:
+    """UsageError for a name of none."""
+    known: tuple[DType, ...] = get_args(DType)
+    for dtype in known:
+        if dtype == name:
+            return dtype
+    raise UsageError(f"dtype is {name!r}; it must be {', '.join(known[:-1])} or {known[-1]}.", field="dtype")
 
 
 MODEL = "icons-64"

@@ -17,7 +17,7 @@ from torch import nn
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.unet import UNetBackbone
-from sketchguide.defaults import MODEL
+from sketchguide.defaults import MODEL, DType, find_dtype
 from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideError, UsageError, WeightsError
 from sketchguide.predictors import FILE_NAME as PREDICTOR_FILE
 from sketchguide.predictors import LatentPredictor, is_hub_id
@@ -27,8 +27,6 @@ LORA = "sketchguide"  # the name of the adapter
 LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
 FAMILY = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}  # the parts every supported pipeline has
 EMBEDDED = Path(__file__).parent / "models"
-
-DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -112,9 +110,10 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
     `device` is "auto" (CUDA, else Apple's MPS, else the CPU) or any torch device; `dtype` "auto" is float32 on the CPU
     and bfloat16 elsewhere. Only safetensors weights are read and no remote code is run.
 
-    Raises ModelNotFoundError, WeightsError (truncated, changed, pickled or not finite), UsageError (no such device, or
-    a pipeline of a family that is not supported).
+    Raises ModelNotFoundError, WeightsError (truncated, changed, pickled or not finite), UsageError (no such device or
+    dtype, or a pipeline of a family that is not supported).
     """
+    find_dtype(dtype)
     from diffusers import DiffusionPipeline
 
     where = choose_device(device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -34,6 +34,7 @@ from sketchguide.defaults import (
     TAU_F,
     Branches,
     Decay,
+    DType,
     SourceKind,
     Start,
 )
@@ -234,7 +235,7 @@ class Request(Checked):
         description="how much of what sketch attention adds; 0 ignores it",
     )
     device: str = Field(default="auto", max_length=64)
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: DType = "auto"
 
     @field_validator("size")
     @classmethod

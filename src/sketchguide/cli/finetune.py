@@ -14,7 +14,7 @@ import typer
 from sketchguide.cli.options import FreshOption, ResumeOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.session import Session, check_run, earlier, finite, until_stopped, workplace
-from sketchguide.defaults import MODEL, SCALE
+from sketchguide.defaults import MODEL, SCALE, find_dtype
 from sketchguide.errors import SketchError, TrainingError, UsageError
 
 if TYPE_CHECKING:
@@ -183,10 +183,9 @@ def command(
     """
     report = Report.of(context, as_json=as_json)
     check_run(resume=resume, fresh=fresh, minutes=minutes, seed=seed)
+    chosen = find_dtype(dtype)
     if preview_every < 1:
         raise UsageError(f"preview-every is {preview_every}; it must be at least 1.", field="preview_every")
-    if dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise UsageError(f"dtype is {dtype!r}; it must be auto, float32, bfloat16 or float16.", field="dtype")
     with report.progress("{task.fields[figures]}") as bar:
         task = bar.add_task("Loading", total=None, figures="")
         hush_libraries()
@@ -221,7 +220,7 @@ def command(
         with workplace(checkpoints):
             result = "model" if full else LORA_FILE
             latest = earlier(checkpoints, result, report, resume=resume, fresh=fresh)
-            backbone = load_backbone(model, device=device, dtype=dtype)  # pyright: ignore[reportArgumentType]
+            backbone = load_backbone(model, device=device, dtype=chosen)
             if not isinstance(backbone, UNetBackbone):
                 raise UsageError(f"{backbone.name!r} cannot be tuned; it is no UNet pipeline.", field="model")
             paired = len(photos) == len(sketches)

@@ -13,7 +13,7 @@ import typer
 from sketchguide.cli.options import FreshOption, ResumeOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.session import Session, check_run, earlier, finite, until_stopped, workplace
-from sketchguide.defaults import MODEL, SEED, TRAINING_BATCH, TRAINING_RATE, TRAINING_STEPS
+from sketchguide.defaults import MODEL, SEED, TRAINING_BATCH, TRAINING_RATE, TRAINING_STEPS, find_dtype
 from sketchguide.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -137,10 +137,9 @@ def command(
     """
     report = Report.of(context, as_json=as_json)
     check_run(resume=resume, fresh=fresh, minutes=minutes, seed=seed)
+    chosen = find_dtype(dtype)
     if images is not None and images < 1:
         raise UsageError(f"images is {images}; it must be at least 1.", field="images")
-    if dtype not in ("auto", "float32", "bfloat16", "float16"):
-        raise UsageError(f"dtype is {dtype!r}; it must be auto, float32, bfloat16 or float16.", field="dtype")
     with report.progress("{task.fields[figures]}") as bar:
         task = bar.add_task("Loading", total=None, figures="")
         hush_libraries()
@@ -161,7 +160,7 @@ def command(
         checkpoints = Checkpoints(output / "checkpoints")
         with workplace(checkpoints):
             latest = earlier(checkpoints, "predictor.safetensors", report, resume=resume, fresh=fresh)
-            backbone = load_backbone(model, device=device, dtype=dtype)
+            backbone = load_backbone(model, device=device, dtype=chosen)
             pictures = Pictures(training, size=backbone.default_size)
             others = Pictures(held_out, size=backbone.default_size, beside=pictures) if held_out else None
             scored = others.fixed(SCORED) if others else None
