@@ -94,7 +94,8 @@ def test_what_is_learned_badly_is_drawn_more_often(train: ModuleType, focus: flo
     assert torch.equal(resumed.loss, practice.loss)
 
 
-def test_what_is_not_bent_is_only_mirrored_and_moved_a_little(train: ModuleType) -> None:
+@pytest.mark.usefixtures("train")
+def test_what_is_not_bent_is_only_mirrored_and_moved_a_little() -> None:
     layers = torch.zeros(2, 4, 96, 96)
     layers[:, :, 20:70, 30:50] = 1
     layers[:, :, 20:40, 50:70] = 1  # neither side is like the other

@@ -10,7 +10,7 @@ import torch
 from torch import Generator, Tensor
 
 from sketchguide.backbones.base import Backbone, Condition
-from sketchguide.controls.base import Guide, Injection, Step, acts_on
+from sketchguide.controls.base import Guide, Injection, Step, acts_on, of_network
 from sketchguide.controls.features import NegativePrompt
 from sketchguide.errors import GuidanceError, UsageError
 from sketchguide.levels import Level, Prediction, is_open
@@ -106,27 +106,30 @@ def _look(
 ) -> tuple[Prediction, list[Tensor]]:
     """One conditional pass, and the gradient (B, C, h, w) of each open guide's loss."""
     reads = {path for guide in pulling for path in guide.reads}
-    with torch.set_grad_enabled(bool(pulling)):
-        seen = latent.detach().requires_grad_(bool(pulling))
-        with tapped(backbone.network, reads, rewrites) as features:
-            prediction = backbone.predict(seen, now, condition)
-        step = Step(seen, prediction, features, now)
-        gradients: list[Tensor] = []
-        for left, guide in zip(reversed(range(len(pulling))), pulling, strict=True):
+    seen = latent.detach().requires_grad_(bool(pulling))
+    with (
+        torch.set_grad_enabled(any(of_network(guide) for guide in pulling)),
+        tapped(backbone.network, reads, rewrites) as features,
+    ):
+        prediction = backbone.predict(seen, now, condition)
+    step = Step(seen, prediction, features, now)
+    gradients: list[Tensor] = []
+    for left, guide in zip(reversed(range(len(pulling))), pulling, strict=True):
+        with torch.enable_grad():
             loss = guide.loss(step)
-            if not loss.requires_grad:
-                raise GuidanceError(
-                    f"The loss of {type(guide).__name__} does not depend on the latent.",
-                    hint="Something in it is detached, or computed without gradients.",
-                )
-            (gradient,) = torch.autograd.grad(loss.sum(), seen, retain_graph=left > 0)
-            if not gradient.isfinite().all():
-                raise GuidanceError(
-                    f"The gradient of {type(guide).__name__} is not finite at step {now.progress:.0%}.",
-                    hint="Half precision overflows here: use bfloat16 or float32.",
-                    field="dtype",
-                )
-            gradients.append(gradient)
+        if not loss.requires_grad:
+            raise GuidanceError(
+                f"The loss of {type(guide).__name__} does not depend on the latent.",
+                hint="Something in it is detached, or computed without gradients.",
+            )
+        (gradient,) = torch.autograd.grad(loss.sum(), seen, retain_graph=left > 0)
+        if not gradient.isfinite().all():
+            raise GuidanceError(
+                f"The gradient of {type(guide).__name__} is not finite at step {now.progress:.0%}.",
+                hint="Half precision overflows here: use bfloat16 or float32.",
+                field="dtype",
+            )
+        gradients.append(gradient)
     return Prediction(prediction.clean.detach(), prediction.noise.detach()), gradients
 
 

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sketchguide.backbones.base import Condition
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.classifiers import ClassifierConfig, LatentClassifier
 from sketchguide.controls.base import Guide
@@ -12,6 +13,7 @@ from sketchguide.controls.classes import ClassGuide
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.strengths import Score
 from sketchguide.errors import UsageError
+from sketchguide.levels import Level, Prediction
 from sketchguide.predictors import LatentPredictor
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
@@ -78,6 +80,25 @@ def test_it_raises_the_likelihood_and_adds_to_a_drawings_pull(
     together = walk(backbone, drawn, pulled)
     assert torch.allclose(together, walk(backbone, pulled, drawn), atol=1e-4)
     assert not torch.allclose(together, walk(backbone, drawn), atol=1e-3)
+
+
+def test_alone_it_spares_the_networks_graph(
+    tiny: Tiny, classifier: LatentClassifier, predictor: LatentPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone, predict = tiny(), UNetBackbone.predict
+    graphs: list[bool] = []
+
+    def watched(self: UNetBackbone, latent: Tensor, level: Level, condition: Condition) -> Prediction:
+        prediction = predict(self, latent, level, condition)
+        graphs.append(prediction.clean.requires_grad)
+        return prediction
+
+    monkeypatch.setattr(UNetBackbone, "predict", watched)
+    pulled = ClassGuide(classifier, [1])
+    drawn = LatentGuide(predictor, torch.zeros(1, 4, *GRID), window=(0.0, 0.4))
+    walk(backbone, pulled)
+    walk(backbone, pulled, drawn)
+    assert graphs == [False] * 4 + [True] * 2 + [False] * 2
 
 
 def test_wrong_settings_are_refused(tiny: Tiny, classifier: LatentClassifier) -> None:

@@ -32,7 +32,10 @@ class Strength(Protocol):
 
 
 class Guide(Protocol):
-    """Pulls the result: the sampler moves the latent to lower `loss`, one value per image (B,)."""
+    """Pulls the result: the sampler moves the latent to lower `loss`, one value per image (B,).
+
+    One that has `of_network = False` looks at the latent and the level alone, which spares it the network's graph.
+    """
 
     @property
     def reads(self) -> Sequence[str]: ...  # taps whose outputs the loss needs
@@ -57,6 +60,10 @@ class Injection(Protocol):
     def window(self) -> Window: ...
 
     def rewrites(self, level: Level) -> Mapping[str, Rewrite]: ...
+
+
+def of_network(guide: Guide) -> bool:
+    return getattr(guide, "of_network", True)
 
 
 def acts_on(injection: Injection) -> Branches:

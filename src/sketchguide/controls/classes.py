@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -24,6 +25,8 @@ class ClassGuide:
     eps - s sqrt(1 - a_t) grad log p(y | x_t), whatever classifier-free guidance has made of eps. `targets` are class
     numbers, one for all images or one each (`LatentClassifier.class_number`).
     """
+
+    of_network: ClassVar[bool] = False
 
     classifier: LatentClassifier
     targets: Sequence[int]
