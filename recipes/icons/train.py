@@ -643,11 +643,11 @@ def main() -> None:
     parser.add_argument("--concepts", choices=["quickdraw", "all"], default="quickdraw")
     parser.add_argument("--styles", default="fluent3d,noto,emojitwo")
     parser.add_argument(
-        "--loose", type=float, default=2.0, help="most that a picture is bent, so that shapes as drawn are known too"
+        "--loose", type=float, default=1.4, help="most that a picture is bent, so that shapes as drawn are known too"
     )
     parser.add_argument("--plain", type=float, default=0.5, help="share of pictures that are not bent at all")
     parser.add_argument(
-        "--focus", type=float, default=1.0, help="how much oftener icons are drawn that are learned badly; 0: evenly"
+        "--focus", type=float, default=1.5, help="how much oftener icons are drawn that are learned badly; 0: evenly"
     )
     parser.add_argument("--preview", type=float, default=15, help="minutes between preview sheets")
     args = parser.parse_args()
