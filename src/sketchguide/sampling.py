@@ -116,13 +116,13 @@ def _look(
     gradients: list[Tensor] = []
     for left, guide in zip(reversed(range(len(pulling))), pulling, strict=True):
         with torch.enable_grad():
-            loss = guide.loss(step)
+            loss = guide.loss(step).sum()
         if not loss.requires_grad:
             raise GuidanceError(
                 f"The loss of {type(guide).__name__} does not depend on the latent.",
                 hint="Something in it is detached, or computed without gradients.",
             )
-        (gradient,) = torch.autograd.grad(loss.sum(), seen, retain_graph=left > 0)
+        (gradient,) = torch.autograd.grad(loss, seen, retain_graph=left > 0)
         if not gradient.isfinite().all():
             raise GuidanceError(
                 f"The gradient of {type(guide).__name__} is not finite at step {now.progress:.0%}.",
