@@ -27,7 +27,7 @@ class Setting(NamedTuple, Generic[Number]):
 
 
 def find_dtype(name: str) -> DType:
-    """UsageError for a name of none."""
+    """The DType called `name`; UsageError where there is none."""
     known: tuple[DType, ...] = get_args(DType)
     for dtype in known:
         if dtype == name:
