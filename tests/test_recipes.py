@@ -12,6 +12,7 @@ from types import ModuleType
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from safetensors.torch import load_file
 
 from sketchguide import generate, load_backbone
 from sketchguide.training.checkpoints import Checkpoints
@@ -54,7 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("size", [64, pytest.param(128, marks=pytest.mark.slow)])
-def test_a_model_is_trained_in_two_stages_that_go_on_where_they_stopped(
+def test_a_model_is_trained_in_stages_that_go_on_where_they_stopped(
     train: ModuleType, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
 ) -> None:
     monkeypatch.setattr(train, "preview", lambda *_: None)  # 25 pictures
@@ -63,17 +64,23 @@ def test_a_model_is_trained_in_two_stages_that_go_on_where_they_stopped(
     monkeypatch.setitem(train.SHAPES, size, narrow)
     common = ["--data", str(data), "--out", str(tmp_path), "--size", str(size), "--batch", "2", "--styles", "noto"]
     steps: list[int] = []
-    for stage in ("autoencoder", "diffusion", "diffusion"):
+    start = ["--start", str(tmp_path / "pipeline"), "--out", str(tmp_path / "decoder")]
+    for stage in ("autoencoder", "diffusion", "diffusion", "decoder"):
         asked = itertools.count()
         monkeypatch.setattr(train.Run, "progress", property(lambda _, asked=asked: min(1.0, next(asked) / 10)))
-        monkeypatch.setattr(sys, "argv", ["train.py", stage, *common])
+        monkeypatch.setattr(sys, "argv", ["train.py", stage, *common, *(start if stage == "decoder" else [])])
         train.main()
-        kept = Checkpoints(tmp_path / stage).latest()
+        kept = Checkpoints(tmp_path / ("decoder/decoder" if stage == "decoder" else stage)).latest()
         assert kept is not None
         steps.append(kept.step)
     assert 0 < steps[1] < steps[2]
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in log if "icons" in line] == ["diffusion", "diffusion"]
+    before, after = (
+        load_file(f / "diffusion_pytorch_model.safetensors") for f in (tmp_path / "vae", tmp_path / "decoder/vae")
+    )
+    changed = {name.split(".")[0] for name, weight in before.items() if not torch.equal(weight, after[name])}
+    assert changed == {"decoder", "post_quant_conv"}  # the denoiser and predictors rest on the first half
     (picture,) = generate("red apple", backbone=load_backbone(tmp_path / "pipeline"), steps=1, seed=1)
     assert picture.image.size == (size, size)
 
@@ -92,6 +99,24 @@ def test_what_is_learned_badly_is_drawn_more_often(train: ModuleType, focus: flo
     resumed = train.Practice(3, focus)
     resumed.load_state_dict(practice.state_dict())
     assert torch.equal(resumed.loss, practice.loss)
+
+
+def test_a_decoder_without_a_model_is_refused(
+    train: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py", "decoder", "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as stopped:
+        train.main()
+    assert stopped.value.code == 2
+    assert "--start" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_spoilt_latents_differ_by_no_more_than_said(train: ModuleType) -> None:
+    latents, rng = torch.zeros(400, 4, 16, 16), torch.Generator().manual_seed(0)
+    deviations = train.spoil(latents, rng).flatten(1).std(dim=1)
+    assert deviations.min() < 0.05
+    assert 0.3 < deviations.max() < 0.65
 
 
 @pytest.mark.usefixtures("train")

@@ -1,6 +1,7 @@
 """Put a trained model, its predictor and its parts into the package: safetensors, model cards, manifest.
 
 python recipes/icons/ship.py --run runs/icons-64
+python recipes/icons/ship.py --decoder runs/decoder
 python recipes/icons/ship.py --predictor runs/icons-64-edges
 python recipes/icons/ship.py --parts runs/parts
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import AutoencoderKL, StableDiffusionPipeline
 
 MODELS = Path(__file__).resolve().parents[2] / "src" / "sketchguide" / "models"
 
@@ -43,7 +44,8 @@ It comes with sketchguide so that every method runs offline; it knows everyday o
   "a red apple", "noto cat on a blue background". At most 30 tokens are read.
 - **Parameters**: {parameters:.1f} M (UNet, text encoder, autoencoder), {bytes:.1f} MB in bfloat16.
 - **Training** (`recipes/icons/train.py`): {samples} samples of augmented pictures in {minutes} minutes on
-  {hardware}, after {autoencoder} minutes for the autoencoder, which also saw edge maps and random strokes.
+  {hardware}, and {autoencoder} minutes for the autoencoder, which also saw edge maps and random strokes; its decoder
+  learned to see through what a denoiser leaves in latents.
 - **Data**: {icons} icons of the Quick, Draw! concepts (the autoencoder: all but a held-out fifth of the others),
   augmented by flips, rotation, scale, aspect, bending, hue and backgrounds.
 - **Attribution**: {credits}
@@ -67,7 +69,24 @@ def ship_pipeline(run: Path, name: str, hardware: str) -> None:
             or max(line["minutes"] for line in log if line["stage"] == "autoencoder")
         ),
     }
+    icons = next(line["icons"] for line in reversed(diffusion) if "icons" in line)
+    write_card(target, name, hardware, training | {"icons": icons})
+
+
+def ship_decoder(run: Path, name: str, hardware: str) -> None:
+    """The autoencoder of a `decoder` run in place of the shipped one; they differ in the second half alone."""
+    target = MODELS / name
+    AutoencoderKL.from_pretrained(run / "vae", dtype=torch.bfloat16).save_pretrained(target / "vae")
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    training = json.loads((target / "training.json").read_text())
+    training["autoencoder_minutes"] += round(max(line["minutes"] for line in log))
+    write_card(target, name, hardware, training)
+
+
+def write_card(target: Path, name: str, hardware: str, training: dict[str, Any]) -> None:
+    """`training.json` and README of the model in `target`."""
     (target / "training.json").write_text(json.dumps(training) + "\n")
+    pipeline = StableDiffusionPipeline.from_pretrained(target, dtype=torch.bfloat16)
     weights = [p for part in (pipeline.unet, pipeline.text_encoder, pipeline.vae) for p in part.parameters()]
     card = CARD.format(
         name=name,
@@ -77,7 +96,7 @@ def ship_pipeline(run: Path, name: str, hardware: str) -> None:
         samples=f"{training['samples']:,}",
         minutes=training["minutes"],
         autoencoder=training["autoencoder_minutes"],
-        icons=next(line["icons"] for line in reversed(diffusion) if "icons" in line),
+        icons=training["icons"],
         hardware=hardware,
         credits=CREDITS,
     )
@@ -169,6 +188,7 @@ def write_manifest() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="folder of recipes/icons/train.py; none: leave the model as it is")
+    parser.add_argument("--decoder", type=Path, help="folder of the decoder stage; none: leave it as it is")
     parser.add_argument("--predictor", type=Path, help="folder of `sketchguide train`; none: leave it as it is")
     parser.add_argument("--parts", type=Path, help="folder of `sketchguide component`; none: leave them as they are")
     parser.add_argument("--name", default="icons-64")
@@ -176,6 +196,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.run:
         ship_pipeline(args.run, args.name, args.hardware)
+    if args.decoder:
+        ship_decoder(args.decoder, args.name, args.hardware)
     if args.predictor:
         ship_predictor(args.predictor, args.name)
     if args.parts:

@@ -1,7 +1,9 @@
-"""Train the embedded text-to-image model, in two stages that can each be interrupted and resumed.
+"""Train the embedded text-to-image model, in stages that can each be interrupted and resumed.
 
     python recipes/icons/train.py autoencoder --data ../shared/data --out runs/icons-64 --minutes 12
     python recipes/icons/train.py diffusion   --data ../shared/data --out runs/icons-64 --minutes 120
+    python recipes/icons/train.py decoder     --data ../shared/data --out runs/decoder --minutes 12 \\
+        --start runs/icons-64/pipeline
 
 The same commands with `--size 128 --device cuda` train icons-128.
 """
@@ -27,7 +29,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torchvision.utils import save_image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from artwork import Artwork, line_drawings
+from artwork import Artwork, line_drawings, uniform
 from sketchguide.training.checkpoints import Checkpoints
 
 PROMPT_TOKENS = 32
@@ -350,14 +352,25 @@ class Practice:
 
 
 def train_autoencoder(args: argparse.Namespace) -> None:
-    run = Run(args, "autoencoder")
+    """Both halves, or as the stage `decoder` the second half of `--start` alone: what was trained on its latents stays
+    right.
+    """
+    run = Run(args, args.stage)
+    decoder_only = args.stage == "decoder"
     rng = Generator().manual_seed(0)
     torch.manual_seed(0)
     artwork = Artwork(args.data, size=args.size, concepts="all")
-    model = build_autoencoder(args.size).to(args.device, memory_format=torch.channels_last).train()
-    average = Average([model], 0.999)
+    if decoder_only:
+        model = AutoencoderKL.from_pretrained(args.start / "vae", dtype=torch.float32)
+        model.encoder.requires_grad_(False)
+        model.quant_conv.requires_grad_(False)
+    else:
+        model = build_autoencoder(args.size)
+    model = model.to(args.device, memory_format=torch.channels_last).train()
+    learning = [model.decoder, model.post_quant_conv] if decoder_only else [model]
+    average = Average(learning, 0.999)
     fast = fast_bfloat16(args.device)
-    optimizer = Optimizer([model], args.rate, dtype=torch.bfloat16 if fast else torch.float32)
+    optimizer = Optimizer(learning, args.rate, dtype=torch.bfloat16 if fast else torch.float32)
     step = 0
     if state := run.load():
         model.load_state_dict(state["model"])
@@ -372,13 +385,10 @@ def train_autoencoder(args: argparse.Namespace) -> None:
         target = pictures.to(args.device, memory_format=torch.channels_last)
         with torch.autocast(args.device, torch.bfloat16, enabled=fast):
             posterior = model.encode(target).latent_dist
-            latent = posterior.sample()
-            # Latents that flip and shrink with the picture are easier for the denoiser to learn.
-            draw = int(torch.randint(8, (1,), generator=rng))
-            if draw < 2:
-                latent, target = latent.flip(-1 - draw), target.flip(-1 - draw)
-            elif draw == 2:
-                latent, target = (F.interpolate(t, scale_factor=0.5, mode="area") for t in (latent.float(), target))
+            if decoder_only:
+                latent = spoil(posterior.mode().float(), rng)
+            else:
+                latent, target = turned(posterior.sample(), target, rng)
             output = model.decode(latent).sample
         loss, parts = reconstruction_loss(output.float(), target, posterior.mean.float(), posterior.logvar.float())
         loss.backward()
@@ -399,16 +409,46 @@ def train_autoencoder(args: argparse.Namespace) -> None:
                 },
             )
     average.swap()
-    normalise_latents(model, artwork, rng, args.device)
+    if not decoder_only:
+        normalise_latents(model, artwork, rng, args.device)
     model.eval().save_pretrained(run.folder / "vae")
     pictures, _ = artwork.batch(32, rng)
     pictures[16:] = line_drawings(pictures[16:], rng)
     with torch.no_grad():
-        again = model.decode(model.encode(pictures.to(args.device)).latent_dist.mode()).sample.cpu()
+        latents = model.encode(pictures.to(args.device)).latent_dist.mode()
+        again = model.decode(latents).sample.cpu()
+        spoilt = model.decode(spoil(latents, rng)).sample.cpu()
     for name, part in (("pictures", slice(0, 16)), ("drawings", slice(16, 32))):
         error = (again[part].clamp(-1, 1) - pictures[part]).square().mean()
         run.log(step=step, **{f"psnr_{name}": 10 * math.log10(4 / error.item())})
-    save_image(torch.cat([pictures, again]).clamp(-1, 1) / 2 + 0.5, run.folder / "autoencoder.png", nrow=16)
+    save_image(torch.cat([pictures, again, spoilt]).clamp(-1, 1) / 2 + 0.5, run.folder / "autoencoder.png", nrow=16)
+
+
+def turned(latent: Tensor, target: Tensor, rng: Generator) -> tuple[Tensor, Tensor]:
+    """Now and then both flipped or shrunk: latents that follow the picture are easier for the denoiser to learn."""
+    draw = int(torch.randint(8, (1,), generator=rng))
+    if draw < 2:
+        return latent.flip(-1 - draw), target.flip(-1 - draw)
+    if draw == 2:
+        return (
+            F.interpolate(latent.float(), scale_factor=0.5, mode="area"),
+            F.interpolate(target, scale_factor=0.5, mode="area"),
+        )
+    return latent, target
+
+
+def spoil(latents: Tensor, rng: Generator) -> Tensor:
+    """`latents` (B, C, h, w) of deviation 1 with what a small denoiser leaves in them: fine and coarse noise up to 0.5.
+
+    A decoder that has seen only clean latents paints it as blotches.
+    """
+    count, channels, height, width = latents.shape
+    amount = uniform(count, 0, 0.5, rng)[:, None, None, None]
+    coarse = uniform(count, 0, 1, rng)[:, None, None, None]
+    smooth = torch.randn(count, channels, height // 4, width // 4, generator=rng)
+    smooth = F.interpolate(smooth, size=(height, width), mode="bicubic", align_corners=False)
+    noise = (1 - coarse) * torch.randn(latents.shape, generator=rng) + coarse * smooth
+    return latents + (amount * noise).to(latents)
 
 
 def reconstruction_loss(
@@ -495,6 +535,7 @@ def train_diffusion(args: argparse.Namespace) -> None:
     kernels = [SDPBackend.MATH, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.FLASH_ATTENTION]
     attention = kernels[:1] if args.device == "cpu" else kernels
     batches = latent_batches(artwork, practice, autoencoder, args.batch, rng, device=args.device, fast=fast)
+    denoise, read = (torch.compile(unet), torch.compile(text)) if args.compile else (unet, text)
     while run.progress < 1:
         chosen, clean, captions = next(batches)
         dropped = torch.rand(args.batch, generator=rng) < 0.1
@@ -507,7 +548,7 @@ def train_diffusion(args: argparse.Namespace) -> None:
         a, s = alpha[times][:, None, None, None], sigma[times][:, None, None, None]
         noise = torch.randn(clean.shape, generator=rng).to(args.device)
         with torch.autocast(args.device, torch.bfloat16, enabled=fast), sdpa_kernel(attention):
-            output = unet(a * clean + s * noise, times, text(tokens).last_hidden_state).sample
+            output = denoise(a * clean + s * noise, times, read(tokens).last_hidden_state).sample
         losses = (output.float() - (a * noise - s * clean)).square().mean(dim=(1, 2, 3))
         loss = losses.mean()
         loss.backward()
@@ -625,12 +666,12 @@ def preview(folder: Path, device: str, step: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stage", choices=["autoencoder", "diffusion"])
+    parser.add_argument("stage", choices=["autoencoder", "diffusion", "decoder"])
     parser.add_argument(
         "--data", type=Path, default=Path("../shared/data"), help="folder with emoji128 and class_map.json"
     )
     parser.add_argument("--out", type=Path, required=True, help="folder of this run; an existing one is resumed")
-    parser.add_argument("--start", type=Path, help="pipeline folder whose weights the diffusion stage starts from")
+    parser.add_argument("--start", type=Path, help="pipeline folder whose weights diffusion or decoder starts from")
     parser.add_argument("--size", type=int, choices=sorted(SHAPES), default=64)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=64)
@@ -649,10 +690,18 @@ def main() -> None:
     parser.add_argument(
         "--focus", type=float, default=1.5, help="how much oftener icons are drawn that are learned badly; 0: evenly"
     )
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="fuse what lies between the products; pays where those are fast (AMX, CUDA)",
+    )
     parser.add_argument("--preview", type=float, default=15, help="minutes between preview sheets")
     args = parser.parse_args()
+    if args.stage == "decoder" and args.start is None:
+        parser.error("decoder needs --start: the pipeline folder whose decoder is to learn more")
     args.out.mkdir(parents=True, exist_ok=True)
-    {"autoencoder": train_autoencoder, "diffusion": train_diffusion}[args.stage](args)
+    train = train_diffusion if args.stage == "diffusion" else train_autoencoder
+    train(args)
 
 
 if __name__ == "__main__":
