@@ -82,6 +82,7 @@ def main() -> None:
     parser.add_argument("--concepts", choices=("quickdraw", "all"), default="quickdraw", help="as in the icon recipe")
     parser.add_argument("--batch", type=int, default=64, help="pictures per step (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    parser.add_argument("--bf16", action="store_true", help="compute in bfloat16 where torch's autocast allows it")
     options = parser.parse_args()
     try:
         train(options)
@@ -98,7 +99,9 @@ def train(options: argparse.Namespace) -> None:
     print(f"{len(labels)} icons of {len(classes)} concepts", flush=True)
     batches = training_batches(artwork, labels, batch=options.batch, seed=options.seed)
     started = reported = time.monotonic()
-    for state in train_classifier(batches, classes=classes, size=options.size, seed=options.seed):
+    for state in train_classifier(
+        batches, classes=classes, size=options.size, seed=options.seed, bf16=options.bf16
+    ):
         now = time.monotonic()
         over = now - started > options.minutes * 60
         if now - reported > 60 or over:

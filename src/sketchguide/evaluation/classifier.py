@@ -53,11 +53,13 @@ def train_classifier(
     learning_rate: float = 2e-3,
     averaged_steps: int = 200,
     seed: int = 0,
+    bf16: bool = False,
 ) -> Iterator[ClassifierStep]:
     """Train a classifier on pictures (B, 3, H, W) in [-1, 1] and class numbers (B,), one batch per step.
 
     The caller may stop at any step: what it gets is an average of the weights over about the last `averaged_steps`
-    steps, so no schedule has to know the end. Training runs on the device of the batches.
+    steps, so no schedule has to know the end. Training runs on the device of the batches, with `bf16` in bfloat16
+    where torch's autocast allows it.
     Raises `TrainingError` when the loss is not finite.
     """
     with torch.random.fork_rng():
@@ -68,13 +70,14 @@ def train_classifier(
     warmup = torch.optim.lr_scheduler.LinearLR(optimiser, start_factor=0.05, total_iters=50)
     for step, (images, labels) in enumerate(batches, start=1):
         if average is None:
-            network.to(images.device)
+            network.to(images.device, memory_format=torch.channels_last)
             average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.0), use_buffers=True).eval()
         # The average is over fewer steps at first, so that it is useful early.
         average.multi_avg_fn = get_ema_multi_avg_fn(1 - 1 / min(step / 4 + 1, averaged_steps))
         network.train()
-        scores = network(images)
-        loss = F.cross_entropy(scores, labels, label_smoothing=0.05)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            scores = network(images.contiguous(memory_format=torch.channels_last))
+        loss = F.cross_entropy(scores.float(), labels, label_smoothing=0.05)
         if not math.isfinite(value := loss.item()):
             raise TrainingError(
                 f"The loss of the classifier is {value} at step {step}.",
