@@ -37,8 +37,8 @@ def find_dtype(name: str) -> DType:
 
 MODEL = "icons-64"
 
-STRENGTH = Setting[float](2.2, 0, 20)
-BLANK = Setting[float](0.3, 0, 1)
+STRENGTH = Setting[float](2.4, 0, 20)
+BLANK = Setting[float](0.5, 0, 1)
 STOP = Setting[float](0.8, 0, 1)
 HANDOVER = Setting[float](0.4, 0, 1)
 EVERY = Setting[int](2, 1, 100)

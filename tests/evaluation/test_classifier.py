@@ -77,8 +77,11 @@ def test_classes_must_differ() -> None:
             IconClassifier(classes)
 
 
-def test_learns_and_may_be_stopped_at_any_step() -> None:
-    training = train_classifier(batches(count=16), classes=CLASSES, size=16, channels=SMALL, learning_rate=1e-2)
+@pytest.mark.parametrize("bf16", [False, True])
+def test_learns_and_may_be_stopped_at_any_step(bf16: bool) -> None:
+    training = train_classifier(
+        batches(count=16), classes=CLASSES, size=16, channels=SMALL, learning_rate=1e-2, bf16=bf16
+    )
     steps = list(itertools.islice(training, 30))
     training.close()
     assert [state.step for state in steps] == list(range(1, 31))
