@@ -10,7 +10,7 @@ from sketchguide.images import save_png, sheet, to_images
 sketches = Path(__file__).parent / "sketches"
 backbone = load_backbone("icons-64")
 row = []
-for name, prompt in (("apple", "a red apple"), ("fish", "a fish")):
+for name, prompt in (("apple", "a red apple"), ("butterfly", "a butterfly")):
     sketch = Sketch.open(sketches / f"{name}.svg")
     ink = torch.tensor(sketch.rasterize(size=(192, 192)).ink)
     row += to_images((1 - 2 * ink).expand(1, 3, -1, -1))
