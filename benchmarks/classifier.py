@@ -99,9 +99,7 @@ def train(options: argparse.Namespace) -> None:
     print(f"{len(labels)} icons of {len(classes)} concepts", flush=True)
     batches = training_batches(artwork, labels, batch=options.batch, seed=options.seed)
     started = reported = time.monotonic()
-    for state in train_classifier(
-        batches, classes=classes, size=options.size, seed=options.seed, bf16=options.bf16
-    ):
+    for state in train_classifier(batches, classes=classes, size=options.size, seed=options.seed, bf16=options.bf16):
         now = time.monotonic()
         over = now - started > options.minutes * 60
         if now - reported > 60 or over:

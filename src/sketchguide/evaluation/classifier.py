@@ -70,8 +70,9 @@ def train_classifier(
     warmup = torch.optim.lr_scheduler.LinearLR(optimiser, start_factor=0.05, total_iters=50)
     for step, (images, labels) in enumerate(batches, start=1):
         if average is None:
-            network.to(images.device, memory_format=torch.channels_last)
+            network.to(images.device)
             average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.0), use_buffers=True).eval()
+            network.to(memory_format=torch.channels_last)
         # The average is over fewer steps at first, so that it is useful early.
         average.multi_avg_fn = get_ema_multi_avg_fn(1 - 1 / min(step / 4 + 1, averaged_steps))
         network.train()
