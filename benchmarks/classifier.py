@@ -29,6 +29,7 @@ from artwork import Artwork, backgrounds, recolour, warp
 
 VALIDATION_SEED = 2**40  # far from the seed of training
 LOOSE = 3.0  # hand-drawn shapes lie further from the artwork than what the generator has seen of it
+PEOPLE = 0.5  # share of pictures laid out as people draw that thing
 
 
 def pictures(artwork: Artwork, chosen: Tensor, rng: Generator, *, loose: float = LOOSE) -> Tensor:
@@ -37,7 +38,8 @@ def pictures(artwork: Artwork, chosen: Tensor, rng: Generator, *, loose: float =
     As the generator sees them, but stretched and bent up to `loose` times as far, as free-hand drawings are.
     """
     layers, _ = recolour(artwork.pixels[chosen], rng)
-    layers = warp(layers, artwork.size, rng, loose=loose)
+    layout = artwork.layouts(chosen, torch.rand(len(chosen), generator=rng) < artwork.people, rng)
+    layers = warp(layers, artwork.size, rng, loose=loose, layout=layout)
     _, papers = backgrounds(len(chosen), rng)
     return (layers[:, :3] + (1 - layers[:, 3:]) * papers[:, :, None, None]).clamp(0, 1) * 2 - 1
 
@@ -93,7 +95,7 @@ def main() -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    artwork = Artwork(options.data, size=options.size, concepts=options.concepts)
+    artwork = Artwork(options.data, size=options.size, concepts=options.concepts, people=PEOPLE)
     classes = sorted({icon.code for icon in artwork.icons})
     labels = torch.tensor([classes.index(icon.code) for icon in artwork.icons])
     print(f"{len(labels)} icons of {len(classes)} concepts", flush=True)

@@ -1,6 +1,8 @@
 """The recipe of the embedded model, in recipes/icons/: that it learns, stops, goes on and is loaded."""
 
 import dataclasses
+import gzip
+import importlib
 import importlib.util
 import itertools
 import json
@@ -9,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -51,6 +54,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "emoji128" / "metadata.json").write_text(json.dumps(records))
     words = {name: [code] for code, (name, _) in COLOURS.items()}
     (folder / "class_map.json").write_text(json.dumps({"quickdraw word -> emoji unicode (Fluent)": words}))
+    square = [[[0, 250, 250, 0, 0], [40, 40, 200, 200, 40]]]
+    drawings = [{"word": name, "recognized": True, "drawing": square} for name, _ in COLOURS.values()]
+    (folder / "quickdraw").mkdir()
+    with gzip.open(folder / "quickdraw" / "quickdraw.ndjson.gz", "wt") as file:
+        file.writelines(json.dumps(drawing) + "\n" for drawing in drawings)
     return folder
 
 
@@ -62,6 +70,7 @@ def test_a_model_is_trained_in_stages_that_go_on_where_they_stopped(
     shape = train.SHAPES[size]
     narrow = dataclasses.replace(shape, autoencoder=(16,) * len(shape.autoencoder), unet=(16, 16, 16), text_width=16)
     monkeypatch.setitem(train.SHAPES, size, narrow)
+    monkeypatch.setattr("proportions.SCORED", 1)
     common = ["--data", str(data), "--out", str(tmp_path), "--size", str(size), "--batch", "2", "--styles", "noto"]
     steps: list[int] = []
     start = ["--start", str(tmp_path / "pipeline"), "--out", str(tmp_path / "decoder")]
@@ -139,12 +148,32 @@ def test_what_is_not_bent_is_only_mirrored_and_moved_a_little() -> None:
         assert (small[1] - bent).abs().mean() > 0.02
 
 
+def test_a_share_of_the_pictures_is_laid_out_as_people_draw(
+    train: ModuleType, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("proportions.SCORED", 1)
+    artwork = train.Artwork(data, size=64, styles=("noto",), plain=0.5, people=0.25)
+    assert sorted(len(fits) for fits in artwork.fits) == [0, 1, 1]  # the first drawing is scored by benchmarks
+    laid: list[float] = []
+    warp = sys.modules["artwork"].warp
+
+    def watched(*args: object, loose: torch.Tensor, layout: dict[int, torch.Tensor]) -> torch.Tensor:
+        laid.extend(float(loose[place]) for place in layout)
+        return warp(*args, loose=loose, layout=layout)
+
+    monkeypatch.setattr("artwork.warp", watched)
+    artwork.batch(900, torch.Generator().manual_seed(0))
+    assert len(laid) / 900 == pytest.approx(0.25 * 2 / 3, abs=0.04)
+    assert min(laid) > 0  # none of those that are not bent
+
+
 def test_a_share_of_the_pictures_is_not_bent(train: ModuleType, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = sys.modules["artwork"]
     drawn: list[torch.Tensor] = []
     warp = module.warp
 
-    def watched(*args: object, loose: torch.Tensor) -> torch.Tensor:
+    def watched(*args: object, loose: torch.Tensor, layout: dict[int, torch.Tensor]) -> torch.Tensor:
+        assert not layout
         drawn.append(loose)
         return warp(*args, loose=loose)
 
@@ -155,3 +184,48 @@ def test_a_share_of_the_pictures_is_not_bent(train: ModuleType, data: Path, monk
     bent = loose[loose > 0]
     assert 1 - len(bent) / 800 == pytest.approx(0.25, abs=0.05)
     assert 1 <= bent.min() < 1.1 < 2.9 < bent.max() <= 3
+
+
+@pytest.mark.usefixtures("train")
+@pytest.mark.parametrize(("angle", "length", "width"), [(5, 0.8, 0.3), (110, 0.8, 0.3), (60, 0.6, 0.4)])
+def test_an_icon_is_laid_into_the_outline_of_a_drawing(angle: float, length: float, width: float) -> None:
+    proportions = importlib.import_module("proportions")
+    icon, drawing = ellipse(60, 0.8, 0.35), ellipse(angle, length, width)
+    moments = [proportions.hull_moments(ink.numpy()) for ink in (icon, drawing)]
+    laid_out = torch.tensor(proportions.fit(*moments), dtype=torch.float32)
+    layers = icon.expand(1, 4, -1, -1)
+    warp = sys.modules["artwork"].warp
+    laid = warp(layers, 64, torch.Generator().manual_seed(0), loose=0.0, layout={0: laid_out})[0, 0] > 0.5
+    both, either = (laid & (drawing > 0.5)).sum(), (laid | (drawing > 0.5)).sum()
+    assert both / either > 0.93
+
+
+def ellipse(angle: float, length: float, width: float) -> torch.Tensor:
+    """A solid one, (64, 64), off the middle."""
+    places = (torch.arange(64) + 0.5) / 32 - 1
+    y, x = torch.meshgrid(places - 0.05, places + 0.1, indexing="ij")
+    turn = torch.deg2rad(torch.tensor(float(angle)))
+    along, across = x * turn.cos() + y * turn.sin(), y * turn.cos() - x * turn.sin()
+    return ((along / length) ** 2 + (across / width) ** 2 < 1).float()
+
+
+@pytest.mark.usefixtures("train")
+def test_an_icon_is_neither_turned_over_nor_stretched_out_of_shape() -> None:
+    proportions = importlib.import_module("proportions")
+    icon, across, thin = (
+        proportions.hull_moments(ellipse(*shape).numpy()) for shape in ((0, 0.8, 0.4), (90, 0.8, 0.4), (0, 0.9, 0.05))
+    )
+    turned = proportions.fit(icon, across)[:, :2]
+    assert turned[0, 0] > 0
+    assert abs(turned[0, 1]) < 0.05
+    scales = np.linalg.svd(proportions.fit(icon, thin)[:, :2], compute_uv=False)
+    assert scales[0] / scales[1] == pytest.approx(proportions.MOST_STRETCH)
+
+
+@pytest.mark.usefixtures("train")
+def test_what_has_no_outline_lays_nothing_out() -> None:
+    proportions = importlib.import_module("proportions")
+    line = torch.zeros(64, 64)
+    assert proportions.hull_moments(line.numpy()) is None
+    line[20, 5:50] = 1
+    assert proportions.hull_moments(line.numpy()) is None

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from PIL import Image
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from proportions import people_fits
 from sketchguide.evaluation.drawings import STYLES, class_map, held_out, with_article
 
 DEFAULT_STYLE = "fluent3d"  # what a caption without a style word means
@@ -64,9 +67,10 @@ class Artwork:
         device: str = "cpu",
         loose: float = 1.0,
         plain: float = 0.0,
+        people: float = 0.0,
     ) -> None:
         """Pictures are stretched and bent up to `loose` times as far as keeps the artwork about as it was drawn; a
-        `plain` share of them is not bent at all.
+        `plain` share of them is not bent at all, and a `people` share is laid out as people draw that thing.
         """
         records = json.loads((data / "emoji128" / "metadata.json").read_text())
         words: dict[str, list[str]] = {}
@@ -77,6 +81,7 @@ class Artwork:
         self.size = size
         self.loose = loose
         self.plain = plain
+        self.people = people
         self.every_name = sorted(
             {r["name"] for r in records} | set(mapping) | {k for r in records for k in r["keywords"]}
         )
@@ -96,6 +101,8 @@ class Artwork:
             pixels.append(torch.from_numpy(rgba).permute(2, 0, 1))
             self.icons.append(Icon(record["style"], code, tuple(dict.fromkeys([record["name"], *words.get(code, [])]))))
         self.pixels = torch.stack(pixels).to(device)  # (N, 4, store, store)
+        alphas = self.pixels[:, 3].cpu()
+        self.fits = people_fits(data, [icon.code for icon in self.icons], alphas) if people else []
 
     def batch(self, count: int, rng: Generator) -> tuple[Tensor, list[str]]:
         """`count` pictures (B, 3, size, size) in [-1, 1], all icons equally likely, and their captions."""
@@ -106,8 +113,10 @@ class Artwork:
         count = len(chosen)
         layers, colours = recolour(self.pixels[chosen.to(self.pixels.device)], rng)
         loose = uniform(count, 1, self.loose, rng)
-        loose[torch.rand(count, generator=rng) < self.plain] = 0
-        layers = warp(layers, self.size, rng, loose=loose)
+        share = torch.rand(count, generator=rng)
+        loose[share < self.plain] = 0
+        layout = self.layouts(chosen, share >= 1 - self.people, rng)
+        layers = warp(layers, self.size, rng, loose=loose, layout=layout)
         names, papers = backgrounds(count, rng)
         pictures = layers[:, :3] + (1 - layers[:, 3:]) * papers[:, :, None, None].to(layers)
         captions = [
@@ -115,6 +124,15 @@ class Artwork:
             for i, colour, name in zip(chosen.tolist(), colours, names, strict=True)
         ]
         return pictures.clamp(0, 1) * 2 - 1, captions
+
+    def layouts(self, chosen: Tensor, laid_out: Tensor, rng: Generator) -> dict[int, Tensor]:
+        """For the places `laid_out` (B,) in `chosen` (B,) whose thing people have drawn: one map (2, 3) of theirs."""
+        layout: dict[int, Tensor] = {}
+        for place in laid_out.nonzero()[:, 0].tolist():
+            fits = self.fits[int(chosen[place])]
+            if len(fits):
+                layout[place] = fits[int(torch.randint(len(fits), (1,), generator=rng))]
+        return layout
 
 
 def uniform(count: int, low: float, high: float, rng: Generator) -> Tensor:
@@ -129,10 +147,18 @@ def chance(rng: Generator) -> float:
     return float(torch.rand((), generator=rng))
 
 
-def warp(layers: Tensor, size: int, rng: Generator, *, loose: float | Tensor = 1.0) -> Tensor:
+def warp(
+    layers: Tensor,
+    size: int,
+    rng: Generator,
+    *,
+    loose: float | Tensor = 1.0,
+    layout: Mapping[int, Tensor] = MappingProxyType({}),
+) -> Tensor:
     """Flip, rotate, scale, stretch, shift and bend each picture its own way; stretch and bend `loose` times as far.
 
-    Where `loose` is 0, pictures are only flipped and moved by up to a fortieth.
+    Where `loose` is 0, pictures are only flipped and moved by up to a fortieth. Those with a map (2, 3) in `layout` are
+    laid out by it and bent.
     """
     count = len(layers)
     moved = torch.as_tensor(loose).clamp(max=1)
@@ -151,6 +177,8 @@ def warp(layers: Tensor, size: int, rng: Generator, *, loose: float | Tensor = 1
         ],
         dim=1,
     )
+    for i, laid in layout.items():
+        matrix[i] = laid
     grid = F.affine_grid(matrix.to(layers), [count, 4, size, size], align_corners=False)
     bend = torch.randn(count, 2, 4, 4, generator=rng) * (loose * uniform(count, 0, 0.05, rng))[:, None, None, None]
     bend = F.interpolate(bend.to(layers), size=(size, size), mode="bicubic", align_corners=True)

@@ -491,6 +491,7 @@ def train_diffusion(args: argparse.Namespace) -> None:
         device=args.device,
         loose=args.loose,
         plain=args.plain,
+        people=args.people,
     )
     if args.start and not (run.folder / "vae").exists():
         for part in ("vae", "tokenizer"):
@@ -686,7 +687,10 @@ def main() -> None:
     parser.add_argument(
         "--loose", type=float, default=1.4, help="most that a picture is bent, so that shapes as drawn are known too"
     )
-    parser.add_argument("--plain", type=float, default=0.5, help="share of pictures that are not bent at all")
+    parser.add_argument("--plain", type=float, default=0.45, help="share of pictures that are not bent at all")
+    parser.add_argument(
+        "--people", type=float, default=0.35, help="share of pictures laid out as people draw that thing"
+    )
     parser.add_argument(
         "--focus", type=float, default=1.5, help="how much oftener icons are drawn that are learned badly; 0: evenly"
     )
@@ -697,6 +701,8 @@ def main() -> None:
     )
     parser.add_argument("--preview", type=float, default=15, help="minutes between preview sheets")
     args = parser.parse_args()
+    if args.plain + args.people > 1:
+        parser.error("--plain and --people are shares of the same pictures: together at most 1")
     if args.stage == "decoder" and args.start is None:
         parser.error("decoder needs --start: the pipeline folder whose decoder is to learn more")
     args.out.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 
@@ -29,8 +30,8 @@ included.
 ```python
 from sketchguide import LatentPredictor, generate, load_backbone
 
-backbone = load_backbone({model!r})
-predictor = LatentPredictor.from_pretrained({folder!r}).to(backbone.device)
+backbone = load_backbone({model_text})
+predictor = LatentPredictor.from_pretrained({folder_text}).to(backbone.device)
 (picture,) = generate("a red apple", sketch="apple.svg", backbone=backbone, predictor=predictor)
 picture.save("apple.png")
 ```
@@ -84,7 +85,8 @@ def model_card(
         family=config.family,
         latent_channels=config.latent_channels,
         command=usage(config.backbone, folder),
-        folder=str(folder),
+        model_text=json.dumps(config.backbone),
+        folder_text=json.dumps(str(folder)),
         pictures=pictures,
         held_out_pictures=held_out_pictures,
         steps=settings.steps,

@@ -1,0 +1,125 @@
+"""recipes/icons/ship.py: what is put into the package is found there, is whole, and says what it is."""
+
+import importlib.util
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sketchguide import load_backbone, load_predictor
+from sketchguide.backbones.tiny import tiny_stable_diffusion
+from sketchguide.loading import shipped
+from sketchguide.training.card import model_card
+from sketchguide.training.predictor import PredictorTraining
+from support import MakePredictor
+
+SCRIPT = Path(__file__).resolve().parents[1] / "recipes" / "icons" / "ship.py"
+
+
+@pytest.fixture
+def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    """`ship("--run", …)`: the script as if called so, with an empty package, whose folder of models it returns."""
+    if not SCRIPT.is_file():
+        pytest.skip("the recipes are not part of this distribution")
+    spec = importlib.util.spec_from_file_location("icons_ship", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    models = tmp_path / "package"
+    models.mkdir()
+    monkeypatch.setattr(module, "MODELS", models)
+    monkeypatch.setattr("sketchguide.loading.EMBEDDED", models)
+
+    def call(*arguments: str | Path) -> Path:
+        monkeypatch.setattr("sys.argv", ["ship.py", "--name", "small", *map(str, arguments)])
+        module.main()
+        return models
+
+    return call
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A finished run of train.py that went on from shipped weights."""
+    folder = tmp_path / "run"
+    tiny_stable_diffusion().save_pretrained(folder / "pipeline")
+    earlier = {"earlier_samples": 1000, "earlier_minutes": 5, "earlier_autoencoder_minutes": 3}
+    lines = [
+        {"stage": "diffusion", "minutes": 0, "icons": 7},
+        {"stage": "diffusion", "minutes": 0, **earlier},
+        {"stage": "diffusion", "minutes": 2.2, "samples": 234},
+    ]
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return folder
+
+
+def test_a_model_adds_to_what_it_started_from(ship: Callable[..., Path], run: Path) -> None:
+    models = ship("--run", run)
+    assert json.loads((models / "small" / "training.json").read_text()) == {
+        "samples": 1234,
+        "minutes": 7,
+        "autoencoder_minutes": 3,
+        "icons": 7,
+    }
+    pipeline = tiny_stable_diffusion()
+    parts = (pipeline.unet, pipeline.text_encoder, pipeline.vae)
+    parameters = sum(p.numel() for part in parts for p in part.parameters())
+    card = (models / "small" / "README.md").read_text()
+    for words in (f"{parameters / 1e6:.1f} M", "1,234 samples", "7 minutes", "7 icons"):
+        assert words in card
+    (one,) = shipped()
+    one.verify()
+
+
+def test_a_decoder_takes_the_place_of_the_shipped_one(ship: Callable[..., Path], run: Path, tmp_path: Path) -> None:
+    models = ship("--run", run)
+    pictures = [load_backbone("small").decode(torch.zeros(1, 4, 4, 4))]
+    other = tiny_stable_diffusion()
+    with torch.no_grad():
+        other.vae.decoder.conv_out.bias += 1
+    other.vae.save_pretrained(tmp_path / "decoder" / "vae")
+    (tmp_path / "decoder" / "log.jsonl").write_text('{"stage": "decoder", "minutes": 8.1}\n')
+    ship("--decoder", tmp_path / "decoder")
+    pictures.append(load_backbone("small").decode(torch.zeros(1, 4, 4, 4)))
+    assert (pictures[1] - pictures[0]).mean() == pytest.approx(1, abs=0.02)
+    assert json.loads((models / "small" / "training.json").read_text())["autoencoder_minutes"] == 11
+
+
+def test_a_predictor_is_found_by_the_model_and_its_card_says_how(
+    ship: Callable[..., Path], run: Path, tmp_path: Path, make_predictor: MakePredictor
+) -> None:
+    models = ship("--run", run)
+    backbone = load_backbone("small")
+    predictor = make_predictor(taps=("mid_block.resnets.0",), channels=(32,), backbone="small")
+    folder = tmp_path / 'an "odd" name'
+    facts = {"pictures": 3, "held_out_pictures": 1, "held_out": 0.5, "seconds": 60, "hardware": "a test"}
+    card = model_card(predictor.config, PredictorTraining(), folder=folder, **facts)
+    predictor.save_pretrained(folder, card=card)
+    (folder / "training.json").write_text("{}")
+    ship("--predictor", folder)
+    text = (models / "small-edges" / "README.md").read_text()
+    assert "odd" not in text
+    code = text.split("```python\n")[1].split("(picture,)")[0]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["predictor"].config == load_predictor(None, backbone).config == predictor.config
+
+
+def test_a_part_that_is_too_large_or_without_a_report_is_refused(ship: Callable[..., Path], tmp_path: Path) -> None:
+    parts = tmp_path / "parts"
+    parts.mkdir()
+    (parts / "sketcher.safetensors").write_bytes(b"\0" * 100)
+    with pytest.raises(SystemExit, match="report"):
+        ship("--parts", parts)
+    (parts / "sketcher-report.json").write_text(json.dumps({"minutes": 2.0, "error": 0.123456}))
+    models = ship("--parts", parts)
+    assert "minutes 2, error 0.123" in (models / "small-parts" / "README.md").read_text()
+    shutil.copyfile(parts / "sketcher-report.json", parts / "classifier-report.json")
+    (parts / "classifier.safetensors").write_bytes(b"\0" * 5_000_001)
+    with pytest.raises(SystemExit, match="5 MB"):
+        ship("--parts", parts)
