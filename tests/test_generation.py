@@ -29,7 +29,7 @@ from sketchguide.generation import (
 )
 from sketchguide.guidance import encode_map, latent_guide
 from sketchguide.images import read_png_text, save_png
-from sketchguide.loading import LORA_FILE, fingerprint
+from sketchguide.loading import LORA_FILE, fingerprint, load_backbone
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sketch import Sketch, SpatialMap
@@ -89,6 +89,17 @@ def test_a_saved_picture_can_be_made_again(tiny: Tiny, predictor: LatentPredicto
     (again,) = [event for event in events if isinstance(event, Picture)]
     with Image.open(tmp_path / "cat.png") as saved:
         assert np.array_equal(pixels(again.image), pixels(saved))
+
+
+def test_a_recipe_names_what_was_loaded_already(predictor: LatentPredictor, tmp_path: Path) -> None:
+    tiny_stable_diffusion().save_pretrained(tmp_path / "model")
+    predictor.save_pretrained(tmp_path / "lines", card="")
+    backbone = load_backbone(tmp_path / "model", dtype="bfloat16")
+    lines = LatentPredictor.from_pretrained(tmp_path / "lines")
+    (picture,) = generate("a cat", sketch=CROSS, backbone=backbone, predictor=lines, seed=1, steps=2, size=SIZE)
+    (again,) = [p for p in run(picture.recipe.request) if isinstance(p, Picture)]
+    assert np.array_equal(pixels(again.image), pixels(picture.image))
+    assert again.made_with == picture.made_with
 
 
 def test_a_picture_not_asked_for_is_refused(tiny: Tiny) -> None:
@@ -154,9 +165,11 @@ def test_a_random_seed_is_returned(tiny: Tiny) -> None:
 # ---------------------------------------------------------------------------------------------------------- warnings
 
 
-def test_a_blank_drawing_is_told_of(tiny: Tiny, predictor: LatentPredictor) -> None:
+def test_nothing_follows_a_blank_drawing(tiny: Tiny, predictor: LatentPredictor) -> None:
     with pytest.warns(SketchguideWarning, match="blank"):
-        draw(tiny, predictor, sketch=Sketch(), steps=1)
+        (blank,) = draw(tiny, predictor, sketch=Sketch())
+    (free,) = draw(tiny, predictor, sketch=None)
+    assert np.array_equal(pixels(blank.image), pixels(free.image))
 
 
 def test_a_prompt_cut_short_is_told_of(tiny: Tiny) -> None:

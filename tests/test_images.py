@@ -213,9 +213,16 @@ def test_sides_out_of_range_are_refused(width: int, height: int) -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(8000, 8000), (50_000, 50_000), (2**31 - 1, 2**31 - 1)])
 def test_pixel_bombs_are_refused_from_the_header(width: int, height: int) -> None:
-    bomb = png_header(width, height) + chunk(b"IDAT", b"")
-    with pytest.raises(SketchError):
+    bomb = png_header(width, height) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    with pytest.raises(SketchError, match="pixels; at most 32 million are allowed"):
         open_image(bomb)
+
+
+def test_text_is_read_from_pictures_too_large_to_open(tmp_path: Path) -> None:
+    save_png(Image.new("1", (8000, 5000)), tmp_path / "sheet.png", text={"sketchguide": "{}"})
+    assert read_png_text(tmp_path / "sheet.png")["sketchguide"] == "{}"
+    with pytest.raises(SketchError, match="8000 × 5000 pixels"):
+        open_image(tmp_path / "sheet.png")
 
 
 def test_compressed_text_bombs_are_refused(tmp_path: Path) -> None:

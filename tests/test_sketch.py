@@ -209,6 +209,25 @@ def test_a_wide_canvas_keeps_its_aspect() -> None:
             assert np.ptp(columns) == pytest.approx(0.4 * min(size[0], 2 * size[1]), abs=2.5)
 
 
+def test_lines_on_the_edge_of_the_canvas_are_drawn() -> None:
+    frame = Sketch.from_svg(
+        '<svg viewBox="0 0 100 100"><rect width="100" height="100" fill="none" stroke="black"/></svg>'
+    )
+    ink = frame.rasterize(size=(64, 64)).ink
+    assert min(ink[0].mean(), ink[-1].mean(), ink[:, 0].mean(), ink[:, -1].mean()) > 0.85
+    dot = Sketch.from_strokes([[[1.0], [1.0]]]).rasterize(size=(64, 64))
+    assert dot.ink[-1, -1] == 1
+
+
+def test_a_name_that_is_no_text_is_kept_as_far_as_it_can_be(tmp_path: Path) -> None:
+    file = tmp_path / "caf\udce9.svg"
+    try:
+        file.write_text('<svg viewBox="0 0 9 9"><path d="M1 1L8 8" stroke="black"/></svg>')
+    except (OSError, UnicodeError):
+        pytest.skip("this file system holds names that are text alone")
+    assert Sketch.open(file).name == "caf?"
+
+
 def test_what_lies_off_the_canvas_is_cut_at_its_edge() -> None:
     far = Sketch.from_strokes([[[-9e5, 0.5], [9e5, 0.5]], [[-2, -2], [-1, 3]], [[0.5, 7]]])
     near = Sketch.from_strokes([[[0, 0.5], [1, 0.5]]])

@@ -96,7 +96,8 @@ def generate(
     """Make pictures of `prompt` that follow `sketch` (a Sketch, or a file to open); without one, plain text-to-image.
 
     `settings` are the other fields of `Request` (`strength`, `stop`, `steps`, `scale`, `count`, `size`, `model`, …).
-    A `backbone` or `predictor` already loaded is used in place of `model` and `predictor` names.
+    A `backbone` or `predictor` already loaded is used in place of `model` and `predictor` names; the recipe names where
+    they came from. What has no name, such as a LoRA that is on the backbone, must be there again to repeat a picture.
 
     Raises a SketchguideError; warns (SketchguideWarning) of a blank sketch, a prompt cut short and a scale of 1.
     """
@@ -104,6 +105,9 @@ def generate(
         sketch = Sketch.open(sketch)
     if backbone is not None:
         settings["model"] = backbone.name
+        settings.setdefault("dtype", str(backbone.dtype).removeprefix("torch."))
+    if predictor is not None and predictor.source is not None:
+        settings.setdefault("predictor", predictor.source)
     request = Request.checked(
         prompt=prompt,
         sketch=None if sketch is None else sketch.to_json(),

@@ -39,7 +39,7 @@ def controls_of(
     request: Request, backbone: Backbone, drawing: SpatialMap | None, predictor: LatentPredictor | None
 ) -> Controls:
     controls = Controls(backbone, [], {})
-    if drawing is not None:
+    if drawing is not None and not drawing.blank:  # an empty page would pull everything to paper
         predictor = predictor or _predictor(request, backbone)
         if predictor is not None:
             predictor.check_fits(backbone)

@@ -90,6 +90,8 @@ def _decode(data: bytes, *, name: str, field: str) -> tuple[Image.Image, bool]:
     try:
         with _opened(data, name=name, field=field) as image:
             width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise _too_large(name, f"{width} × {height}", field=field)
             if not (MIN_SIDE <= width <= MAX_SIDE and MIN_SIDE <= height <= MAX_SIDE):
                 raise SketchError(
                     f"{name} is {width} × {height} pixels; each side must be {MIN_SIDE} to {MAX_SIDE} pixels.",
@@ -110,23 +112,26 @@ def _decode(data: bytes, *, name: str, field: str) -> tuple[Image.Image, bool]:
 
 
 def _opened(data: bytes, *, name: str, field: str) -> Image.Image:
-    """The header read and checked, the pixels not yet decoded; for PNG every checksum has been verified."""
+    """The header read, the pixels not yet decoded; for PNG every checksum has been verified."""
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         allowed = ", ".join(FORMATS).replace("WEBP", "WebP")
         raise SketchError(f"{name} is not a readable picture; allowed are {allowed}.", field=field) from error
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise SketchError(
-            f"{name} has {width} × {height} pixels; at most {MAX_PIXELS // 1_000_000} million are allowed.",
-            hint="Make it smaller first.",
-            field=field,
-        )
+    except Image.DecompressionBombError as error:
+        raise _too_large(name, "far too many", field=field) from error
     if image.format == "PNG":
         image.verify()
         image = Image.open(io.BytesIO(data), formats=("PNG",))
     return image
+
+
+def _too_large(name: str, pixels: str, *, field: str) -> SketchError:
+    return SketchError(
+        f"{name} has {pixels} pixels; at most {MAX_PIXELS // 1_000_000} million are allowed.",
+        hint="Make it smaller first.",
+        field=field,
+    )
 
 
 def _rgb(image: Image.Image, *, name: str, field: str) -> Image.Image:
@@ -294,7 +299,8 @@ def read_png_text(path: str | Path) -> dict[str, str]:
             with _opened(data, name=str(path), field="image") as image:
                 if not isinstance(image, PngImagePlugin.PngImageFile):
                     raise SketchError(f"{path} is {image.format}, not PNG; only PNG carries text.", field="image")
-                return {key: str(value) for key, value in image.text.items()}
+                # Not `image.text`, which decodes the pixels to see what comes after them: sheets may be large.
+                return {key: str(value) for key, value in image.info.items() if isinstance(value, str)}
     except SketchError:
         raise
     except Exception as error:  # see _decode

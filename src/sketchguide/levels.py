@@ -89,6 +89,12 @@ def levels_of(scheduler: Any, steps: int) -> list[Level]:
         pairs = [_flow_or_variance_preserving(scheduler, float(s)) for s in scheduler.sigmas]
     else:
         products = scheduler.alphas_cumprod
+        if times[0] >= len(products):  # an offset lifts the noisiest one beyond what the model knows
+            raise UsageError(
+                f"{type(scheduler).__name__} cannot make {steps} steps of {len(products)} levels.",
+                hint="Take fewer.",
+                field="steps",
+            )
         last = float(getattr(scheduler, "final_alpha_cumprod", 1.0))
         pairs = [_from_product(float(products[int(t)])) for t in times] + [_from_product(last)]
     times.append(0.0)

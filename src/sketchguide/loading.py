@@ -214,6 +214,7 @@ def load_predictor(name: str | Path | None, backbone: Backbone) -> LatentPredict
         match[0].verify()
         source = match[0].folder
     predictor = LatentPredictor.from_pretrained(source).to(backbone.device)
+    predictor.source = str(name)
     predictor.check_fits(backbone)
     return predictor
 

@@ -72,6 +72,7 @@ class LatentPredictor(nn.Module):
     def __init__(self, config: PredictorConfig) -> None:
         super().__init__()
         self.config = config
+        self.source: str | None = None  # where it was loaded from
         first, *rest = config.widths
         self.first = nn.ModuleList(nn.Conv2d(c, first, 1, bias=False) for c in config.channels)
         self.noise = nn.Linear(NOISE_BANDS, first)
@@ -178,6 +179,7 @@ class LatentPredictor(nn.Module):
             raise WeightsError(
                 f"{file} does not hold the weights its header describes: {error}", field="predictor"
             ) from error
+        predictor.source = str(source)
         return predictor.eval().requires_grad_(False)
 
     def push_to_hub(self, repo_id: str, *, folder: str | Path, private: bool = False) -> str:

@@ -110,6 +110,8 @@ class Sketch:
         if not (is_number(self.aspect) and 1 / MAX_ASPECT <= self.aspect <= MAX_ASPECT):
             refuse(f"The canvas is {self.aspect} times as wide as high; allowed is 1/{MAX_ASPECT:g} to {MAX_ASPECT:g}.")
         object.__setattr__(self, "strokes", tuple(self.strokes))
+        # File names may hold bytes that are no text, which could not be written into a PNG in the end.
+        object.__setattr__(self, "name", self.name.encode("utf-8", "replace").decode())
         points = sum(len(stroke.points) for stroke in self.strokes)
         if points > MAX_POINTS:
             refuse(f"The drawing has {points} points; at most {MAX_POINTS} are allowed.", hint="Simplify it first.")
@@ -545,17 +547,18 @@ def _drawn(strokes: Sequence[Stroke], *, canvas: tuple[int, int]) -> Float:
             points = np.concatenate([points, points[:1]])
         weight = float(stroke.weight)
         if len(points) == 1:
-            draw.point(_cells(points), fill=weight)
+            draw.point(_cells(points, (width, height)), fill=weight)
         elif (points >= 0).all() and (points <= (width, height)).all():
-            draw.line(_cells(points), fill=weight)
+            draw.line(_cells(points, (width, height)), fill=weight)
         else:
             for segment in _clipped(points, limit=(width, height)):
-                draw.line(_cells(segment), fill=weight)
+                draw.line(_cells(segment, (width, height)), fill=weight)
     return np.asarray(picture)
 
 
-def _cells(points: Points) -> list[float]:
-    return np.floor(points).ravel().tolist()
+def _cells(points: Points, limit: tuple[int, int]) -> list[float]:
+    """x and y of the cells that points lie in; the far edges of the canvas belong to its last cells."""
+    return np.where(points == limit, np.array(limit) - 1, np.floor(points)).ravel().tolist()
 
 
 def _clipped(points: Points, *, limit: tuple[int, int]) -> NDArray[np.float64]:

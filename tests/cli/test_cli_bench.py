@@ -83,6 +83,35 @@ def test_another_predictor_under_the_same_name_is_noticed(sketchguide: Run, benc
     assert f"The network of {lgp} is another one" in result.err
 
 
+def test_another_edge_detector_is_noticed(sketchguide: Run, bench: list[str], done: tuple[Path, Any]):
+    file = done[0] / "config.json"
+    config = json.loads(file.read_text())
+    assert config["judges"] == {"edges": "edges"}
+    file.write_text(json.dumps(config | {"judges": {"edges": "0123456789ab"}}))
+    result = sketchguide(*bench, "-o", done[0])
+    file.write_text(json.dumps(config))
+    assert result.code == 2
+    assert "judges" in result.err
+
+
+def test_a_mistake_beside_fresh_loses_nothing(sketchguide: Run, bench: list[str], done: tuple[Path, Any]):
+    before = (done[0] / "results.jsonl").read_text()
+    result = sketchguide(*bench, "-o", done[0], "--fresh", "--set", "own-blurred")
+    assert result.code == 2
+    assert "no perturbation" in result.err
+    assert (done[0] / "results.jsonl").read_text() == before
+
+
+def test_own_drawings_can_be_spoiled(sketchguide: Run, bench: list[str], tmp_path: Path):
+    few = [*bench, "--sketches", "1", "-o", str(tmp_path), "--json"]
+    result = sketchguide(*few, "--set", "own", "--set", "own-thick")
+    assert result.code == 0, result.err
+    rows = {(row["set"], row["method"]): row for row in result.json["rows"]}
+    text, lgp = bench[bench.index("--method") + 1], bench[-1]
+    assert rows["own", text]["f1"] == rows["own-thick", text]["f1"]  # held to the lines as they were meant
+    assert rows["own", lgp]["f1"] != rows["own-thick", lgp]["f1"]
+
+
 def test_a_method_that_never_works_costs_its_own_rows_alone(
     sketchguide: Run, bench: list[str], done: tuple[Path, Any], trained: tuple[Path, Any]
 ):

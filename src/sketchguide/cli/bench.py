@@ -53,8 +53,8 @@ def command(
         list[str] | None,
         typer.Option(
             "--set",
-            help="quickdraw, icons or tuberlin, also spoiled (quickdraw-thick, -thin, -broken, -shifted, -inverted, "
-            f"-stray), or {OWN}: edges of pictures that the model makes itself. Give it several times. Default: "
+            help=f"quickdraw, icons, tuberlin or {OWN} (edges of pictures that the model makes itself), also spoiled: "
+            "quickdraw-thick, -thin, -broken, -shifted, -inverted, -stray. Give it several times. Default: "
             f"{', '.join(SETS)}; without --data, {OWN}.",
             metavar="NAME",
             rich_help_panel=WHAT,
@@ -132,7 +132,7 @@ def command(
         raise UsageError(
             f"--compare {compare} is none of the methods.", hint=f"Choose one of {', '.join(methods)}.", field="compare"
         )
-    if missing := [name for name in names if name != OWN and data is None]:
+    if missing := [name for name in names if name.partition("-")[0] != OWN and data is None]:
         raise UsageError(
             f"The set {missing[0]!r} needs data.", hint=f"Give --data, or --set {OWN}, which needs none.", field="data"
         )
@@ -156,12 +156,12 @@ def command(
         request = Request.checked(prompt="", seed=seed, model=backbone.name)
         config = made_with(backbone, request, judges, batch=batch)
         with Checkpoints(output).lock():
+            bar.update(task, description="Drawings")
+            drawings = {name: _drawings(name, backbone, data, count) for name in names}
             if fresh:
                 (output / "results.jsonl").unlink(missing_ok=True)
                 (output / "config.json").unlink(missing_ok=True)
             kept = check_alike(output, config, built)
-            bar.update(task, description="Drawings")
-            drawings = {name: _drawings(name, backbone, data, count) for name in names}
             _write(output / "config.json", kept)
             benchmark = Benchmark(
                 backbone=backbone,
@@ -228,10 +228,12 @@ def _judges(
 
 
 def _drawings(name: str, backbone: Backbone, data: Path | None, count: int) -> Sequence[Drawing]:
-    from sketchguide.evaluation.drawings import load_set, own_edges
+    from sketchguide.evaluation.drawings import load_set, own_edges, spoiled
 
-    if name == OWN or data is None:
-        return own_edges(backbone, count=count, prompts=OWN_PROMPTS)
+    base, dash, kind = name.partition("-")
+    if base == OWN or data is None:
+        drawings = own_edges(backbone, count=count, prompts=OWN_PROMPTS)
+        return spoiled(drawings, kind, size=backbone.default_size) if dash else drawings
     return load_set(name, data, count=count, size=backbone.default_size)
 
 

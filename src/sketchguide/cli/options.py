@@ -75,7 +75,8 @@ StrengthOption = Annotated[
 StopOption = Annotated[
     float | None,
     typer.Option(
-        help=f"Part of the steps after which the drawing lets go: {STOP}.",
+        help=f"Part of the steps after which the drawing lets go: {STOP}; at most what the predictor was trained for, "
+        "0.9 as a rule.",
         metavar="S",
         rich_help_panel=GUIDANCE,
     ),

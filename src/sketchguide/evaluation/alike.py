@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch.nn import Module
-
 from sketchguide.backbones.base import Backbone
 from sketchguide.errors import UsageError
 from sketchguide.evaluation.benchmark import Judges
+from sketchguide.evaluation.detectors import Detector
 from sketchguide.loading import fingerprint
 from sketchguide.methods import STEERING, Built
 from sketchguide.request import Request
@@ -20,13 +19,16 @@ from sketchguide.training.checkpoints import check_config
 
 def made_with(backbone: Backbone, request: Request, judges: Judges, *, batch: int) -> dict[str, Any]:
     """What all results of a benchmark must have in common."""
-    networks = {"edges": judges.detector, "recognised": judges.classifier}
+    detector = judges.detector
+    named = {"edges": fingerprint(detector.network) if isinstance(detector, Detector) else detector.name}
+    if judges.classifier is not None:
+        named["recognised"] = fingerprint(judges.classifier)
     return {
         "model": fingerprint(backbone.network),
         "seed": request.seed,
         "batch": batch,
         "settings": request.model_dump(include={*STEERING, "size", "model"}),
-        "judges": {name: fingerprint(one) for name, one in networks.items() if isinstance(one, Module)},
+        "judges": named,
     }
 
 

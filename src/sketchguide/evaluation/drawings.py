@@ -156,12 +156,14 @@ def load_set(name: str, data: Path, *, count: int, size: Size) -> list[Drawing]:
             field="sets",
         )
     drawings = SETS[base](data, count=count, size=size)
-    if dash:
-        drawings = [
-            replace(d, ink=perturb(d.source or d.ink, kind, size=size, seed=i), meant=d.ink)
-            for i, d in enumerate(drawings)
-        ]
-    return drawings
+    return spoiled(drawings, kind, size=size) if dash else drawings
+
+
+def spoiled(drawings: Sequence[Drawing], kind: str, *, size: Size) -> list[Drawing]:
+    """The drawings with their maps spoiled in one way (`perturb`); what was meant is kept."""
+    return [
+        replace(d, ink=perturb(d.source or d.ink, kind, size=size, seed=i), meant=d.ink) for i, d in enumerate(drawings)
+    ]
 
 
 def class_map(data: Path) -> dict[str, list[str]]:
