@@ -330,6 +330,38 @@ def test_a_mask_needs_strokes(tiny: Tiny) -> None:
 # ---------------------------------------------------------------------------------------------------------------- size
 
 
+def test_the_drawing_lies_on_the_picture_though_that_is_cut(tiny: Tiny, predictor: LatentPredictor) -> None:
+    """A wide picture with a ball at its middle, and the outline of the ball drawn on it: both are cut to a square."""
+    wide = Image.new("RGB", (192, 64), "white")
+    ImageDraw.Draw(wide).ellipse((76, 12, 116, 52), fill="red")
+    turns = np.linspace(0, 2 * np.pi, 60)
+    around = np.stack([0.5 + 20 / 192 * np.cos(turns), 0.5 + 20 / 64 * np.sin(turns)], axis=1)
+    ring = Sketch.from_strokes([around], aspect=3)
+    with pytest.warns(SketchguideWarning, match="cut off"):
+        (made,) = translate(
+            wide,
+            "a cat",
+            backbone=tiny(),
+            predictor=predictor,
+            sketch=ring,
+            steps=1,
+            seed=1,
+            size=(64, 64),
+            drawn=False,
+        )
+    assert made.request.sketch is not None
+    ink = Sketch.from_json(made.request.sketch).rasterize(size=(64, 64)).ink
+    rows, columns = np.nonzero(ink > 0.5)
+    assert (columns.min(), columns.max()) == pytest.approx((12, 52), abs=2)
+    assert (rows.min(), rows.max()) == pytest.approx((12, 52), abs=2)
+
+
+def test_what_was_loaded_already_is_named(tiny: Tiny, predictor: LatentPredictor) -> None:
+    predictor.source = "somewhere"
+    (made,) = make(tiny, sketch=CROSS, predictor=predictor)
+    assert (made.request.predictor, made.request.dtype) == ("somewhere", "float32")
+
+
 def test_the_size_follows_the_aspect(tiny: Tiny) -> None:
     assert tiny().default_size == (64, 64)
     assert fitting_size(1.0, tiny()) == (64, 64)
@@ -355,9 +387,10 @@ def test_see_through_is_white(tiny: Tiny, tmp_path: Path) -> None:
     image = Image.new("RGBA", (64, 64), (0, 0, 0, 0))
     ImageDraw.Draw(image).ellipse((8, 8, 50, 50), fill=(255, 0, 0, 255))
     image.save(tmp_path / "a.png")
-    (picture,) = translate(tmp_path / "a.png", "a cat", backbone=tiny(), steps=1, seed=1)
-    assert picture.request.layout is not None
-    assert from_base64(picture.request.layout.picture).getpixel((0, 0)) == (255, 255, 255)
+    for source in (tmp_path / "a.png", image):
+        (picture,) = translate(source, "a cat", backbone=tiny(), steps=1, seed=1)
+        assert picture.request.layout is not None
+        assert from_base64(picture.request.layout.picture).getpixel((0, 0)) == (255, 255, 255)
 
 
 # -------------------------------------------------------------------------------------------------------------- faults
@@ -389,6 +422,12 @@ def test_bad_settings_are_named(tiny: Tiny, settings: dict[str, Any], field: str
     assert caught.value.field == field
 
 
+def test_an_unknown_tap_is_told_before_the_source_is_walked(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sketchguide.sources.ascend", lambda *_, **__: pytest.fail("the source was walked"))
+    with pytest.raises(TapError):
+        make(tiny, features="up_blocks.9")
+
+
 def test_an_unknown_tap_is_answered_with_those_there_are(tiny: Tiny) -> None:
     with pytest.raises(TapError, match=r"no submodule 'up_blocks\.1\.conv9'") as caught:
         make(tiny, features=["up_blocks.1.conv9"])
@@ -417,6 +456,7 @@ def test_a_stored_picture_that_is_none_is_refused(tiny: Tiny, picture: str) -> N
         ({"scale": 1.0, "decay": "linear", "source_prompt": "a ball"}, "no negative prompt"),
         ({"decay": "linear"}, "decay changes nothing"),
         ({"alpha": 0.5}, "alpha changes nothing"),
+        ({"decay": "constant", "source_prompt": "a ball"}, "never leaves the plain negative prompt"),
     ],
 )
 def test_what_is_probably_not_meant_is_told(tiny: Tiny, settings: dict[str, Any], message: str) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,14 +9,13 @@ from typing import Any
 from PIL import Image
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.errors import SketchguideWarning
-from sketchguide.generation import Picture, run
-from sketchguide.images import open_image
+from sketchguide.generation import Picture, names_of, run
+from sketchguide.images import as_rgb, open_image
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Edit, EditSettings, Request
 from sketchguide.seeds import random_seed
 from sketchguide.sketch import Sketch
-from sketchguide.translation import as_made, backbone_for, fit
+from sketchguide.translation import as_made, backbone_for, fit, laid_on
 
 
 def edit(
@@ -50,7 +47,8 @@ def edit(
     if changes.get("source") == "generated":
         changes, values = as_made(image, changes, values)
     picture = image.image if isinstance(image, Picture) else image
-    opened = open_image(picture) if isinstance(picture, str | Path) else picture
+    opened = open_image(picture) if isinstance(picture, str | Path) else as_rgb(picture)
+    values |= names_of(backbone, predictor)
     backbone = backbone or backbone_for(values)
     values["model"] = backbone.name
     request = prepare(opened, prompt, sketch, backbone, changes=changes, **values)
@@ -78,10 +76,6 @@ def prepare(
     to that size as the picture is.
     """
     fitted = fit(image, backbone, size=values.pop("size", None))
-    aspect = image.width / image.height
-    if abs(math.log(sketch.aspect / aspect)) > 0.01:
-        message = f"The drawing's canvas is {sketch.aspect:.2f} times as wide as high, the picture {aspect:.2f}"
-        warnings.warn(f"{message}: it is laid on the middle of it.", SketchguideWarning, stacklevel=3)
-    laid = sketch.on_canvas(aspect).on_canvas(fitted.size[0] / fitted.size[1], cut=True)
+    laid = laid_on(image, sketch, fitted.size)
     kept = Edit.checked(picture=fitted.picture, **changes)
     return Request.checked(prompt=prompt, sketch=laid.to_json(), edit=kept, size=fitted.size, **values)

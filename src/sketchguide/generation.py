@@ -103,11 +103,7 @@ def generate(
     """
     if isinstance(sketch, str | Path):
         sketch = Sketch.open(sketch)
-    if backbone is not None:
-        settings["model"] = backbone.name
-        settings.setdefault("dtype", str(backbone.dtype).removeprefix("torch."))
-    if predictor is not None and predictor.source is not None:
-        settings.setdefault("predictor", predictor.source)
+    settings |= names_of(backbone, predictor)
     request = Request.checked(
         prompt=prompt,
         sketch=None if sketch is None else sketch.to_json(),
@@ -115,6 +111,16 @@ def generate(
         **settings,
     )
     return [p for p in run(request, backbone=backbone, predictor=predictor) if isinstance(p, Picture)]
+
+
+def names_of(backbone: Backbone | None, predictor: LatentPredictor | None) -> dict[str, str]:
+    """The fields of a Request that name what is loaded already, as far as it has a name."""
+    names: dict[str, str] = {}
+    if backbone is not None:
+        names |= {"model": backbone.name, "dtype": str(backbone.dtype).removeprefix("torch.")}
+    if predictor is not None and predictor.source is not None:
+        names["predictor"] = predictor.source
+    return names
 
 
 def run(
@@ -439,6 +445,8 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
             warn("Every picture starts from the source's noise: with most solvers seeds change nothing.")
         if layout.decay is not None and layout.source_prompt == request.negative:
             warn("decay changes nothing: say what the source shows in source_prompt.")
+        if layout.decay == "constant" and layout.alpha == 1:
+            warn("decay changes nothing: constant at alpha 1 never leaves the plain negative prompt.")
         if layout.alpha != ALPHA.default and layout.decay is None:
             warn("alpha changes nothing without decay.")
         if layout.decay is not None and request.scale == 1:

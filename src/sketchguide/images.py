@@ -89,26 +89,30 @@ def _decode(data: bytes, *, name: str, field: str) -> tuple[Image.Image, bool]:
     """The picture as RGB, and whether the file holds further frames."""
     try:
         with _opened(data, name=name, field=field) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise _too_large(name, f"{width} × {height}", field=field)
-            if not (MIN_SIDE <= width <= MAX_SIDE and MIN_SIDE <= height <= MAX_SIDE):
-                raise SketchError(
-                    f"{name} is {width} × {height} pixels; each side must be {MIN_SIDE} to {MAX_SIDE} pixels.",
-                    field=field,
-                )
             several = bool(getattr(image, "is_animated", False)) and image.format != "MPO"
-            image.load()
-            upright = image
-            with suppress(Exception):  # a damaged EXIF block is no reason to refuse the picture
-                upright = ImageOps.exif_transpose(image)
-            return _rgb(upright, name=name, field=field), several
+            return as_rgb(image, name=name, field=field), several
     except SketchError:
         raise
     except Exception as error:  # the decoders raise nearly everything on damaged files
         raise SketchError(
             f"{name} is damaged or cut short: {error}.", hint="Save or download it again.", field=field
         ) from error
+
+
+def as_rgb(image: Image.Image, *, name: str = "The picture", field: str = "image") -> Image.Image:
+    """A PIL picture as `open_image` gives it: of the sizes allowed, upright, RGB, on white paper."""
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise _too_large(name, f"{width} × {height}", field=field)
+    if not (MIN_SIDE <= width <= MAX_SIDE and MIN_SIDE <= height <= MAX_SIDE):
+        raise SketchError(
+            f"{name} is {width} × {height} pixels; each side must be {MIN_SIDE} to {MAX_SIDE} pixels.", field=field
+        )
+    image.load()
+    upright = image
+    with suppress(Exception):  # a damaged EXIF block is no reason to refuse the picture
+        upright = ImageOps.exif_transpose(image)
+    return _rgb(upright, name=name, field=field)
 
 
 def _opened(data: bytes, *, name: str, field: str) -> Image.Image:
@@ -300,7 +304,7 @@ def read_png_text(path: str | Path) -> dict[str, str]:
                 if not isinstance(image, PngImagePlugin.PngImageFile):
                     raise SketchError(f"{path} is {image.format}, not PNG; only PNG carries text.", field="image")
                 # Not `image.text`, which decodes the pixels to see what comes after them: sheets may be large.
-                return {key: str(value) for key, value in image.info.items() if isinstance(value, str)}
+                return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
     except SketchError:
         raise
     except Exception as error:  # see _decode

@@ -23,6 +23,7 @@ from sketchguide.request import EditSettings, LayoutSettings, Request
 from sketchguide.sampling import Evaluations, Moment
 from sketchguide.seeds import generators
 from sketchguide.solvers import Solver
+from sketchguide.taps import submodule_at
 
 SOURCE_SEED = SEED.high  # of the noise on a source, the same for every picture: a seed is one picture in any batch
 
@@ -61,6 +62,10 @@ def borrow(
 
     Yields the moments of an inversion, one source per row. `mask` (1 or R, 1, h, w) and `keep` as in PlugAndPlay.
     """
+    places = choose_places(backbone.taps)
+    places = places._replace(features=settings.features or places.features)
+    for path in places.features:  # a wrong name is told before the source is walked
+        submodule_at(backbone.network, path)
     levels = levels_of(request, backbone)
     told = [settings.source_prompt] * len(clean)
     source: Source
@@ -69,7 +74,6 @@ def borrow(
     else:
         source = yield from _trajectory(settings, recorded, told, backbone, clean, levels)
         inversion = source.evaluations
-    places = choose_places(backbone.taps)
     injection = PlugAndPlay(
         backbone,
         source,
@@ -79,7 +83,7 @@ def borrow(
         strength=settings.share,
         mask=mask,
         branches=settings.branches,
-        places=places._replace(features=settings.features or places.features),
+        places=places,
         keep=keep,
     )
     start = source.at(levels[0]) if settings.starts_from == "source" else None

@@ -41,7 +41,7 @@ def tapped(
     paths = wanted | rewrites.keys()
     record: dict[str, Tensor] = {}
     reached: set[str] = set()
-    modules = {path: _submodule(network, path) for path in paths}
+    modules = {path: submodule_at(network, path) for path in paths}
 
     def hook(path: str) -> Callable[[nn.Module, Any, Any], Any]:
         def on_output(module: nn.Module, _: Any, output: Any) -> Any:
@@ -76,7 +76,8 @@ def tapped(
             handle.remove()
 
 
-def _submodule(network: nn.Module, path: str) -> nn.Module:
+def submodule_at(network: nn.Module, path: str) -> nn.Module:
+    """The one at `path`; a TapError that lists what there is instead."""
     try:
         return network.get_submodule(path)
     except AttributeError:

@@ -14,8 +14,8 @@ from PIL import Image
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.errors import SketchguideWarning, UsageError
-from sketchguide.generation import Picture, check_size, recall, run
-from sketchguide.images import from_ink, open_image, read_file, to_base64, to_images, to_tensor
+from sketchguide.generation import Picture, check_size, names_of, recall, run
+from sketchguide.images import as_rgb, from_ink, open_image, read_file, to_base64, to_images, to_tensor
 from sketchguide.loading import load_backbone
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Recipe, Request
@@ -65,7 +65,8 @@ def translate(
     if isinstance(source, str | Path):
         source = open_source(source, drawn=drawn)
     elif isinstance(source, Image.Image):
-        source = taken(source, drawn=drawn)
+        source = taken(as_rgb(source), drawn=drawn)
+    values |= names_of(backbone, predictor)
     backbone = backbone or backbone_for(values)
     values["model"] = backbone.name
     request = prepare(source, prompts[0], backbone, layout=layout, **values)
@@ -101,7 +102,7 @@ def as_made(
         )
     recipe: Recipe = image.recipe if isinstance(image, Picture) else recall(image)
     made = recipe.request
-    same = {name: getattr(made, name) for name in ("model", "lora", "lora_scale", "steps", "solver", "size")}
+    same = {name: getattr(made, name) for name in ("model", "dtype", "lora", "lora_scale", "steps", "solver", "size")}
     return {"source_prompt": made.prompt, **settings, "made": recipe}, {**same, **values}
 
 
@@ -128,6 +129,8 @@ def prepare(
     """
     drawn = isinstance(source, Sketch)
     fitted = fit(source, backbone, size=values.pop("size", None))
+    if not drawn and values.get("sketch") is not None:
+        values["sketch"] = laid_on(source, Sketch.from_json(values["sketch"]), fitted.size).to_json()
     kept = Layout.checked(picture=fitted.picture, drawn=drawn, **{**(FOR_DRAWINGS if drawn else {}), **layout})
     return Request.checked(prompt=prompt, layout=kept, size=fitted.size, **values)
 
@@ -158,6 +161,15 @@ def fit(source: Image.Image | Sketch, backbone: Backbone, *, size: tuple[int, in
         _tell(f"The size is {size[0]} × {size[1]}; {backbone.name} was trained for {own}.")
     (image,) = to_images(picture)
     return Fitted(to_base64(image), size)
+
+
+def laid_on(image: Image.Image, sketch: Sketch, size: tuple[int, int]) -> Sketch:
+    """The drawing laid on the middle of a picture, then cut to `size` as that is. Warns where their aspects differ."""
+    aspect = image.width / image.height
+    if abs(math.log(sketch.aspect / aspect)) > 0.01:
+        message = f"The drawing's canvas is {sketch.aspect:.2f} times as wide as high, the picture {aspect:.2f}"
+        _tell(f"{message}: it is laid on the middle of it.")
+    return sketch.on_canvas(aspect).on_canvas(size[0] / size[1], cut=True)
 
 
 def fitting_size(aspect: float, backbone: Backbone) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.classifiers import IconClassifier, LatentClassifier, load_classifier, save_classifier
 from sketchguide.cli.finetune import _laid
 from sketchguide.cli.report import Report
@@ -19,6 +20,7 @@ from sketchguide.cli.session import Session
 from sketchguide.generation import recall
 from sketchguide.sketch import Sketch
 from sketchguide.sketchers import Sketcher, SketcherConfig
+from sketchguide.training.finetune import FineTuneRun
 
 Run = Callable[..., Any]
 
@@ -81,6 +83,24 @@ def test_a_stopped_run_goes_on_and_its_lora_draws(
     repeated = tmp_path / "again.png"
     assert sketchguide("generate", "--from", with_lora, "-o", repeated).code == 0
     assert Image.open(with_lora).tobytes() == Image.open(repeated).tobytes()
+
+
+def test_a_full_run_goes_on_in_the_precision_it_began_in(
+    sketchguide: Run, tuning: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[torch.dtype] = []
+    begin = FineTuneRun.__init__
+
+    def watched(self: FineTuneRun, backbone: UNetBackbone, *given: Any, **named: Any) -> None:
+        built.append(backbone.dtype)
+        begin(self, backbone, *given, **named)
+
+    monkeypatch.setattr(FineTuneRun, "__init__", watched)
+    words = [*tuning, "--full", "--dtype", "bfloat16", "-o", tmp_path / "ball"]
+    for steps, more in (("1", []), ("2", ["--resume"])):
+        result = sketchguide(*words, "--steps", steps, *more)
+        assert result.code == 0, result
+    assert built == [torch.bfloat16, torch.bfloat16]
 
 
 @pytest.mark.parametrize(

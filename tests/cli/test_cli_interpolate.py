@@ -43,6 +43,23 @@ def test_pictures_are_inverted_and_a_gif_comes_and_goes(sketchguide: Run, quickl
         assert gif.n_frames in (2, 3, 4)  # equal neighbours are merged
 
 
+def test_frames_follow_no_blank_drawing(sketchguide: Run, quickly: list[str], tmp_path: Path) -> None:
+    Image.new("RGB", (64, 64), "white").save(tmp_path / "blank.png")
+    sketch = ["--sketch", tmp_path / "blank.png"]
+    for name, options in (("with", sketch), ("without", [])):
+        result = sketchguide("interpolate", "1", "2", *quickly, *options, "-o", tmp_path / f"{name}.png", "--json")
+        assert result.code == 0, result
+        assert any("follow none" in warning for warning in result.json["warnings"]) == bool(options)
+    assert (tmp_path / "with.png").read_bytes() == (tmp_path / "without.png").read_bytes()
+
+
+def test_what_cannot_be_written_is_told_before_the_work(sketchguide: Run, quickly: list[str], tmp_path: Path) -> None:
+    (tmp_path / "out.gif").mkdir()
+    result = sketchguide("interpolate", "1", "2", *quickly, "-o", tmp_path / "out.gif")
+    assert result.code == 2
+    assert "out.gif is a folder" in result.err
+
+
 def test_a_film_has_every_frame_there_and_back(sketchguide: Run, quickly: list[str], tmp_path: Path) -> None:
     import av
 

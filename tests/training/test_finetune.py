@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.classifiers import IconClassifier
-from sketchguide.errors import MismatchError, ModelNotFoundError, SketchError, TrainingError, UsageError
+from sketchguide.errors import MismatchError, ModelNotFoundError, OutputError, SketchError, TrainingError, UsageError
 from sketchguide.loading import LORA_FILE, load_lora
 from sketchguide.perception import Features
 from sketchguide.sketchers import Sketcher, SketcherConfig
@@ -228,7 +228,25 @@ def test_every_weight_can_be_trained(backbone: UNetBackbone, judges: Judges, tmp
     moved = [not torch.equal(p, before[name]) for name, p in backbone.network.named_parameters()]
     assert len(run.trained) == len(before)
     assert sum(moved) > 0.9 * len(moved)
-    assert (run.save(tmp_path) / "model_index.json").is_file()
+    for _ in range(2):
+        assert (run.save(tmp_path) / "model_index.json").is_file()
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_pipeline_that_cannot_be_written_leaves_the_earlier_one(
+    backbone: UNetBackbone, judges: Judges, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(folder: Path) -> None:
+        folder.mkdir()
+        raise SafetensorError("No space left on device")
+
+    run = tune(backbone, judges, full=True, gradient="last", last=1)
+    monkeypatch.setattr(backbone.pipeline, "save_pretrained", fail)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "earlier").touch()
+    with pytest.raises(OutputError, match="No space left"):
+        run.save(tmp_path)
+    assert (tmp_path / "model" / "earlier").is_file()
 
 
 def test_all_weights_of_a_model_in_half_precision_learn_in_single(judges: Judges) -> None:

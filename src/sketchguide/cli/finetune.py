@@ -143,7 +143,7 @@ def command(
         str | None,
         typer.Option(
             help="Network whose features say what a picture shows: a classifier file, torchvision:NAME, timm:NAME or "
-            "transformers:ID, the first two also =WEIGHTS.safetensors. Default: the classifier shipped.",
+            "transformers:ID, the first two also =WEIGHTS.safetensors. Default: the classifier shipped, if any is.",
             metavar="NAME",
             rich_help_panel=JUDGES,
         ),
@@ -151,7 +151,8 @@ def command(
     drawing_features: Annotated[
         str | None,
         typer.Option(
-            help="Network whose features compare drawings, named likewise. Default: the drawing classifier shipped.",
+            help="Network whose features compare drawings, named likewise. Default: the drawing classifier shipped, if "
+            "any is.",
             metavar="NAME",
             rich_help_panel=JUDGES,
         ),
@@ -195,7 +196,7 @@ def command(
         from sketchguide.sketch import Sketch
         from sketchguide.sketchers import Sketcher
         from sketchguide.training.checkpoints import Checkpoints, check_config
-        from sketchguide.training.finetune import FineTuneRun, FineTuning, Judges
+        from sketchguide.training.finetune import FineTuneRun, FineTuning, Judges, config_of, pair_up
 
         settings = FineTuning(
             steps=steps,
@@ -236,15 +237,15 @@ def command(
                 load_features(comparing, device=backbone.device),
             )
             references = _references(photos, backbone, prompt)
-            run = FineTuneRun(backbone, references, drawings, judges, settings, prompt=prompt, paired=paired)
-            config = {**run.config, "minutes": minutes, "pictures": _digest(references, drawings)}
+            config = config_of(settings, backbone, prompt, pair_up(len(references), len(drawings), paired=paired))
+            config |= {"minutes": minutes, "pictures": _digest(references, drawings)}
             if latest is not None:
                 check_config(latest.meta["config"], config, afresh="--fresh")
                 settings = replace(settings, steps=latest.meta["steps"])
-                run = FineTuneRun(
-                    backbone, references, drawings, judges, settings, prompt=prompt, paired=paired, resume=latest
-                )
-            elif fresh:
+            run = FineTuneRun(
+                backbone, references, drawings, judges, settings, prompt=prompt, paired=paired, resume=latest
+            )
+            if latest is None and fresh:
                 checkpoints.clear()
             frozen = _preview(run, output / "preview-frozen.png") if latest is None else latest.meta["frozen"]
             session = Session(

@@ -218,18 +218,22 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def check_output(path: Path | None) -> None:
     """UsageError or OutputError where a PNG cannot be written at `path`: before the work, not after it."""
+    if path is not None and not path.is_dir() and path.suffix.lower() != ".png":
+        raise UsageError(
+            f"The output {str(path)!r} does not end in .png.",
+            hint="Pictures are written as PNG, which carries what is needed to make them again.",
+            field="output",
+        )
+    check_writable(path)
+
+
+def check_writable(path: Path | None) -> None:
+    """UsageError or OutputError where no file can be written at `path`, None being a name in this folder."""
     folder = Path() if path is None else path.parent
-    if path is not None:
-        if path.is_dir():
-            raise UsageError(f"{path} is a folder.", hint=f"Give a file in it: {path / 'picture.png'}.", field="output")
-        if path.suffix.lower() != ".png":
-            raise UsageError(
-                f"The output {str(path)!r} does not end in .png.",
-                hint="Pictures are written as PNG, which carries what is needed to make them again.",
-                field="output",
-            )
-        if path.exists() and not path.is_file():
-            raise UsageError(f"{path} is a device, not a file.", field="output")
+    if path is not None and path.is_dir():
+        raise UsageError(f"{path} is a folder.", hint=f"Give a file in it: {path / 'picture.png'}.", field="output")
+    if path is not None and path.exists() and not path.is_file():
+        raise UsageError(f"{path} is a device, not a file.", field="output")
     if not folder.is_dir():
         what = "is not a folder" if folder.exists() else "does not exist"
         raise UsageError(f"The folder {folder} {what}.", hint="Create it first.", field="output")

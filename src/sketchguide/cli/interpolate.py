@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sketchguide.cli.generate import check_output, parse_size
+from sketchguide.cli.generate import check_writable, parse_size
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.defaults import MODEL, SCALE, STEPS
 from sketchguide.errors import OutputError, UsageError
@@ -80,7 +80,7 @@ def command(
             field="output",
         )
     _check_video(output)
-    check_output(output.with_suffix(".png"))
+    check_writable(output)
     if not 2 <= frames <= 100:
         raise UsageError(f"frames is {frames}; it must be 2 to 100.", field="frames")
     if sketch and len(sketch) > 2:
@@ -117,15 +117,15 @@ def command(
             load_lora(backbone, lora)
         report.warn_of_cut(backbone.describe([prompt]).dropped)
         sides = check_size(wanted or backbone.default_size, backbone)
-        ends = [_end(one, request, backbone, sides, report) for one in (first, second)]
-        latent = between(ends[0], ends[1], frames=frames, way=way)
         maps = [drawing.rasterize(size=sides) for drawing in drawings]
         guides: list[Any] = []
         if any(one.blank for one in maps):
-            report.warn("A sketch is blank: nothing will follow it.")
-        if maps:
+            report.warn("A sketch is blank: the pictures follow none.")
+        elif maps:
             guide = latent_guide(request, [maps[0], maps[-1]], backbone, load_predictor(None, backbone))
             guides.append(guide.interpolated(frames))
+        ends = [_end(one, request, backbone, sides, report) for one in (first, second)]
+        latent = between(ends[0], ends[1], frames=frames, way=way)
         pictures: list[Image.Image] = []
         done = 0
         for first_frame in range(0, frames, BATCH):

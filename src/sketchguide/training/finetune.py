@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -93,6 +95,19 @@ class Judges:
         return self.of_drawings(self.sketcher(images, style))
 
 
+def pair_up(photos: int, drawings: int, *, paired: bool | None = None) -> list[tuple[int, int]]:
+    """Which photo is tuned to which drawing: one to one where `paired` or (None) as many, else each to each."""
+    together = photos == drawings if paired is None else paired
+    return [(i, i) for i in range(photos)] if together else list(product(range(photos), range(drawings)))
+
+
+def config_of(
+    settings: FineTuning, backbone: UNetBackbone, prompt: str, pairs: Sequence[tuple[int, int]]
+) -> dict[str, Any]:
+    """What a resumed run must have in common with the one it continues."""
+    return {**asdict(settings), "model": backbone.name, "prompt": prompt, "pairs": len(pairs)}
+
+
 class FineTuneRun(TrainingRun):
     """One run. `references` (R, 3, H, W) in [-1, 1] are photos, `drawings` (S, 1, H, W) in [0, 1] have ink 1. `paired`
     ones go together in their order, as equally many do unless told otherwise; else every photo with every drawing.
@@ -128,9 +143,8 @@ class FineTuneRun(TrainingRun):
         self.prompt = prompt
         self.batch = settings.batch or (4 if len(drawings) >= 4 else 1)
         self.peak = settings.rate or (1e-4 if settings.full else 1e-3)
-        count, many = len(references), len(drawings)
-        together = count == many if paired is None else paired
-        self._pairs = [(i, i) for i in range(count)] if together else list(product(range(count), range(many)))
+        count = len(references)
+        self._pairs = pair_up(count, len(drawings), paired=paired)
         self._references = references.to(backbone.device)
         self.levels = _chain(backbone, settings)
         self._dtype = backbone.dtype  # before every weight becomes float32, if it does
@@ -160,8 +174,8 @@ class FineTuneRun(TrainingRun):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What a resumed run must have in common with the one it continues."""
-        return {**asdict(self.settings), "model": self.backbone.name, "prompt": self.prompt, "pairs": len(self._pairs)}
+        """See `config_of`."""
+        return config_of(self.settings, self.backbone, self.prompt, self._pairs)
 
     @property
     def progress(self) -> float:
@@ -306,12 +320,7 @@ class FineTuneRun(TrainingRun):
         trained, the whole pipeline in `folder`/model. Raises OutputError."""
         with self.averaged():
             if self.settings.full:
-                target = folder / "model"
-                try:
-                    self.backbone.pipeline.save_pretrained(target)
-                except OSError as error:
-                    raise OutputError(f"{target} cannot be written: {error.strerror}.", field="output") from error
-                return target
+                return self._save_pipeline(folder / "model")
             from peft import get_peft_model_state_dict
 
             adapters = get_peft_model_state_dict(self.backbone.network, adapter_name=ADAPTER)  # pyright: ignore[reportArgumentType]
@@ -320,6 +329,22 @@ class FineTuneRun(TrainingRun):
             target = folder / LORA_FILE
             write_weights({f"unet.{name}": t for name, t in adapters.items()}, target, metadata=header, field="output")
             return target
+
+    def _save_pipeline(self, target: Path) -> Path:
+        """Whole or not at all: an earlier one is replaced when the new one lies beside it."""
+        new, old = target.with_name(f"{target.name}.new"), target.with_name(f"{target.name}.old")
+        try:
+            for leftover in (new, old):
+                shutil.rmtree(leftover, ignore_errors=True)
+            self.backbone.pipeline.save_pretrained(new)
+            if target.exists():
+                target.rename(old)
+            new.rename(target)
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise OutputError(f"{target} cannot be written: {reason}.", field="output") from error
+        shutil.rmtree(old, ignore_errors=True)
+        return target
 
     def remove(self) -> None:
         """Take the adapters off: the network is again what it was."""
