@@ -187,6 +187,24 @@ def test_a_share_of_the_pictures_is_not_bent(train: ModuleType, data: Path, monk
 
 
 @pytest.mark.usefixtures("train")
+def test_a_critic_learns_to_tell_blurred_edges_and_is_heard_as_told() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        critic = importlib.import_module("critic").Critic(widths=(8, 16), rate=2e-3)
+        true = torch.rand(8, 3, 4, 4).repeat_interleave(8, 2).repeat_interleave(8, 3)
+        blur = torch.nn.Conv2d(3, 3, 5, padding=2)
+    made = blur(true)
+    losses = [critic.learn(made, true) for _ in range(60)]
+    assert losses[0] == pytest.approx(2, abs=0.3)
+    assert losses[-1] < 1.2
+    critic.step = 10**6  # its word counts in full
+    loss = (made - true).abs().mean()
+    (own,) = torch.autograd.grad(loss, blur.weight, retain_graph=True)
+    (other,) = torch.autograd.grad(critic.complaint(made, true, loss, blur.weight, 0.5), blur.weight)
+    assert other.norm() == pytest.approx(float(0.5 * own.norm()), rel=1e-3)
+
+
+@pytest.mark.usefixtures("train")
 @pytest.mark.parametrize(("angle", "length", "width"), [(5, 0.8, 0.3), (110, 0.8, 0.3), (60, 0.6, 0.4)])
 def test_an_icon_is_laid_into_the_outline_of_a_drawing(angle: float, length: float, width: float) -> None:
     proportions = importlib.import_module("proportions")

@@ -30,6 +30,7 @@ from torchvision.utils import save_image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from artwork import Artwork, line_drawings, uniform
+from critic import Critic
 from sketchguide.training.checkpoints import Checkpoints
 
 PROMPT_TOKENS = 32
@@ -352,8 +353,8 @@ class Practice:
 
 
 def train_autoencoder(args: argparse.Namespace) -> None:
-    """Both halves, or as the stage `decoder` the second half of `--start` alone: what was trained on its latents stays
-    right.
+    """Both halves, or as the stage `decoder` the second half of `--start` alone, to please a critic: what was trained
+    on its latents stays right.
     """
     run = Run(args, args.stage)
     decoder_only = args.stage == "decoder"
@@ -369,6 +370,7 @@ def train_autoencoder(args: argparse.Namespace) -> None:
     model = model.to(args.device, memory_format=torch.channels_last).train()
     learning = [model.decoder, model.post_quant_conv] if decoder_only else [model]
     average = Average(learning, 0.999)
+    critic = Critic().to(args.device, memory_format=torch.channels_last) if decoder_only else None
     fast = fast_bfloat16(args.device)
     optimizer = Optimizer(learning, args.rate, dtype=torch.bfloat16 if fast else torch.float32)
     step = 0
@@ -376,6 +378,8 @@ def train_autoencoder(args: argparse.Namespace) -> None:
         model.load_state_dict(state["model"])
         average.mean = [t.to(args.device) for t in state["mean"]]
         optimizer.load_state_dict(state["optimizer"])
+        if critic is not None:
+            critic.restore(state["critic"])
         rng.set_state(state["rng"])
         step = state["step"]
     while run.progress < 1:
@@ -391,10 +395,15 @@ def train_autoencoder(args: argparse.Namespace) -> None:
                 latent, target = turned(posterior.sample(), target, rng)
             output = model.decode(latent).sample
         loss, parts = reconstruction_loss(output.float(), target, posterior.mean.float(), posterior.logvar.float())
+        if critic is not None:
+            end = model.decoder.conv_out.weight
+            loss = loss + critic.complaint(output.float(), target, loss, end, args.critic)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step(rate_factor(step, run.progress, args.decay))
         average.update(step)
+        if critic is not None:
+            parts["critic"] = critic.learn(output.float(), target)
         step += 1
         if step % 50 == 0:
             run.log(step=step, loss=loss.item(), **parts)
@@ -405,6 +414,7 @@ def train_autoencoder(args: argparse.Namespace) -> None:
                     "model": model.state_dict(),
                     "mean": average.mean,
                     "optimizer": optimizer.state_dict(),
+                    "critic": None if critic is None else critic.state(),
                     "rng": rng.get_state(),
                 },
             )
@@ -693,6 +703,12 @@ def main() -> None:
     )
     parser.add_argument(
         "--focus", type=float, default=1.5, help="how much oftener icons are drawn that are learned badly; 0: evenly"
+    )
+    parser.add_argument(
+        "--critic",
+        type=float,
+        default=0.5,
+        help="how much a critic has to say about a decoder, beside the pixels",
     )
     parser.add_argument(
         "--compile",
