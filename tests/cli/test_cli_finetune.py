@@ -18,6 +18,7 @@ from sketchguide.cli.finetune import _laid
 from sketchguide.cli.report import Report
 from sketchguide.cli.session import Session
 from sketchguide.generation import recall
+from sketchguide.loading import LORA_FILE
 from sketchguide.sketch import Sketch
 from sketchguide.sketchers import Sketcher, SketcherConfig
 from sketchguide.training.finetune import FineTuneRun
@@ -159,13 +160,32 @@ def test_the_sketch_loss_pulls_without_training(
     assert any("sketcher changes nothing without sketch_loss" in warning for warning in idle.json["warnings"])
 
 
+@pytest.mark.parametrize("answer", [0, 1])
 def test_the_class_is_what_the_given_drawing_classifier_sees(
-    sketchguide: Run, tuning: list[str], tmp_path: Path
+    sketchguide: Run, tuning: list[str], tmp_path: Path, answer: int
 ) -> None:
-    result = sketchguide(tuning[0], *tuning[2:], "--steps", "1", "-o", tmp_path, "--json")
+    classes = ("red ball", "blue box")
+    classifier = IconClassifier(classes, size=32, channels=(8, 16))
+    head = [module for module in classifier.modules() if isinstance(module, torch.nn.Linear)][-1]
+    with torch.no_grad():
+        head.bias[answer] += 1000
+    save_classifier(classifier, tmp_path / "seeing.safetensors")
+    words = [tuning[0], *tuning[2:], "--drawing-features", tmp_path / "seeing.safetensors", "--steps", "1"]
+    result = sketchguide(*words, "-o", tmp_path, "--json")
     assert result.code == 0, result
-    assert result.json["prompt"] in ("red ball", "blue box")
+    assert result.json["prompt"] == classes[answer]
     assert any("are taken for" in warning for warning in result.json["warnings"])
+
+
+def test_losses_that_are_no_numbers_end_with_the_last_good_weights(
+    sketchguide: Run, tuning: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nothing = torch.tensor(float("nan"), requires_grad=True)
+    monkeypatch.setattr("sketchguide.training.finetune.perceptual_loss", lambda *_: nothing)
+    result = sketchguide(*tuning, "--steps", "40", "-o", tmp_path)
+    assert result.code == 1
+    assert "The last good weights are in" in result.err
+    assert (tmp_path / LORA_FILE).is_file()
 
 
 def test_a_folder_that_cannot_be_written_is_named(sketchguide: Run, tuning: list[str], tmp_path: Path) -> None:
