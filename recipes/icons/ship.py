@@ -47,7 +47,7 @@ It comes with sketchguide so that every method runs offline; it knows everyday o
 - **Parameters**: {parameters:.1f} M (UNet, text encoder, autoencoder), {bytes:.1f} MB in bfloat16.
 - **Training** (`recipes/icons/train.py`): {samples} samples of augmented pictures in {minutes} minutes on
   {hardware}, and {autoencoder} minutes for the autoencoder, which also saw edge maps and random strokes; its decoder
-  learned to see through what a denoiser leaves in latents.
+  learned to see through what a denoiser leaves in latents, and crisp edges from a critic.
 - **Data**: {icons} icons of the Quick, Draw! concepts (the autoencoder: all but a held-out fifth of the others),
   augmented by flips, rotation, scale, aspect, bending, hue and backgrounds. A part is laid out in the proportions of
   drawings by people (The Quick, Draw! Dataset © Google, CC BY 4.0; those that benchmarks use are left out).
