@@ -303,7 +303,9 @@ def read_png_text(path: str | Path) -> dict[str, str]:
             with _opened(data, name=str(path), field="image") as image:
                 if not isinstance(image, PngImagePlugin.PngImageFile):
                     raise SketchError(f"{path} is {image.format}, not PNG; only PNG carries text.", field="image")
-                # Not `image.text`, which decodes the pixels to see what comes after them: sheets may be large.
+                if image.width * image.height <= MAX_PIXELS:
+                    return {key: str(value) for key, value in image.text.items()}
+                # Large sheets of ours: `text` would decode the pixels to see what comes after them.
                 return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
     except SketchError:
         raise

@@ -98,8 +98,8 @@ def test_a_full_run_goes_on_in_the_precision_it_began_in(
 
     monkeypatch.setattr(FineTuneRun, "__init__", watched)
     words = [*tuning, "--full", "--dtype", "bfloat16", "-o", tmp_path / "ball"]
-    for steps, more in (("1", []), ("2", ["--resume"])):
-        result = sketchguide(*words, "--steps", steps, *more)
+    for more in ([], ["--resume"]):
+        result = sketchguide(*words, "--steps", "1", *more)
         assert result.code == 0, result
     assert built == [torch.bfloat16, torch.bfloat16]
 
