@@ -216,7 +216,7 @@ def test_lines_on_the_edge_of_the_canvas_are_drawn() -> None:
     ink = frame.rasterize(size=(64, 64)).ink
     assert min(ink[0].mean(), ink[-1].mean(), ink[:, 0].mean(), ink[:, -1].mean()) > 0.85
     dot = Sketch.from_strokes([[[1.0, 1.0]]]).rasterize(size=(64, 64))
-    assert dot.ink[-1, -1] == 1
+    assert dot.ink[-1, -1] > 0.5
 
 
 def test_a_name_that_is_no_text_is_kept_as_far_as_it_can_be(tmp_path: Path) -> None:
