@@ -77,7 +77,7 @@ def validate(classifier: IconClassifier, artwork: Artwork, labels: Tensor, *, ro
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder with emoji128/ and class_map.json")
+    parser.add_argument("--data", type=Path, required=True, help="folder with emoji128/, quickdraw/, class_map.json")
     parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--minutes", type=float, default=20.0, help="training time (default: %(default)s)")
     parser.add_argument("--size", type=int, default=64, help="side of the pictures in pixels (default: %(default)s)")
@@ -91,7 +91,9 @@ def main() -> None:
     except SketchguideError as error:
         sys.exit(str(error))
     except FileNotFoundError as error:
-        sys.exit(f"{error.filename} is missing. Give the folder that holds emoji128/ and class_map.json as --data.")
+        sys.exit(
+            f"{error.filename} is missing. Give the folder with emoji128/, quickdraw/ and class_map.json as --data."
+        )
 
 
 def train(options: argparse.Namespace) -> None:

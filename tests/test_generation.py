@@ -102,6 +102,12 @@ def test_a_recipe_names_what_was_loaded_already(predictor: LatentPredictor, tmp_
     assert again.made_with == picture.made_with
 
 
+def test_a_pipeline_in_a_precision_of_its_own_draws_as_it_is() -> None:
+    backbone = UNetBackbone(tiny_stable_diffusion().to(torch.float64), name="tiny")
+    (picture,) = generate("a cat", backbone=backbone, seed=1, steps=1, size=SIZE)
+    assert (picture.request.dtype, picture.made_with["dtype"]) == ("auto", "float64")
+
+
 def test_a_picture_not_asked_for_is_refused(tiny: Tiny) -> None:
     request = Request.checked(prompt="a cat", seed=7, steps=1, size=SIZE)
     with pytest.raises(UsageError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -42,7 +44,7 @@ class Critic(nn.Module):
         with torch.no_grad():
             _, wanted = self(true)
         far = torch.stack([(a - b).abs().mean() for a, b in zip(features, wanted, strict=True)]).sum()
-        complaint = 4 * far.float() - score.float().mean()
+        complaint = 4 * far - score.mean()
         (own,) = torch.autograd.grad(loss, end, retain_graph=True)
         (other,) = torch.autograd.grad(complaint, end, retain_graph=True)
         share = (own.norm() / (other.norm() + 1e-6)).clamp(max=100)
@@ -57,10 +59,10 @@ class Critic(nn.Module):
         self.step += 1
         return loss.item()
 
-    def state(self) -> dict[str, object]:
+    def state(self) -> dict[str, Any]:
         return {"weights": self.state_dict(), "optimizer": self.optimizer.state_dict(), "step": self.step}
 
-    def restore(self, state: dict[str, object]) -> None:
-        self.load_state_dict(state["weights"])  # pyright: ignore[reportArgumentType]
-        self.optimizer.load_state_dict(state["optimizer"])  # pyright: ignore[reportArgumentType]
-        self.step = int(state["step"])  # pyright: ignore[reportArgumentType]
+    def restore(self, state: dict[str, Any]) -> None:
+        self.load_state_dict(state["weights"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]

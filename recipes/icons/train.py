@@ -678,9 +678,7 @@ def preview(folder: Path, device: str, step: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("stage", choices=["autoencoder", "diffusion", "decoder"])
-    parser.add_argument(
-        "--data", type=Path, default=Path("../shared/data"), help="folder with emoji128 and class_map.json"
-    )
+    parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="emoji128, quickdraw, class_map.json")
     parser.add_argument("--out", type=Path, required=True, help="folder of this run; an existing one is resumed")
     parser.add_argument("--start", type=Path, help="pipeline folder whose weights diffusion or decoder starts from")
     parser.add_argument("--size", type=int, choices=sorted(SHAPES), default=64)

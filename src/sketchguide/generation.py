@@ -8,7 +8,7 @@ from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import torch
 from PIL import Image
@@ -19,7 +19,7 @@ from sketchguide.backbones.base import Backbone, Condition
 from sketchguide.controls.base import Guide
 from sketchguide.controls.features import NegativePrompt
 from sketchguide.controls.strengths import Within
-from sketchguide.defaults import ALPHA, ATTENTION_SCALE, CLASS_SCALE
+from sketchguide.defaults import ALPHA, ATTENTION_SCALE, CLASS_SCALE, DType
 from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.guidance import controls_of
 from sketchguide.images import from_base64, read_png_text, save_png, to_images, to_tensor
@@ -117,7 +117,10 @@ def names_of(backbone: Backbone | None, predictor: LatentPredictor | None) -> di
     """The fields of a Request that name what is loaded already, as far as it has a name."""
     names: dict[str, str] = {}
     if backbone is not None:
-        names |= {"model": backbone.name, "dtype": str(backbone.dtype).removeprefix("torch.")}
+        names["model"] = backbone.name
+        dtype = str(backbone.dtype).removeprefix("torch.")
+        if dtype in get_args(DType):  # a pipeline that was loaded elsewhere may have any
+            names["dtype"] = dtype
     if predictor is not None and predictor.source is not None:
         names["predictor"] = predictor.source
     return names

@@ -157,7 +157,7 @@ def command(
         config = made_with(backbone, request, judges, batch=batch)
         with Checkpoints(output).lock():
             bar.update(task, description="Drawings")
-            drawings = {name: _drawings(name, backbone, data, count) for name in names}
+            drawings = _drawings(names, backbone, data, count)
             if fresh:
                 (output / "results.jsonl").unlink(missing_ok=True)
                 (output / "config.json").unlink(missing_ok=True)
@@ -227,14 +227,19 @@ def _judges(
     return Judges(load_detector(weights / "tin2.safetensors"), judge, features, reference)
 
 
-def _drawings(name: str, backbone: Backbone, data: Path | None, count: int) -> Sequence[Drawing]:
+def _drawings(names: Sequence[str], backbone: Backbone, data: Path | None, count: int) -> dict[str, Sequence[Drawing]]:
     from sketchguide.evaluation.drawings import load_set, own_edges, spoiled
 
-    base, dash, kind = name.partition("-")
-    if base == OWN or data is None:
-        drawings = own_edges(backbone, count=count, prompts=OWN_PROMPTS)
-        return spoiled(drawings, kind, size=backbone.default_size) if dash else drawings
-    return load_set(name, data, count=count, size=backbone.default_size)
+    sets: dict[str, Sequence[Drawing]] = {}
+    own: list[Drawing] = []  # made once, however many ways they are spoiled
+    for name in names:
+        base, dash, kind = name.partition("-")
+        if base != OWN and data is not None:
+            sets[name] = load_set(name, data, count=count, size=backbone.default_size)
+            continue
+        own = own or own_edges(backbone, count=count, prompts=OWN_PROMPTS)
+        sets[name] = spoiled(own, kind, size=backbone.default_size) if dash else own
+    return sets
 
 
 def _write(file: Path, text: str) -> None:

@@ -334,10 +334,10 @@ class FineTuneRun(TrainingRun):
         """Whole or not at all: an earlier one is replaced when the new one lies beside it."""
         new, old = target.with_name(f"{target.name}.new"), target.with_name(f"{target.name}.old")
         try:
-            for leftover in (new, old):
-                shutil.rmtree(leftover, ignore_errors=True)
+            shutil.rmtree(new, ignore_errors=True)
             self.backbone.pipeline.save_pretrained(new)
             if target.exists():
+                shutil.rmtree(old, ignore_errors=True)
                 target.rename(old)
             new.rename(target)
         except (OSError, SafetensorError) as error:
