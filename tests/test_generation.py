@@ -16,6 +16,7 @@ from torch import Tensor
 import sketchguide
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.controls.strengths import Proportional
 from sketchguide.defaults import HANDOVER
 from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideWarning, UsageError
 from sketchguide.generation import (
@@ -67,6 +68,13 @@ def test_the_guide_hands_over_where_the_predictor_can(tiny: Tiny, make_predictor
     assert handover(reader, handover=0.7) == 0.7
     with pytest.raises(UsageError, match="reads activations alone"):
         handover(plain, handover=0.7)
+
+
+def test_the_guide_pulls_as_the_request_says(tiny: Tiny, predictor: LatentPredictor) -> None:
+    request = Request.checked(prompt="", seed=1, strength=2, even=0.3, every=3, stop=0.7)
+    guide = latent_guide(request, [CROSS.rasterize(size=SIZE)], tiny(), predictor)
+    assert guide.strength == Proportional(2, even=0.3)
+    assert (guide.every, guide.window) == (3, (0, 0.7))
 
 
 def test_a_seed_is_the_same_picture_in_any_batch(tiny: Tiny, predictor: LatentPredictor) -> None:

@@ -129,6 +129,7 @@ def test_the_papers_settings(batch: Batch, predictor: LatentPredictor, tmp_path:
     predictor.save_pretrained(tmp_path)
     request = Request.checked(**{**batch.request.model_dump(), **PAPER})
     assert (request.strength, request.stop, request.scale, request.blank, request.every) == (1.6, 0.5, 8, 1, 1)
+    assert (request.even, request.handover) == (0, 1)
     wanted = latent_guidance(predictor)(Batch(batch.backbone, request, batch.prompts, batch.maps, batch.seeds))
     *_, last = wanted
     described = build_method(f"lgp-paper:predictor={tmp_path}", batch.backbone).method

@@ -37,13 +37,14 @@ def find_dtype(name: str) -> DType:
 
 MODEL = "icons-64"
 
-STRENGTH = Setting[float](2.4, 0, 20)
+STRENGTH = Setting[float](2.5, 0, 20)
+EVEN = Setting[float](0.6, 0, 1)
 BLANK = Setting[float](0.5, 0, 1)
-STOP = Setting[float](0.8, 0, 1)
+STOP = Setting[float](0.85, 0, 1)
 HANDOVER = Setting[float](0.4, 0, 1)
 EVERY = Setting[int](2, 1, 100)
 STEPS = Setting[int](30, 1, 1000)
-SCALE = Setting[float](5.0, 0, 50)
+SCALE = Setting[float](4.0, 0, 50)
 SEED = Setting[int](0, 0, 2**32 - 1)
 LORA_SCALE = Setting[float](1.0, 0, 4)
 COUNT = Setting[int](1, 1, 256)

@@ -101,7 +101,7 @@ def latent_guide(
         target,
         weight,
         window=(0.0, end),
-        strength=Proportional(request.strength),
+        strength=Proportional(request.strength, request.even),
         every=request.every,
         handover=_within(request, handover),
     )

@@ -142,7 +142,9 @@ def _told(wrap: Callable[[Backbone, Tensor], Backbone]) -> Method:
     return method
 
 
-PAPER = MappingProxyType({"strength": "1.6", "stop": "0.5", "scale": "8", "blank": "1", "every": "1", "handover": "1"})
+PAPER = MappingProxyType(
+    {"strength": "1.6", "stop": "0.5", "scale": "8", "blank": "1", "every": "1", "even": "0", "handover": "1"}
+)
 
 LAYOUT = tuple(LayoutSettings.model_fields)
 
@@ -150,7 +152,7 @@ LAYOUT = tuple(LayoutSettings.model_fields)
 LGP_PNP: Mapping[str, Any] = MappingProxyType({**FOR_DRAWINGS, "source": "noised", "branches": "conditional"})
 
 # The settings of the request that every method can have.
-STEERING = ("negative", "strength", "stop", "every", "blank", "handover", "steps", "scale", "solver")
+STEERING = ("negative", "strength", "stop", "every", "even", "blank", "handover", "steps", "scale", "solver")
 
 # Name -> the options that are its own.
 METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(

@@ -16,6 +16,7 @@ from sketchguide.defaults import (
     BLANK,
     CLASS_SCALE,
     COUNT,
+    EVEN,
     EVERY,
     HANDOVER,
     LORA_SCALE,
@@ -191,6 +192,13 @@ class Request(Checked):
     )
     every: int = Field(
         default=EVERY.default, ge=EVERY.low, le=EVERY.high, description="it pulls at every so many-th step"
+    )
+    even: Finite = Field(
+        default=EVEN.default,
+        ge=EVEN.low,
+        le=EVEN.high,
+        description="how evenly the pull is shared among the parts of the picture; 0: most of it goes where lines are "
+        "furthest off",
     )
     blank: Finite = Field(
         default=BLANK.default, ge=BLANK.low, le=BLANK.high, description="how strongly blank paper binds; ink is 1"

@@ -30,6 +30,23 @@ def test_defect_strength_computed_over_the_whole_batch() -> None:
         assert torch.equal(both[row], Proportional(1.6)(gradient[row : row + 1], move[row : row + 1], NOW, TO)[0])
 
 
+def test_an_even_pull_goes_as_far_and_shares_the_way_out() -> None:
+    gradient, move = pair()
+    gradient = gradient * torch.logspace(-2, 1, 7)
+    gradient[:, :, 0] = 0
+    way = (1.6 * move.flatten(1).norm(dim=1)).tolist()
+    for even in (0.0, 0.6, 1.0):
+        found = Proportional(1.6, even)(gradient, move, NOW, TO)
+        assert found.flatten(1).norm(dim=1).tolist() == pytest.approx(way, rel=1e-5)
+        assert not found[:, :, 0].any()
+        pushed, pixels = found[:, :, 1:].norm(dim=1), gradient[:, :, 1:].norm(dim=1)
+        assert torch.allclose(found[:, :, 1:] / pushed[:, None], -gradient[:, :, 1:] / pixels[:, None], atol=1e-5)
+        share = pushed / pixels ** (1 - even)
+        assert torch.allclose(share, share[:, :1, :1].expand_as(share), rtol=1e-4)
+    with pytest.raises(UsageError, match=r"even is 1\.1; it must lie in 0\.\.1"):
+        Proportional(1.6, 1.1)
+
+
 def test_a_strength_for_each_image() -> None:
     gradient, move = pair()
     found = Proportional((0.5, 2.0))(gradient, move, NOW, TO)
@@ -39,10 +56,11 @@ def test_a_strength_for_each_image() -> None:
         Proportional((1.0, 1.0, 1.0))(gradient, move, NOW, TO)
 
 
+@pytest.mark.parametrize("even", [0.0, 1.0], ids=["uneven", "even"])
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e15])
-def test_no_gradient_and_huge_gradients_stay_finite(scale: float) -> None:
+def test_no_gradient_and_huge_gradients_stay_finite(scale: float, even: float) -> None:
     gradient, move = pair()
-    found = Proportional(1.6)(gradient * scale, move, NOW, TO)
+    found = Proportional(1.6, even)(gradient * scale, move, NOW, TO)
     assert found.isfinite().all()
     if scale == 0:
         assert not found.any()

@@ -87,7 +87,7 @@ def given(*, sketch: Path | None, size: str | None, **options: Any) -> dict[str,
 
 
 def warn_of_idle(options: Mapping[str, Any], report: Report, *, drawing: bool) -> None:
-    idle = [name for name in ("predictor", "strength", "stop", "every", "blank", "handover") if name in options]
+    idle = [name for name in ("predictor", "strength", "stop", "every", "even", "blank", "handover") if name in options]
     if idle and not drawing:
         report.warn(f"There is no drawing: --{' and --'.join(idle)} change nothing.")
 

@@ -14,6 +14,7 @@ from sketchguide.defaults import (
     BLANK,
     CLASS_SCALE,
     COUNT,
+    EVEN,
     EVERY,
     HANDOVER,
     LORA_SCALE,
@@ -87,6 +88,16 @@ EveryOption = Annotated[
     typer.Option(
         help=f"The drawing pulls at every N-th step: {EVERY}. 1 follows closest; more is faster and more natural.",
         metavar="N",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+EvenOption = Annotated[
+    float | None,
+    typer.Option(
+        help=f"How evenly the pull is shared among the parts of the picture: {EVEN}. 0: most of it goes where the "
+        "lines are furthest off.",
+        metavar="W",
         rich_help_panel=GUIDANCE,
     ),
 ]
@@ -302,6 +313,7 @@ REQUEST: dict[str, Any] = {
     "strength": StrengthOption,
     "stop": StopOption,
     "every": EveryOption,
+    "even": EvenOption,
     "blank": BlankOption,
     "handover": HandoverOption,
     "predictor": PredictorOption,

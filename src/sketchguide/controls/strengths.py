@@ -19,12 +19,17 @@ class Proportional:
     """A fraction `beta` of the length of the step that the sampler just took, against the gradient:
     `-beta * |z_t - z_(t-1)| / |g| * g`, norms per image (LGP, Voynov et al. 2022, eq. 4).
 
-    `beta` is one number for all images or one per image; at least 0.
+    `beta` is one number for all images or one per image; at least 0. `even` (0..1) shares the same way out among the
+    latent pixels: each keeps the direction of its own gradient, whose length is raised to the power 1 - `even`. At 0,
+    the paper's rule, the few pixels that are furthest off take most of it; at 1 all that have a gradient go as far.
     """
 
     beta: float | Sequence[float] = 1.6
+    even: float = 0.0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.even <= 1:
+            raise UsageError(f"even is {self.even}; it must lie in 0..1.", field="even")
         if not all(math.isfinite(b) and b >= 0 for b in self._each()):
             raise UsageError(f"strength is {self.beta}; it must be finite and at least 0.", field="strength")
 
@@ -39,10 +44,17 @@ class Proportional:
         beta = torch.tensor(self._each(), device=gradient.device)
         if len(beta) not in (1, len(gradient)):
             raise UsageError(f"{len(beta)} strengths for {len(gradient)} images.", field="strength")
-        # A gradient of zero gives no direction: 0 / tiny stays 0 where 0 / 0 would be NaN.
-        length = gradient.flatten(1).norm(dim=1).clamp_min(1e-12)
-        scale = beta * move.flatten(1).norm(dim=1) / length
-        return -scale[:, None, None, None] * gradient
+        direction = _unit(gradient)
+        if self.even:
+            pixels = direction.norm(dim=1, keepdim=True).clamp_min(1e-12)
+            direction = _unit(direction * pixels**-self.even)
+        scale = beta * move.flatten(1).norm(dim=1)
+        return -scale[:, None, None, None] * direction
+
+
+def _unit(gradient: Tensor) -> Tensor:
+    """Of length 1 per image; a gradient of zero has no direction and stays 0."""
+    return gradient / gradient.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
 
 
 @dataclass(frozen=True)
