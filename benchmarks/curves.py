@@ -32,8 +32,8 @@ from sketchguide.methods import build_method
 from sketchguide.training.data import Pictures, digest, find_examples, split
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
 
-STRENGTHS = (0.4, 0.8, 1.2, 1.6, 2.4)
-STOPS = (0.3, 0.5, 0.65, 0.8)
+STRENGTHS = (0.8, 1.6, 2.5, 3.5)
+STOPS = (0.3, 0.5, 0.7, 0.85)
 STEPS = (8, 15, 25, 50)
 PICTURES = (50, 100, 300, 1000, 2000)
 

@@ -6,8 +6,8 @@
 
 and likewise `classifier` and `latent-classifier` on pictures, `drawing-classifier` on drawings. Held out is one artwork
 in eight, every augmentation of it, but of no concept all, and of the drawings by people one in eight: nothing that was
-trained on is scored. The concepts that benchmarks hold out, one in five of those without a Quick, Draw!
-word, take no part.
+trained on is scored. What benchmarks hold out takes no part: one in five of the concepts without a Quick, Draw! word,
+and the drawings that they use.
 """
 
 from __future__ import annotations
@@ -23,9 +23,12 @@ from torch import Generator, Tensor
 from torchvision.utils import save_image
 
 from artwork import Artwork, Icon, backgrounds, recolour, warp
-from sketchguide.evaluation.drawings import class_map
+from proportions import SCORED
+from sketchguide.evaluation.drawings import class_map, quickdraw
 from sketchguide.sketch import read_ndjson
 from sketchguide.sketchers import STYLES
+
+PEOPLE = 0.5  # share of pictures laid out as people draw that thing
 
 
 def kept_out(name: str) -> bool:
@@ -55,7 +58,8 @@ def pictures(artwork: Artwork, rounds: int, rng: Generator) -> Iterator[tuple[Ic
     for _ in range(rounds):
         for chosen in torch.arange(len(artwork.icons)).split(100):
             layers, _ = recolour(artwork.pixels[chosen], rng)
-            layers = warp(layers, artwork.size, rng)
+            layout = artwork.layouts(chosen, torch.rand(len(chosen), generator=rng) < PEOPLE, rng)
+            layers = warp(layers, artwork.size, rng, layout=layout)
             _, papers = backgrounds(len(chosen), rng)
             made = (layers[:, :3] + (1 - layers[:, 3:]) * papers[:, :, None, None]).clamp(0, 1)
             yield from zip((artwork.icons[i] for i in chosen.tolist()), made, strict=True)
@@ -81,14 +85,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="emoji128, quickdraw, class_map.json")
     parser.add_argument("--out", type=Path, required=True, help="a new folder")
-    parser.add_argument("--rounds", type=int, default=6, help="pictures of each icon (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=12, help="pictures of each icon (default: %(default)s)")
     parser.add_argument("--drawn", type=int, default=2, help="of which drawn, in every style (default: %(default)s)")
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--concepts", choices=("all", "quickdraw"), default="all", help="(default: %(default)s)")
     parser.add_argument("--seed", type=int, default=3)
     args = parser.parse_args()
     rng = Generator().manual_seed(args.seed)
-    artwork = Artwork(args.data, size=args.size, concepts=args.concepts)
+    artwork = Artwork(args.data, size=args.size, concepts=args.concepts, people=PEOPLE)
     mapping = class_map(args.data)
     words = {code: word for word, codes in reversed(mapping.items()) for code in codes}
     names = ("pictures", "pictures-held-out", "drawings", "drawings-held-out")
@@ -106,8 +110,10 @@ def main() -> None:
             extract = list(STYLES.values())[number % len(STYLES)]
             folder("drawings", apart=apart).add(extract(picture[None] * 2 - 1)[0], name)
     source = args.data / "quickdraw" / "quickdraw.ndjson.gz"
+    scored_drawings = quickdraw(args.data, count=SCORED, size=(args.size, args.size))
+    used = {json.dumps(drawing.source.to_json()) for drawing in scored_drawings if drawing.source is not None}
     for number, sketch in enumerate(read_ndjson(source, recognized_only=True)):
-        if sketch.name in mapping:
+        if sketch.name in mapping and json.dumps(sketch.to_json()) not in used:
             ink = torch.tensor(sketch.rasterize(size=(args.size, args.size)).ink)[None]
             folder("drawings", apart=kept_out(f"drawing {number}")).add(ink, sketch.name)
     for name, one in folders.items():

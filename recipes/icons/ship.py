@@ -20,6 +20,8 @@ import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors import safe_open
 
+from sketchguide.weights import read_weights, write_weights
+
 MODELS = Path(__file__).resolve().parents[2] / "src" / "sketchguide" / "models"
 
 CREDITS = """Fluent Emoji © Microsoft (MIT, github.com/microsoft/fluentui-emoji); Noto Emoji © Google (Apache-2.0,
@@ -143,7 +145,7 @@ tags: [sketchguide, icons]
 
 What DiffSketching (arXiv 2305.18812) needs beside the model, each trained by `sketchguide component` on the pictures
 and drawings of `recipes/icons/classes.py` and found by its name. Scores are of artwork and drawings held out. Drawings
-by people are of The Quick, Draw! Dataset © Google (CC BY 4.0).
+by people are of The Quick, Draw! Dataset © Google (CC BY 4.0). Weights are kept in bfloat16.
 
 {parts}
 
@@ -157,9 +159,12 @@ def ship_parts(run: Path, name: str) -> None:
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted(run.glob("*.safetensors")):
         report = run / f"{file.stem}-report.json"
-        if file.stat().st_size > MOST or not report.is_file():
-            raise SystemExit(f"{file} is over {MOST / 1e6:.0f} MB, or {report.name} is missing.")
-        shutil.copyfile(file, target / file.name)
+        tensors, header = read_weights(file, field="parts")
+        # Vectors are few, and statistics of BatchNorm among them: they stay as they are.
+        tensors = {name: one.bfloat16() if one.ndim > 1 else one for name, one in tensors.items()}
+        if sum(one.nbytes for one in tensors.values()) > MOST or not report.is_file():
+            raise SystemExit(f"{file} is over {MOST / 1e6:.0f} MB in bfloat16, or {report.name} is missing.")
+        write_weights(tensors, target / file.name, metadata=header, field="parts")
         facts = json.loads(report.read_text(encoding="utf-8")) | {"part": file.stem}
         (target / report.name).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     reports = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(target.glob("*-report.json"))]

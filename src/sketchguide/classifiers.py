@@ -6,6 +6,7 @@ import difflib
 import json
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from sketchguide.weights import read_network, read_weights, write_network, write
 
 FORMAT = "sketchguide-icon-classifier-1"
 KIND = "latent-classifier"
+LATENT_WIDTHS = (64, 96, 160, 192)  # of the stem and of each block; every block but the last halves the grid
 
 
 def find_class(name: str, classes: Sequence[str]) -> int:
@@ -60,35 +62,34 @@ class ClassifierConfig:
     stride: int  # pixels per latent pixel
     family: str  # Backbone.family
     backbone: str  # Backbone.name it was trained on, for people
-    widths: tuple[int, ...] = (64, 96, 128)  # per stage; every stage but the first halves the grid
+    widths: tuple[int, ...] = LATENT_WIDTHS
     window: tuple[float, float] = (0.0, 1.0)  # progress of the noise levels seen in training
 
     def __post_init__(self) -> None:
         if len(set(self.classes)) < max(len(self.classes), 2):
             raise UsageError("At least two classes are needed, each with its own name.", field="classes")
-        if not self.widths or any(width % 8 for width in self.widths):
-            raise UsageError(f"widths is {self.widths}; give multiples of 8, at least one.", field="widths")
+        if len(self.widths) < 2 or min(self.widths) < 1:
+            raise UsageError(f"widths is {self.widths}; give at least two, each at least 1.", field="widths")
         check_window(self.window)
 
 
 class LatentClassifier(nn.Module):
     """p(y | x_t, t): which class a noisy latent belongs to (Dhariwal & Nichol 2021, 2105.05233).
 
-    A residual network with GroupNorm; the noise level scales and shifts the activations of every block.
+    A residual network with BatchNorm, told the noise level in every block.
     """
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         self.config = config
-        first = config.widths[0]
+        first, *others = config.widths
         self.noise = nn.Sequential(nn.Linear(NOISE_BANDS, 64), nn.SiLU())
         self.stem = nn.Conv2d(config.latent_channels, first, 3, padding=1)
-        inside = (first, *config.widths[:-1])
+        strides = [2] * (len(others) - 1) + [1]
         self.blocks = nn.ModuleList(
-            LevelledResidual(a, b, told=64, stride=1 if i == 0 else 2)
-            for i, (a, b) in enumerate(zip(inside, config.widths, strict=True))
+            LevelledResidual(a, b, told=64, stride=s)
+            for (a, b), s in zip(pairwise(config.widths), strides, strict=True)
         )
-        self.norm = nn.GroupNorm(8, config.widths[-1])
         self.head = nn.Linear(config.widths[-1], len(config.classes))
 
     def forward(self, latent: Tensor, level: Level) -> Tensor:
@@ -101,7 +102,7 @@ class LatentClassifier(nn.Module):
         hidden = self.stem(latent.float())
         for block in self.blocks:
             hidden = block(hidden, told)
-        return self.head(F.silu(self.norm(hidden)).mean(dim=(2, 3)))
+        return self.head(hidden.mean(dim=(2, 3)))
 
     def class_number(self, name: str) -> int:
         """The output of the class called `name`; UsageError offers the nearest names."""
@@ -136,29 +137,8 @@ class LatentClassifier(nn.Module):
         return read_network(path, kind=KIND, build=build, field="classifier")
 
 
-class LevelledResidual(nn.Module):
-    """Two 3x3 convolutions beside a shortcut, told the noise level; halves the grid where `stride` is 2."""
-
-    def __init__(self, channels: int, outside: int, *, told: int, stride: int) -> None:
-        super().__init__()
-        self.before = nn.GroupNorm(8, channels)
-        self.first = nn.Conv2d(channels, outside, 3, stride=stride, padding=1)
-        self.between = nn.GroupNorm(8, outside)
-        self.second = nn.Conv2d(outside, outside, 3, padding=1)
-        self.tell = nn.Linear(told, 2 * outside)
-        self.shortcut = nn.Conv2d(channels, outside, 1)
-        self.stride = stride
-
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
-        scale, shift = self.tell(told)[:, :, None, None].chunk(2, dim=1)
-        hidden = self.between(self.first(F.silu(self.before(x)))) * (1 + scale) + shift
-        # An odd grid rounds up, as the strided convolution does.
-        shorter = F.avg_pool2d(x, self.stride, ceil_mode=True) if self.stride > 1 else x
-        return self.shortcut(shorter) + self.second(F.silu(hidden))
-
-
 class Residual(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; halves the picture where `stride` is 2."""
+    """Two 3x3 convolutions beside a shortcut; halves the grid where `stride` is 2."""
 
     def __init__(self, channels: int, outside: int, *, stride: int) -> None:
         super().__init__()
@@ -170,13 +150,29 @@ class Residual(nn.Module):
             nn.BatchNorm2d(outside),
         )
         self.shortcut = nn.Sequential(
-            nn.AvgPool2d(stride),
+            nn.AvgPool2d(stride, ceil_mode=True),  # an odd grid rounds up, as the strided convolution does
             nn.Conv2d(channels, outside, 1, bias=False),
             nn.BatchNorm2d(outside),
         )
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.branch(x) + self.shortcut(x)).relu()
+
+
+class LevelledResidual(Residual):
+    """A `Residual` whose noise level scales and shifts what is between its two convolutions."""
+
+    def __init__(self, channels: int, outside: int, *, told: int, stride: int) -> None:
+        super().__init__(channels, outside, stride=stride)
+        self.tell = nn.Linear(told, 2 * outside)
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        scale, shift = self.tell(told)[:, :, None, None].chunk(2, dim=1)
+        first, norm, *rest = self.branch
+        hidden = norm(first(x)) * (1 + scale) + shift
+        for layer in rest:
+            hidden = layer(hidden)
+        return (hidden + self.shortcut(x)).relu()
 
 
 class IconClassifier(nn.Module):

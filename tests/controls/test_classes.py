@@ -31,7 +31,7 @@ def classifier() -> LatentClassifier:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
         config = ClassifierConfig(
-            classes=("a", "b", "c"), latent_channels=4, stride=2, family="unet", backbone="tiny", widths=(16,)
+            classes=("a", "b", "c"), latent_channels=4, stride=2, family="unet", backbone="tiny", widths=(16, 16)
         )
         return LatentClassifier(config).eval().requires_grad_(False)
 

@@ -54,6 +54,38 @@ def test_a_noise_aware_classifier_learns_(backbone: UNetBackbone, pictures: Pict
     assert run.classifier.config.classes == ("bright", "dark")
 
 
+def test_pictures_are_encoded_once_and_more_come_as_it_goes_on(
+    backbone: UNetBackbone, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = LatentClassifierRun(backbone, pictures, settings(steps=20, pool=2), classes=("bright", "dark"))
+    encode, encoded = backbone.encode, list[int]()
+
+    def counted(images: torch.Tensor) -> torch.Tensor:
+        encoded.append(run.step)
+        return encode(images)
+
+    monkeypatch.setattr(backbone, "encode", counted)
+    list(run)
+    first, second = encoded
+    assert first == 0
+    assert second >= 4
+
+
+@pytest.mark.parametrize("kind", ["latent", "picture"])
+def test_bfloat16_leaves_the_weights_in_float32(backbone: UNetBackbone, pictures: Pictures, kind: str) -> None:
+    names, asked = ("bright", "dark"), settings(steps=2, bf16=True)
+    run = (
+        LatentClassifierRun(backbone, pictures, asked, classes=names)
+        if kind == "latent"
+        else PictureClassifierRun(pictures, asked, classes=names, device=torch.device("cpu"))
+    )
+    seen = set[torch.dtype]()
+    run.classifier.head.register_forward_hook(lambda *parts: seen.add(parts[-1].dtype))
+    list(run)
+    assert seen == {torch.bfloat16}
+    assert {value.dtype for value in run.classifier.parameters()} == {torch.float32}
+
+
 def test_a_picture_classifier_learns(pictures: Pictures) -> None:
     run = PictureClassifierRun(pictures, settings(), classes=("bright", "dark"), device=torch.device("cpu"))
     list(run)
@@ -67,14 +99,14 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 ) -> None:
     def run(**more: Any) -> LatentClassifierRun | PictureClassifierRun:
         if kind == "latent":
-            return LatentClassifierRun(backbone, pictures, settings(steps=4), classes=("bright", "dark"), **more)
+            return LatentClassifierRun(backbone, pictures, settings(steps=12), classes=("bright", "dark"), **more)
         names, device = ("bright", "dark"), torch.device("cpu")
-        return PictureClassifierRun(pictures, settings(steps=4), classes=names, device=device, **more)
+        return PictureClassifierRun(pictures, settings(steps=12), classes=names, device=device, **more)
 
     whole = run()
     list(whole)
     half = run()
-    for _ in zip(range(2), half, strict=False):
+    for _ in zip(range(6), half, strict=False):
         pass
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(half.step, half.state(), {})

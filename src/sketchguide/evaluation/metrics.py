@@ -7,6 +7,7 @@ compared, so that the thickness of a line neither helps nor harms, and a map tha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -55,8 +56,7 @@ def edge_f1(predicted: Tensor, target: Tensor, *, tolerance: float) -> EdgeScore
     ink agree (all 1); where only one has ink, all are 0.
     """
     check_pair(predicted, target, tolerance=tolerance)
-    counts = match(predicted >= THRESHOLD, target >= THRESHOLD, tolerance=tolerance)
-    return score(counts)
+    return score(match(lines_of(predicted), lines_of(target), tolerance=tolerance))
 
 
 def edge_ods(predicted: Tensor, target: Tensor, *, tolerance: float, thresholds: int = 19) -> SetScore:
@@ -70,8 +70,9 @@ def edge_ods(predicted: Tensor, target: Tensor, *, tolerance: float, thresholds:
     if thresholds < 1:
         raise UsageError(f"{thresholds} thresholds were given; 1 is the least.", field="thresholds")
     cuts = torch.arange(1, thresholds + 1, dtype=torch.float64) / (thresholds + 1)
-    ink = target >= THRESHOLD
-    counts = torch.stack([match(predicted >= cut, ink, tolerance=tolerance) for cut in cuts.tolist()])  # (T, 4, B)
+    wanted = lines_of(target)
+    found = (lines_of(predicted, threshold=cut) for cut in cuts.tolist())
+    counts = torch.stack([match(one, wanted, tolerance=tolerance) for one in found])  # (T, 4, B)
     whole = score(counts.sum(dim=2).T)
     best = int(whole.f1.argmax())
     best_each = score(counts.permute(1, 0, 2)).f1.argmax(dim=0)
@@ -92,10 +93,10 @@ def chamfer(first: Tensor, second: Tensor) -> Tensor:
     fraction of the longer side. 0 where neither map has ink, 1 where only one has.
     """
     check_pair(first, second, tolerance=0)
-    a, b = thin(first >= THRESHOLD), thin(second >= THRESHOLD)
-    there, back = masked_mean(distance_to(b), a), masked_mean(distance_to(a), b)
+    a, b = lines_of(first), lines_of(second)
+    there, back = masked_mean(b.distance, a.ink), masked_mean(a.distance, b.ink)
     distance = (there + back) / 2 / max(first.shape[-2:])
-    one_empty = a.flatten(1).any(dim=1) != b.flatten(1).any(dim=1)
+    one_empty = a.ink.flatten(1).any(dim=1) != b.ink.flatten(1).any(dim=1)
     return torch.where(one_empty, 1.0, distance)
 
 
@@ -145,12 +146,23 @@ def check_pair(first: Tensor, second: Tensor, *, tolerance: float) -> None:
         raise UsageError(f"A tolerance of {tolerance} was given; 0 pixels is the least.", field="tolerance")
 
 
-def match(predicted: Tensor, target: Tensor, *, tolerance: float) -> Tensor:
+class Lines(NamedTuple):
+    """The thinned lines of maps, and how far it is to them in pixels."""
+
+    ink: Tensor  # (B, 1, H, W), bool
+    distance: Tensor  # (B, 1, H, W)
+
+
+def lines_of(maps: Tensor, *, threshold: float = THRESHOLD) -> Lines:
+    ink = thin(maps >= threshold)
+    return Lines(ink, distance_to(ink))
+
+
+def match(predicted: Lines, target: Lines, *, tolerance: float) -> Tensor:
     """Line pixels (4, B): predicted and matched, predicted, in the target and matched, in the target."""
-    predicted, target = thin(predicted), thin(target)
-    found = predicted & (distance_to(target) <= tolerance)
-    covered = target & (distance_to(predicted) <= tolerance)
-    return torch.stack([ink.flatten(1).sum(dim=1) for ink in (found, predicted, covered, target)])
+    found = predicted.ink & (target.distance <= tolerance)
+    covered = target.ink & (predicted.distance <= tolerance)
+    return torch.stack([ink.flatten(1).sum(dim=1) for ink in (found, predicted.ink, covered, target.ink)])
 
 
 def score(counts: Tensor) -> EdgeScore:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.classifiers import ClassifierConfig, IconClassifier, LatentClassifier, calibration_error
+from sketchguide.classifiers import LATENT_WIDTHS, ClassifierConfig, IconClassifier, LatentClassifier, calibration_error
 from sketchguide.errors import UsageError
 from sketchguide.levels import Level, check_window
 from sketchguide.seeds import generators
@@ -21,6 +21,8 @@ from sketchguide.training.data import Example, Pictures
 from sketchguide.training.run import TrainingRun, add_noise, cosine
 
 _BATCH = 64
+_GROUP = 32
+_GROWS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +31,18 @@ class ClassifierTraining:
 
     steps: int = 2000
     batch: int = 64
-    rate: float = 2e-3  # Adam's learning rate, falling to zero along a cosine
+    rate: float = 2e-3  # AdamW's learning rate, falling to zero along a cosine
     smoothing: float = 0.05  # of the labels (Müller et al. 2019, 1906.02629): confidence stays near accuracy
-    widths: tuple[int, ...] = (64, 96, 128)
+    widths: tuple[int, ...] = LATENT_WIDTHS
     window: tuple[float, float] = (0.0, 1.0)  # progress of the noise levels trained on
-    views: int = 2  # noise levels at which a batch has each of its pictures
+    pool: int = 1000  # groups of augmented pictures whose latents are kept; the noise on them is new at every use
+    bf16: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
         check_window(self.window)
-        if self.steps < 1 or self.batch < 2 or self.views < 1:
-            raise UsageError("steps and views must be at least 1, batch at least 2.", field="steps")
+        if self.steps < 1 or self.batch < 2 or self.pool < 1:
+            raise UsageError("steps and pool must be at least 1, batch at least 2.", field="steps")
         if not 0 < self.rate <= 1:
             raise UsageError(f"rate is {self.rate}; it must be above 0 and at most 1.", field="rate")
         if not 0 <= self.smoothing < 1:
@@ -86,6 +89,7 @@ class _ClassRun(TrainingRun):
         self._number = {name: number for number, name in enumerate(classes)}
         optimizer = torch.optim.AdamW(module.parameters(), lr=settings.rate, weight_decay=0.02)
         super().__init__(module, optimizer, seed=settings.seed, resume=resume)
+        module.eval()
 
     @property
     def config(self) -> dict[str, Any]:
@@ -101,6 +105,14 @@ class _ClassRun(TrainingRun):
 
     def labels(self, captions: Sequence[str]) -> Tensor:
         return torch.tensor([self._number[caption] for caption in captions])
+
+    def cross_entropy(self, classify: Callable[[], Tensor], labels: Tensor) -> Tensor:
+        """Of the logits (B, K) that `classify` gives in training mode, and labels (B,)."""
+        self.module.train()  # no longer than this: BatchNorm must not move elsewhere
+        with torch.autocast(labels.device.type, torch.bfloat16, enabled=self.settings.bf16):
+            logits = classify()
+        self.module.eval()
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self.settings.smoothing)
 
     @abstractmethod
     def score(self, images: Tensor, captions: Sequence[str]) -> float:
@@ -132,6 +144,7 @@ class LatentClassifierRun(_ClassRun):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             self.classifier = LatentClassifier(config).to(backbone.device)
+        self._pool: dict[int, tuple[Tensor, Tensor]] = {}
         super().__init__(self.classifier, classes, pictures, settings, resume)
 
     @property
@@ -140,15 +153,26 @@ class LatentClassifierRun(_ClassRun):
 
     def loss(self) -> Tensor:
         settings = self.settings
-        images, captions = self.pictures.batch(self.rng, -(-settings.batch // settings.views))
+        # The pool grows by a group every few steps, so that every part of a run takes as long as any other.
+        known = min(settings.pool, 1 + self.step // _GROWS)
+        groups = torch.randint(known, (-(-settings.batch // _GROUP),), generator=self.rng)
+        latents, labels = (
+            torch.cat(parts)[: settings.batch] for parts in zip(*map(self._group, groups.tolist()), strict=True)
+        )
         start, stop = settings.window
-        drawn = torch.rand(settings.batch, generator=self.rng) * (stop - start) + start
-        levels = [self.backbone.level(float(p)) for p in drawn]
-        rows = [i % len(images) for i in range(settings.batch)]
-        noisy = add_noise(self.backbone.encode(images.to(self.backbone.device))[rows], levels, self.rng)
-        logits = self.classifier.predict_at(noisy.latent, noisy.times)
-        labels = self.labels(captions)[rows].to(logits.device)
-        return F.cross_entropy(logits, labels, label_smoothing=settings.smoothing)
+        drawn = torch.rand(len(latents), generator=self.rng) * (stop - start) + start
+        noisy = add_noise(latents, [self.backbone.level(float(p)) for p in drawn], self.rng)
+        return self.cross_entropy(lambda: self.classifier.predict_at(noisy.latent, noisy.times), labels)
+
+    def _group(self, number: int) -> tuple[Tensor, Tensor]:
+        """Latents and labels of group `number` of the pool: to encode pictures takes longer than to classify them."""
+        if number not in self._pool:
+            rng = Generator().manual_seed((self.settings.seed << 16) + number)
+            images, captions = self.pictures.batch(rng, min(_GROUP, self.settings.batch))
+            with torch.no_grad():
+                latents = self.backbone.encode(images.to(self.backbone.device))
+            self._pool[number] = (latents, self.labels(captions).to(latents.device))
+        return self._pool[number]
 
     def score(self, images: Tensor, captions: Sequence[str]) -> float:
         table = self.calibrate(images, captions, count=4)
@@ -174,7 +198,7 @@ class LatentClassifierRun(_ClassRun):
             table.append(Calibration(level.progress, right, float(confidence.mean()), error))
         return table
 
-    def _at(self, latents: Tensor, level: Level, rng: torch.Generator) -> Tensor:
+    def _at(self, latents: Tensor, level: Level, rng: Generator) -> Tensor:
         return self.classifier(add_noise(latents, [level] * len(latents), rng).latent, level)
 
 
@@ -195,15 +219,11 @@ class PictureClassifierRun(_ClassRun):
             self.classifier = IconClassifier(classes, size=min(pictures.size), channels=settings.widths).to(device)
         self.device = device
         super().__init__(self.classifier, classes, pictures, settings, resume)
-        self.classifier.eval()
 
     def loss(self) -> Tensor:
         images, captions = self.pictures.batch(self.rng, self.settings.batch)
-        self.classifier.train()  # no longer than this: BatchNorm must not move elsewhere
-        logits = self.classifier(images.to(self.device))
-        self.classifier.eval()
-        labels = self.labels(captions).to(self.device)
-        return F.cross_entropy(logits, labels, label_smoothing=self.settings.smoothing)
+        images = images.to(self.device)
+        return self.cross_entropy(lambda: self.classifier(images), self.labels(captions).to(self.device))
 
     @torch.no_grad()
     def score(self, images: Tensor, captions: Sequence[str]) -> float:

@@ -29,6 +29,7 @@ class SketcherTraining:
     width: int = 24
     blocks: int = 4
     noise: float = 0.1  # largest deviation of the noise on a picture: what P will see while sampling is not clean
+    bf16: bool = False
     pool: int = 64  # batches of augmented pictures whose maps are kept; turned and recoloured anew at every use
     seed: int = 0
 
@@ -89,7 +90,9 @@ class SketcherRun(TrainingRun):
         images, targets = images.flip(axes), targets.flip(axes).to(self.device)
         amount = torch.rand(len(images), 1, 1, 1, generator=self.rng) * self.settings.noise
         seen = (images + amount * torch.randn(images.shape, generator=self.rng)).to(self.device)
-        logits = self.sketcher.logits(seen, styles)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.settings.bf16):
+            logits = self.sketcher.logits(seen, styles)
+        logits = logits.float()
         return F.binary_cross_entropy_with_logits(logits, targets) + dice(logits.sigmoid(), targets).mean()
 
     def _batch(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
