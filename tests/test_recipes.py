@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from sketchguide import generate, load_backbone
+from sketchguide.classifiers import IconClassifier, load_classifier, save_classifier
 from sketchguide.training.checkpoints import Checkpoints
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes" / "icons"
@@ -247,3 +248,41 @@ def test_what_has_no_outline_lays_nothing_out() -> None:
     assert proportions.hull_moments(line.numpy()) is None
     line[20, 5:50] = 1
     assert proportions.hull_moments(line.numpy()) is None
+
+
+@pytest.mark.parametrize("used", [500, 1])
+def test_parts_never_see_the_drawings_of_benchmarks(
+    train: ModuleType, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, used: int
+) -> None:
+    classes = importlib.import_module("classes")
+    monkeypatch.setattr(classes, "SCORED", used)
+    asked = ["--data", str(data), "--out", str(tmp_path / "out"), "--rounds", "2", "--drawn", "1", "--size", "32"]
+    monkeypatch.setattr(sys, "argv", ["classes.py", *asked])
+    classes.main()
+    lists = {one.parent.name: one.read_text().splitlines() for one in (tmp_path / "out").glob("*/metadata.jsonl")}
+    assert len(lists["pictures"]) == 6
+    assert not lists["pictures-held-out"]  # of no concept all
+    by_people = len(lists["drawings"]) + len(lists["drawings-held-out"]) - 3
+    assert by_people == max(0, 3 - used)
+
+
+def test_a_part_is_shipped_small_and_with_its_report(
+    train: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ship = importlib.import_module("ship")
+    monkeypatch.setattr(ship, "MODELS", tmp_path / "models")
+    classifier = IconClassifier(("apple", "pear"), size=32, channels=(8, 16)).eval()
+    save_classifier(classifier, tmp_path / "run" / "classifier.safetensors")
+    with pytest.raises(SystemExit, match="report"):
+        ship.ship_parts(tmp_path / "run", "icons")
+    (tmp_path / "run" / "classifier-report.json").write_text('{"accuracy": 0.5}')
+    ship.ship_parts(tmp_path / "run", "icons")
+    shipped = tmp_path / "models" / "icons-parts" / "classifier.safetensors"
+    assert shipped.stat().st_size < 0.7 * (tmp_path / "run" / "classifier.safetensors").stat().st_size
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        assert torch.allclose(load_classifier(shipped)(images), classifier(images), atol=0.05)
+    assert "accuracy 0.5" in (shipped.parent / "README.md").read_text()
+    monkeypatch.setattr(ship, "MOST", 100)
+    with pytest.raises(SystemExit, match="bfloat16"):
+        ship.ship_parts(tmp_path / "run", "icons")
