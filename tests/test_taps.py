@@ -122,9 +122,11 @@ def test_a_survey_finds_channels_and_strides() -> None:
             self.text = nn.Linear(2, 7)
             self.time = nn.Linear(1, 9)
             self.pair = Pair()
+            self.last = nn.Linear(16, 16)
 
         def forward(self, x: Tensor) -> Tensor:
             x = self.down(self.conv(x))
+            self.last(x.permute(0, 2, 3, 1))
             self.text(torch.zeros(1, 11, 2))
             self.time(torch.zeros(1, 1))
             self.pair(x)
@@ -134,6 +136,7 @@ def test_a_survey_finds_channels_and_strides() -> None:
     assert survey(net, lambda: net(torch.zeros(1, 3, 8, 12)), grid=(8, 12)) == [
         TapInfo("conv", 8, 1),
         TapInfo("down", 16, 2),
+        TapInfo("last", 4, None),  # channels come last: it is no map of the grid
         TapInfo("text", 7, None),
         TapInfo("time", 9, None),
         TapInfo("pair.inner", 16, 2),

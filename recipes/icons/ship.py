@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors import safe_open
+from torch import Tensor
 
 from sketchguide.weights import read_weights, write_weights
 
@@ -157,19 +158,26 @@ MOST = 5e6  # bytes of a part
 def ship_parts(run: Path, name: str) -> None:
     target = MODELS / f"{name}-parts"
     target.mkdir(parents=True, exist_ok=True)
-    for file in sorted(run.glob("*.safetensors")):
+    parts = [light(file) for file in sorted(run.glob("*.safetensors"))]  # all are good before one is replaced
+    for file, (tensors, header) in parts:
         report = run / f"{file.stem}-report.json"
-        tensors, header = read_weights(file, field="parts")
-        # Vectors are few, and statistics of BatchNorm among them: they stay as they are.
-        tensors = {name: one.bfloat16() if one.ndim > 1 else one for name, one in tensors.items()}
-        if sum(one.nbytes for one in tensors.values()) > MOST or not report.is_file():
-            raise SystemExit(f"{file} is over {MOST / 1e6:.0f} MB in bfloat16, or {report.name} is missing.")
         write_weights(tensors, target / file.name, metadata=header, field="parts")
         facts = json.loads(report.read_text(encoding="utf-8")) | {"part": file.stem}
         (target / report.name).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     reports = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(target.glob("*-report.json"))]
-    parts = "\n".join(f"- **{part}**, {ABOUT[part]}: {told(r)}" for r in reports for part in [r.pop("part")])
-    (target / "README.md").write_text(PARTS_CARD.format(name=name, parts=parts) + LICENCE, encoding="utf-8")
+    lines = "\n".join(f"- **{part}**, {ABOUT[part]}: {told(r)}" for r in reports for part in [r.pop("part")])
+    (target / "README.md").write_text(PARTS_CARD.format(name=name, parts=lines) + LICENCE, encoding="utf-8")
+
+
+def light(file: Path) -> tuple[Path, tuple[dict[str, Tensor], dict[str, str]]]:
+    """A part in bfloat16, with its header; vectors are few, and statistics of BatchNorm among them: they stay as they
+    are."""
+    tensors, header = read_weights(file, field="parts")
+    tensors = {name: one.bfloat16() if one.ndim > 1 else one for name, one in tensors.items()}
+    report = file.with_name(f"{file.stem}-report.json")
+    if sum(one.nbytes for one in tensors.values()) > MOST or not report.is_file():
+        raise SystemExit(f"{file} is over {MOST / 1e6:.0f} MB in bfloat16, or {report.name} is missing.")
+    return file, (tensors, header)
 
 
 def told(report: dict[str, Any]) -> str:

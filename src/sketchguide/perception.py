@@ -131,6 +131,7 @@ def _published(kind: str, name: str, file: Path | None) -> nn.Module:
             from transformers import AutoModel
 
             network = AutoModel.from_pretrained(name, use_safetensors=True)
+            network = getattr(network, "vision_model", network)  # CLIP and its like read texts too
     except ImportError as error:
         raise ModelNotFoundError(
             f"{kind}:{name} needs the library {kind}.", hint=f"Install it: pip install {kind}.", field="features"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +22,9 @@ from sketchguide.generation import recall
 from sketchguide.loading import LORA_FILE
 from sketchguide.sketch import Sketch
 from sketchguide.sketchers import Sketcher, SketcherConfig
+from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.finetune import FineTuneRun
+from sketchguide.training.run import MAX_SKIPS
 
 Run = Callable[..., Any]
 
@@ -66,6 +69,10 @@ def test_a_stopped_run_goes_on_and_its_lora_draws(
     changed = sketchguide(*tuning, "--steps", "3", "-o", folder, "--identity", "0.1", "--resume")
     assert changed.code == 2
     assert "identity was 0.4, now 0.1" in changed.err
+    comparing = ["--drawing-features", str(Path(tuning[tuning.index("--features") + 1]) / "classifier.safetensors")]
+    changed = sketchguide(*tuning, *comparing, "--steps", "3", "-o", folder, "--resume")
+    assert changed.code == 2
+    assert "drawing_features was" in changed.err
     done = sketchguide(*tuning, "--steps", "3", "-o", folder, "--resume", "--json")
     assert done.code == 0, done
     facts = done.json
@@ -186,6 +193,9 @@ def test_losses_that_are_no_numbers_end_with_the_last_good_weights(
     assert result.code == 1
     assert "The last good weights are in" in result.err
     assert (tmp_path / LORA_FILE).is_file()
+    latest = Checkpoints(tmp_path / "checkpoints").latest()
+    assert latest is not None
+    assert latest.step == MAX_SKIPS - 1
 
 
 def test_a_folder_that_cannot_be_written_is_named(sketchguide: Run, tuning: list[str], tmp_path: Path) -> None:
@@ -224,6 +234,51 @@ def test_every_part_is_trained_by_one_command(
     else:
         assert load_classifier(file).classes == ("blue box", "red ball")
         assert 0 <= report["accuracy"] <= 1
+
+
+def test_a_part_goes_on_with_its_own_pictures_only(
+    sketchguide: Run, pictures: Path, model: Path, tmp_path: Path
+) -> None:
+    data, parts = tmp_path / "data", tmp_path / "parts"
+    shutil.copytree(pictures, data)
+    words = ["component", "classifier", "--data", data, "-o", parts, "--model", model, "--device", "cpu"]
+    words += ["--batch", "4", "--steps", "2", "--json"]
+    first, again = (sketchguide(*words, *more).json for more in ([], ["--resume"]))
+    assert again["loss"] == first["loss"]
+    (data / "red ball").rename(data / "red apple")
+    other = sketchguide(*words, "--resume")
+    assert other.code == 2
+    assert "pictures was" in other.err
+
+
+def test_what_is_not_learned_from_is_told(sketchguide: Run, pictures: Path, model: Path, tmp_path: Path) -> None:
+    data, scored = tmp_path / "data", tmp_path / "scored"
+    shutil.copytree(pictures, data)
+    shutil.copytree(pictures / "red ball", scored / "green ball")
+    (data / "red ball" / "broken.png").write_bytes(b"no picture")
+    words = ["component", "classifier", "--data", data, "--held-out", scored, "-o", tmp_path / "parts"]
+    result = sketchguide(*words, "--model", model, "--device", "cpu", "--batch", "32", "--steps", "4", "--json")
+    assert result.code == 0, result
+    assert result.json["training_images"] == 12
+    assert any("broken.png was left out" in warning for warning in result.json["warnings"])
+    assert any("not learned: green ball" in warning for warning in result.json["warnings"])
+
+
+def test_without_photos_the_references_are_made(sketchguide: Run, tuning: list[str], tmp_path: Path) -> None:
+    place = tuning.index("--photo")
+    words = [*tuning[:place], *tuning[place + 2 :], "--batch", "1", "-o", str(tmp_path)]
+    for more in (["--steps", "2", "--preview-every", "1"], ["--steps", "2", "--preview-every", "1", "--resume"]):
+        result = sketchguide(*words, *more, "--json")
+        assert result.code == 0, result
+        assert result.json["steps"] == 2
+
+
+def test_photos_of_another_shape_are_said_to_be_cut(sketchguide: Run, tuning: list[str], tmp_path: Path) -> None:
+    Image.new("RGB", (96, 64), "red").save(tmp_path / "wide.png")
+    words = [*tuning, "--photo", str(tmp_path / "wide.png"), "--steps", "1", "--batch", "1"]
+    result = sketchguide(*words, "-o", tmp_path / "ball", "--json")
+    assert result.code == 0, result
+    assert any("96 × 64 is cut at the middle" in warning for warning in result.json["warnings"])
 
 
 def test_unknown_parts_are_refused(sketchguide: Run, pictures: Path, tmp_path: Path) -> None:

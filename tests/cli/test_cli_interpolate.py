@@ -53,6 +53,16 @@ def test_frames_follow_no_blank_drawing(sketchguide: Run, quickly: list[str], tm
     assert (tmp_path / "with.png").read_bytes() == (tmp_path / "without.png").read_bytes()
 
 
+def test_frames_follow_a_drawing_by_the_named_predictor(
+    sketchguide: Run, quickly: list[str], trained: tuple[Path, object], drawing: Path, tmp_path: Path
+) -> None:
+    made = [tmp_path / "with.png", tmp_path / "without.png"]
+    for path, more in zip(made, (["--sketch", drawing, "--predictor", trained[0]], []), strict=True):
+        result = sketchguide("interpolate", "1", "2", *quickly, *more, "-o", path)
+        assert result.code == 0, result
+    assert made[0].read_bytes() != made[1].read_bytes()
+
+
 def test_what_cannot_be_written_is_told_before_the_work(sketchguide: Run, quickly: list[str], tmp_path: Path) -> None:
     (tmp_path / "out.gif").mkdir()
     result = sketchguide("interpolate", "1", "2", *quickly, "-o", tmp_path / "out.gif")

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import DDIMScheduler
+from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
@@ -195,7 +197,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 def test_bad_losses_are_skipped_and_then_stop_with_the_last_good_weights(
     backbone: UNetBackbone, judges: Judges, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sketchguide.training.run.MAX_SKIPS", 2)
+    monkeypatch.setattr("sketchguide.training.run.MAX_SKIPS", 3)
     run = tune(backbone, judges, steps=100, gradient="step")
     steps = iter(run)
     next(steps), next(steps)
@@ -283,3 +285,26 @@ def test_what_cannot_be_used_is_refused(backbone: UNetBackbone, judges: Judges) 
         FineTuneRun(backbone, photos(), torch.ones(1, 1, 16, 16), judges, FineTuning(), prompt="")
     with pytest.raises(UsageError, match="no style 'oil'"):
         tune(backbone, judges, style="oil")
+
+
+def test_a_lora_that_is_on_the_model_stays_on(backbone: UNetBackbone, judges: Judges) -> None:
+    unet: Any = backbone.network
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False), adapter_name="style")
+    unet.requires_grad_(False)
+    run = tune(backbone, judges)
+    with torch.no_grad():
+        assert torch.allclose(run._descend(run._starts, run._told(1), carrying=0), run.reconstruction, atol=1e-5)
+    assert sum(p.requires_grad for p in unet.parameters()) == len(run.trained)
+    run.remove()
+    assert unet.active_adapters() == ["style"]
+
+
+def test_one_step_from_pure_noise_is_refused(judges: Judges) -> None:
+    pipeline = tiny_stable_diffusion()
+    pipeline.scheduler = DDIMScheduler.from_config(
+        pipeline.scheduler.config, rescale_betas_zero_snr=True, timestep_spacing="trailing"
+    )
+    with pytest.raises(UsageError, match="pure noise"):
+        tune(UNetBackbone(pipeline, name="tiny"), judges, levels=1)

@@ -131,7 +131,7 @@ def command(
         task = bar.add_task("Loading", total=None, figures="")
         hush_libraries()
         from sketchguide.training.checkpoints import Checkpoints, check_config
-        from sketchguide.training.data import find_examples, split
+        from sketchguide.training.data import digest, find_examples, split
 
         examples = find_examples(data)
         if held_out is None:
@@ -145,7 +145,8 @@ def command(
             latest = earlier(checkpoints, f"{part}.safetensors", report, resume=resume, fresh=fresh)
             trainee = _Trainee(part, model, device, training, scored, given)
             run = trainee.run()
-            config = {**run.config, "part": part, "minutes": minutes, "pictures": len(examples)}
+            config = {**run.config, "part": part, "minutes": minutes, "model": trainee.backbone.name}
+            config |= {"pictures": digest(training), "held_out": digest(scored)}
             if latest is not None:
                 check_config(latest.meta["config"], config, afresh="--fresh")
                 given["steps"] = latest.meta["steps"]
@@ -160,13 +161,22 @@ def command(
                 score=(lambda: run.score(*trainee.scored(WATCHED))) if trainee.held_out else None,
                 log=output / f"{part}-log.jsonl",
             )
+            if latest is not None:
+                session.loss, session.held_out = latest.meta["loss"], latest.meta["held_out"]
             session.rewind_log()
             for step in until_stopped(session, report.arguments):
                 total, figures = run.settings.steps, session.figures
                 bar.update(task, description="Training", completed=step, total=total, figures=figures)
             file = trainee.save(run, output / f"{part}.safetensors")
             facts = {"part": str(file), "steps": run.step, "loss": finite(session.loss), **trainee.worth(run)}
-            facts |= {"training_images": len(training), "seconds": round(run.seconds, 1)}
+            facts |= {"training_images": trainee.seen(run), "seconds": round(run.seconds, 1)}
+            for path, reason in trainee.pictures.skipped:
+                report.warn(f"{path} was left out: {reason}")
+            if trainee.unknown:
+                report.warn(
+                    f"{len(trainee.unknown)} classes have held-out pictures only and are not learned: "
+                    f"{', '.join(trainee.unknown[:5])}{', …' if len(trainee.unknown) > 5 else ''}."
+                )
             try:
                 (output / f"{part}-report.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
             except OSError as error:
@@ -202,7 +212,9 @@ class _Trainee:
         self.classes = classes_of(training) if classifying else ()
         loose = Augmentation(scale=(0.75, 1.15), rotate=12.0, shift=0.1)
         self.pictures = self._pictures(training, loose)
+        self.unknown: list[str] = []
         if classifying:
+            self.unknown = sorted({example.caption for example in held_out} - set(self.classes))
             held_out = [example for example in held_out if example.caption in self.classes]
         others = self._pictures(held_out, loose, self.pictures) if held_out else None
         self.held_out = others if others and others.fixed(1)[1] else None
@@ -211,6 +223,11 @@ class _Trainee:
         from sketchguide.training.data import Pictures
 
         return Pictures(examples, size=self.backbone.default_size, augmentation=augmentation, beside=beside)
+
+    def seen(self, run: Any) -> int:
+        """Pictures trained on, at most: augmented ones that are used again come from a pool."""
+        readable = len(self.pictures.examples) - len(self.pictures.skipped)
+        return min(readable, run.settings.pool * run.settings.batch) if self.part == "sketcher" else readable
 
     def scored(self, count: int) -> tuple[Any, list[str]]:
         assert self.held_out is not None

@@ -191,7 +191,7 @@ def command(
         task = bar.add_task("Loading", total=None, figures="")
         hush_libraries()
         from sketchguide.backbones.unet import UNetBackbone
-        from sketchguide.loading import LORA_FILE, find_features, find_part, load_backbone
+        from sketchguide.loading import LORA_FILE, find_features, find_part, fingerprint, load_backbone
         from sketchguide.perception import load_features
         from sketchguide.sketch import Sketch
         from sketchguide.sketchers import Sketcher
@@ -236,9 +236,14 @@ def command(
                 load_features(seeing, device=backbone.device),
                 load_features(comparing, device=backbone.device),
             )
-            references = _references(photos, backbone, prompt)
+            references = _references(photos, backbone, prompt, report, paired=paired)
             config = config_of(settings, backbone, prompt, pair_up(len(references), len(drawings), paired=paired))
-            config |= {"minutes": minutes, "pictures": _digest(references, drawings)}
+            # References that the model makes differ a little from machine to machine: the prompt stands for them.
+            config |= {"minutes": minutes, "pictures": _digest(*([references] if photos else []), drawings)}
+            networks = {"sketcher": judges.sketcher, "features": judges.identity.network}
+            networks["drawing_features"] = judges.drawing.network
+            config |= {name: fingerprint(network) for name, network in networks.items()}
+            config["dtype"] = str(backbone.dtype).removeprefix("torch.")
             if latest is not None:
                 check_config(latest.meta["config"], config, afresh="--fresh")
                 settings = replace(settings, steps=latest.meta["steps"])
@@ -280,6 +285,7 @@ def command(
         "training_seconds": round(run.seconds, 1),
     }
     report.say(f"{file}: {run.step} steps in {run.seconds / 60:.1f} minutes, {session.figures}")
+    report.say(f"The inversion leads back to the references with {run.fidelity():.1f} dB.")
     if after is not None:
         report.say(f"Distance from the drawings on seeds not trained on: {before:.3f} before, {after:.3f} now.")
     use = f"--model {file}" if full else f"--model {model} --lora {output}"
@@ -305,11 +311,15 @@ def _laid(sketches: Sequence[Any], photos: Sequence[Any], size: tuple[int, int],
     """Each drawing laid on its photo and cut as that is, so that the two stay aligned."""
     laid: list[Any] = []
     for sketch, photo in zip(sketches, photos, strict=True):
-        aspect, wanted = photo.width / photo.height, size[0] / size[1]
-        if abs(math.log(aspect / wanted)) > 0.01:
-            report.warn(f"A photo of {photo.width} × {photo.height} is cut at the middle, and its drawing with it.")
-        laid.append(sketch.on_canvas(aspect).on_canvas(wanted, cut=True))
+        _warn_of_cut(photo, size, report, and_drawing=True)
+        laid.append(sketch.on_canvas(photo.width / photo.height).on_canvas(size[0] / size[1], cut=True))
     return laid
+
+
+def _warn_of_cut(photo: Any, size: tuple[int, int], report: Report, *, and_drawing: bool = False) -> None:
+    if abs(math.log(photo.width / photo.height * size[1] / size[0])) > 0.01:
+        also = ", and its drawing with it" if and_drawing else ""
+        report.warn(f"A photo of {photo.width} × {photo.height} is cut at the middle{also}.")
 
 
 def _recognised(drawings: Tensor, comparing: str, report: Report) -> str:
@@ -326,13 +336,16 @@ def _recognised(drawings: Tensor, comparing: str, report: Report) -> str:
     return name
 
 
-def _references(photos: Sequence[Any], backbone: UNetBackbone, prompt: str) -> Tensor:
+def _references(photos: Sequence[Any], backbone: UNetBackbone, prompt: str, report: Report, *, paired: bool) -> Tensor:
     """The photos at the model's size, cut at the middle; without any, pictures that the model makes of the prompt."""
     from sketchguide.generation import walk
     from sketchguide.images import to_tensor
     from sketchguide.request import Request
 
     if photos:
+        if not paired:
+            for photo in photos:
+                _warn_of_cut(photo, backbone.default_size, report)
         return to_tensor(photos, size=backbone.default_size)
     request = Request.checked(prompt=prompt, seed=0)
     *_, made = walk(request, backbone, prompts=[prompt] * REFERENCES, seeds=range(REFERENCES))

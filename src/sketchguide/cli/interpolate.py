@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sketchguide.cli.generate import check_writable, parse_size
+from sketchguide.cli.options import PredictorOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.defaults import MODEL, SCALE, STEPS
 from sketchguide.errors import OutputError, UsageError
@@ -61,6 +62,7 @@ def command(
     model: Annotated[
         str, typer.Option(help="Shipped, a diffusers folder or a hub id.", metavar="NAME|PATH|HUB_ID")
     ] = MODEL,
+    predictor: PredictorOption = None,
     lora: Annotated[str | None, typer.Option(help="A LoRA, as `finetune` writes it.", metavar="PATH|HUB_ID")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps, …", metavar="NAME")] = "auto",
 ) -> None:
@@ -98,7 +100,7 @@ def command(
 
         if way not in INTERPOLATIONS:
             raise UsageError(f"There is no way {way!r}.", hint=f"Choose: {', '.join(INTERPOLATIONS)}.", field="way")
-        inverted = not (first.isdigit() and second.isdigit())
+        inverted = not (first.isdecimal() and second.isdecimal())
         strength = 1.0 if inverted else SCALE.default
         wanted = None if size is None else parse_size(size)
         drawings = [Sketch.open(path) for path in sketch or []]
@@ -122,7 +124,7 @@ def command(
         if any(one.blank for one in maps):
             report.warn("A sketch is blank: the pictures follow none.")
         elif maps:
-            guide = latent_guide(request, [maps[0], maps[-1]], backbone, load_predictor(None, backbone))
+            guide = latent_guide(request, [maps[0], maps[-1]], backbone, load_predictor(predictor, backbone))
             guides.append(guide.interpolated(frames))
         ends = [_end(one, request, backbone, sides, report) for one in (first, second)]
         latent = between(ends[0], ends[1], frames=frames, way=way)
@@ -150,7 +152,7 @@ def _end(text: str, request: Request, backbone: Backbone, size: tuple[int, int],
     from sketchguide.inversion import invert
     from sketchguide.seeds import generators, noise
 
-    if text.isdigit():
+    if text.isdecimal():
         shape = (backbone.latent_channels, size[1] // backbone.stride, size[0] // backbone.stride)
         return noise(generators([int(text)]), shape).to(backbone.device)
     picture = open_image(Path(text), field="image")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sketchguide.cli.report import Report
 from sketchguide.cli.signals import StopLater, Stopped, handling
 from sketchguide.defaults import SEED
-from sketchguide.errors import OutputError, UsageError
+from sketchguide.errors import OutputError, TrainingError, UsageError
 
 if TYPE_CHECKING:
     from sketchguide.training.checkpoints import Checkpoint, Checkpoints
@@ -131,8 +131,8 @@ class Session:
 
 
 def until_stopped(session: Session, arguments: Sequence[str]) -> Generator[int]:
-    """The steps of `session`, saved at the end. A signal ends it between two steps: what was done is saved, and Stopped
-    says how the run that `arguments` have started goes on."""
+    """The steps of `session`, saved at the end, and where training fails. A signal ends it between two steps: what was
+    done is saved, and Stopped says how the run that `arguments` have started goes on."""
     stop = StopLater()
     try:
         with handling(stop):
@@ -143,6 +143,9 @@ def until_stopped(session: Session, arguments: Sequence[str]) -> Generator[int]:
             session.save()
         if stop.number:
             raise Stopped(stop.number)
+    except TrainingError:
+        session.save()
+        raise
     except Stopped as stopped:
         if session.saved:
             stopped.hint = f"Step {session.saved} is saved. Go on with: {_resuming(arguments)}"

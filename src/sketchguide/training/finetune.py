@@ -341,6 +341,7 @@ class FineTuneRun(TrainingRun):
                 target.rename(old)
             new.rename(target)
         except (OSError, SafetensorError) as error:
+            shutil.rmtree(new, ignore_errors=True)
             reason = getattr(error, "strerror", None) or error
             raise OutputError(f"{target} cannot be written: {reason}.", field="output") from error
         shutil.rmtree(old, ignore_errors=True)
@@ -362,7 +363,14 @@ def _chain(backbone: UNetBackbone, settings: FineTuning) -> list[Level]:
     """The levels of the walk, noisiest first; one without any signal, from which nothing leads back, is left out."""
     levels = backbone.levels(settings.levels, "ddim")
     levels = levels[-1 - max(1, round(settings.depth * settings.levels)) :]
-    return levels[1:] if levels[0].alpha == 0 else levels
+    levels = levels[1:] if levels[0].alpha == 0 else levels
+    if len(levels) < 2:
+        raise UsageError(
+            f"{backbone.name!r} begins with pure noise, from which one step leads nowhere.",
+            hint="Give two levels or more.",
+            field="levels",
+        )
+    return levels
 
 
 def _trainable(unet: Any, settings: FineTuning) -> list[nn.Parameter]:
@@ -371,11 +379,18 @@ def _trainable(unet: Any, settings: FineTuning) -> list[nn.Parameter]:
         unet.float().requires_grad_(True)
         return list(unet.parameters())
     from peft import LoraConfig
+    from peft.tuners.tuners_utils import BaseTunerLayer
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         config = LoraConfig(r=settings.rank, lora_alpha=settings.rank, target_modules=list(settings.targets))
+        others = list(unet.active_adapters()) if getattr(unet, "peft_config", None) else []
         unet.add_adapter(config, adapter_name=ADAPTER)
+    if others:  # `add_adapter` switches them off
+        for module in unet.modules():
+            if isinstance(module, BaseTunerLayer):
+                module.set_adapter([*others, ADAPTER])
+        unet.requires_grad_(False)
     chosen = [p for name, p in unet.named_parameters() if ".lora_" in name and ADAPTER in name]
     for parameter in chosen:
         parameter.data = parameter.data.float()

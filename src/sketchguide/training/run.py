@@ -89,10 +89,10 @@ class TrainingRun(ABC):
                     buffer.copy_(before)  # the forward pass has put the bad batch into BatchNorm
                 bad += 1
                 self.skipped += 1
-                if bad > MAX_SKIPS:
+                if bad >= MAX_SKIPS:
                     raise TrainingError(
                         f"The loss was not finite for {bad} steps in a row, at step {self.step}.",
-                        hint="Lower the learning rate or train in float32; the last checkpoint is intact.",
+                        hint="Train afresh with a lower learning rate, or in float32.",
                     )
             self.step += 1
             self.seconds += time.monotonic() - started
