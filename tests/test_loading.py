@@ -10,12 +10,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sketchguide import loading
+from sketchguide import generate, loading
+from sketchguide.attention import SketchAttention
 from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.backbones.wrapped import with_sketch_attention
+from sketchguide.classifiers import LatentClassifier, load_classifier
 from sketchguide.errors import MismatchError, ModelNotFoundError, UsageError, WeightsError
+from sketchguide.images import to_tensor
 from sketchguide.loading import (
     check_weights,
     choose_device,
+    find_features,
     find_part,
     fingerprint,
     from_pipe,
@@ -27,6 +32,7 @@ from sketchguide.predictors import LatentPredictor
 from sketchguide.sketchers import Sketcher
 from support import Tiny
 
+CLASSIFIERS = ("classifier", "drawing-classifier")
 UNET = "unet/diffusion_pytorch_model.safetensors"
 
 
@@ -315,6 +321,38 @@ def test_the_shipped_parts_are_found_and_work() -> None:
     assert drawn[~outline].mean() < 0.02, "and nothing else"
     with pytest.raises(ModelNotFoundError, match="No toaster comes with this version"):
         find_part(None, "toaster", field="part")
+    with pytest.raises(ModelNotFoundError, match="No toaster at 'icons-64-parts'"):
+        find_part("icons-64-parts", "toaster", field="part")
+
+
+def test_every_shipped_part_fits_the_shipped_model() -> None:
+    backbone = load_backbone("icons-64", device="cpu")
+    name = "icons-64-parts"
+    noisy = LatentClassifier.load(find_part(name, "latent-classifier", field="classifier"))
+    noisy.check_fits(backbone)
+    seeing, reading = (load_classifier(Path(find_features(name, p, field="features"))) for p in CLASSIFIERS)
+    assert noisy.config.classes == seeing.classes
+    assert set(seeing.classes) <= set(reading.classes)
+    told = with_sketch_attention(
+        backbone,
+        SketchAttention.load(find_part(name, "sketch-attention", field="attention")),
+        torch.zeros(1, 1, 64, 64),
+    )
+    assert told.name == backbone.name
+
+
+@pytest.mark.parametrize("thing", ["apple", "fish"])
+def test_the_shipped_classifiers_know_what_the_model_makes(thing: str) -> None:
+    """Not on every picture: the right class is among the first ten of 671."""
+    backbone = load_backbone("icons-64", device="cpu")
+    (picture,) = generate(f"a {thing}", backbone=backbone, seed=3)
+    image = to_tensor([picture.image])
+    classifier = load_classifier(find_part(None, "classifier", field="features"))
+    noisy = LatentClassifier.load(find_part(None, "latent-classifier", field="classifier"))
+    with torch.no_grad():
+        for scores in (classifier(image), noisy(backbone.encode(image), backbone.level(0.95))):
+            first = scores[0].topk(10).indices.tolist()
+            assert thing in [classifier.classes[i] for i in first]
 
 
 def test_fingerprints_follow_the_weights(predictor: LatentPredictor) -> None:

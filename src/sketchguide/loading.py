@@ -73,7 +73,8 @@ def _kind(folder: Path) -> Literal["model", "predictor", "parts"]:
 
 
 def find_part(name: str | Path | None, part: str, *, field: str) -> Path:
-    """The file of a trained part: `name` itself or the one in that folder; None means the one that is shipped.
+    """The file of a trained part: `name` itself, the one in that folder, or the one shipped under that name; None means
+    the one that is shipped.
 
     `part` is what `sketchguide component` calls it. Raises ModelNotFoundError, naming `field`.
     """
@@ -83,13 +84,14 @@ def find_part(name: str | Path | None, part: str, *, field: str) -> Path:
         path = path / file if path.is_dir() else path
         if path.is_file():
             return path
+    for one in shipped():
+        if one.kind == "parts" and name in (None, one.name) and (one.folder / file).is_file():
+            one.verify()
+            return one.folder / file
+    if name is not None:
         raise ModelNotFoundError(
             f"No {part} at {str(name)!r}.", hint=f"Give a folder with {file}, or that file.", field=field
         )
-    for one in shipped():
-        if one.kind == "parts" and (one.folder / file).is_file():
-            one.verify()
-            return one.folder / file
     raise ModelNotFoundError(
         f"No {part} comes with this version.",
         hint=f"Train one: sketchguide component {part} --data FOLDER -o DIR, and give DIR.",
@@ -98,8 +100,8 @@ def find_part(name: str | Path | None, part: str, *, field: str) -> Path:
 
 
 def find_features(name: str | None, part: str, *, field: str) -> str:
-    """What `load_features` takes: `name` itself, or the file of `part` where `name` is a folder or None."""
-    if name is None or Path(name).is_dir():
+    """What `load_features` takes: `name`, or the file of `part` where that is a folder, a shipped name or None."""
+    if name is None or Path(name).is_dir() or any(one.kind == "parts" and one.name == name for one in shipped()):
         return str(find_part(name, part, field=field))
     return name
 

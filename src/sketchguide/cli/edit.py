@@ -64,7 +64,7 @@ def command(
 
     sketchguide edit room.png "a red apple on a table" --sketch apple.svg
     sketchguide edit cat.png "a cat" --sketch cat.svg --margin 1
-    sketchguide edit cat.png "a cat" --sketch cat.svg --attention my-parts
+    sketchguide edit cat.png "a cat" --sketch cat.svg --attention icons-64-parts
 
     What lies outside the drawing keeps its pixels. The lines pull by LGP, and
     by sketch attention where it is given (docs/diffsketching.md). The PNG

@@ -143,7 +143,7 @@ def command(
         str | None,
         typer.Option(
             help="Network whose features say what a picture shows: a classifier file, torchvision:NAME, timm:NAME or "
-            "transformers:ID, the first two also =WEIGHTS.safetensors. Default: the classifier shipped, if any is.",
+            "transformers:ID, the first two also =WEIGHTS.safetensors. Default: the classifier that is shipped.",
             metavar="NAME",
             rich_help_panel=JUDGES,
         ),
@@ -151,8 +151,8 @@ def command(
     drawing_features: Annotated[
         str | None,
         typer.Option(
-            help="Network whose features compare drawings, named likewise. Default: the drawing classifier shipped, if "
-            "any is.",
+            help="Network whose features compare drawings, named likewise. Default: the drawing classifier that is "
+            "shipped.",
             metavar="NAME",
             rich_help_panel=JUDGES,
         ),

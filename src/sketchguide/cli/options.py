@@ -135,7 +135,7 @@ AttentionOption = Annotated[
     str | None,
     typer.Option(
         help="Sketch attention, which shows the drawing to the model: a folder or file that `sketchguide component "
-        "sketch-attention` wrote. Default: none.",
+        "sketch-attention` wrote, or a shipped name (icons-64-parts). Default: none.",
         metavar="PATH",
         rich_help_panel=GUIDANCE,
     ),
