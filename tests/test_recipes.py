@@ -18,7 +18,6 @@ from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 
 from sketchguide import generate, load_backbone
-from sketchguide.classifiers import IconClassifier, load_classifier, save_classifier
 from sketchguide.training.checkpoints import Checkpoints
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes" / "icons"
@@ -265,24 +264,3 @@ def test_parts_never_see_the_drawings_of_benchmarks(
     assert not lists["pictures-held-out"]  # of no concept all
     assert len(lists["drawings"]) == 3  # of the icons; the first of each word are held out
     assert len(lists["drawings-held-out"]) == max(0, 3 - used)
-
-
-@pytest.mark.usefixtures("train")
-def test_a_part_is_shipped_small_and_with_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ship = importlib.import_module("ship")
-    monkeypatch.setattr(ship, "MODELS", tmp_path / "models")
-    classifier = IconClassifier(("apple", "pear"), size=32, channels=(8, 16)).eval()
-    save_classifier(classifier, tmp_path / "run" / "classifier.safetensors")
-    with pytest.raises(SystemExit, match="report"):
-        ship.ship_parts(tmp_path / "run", "icons")
-    (tmp_path / "run" / "classifier-report.json").write_text('{"accuracy": 0.5}')
-    ship.ship_parts(tmp_path / "run", "icons")
-    shipped = tmp_path / "models" / "icons-parts" / "classifier.safetensors"
-    assert shipped.stat().st_size < 0.7 * (tmp_path / "run" / "classifier.safetensors").stat().st_size
-    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    with torch.no_grad():
-        assert torch.allclose(load_classifier(shipped)(images), classifier(images), atol=0.05)
-    assert "accuracy 0.5" in (shipped.parent / "README.md").read_text()
-    monkeypatch.setattr(ship, "MOST", 100)
-    with pytest.raises(SystemExit, match="bfloat16"):
-        ship.ship_parts(tmp_path / "run", "icons")

@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from sketchguide import load_backbone, load_predictor
 from sketchguide.backbones.tiny import tiny_stable_diffusion
+from sketchguide.classifiers import IconClassifier, load_classifier, save_classifier
 from sketchguide.loading import shipped
 from sketchguide.training.card import model_card
 from sketchguide.training.predictor import PredictorTraining
@@ -113,13 +115,29 @@ def test_a_predictor_is_found_by_the_model_and_its_card_says_how(
 def test_a_part_that_is_too_large_or_without_a_report_is_refused(ship: Callable[..., Path], tmp_path: Path) -> None:
     parts = tmp_path / "parts"
     parts.mkdir()
-    (parts / "sketcher.safetensors").write_bytes(b"\0" * 100)
+    save_file({"weight": torch.zeros(10, 10)}, parts / "sketcher.safetensors")
     with pytest.raises(SystemExit, match="report"):
         ship("--parts", parts)
     (parts / "sketcher-report.json").write_text(json.dumps({"minutes": 2.0, "error": 0.123456}))
     models = ship("--parts", parts)
     assert "minutes 2, error 0.123" in (models / "small-parts" / "README.md").read_text()
     shutil.copyfile(parts / "sketcher-report.json", parts / "classifier-report.json")
-    (parts / "classifier.safetensors").write_bytes(b"\0" * 5_000_001)
-    with pytest.raises(SystemExit, match="5 MB"):
+    save_file({"weight": torch.zeros(2_500_001, 1)}, parts / "classifier.safetensors")
+    save_file({"weight": torch.ones(10, 10)}, parts / "sketcher.safetensors")
+    with pytest.raises(SystemExit, match="5 MB in bfloat16"):
         ship("--parts", parts)
+    assert not load_file(models / "small-parts" / "sketcher.safetensors")["weight"].any(), "nothing is replaced then"
+
+
+def test_a_part_is_shipped_in_half_the_size_and_says_the_same(ship: Callable[..., Path], tmp_path: Path) -> None:
+    classifier = IconClassifier(("apple", "pear"), size=32, channels=(8, 16)).eval()
+    save_classifier(classifier, tmp_path / "parts" / "classifier.safetensors")
+    (tmp_path / "parts" / "classifier-report.json").write_text("{}")
+    models = ship("--parts", tmp_path / "parts")
+    (parts,) = (one for one in shipped() if one.kind == "parts")
+    parts.verify()
+    file = models / "small-parts" / "classifier.safetensors"
+    assert file.stat().st_size < 0.7 * (tmp_path / "parts" / "classifier.safetensors").stat().st_size
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        assert torch.allclose(load_classifier(file)(images), classifier(images), atol=0.05)

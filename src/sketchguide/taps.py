@@ -119,7 +119,7 @@ def survey(network: nn.Module, run: Callable[[], object], *, grid: tuple[int, in
                 return
             if value.ndim == 4:
                 down, right = height / value.shape[2], width / value.shape[3]
-                shrunk_alike = max(down, right) < 1.5 * min(down, right)  # else channels come last: no map of the grid
+                shrunk_alike = max(down, right) < 1.6 * min(down, right)  # else channels come last: no map of the grid
                 found[path] = TapInfo(path, value.shape[1], height // value.shape[2] if shrunk_alike else None)
             elif value.ndim == 3:
                 strides = [s for s in (1, 2, 4, 8, 16) if (height // s) * (width // s) == value.shape[1]]

@@ -248,7 +248,7 @@ def test_a_part_goes_on_with_its_own_pictures_only(
     (data / "red ball").rename(data / "red apple")
     other = sketchguide(*words, "--resume")
     assert other.code == 2
-    assert "pictures was" in other.err
+    assert "pictures was" in other.out
 
 
 def test_what_is_not_learned_from_is_told(sketchguide: Run, pictures: Path, model: Path, tmp_path: Path) -> None:
