@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import warnings
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -385,7 +386,9 @@ def _trainable(unet: Any, settings: FineTuning) -> list[nn.Parameter]:
         torch.manual_seed(settings.seed)
         config = LoraConfig(r=settings.rank, lora_alpha=settings.rank, target_modules=list(settings.targets))
         others = list(unet.active_adapters()) if getattr(unet, "peft_config", None) else []
-        unet.add_adapter(config, adapter_name=ADAPTER)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # a LoRA of the user, which is kept
+            unet.add_adapter(config, adapter_name=ADAPTER)
     if others:  # `add_adapter` switches them off
         for module in unet.modules():
             if isinstance(module, BaseTunerLayer):
