@@ -137,8 +137,8 @@ class LatentClassifier(nn.Module):
         return read_network(path, kind=KIND, build=build, field="classifier")
 
 
-class Residual(nn.Module):
-    """Two 3x3 convolutions beside a shortcut; halves the grid where `stride` is 2."""
+class _Ways(nn.Module):
+    """Two 3x3 convolutions, and a shortcut beside them; both halve the grid where `stride` is 2."""
 
     def __init__(self, channels: int, outside: int, *, stride: int) -> None:
         super().__init__()
@@ -155,11 +155,15 @@ class Residual(nn.Module):
             nn.BatchNorm2d(outside),
         )
 
+
+class Residual(_Ways):
+    """Both ways added up."""
+
     def forward(self, x: Tensor) -> Tensor:
         return (self.branch(x) + self.shortcut(x)).relu()
 
 
-class LevelledResidual(Residual):
+class LevelledResidual(_Ways):
     """A `Residual` whose noise level scales and shifts what is between its two convolutions."""
 
     def __init__(self, channels: int, outside: int, *, told: int, stride: int) -> None:

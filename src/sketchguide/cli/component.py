@@ -247,7 +247,8 @@ class _Trainee:
             settings = SketcherTraining(**self.given)
             return SketcherRun(self.pictures, settings, device=self.device, resume=resume)
         if self.part == "latent-classifier":
-            asked = ClassifierTraining(**{"steps": 6000, "batch": 128, "rate": 4e-3, **self.given})
+            own: dict[str, Any] = {"steps": 6000, "batch": 128, "rate": 4e-3}
+            asked = ClassifierTraining(**(own | self.given))
             return LatentClassifierRun(self.backbone, self.pictures, asked, classes=self.classes, resume=resume)
         asked = ClassifierTraining(**self.given)
         asked = replace(asked, widths=(32, 64, 128, 192))
