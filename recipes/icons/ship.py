@@ -158,8 +158,8 @@ MOST = 5e6  # bytes of a part
 def ship_parts(run: Path, name: str) -> None:
     target = MODELS / f"{name}-parts"
     target.mkdir(parents=True, exist_ok=True)
-    parts = [light(file) for file in sorted(run.glob("*.safetensors"))]  # all are good before one is replaced
-    for file, (tensors, header) in parts:
+    parts = {file: light(file) for file in sorted(run.glob("*.safetensors"))}  # all are good before one is replaced
+    for file, (tensors, header) in parts.items():
         report = run / f"{file.stem}-report.json"
         write_weights(tensors, target / file.name, metadata=header, field="parts")
         facts = json.loads(report.read_text(encoding="utf-8")) | {"part": file.stem}
@@ -169,7 +169,7 @@ def ship_parts(run: Path, name: str) -> None:
     (target / "README.md").write_text(PARTS_CARD.format(name=name, parts=lines) + LICENCE, encoding="utf-8")
 
 
-def light(file: Path) -> tuple[Path, tuple[dict[str, Tensor], dict[str, str]]]:
+def light(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """A part in bfloat16, with its header; vectors are few, and statistics of BatchNorm among them: they stay as they
     are."""
     tensors, header = read_weights(file, field="parts")
@@ -177,7 +177,7 @@ def light(file: Path) -> tuple[Path, tuple[dict[str, Tensor], dict[str, str]]]:
     report = file.with_name(f"{file.stem}-report.json")
     if sum(one.nbytes for one in tensors.values()) > MOST or not report.is_file():
         raise SystemExit(f"{file} is over {MOST / 1e6:.0f} MB in bfloat16, or {report.name} is missing.")
-    return file, (tensors, header)
+    return tensors, header
 
 
 def told(report: dict[str, Any]) -> str:

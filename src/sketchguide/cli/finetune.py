@@ -274,18 +274,18 @@ def command(
                 error.hint = f"{error.hint} The last good weights are in {run.save(output)}."
                 raise
             file = run.save(output)
-    before, after = frozen, session.held_out
+    before, after, fidelity = frozen, session.held_out, run.fidelity()
     report.facts = {
         "result": str(file),
         "prompt": prompt,
         "steps": run.step,
         "loss": finite(session.loss),
         "sketch_distance": {"frozen": finite(before), "tuned": finite(after)},
-        "inversion_psnr": finite(run.fidelity()),
+        "inversion_psnr": finite(fidelity),
         "training_seconds": round(run.seconds, 1),
     }
     report.say(f"{file}: {run.step} steps in {run.seconds / 60:.1f} minutes, {session.figures}")
-    report.say(f"The inversion leads back to the references with {run.fidelity():.1f} dB.")
+    report.say(f"The inversion leads back to the references with {fidelity:.1f} dB.")
     if after is not None:
         report.say(f"Distance from the drawings on seeds not trained on: {before:.3f} before, {after:.3f} now.")
     use = f"--model {file}" if full else f"--model {model} --lora {output}"
