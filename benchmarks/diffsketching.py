@@ -66,8 +66,9 @@ def main() -> None:
     parser.add_argument("--word", default="duck", help="Quick, Draw! word (default: %(default)s)")
     parser.add_argument("--model", default="icons-64", help="(default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=10.0, help="of tuning (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=400, help="at most (default: %(default)s)")
-    parser.add_argument("--gradient", default="chain", choices=("chain", "last", "step"), help="(default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=300, help="at most (default: %(default)s)")
+    parser.add_argument("--unseen", type=int, default=6, help="rows of fresh noise per step (default: %(default)s)")
+    parser.add_argument("--gradient", default="step", choices=("chain", "last", "step"), help="(default: %(default)s)")
     parser.add_argument("--levels", type=int, default=8, help="of the chain (default: %(default)s)")
     parser.add_argument("--identity", type=float, default=0.4, help="lambda (default: %(default)s)")
     parser.add_argument("--rate", type=float, default=None, help="default: that of `sketchguide finetune`")
@@ -95,6 +96,7 @@ def measure(options: argparse.Namespace) -> None:
     )
     settings = FineTuning(
         steps=options.steps,
+        unseen=options.unseen,
         gradient=options.gradient,
         levels=options.levels,
         identity=options.identity,
@@ -110,13 +112,13 @@ def measure(options: argparse.Namespace) -> None:
 
     def score(pictures: Tensor) -> dict[str, float]:
         maps = from_ink(EXTRACTORS["edges"](pictures))
-        apart = [
-            perceptual_distance(maps, from_ink(one[None]).expand_as(maps), squeezenet.stages).mean() for one in ink
-        ]
+        apart = [perceptual_distance(maps, from_ink(one[None]).expand_as(maps), squeezenet.stages) for one in ink]
         right = accuracy(scorer(pictures), scorer.accepted([mapping[options.word]] * len(pictures)))
         return {
             "distance_of_the_judges": run.sketch_distance(pictures),
+            "nearest_of_the_judges": run.nearest_distance(pictures),
             "distance_of_others": float(torch.stack(apart).mean()),
+            "nearest_of_others": float(torch.stack(apart).amin(dim=0).mean()),
             "class_accuracy": float(right.mean()),
         }
 

@@ -188,7 +188,7 @@ def test_losses_that_are_no_numbers_end_with_the_last_good_weights(
     sketchguide: Run, tuning: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     nothing = torch.tensor(float("nan"), requires_grad=True)
-    monkeypatch.setattr("sketchguide.training.finetune.perceptual_loss", lambda *_: nothing)
+    monkeypatch.setattr("sketchguide.training.finetune.perceptual_loss", lambda drawn, _: nothing.expand(len(drawn[0])))
     result = sketchguide(*tuning, "--steps", "40", "-o", tmp_path)
     assert result.code == 1
     assert "The last good weights are in" in result.err

@@ -21,8 +21,9 @@ from sketchguide.evaluation.benchmark import (
     read_results,
 )
 from sketchguide.evaluation.drawings import Drawing, edges
+from sketchguide.evaluation.features import Look
 from sketchguide.evaluation.perturb import perturb
-from sketchguide.evaluation.summary import Summary, by_drawing, comparison_table, table
+from sketchguide.evaluation.summary import Summary, batched_by_drawing, by_drawing, comparison_table, table
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.images import open_image
 from sketchguide.levels import Level
@@ -214,11 +215,11 @@ class Eyes:
     def embedding(self, images: torch.Tensor) -> torch.Tensor:
         return self.places(images).mean(dim=1)
 
-    def places_and_embedding(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.places(images), self.embedding(images)
-
     def stages(self, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return (images + 1,)
+
+    def look(self, images: torch.Tensor) -> Look:
+        return Look(self.stages(images), self.places(images), self.embedding(images))
 
 
 class SharpEyes(Eyes):
@@ -300,6 +301,13 @@ def test_only_known_classes_count_as_recognised(tmp_path: Path):
     assert row.more_right is not None
     assert (row.more_right.low, row.more_right.estimate, row.more_right.high) == (-1, -0.5, 0)
     assert "-0.500 (-1.000 to 0.000)" in table([row])
+
+
+def test_parts_keep_the_pictures_of_a_drawing_together():
+    results = [Result(method="m", set="s", drawing=name, prompt="", seed=seed) for seed in (1, 2) for name in "abcde"]
+    parts = [[(r.drawing, r.seed) for r in part] for part in batched_by_drawing(results, 3)]
+    assert [[name for name, _ in part] for part in parts] == [list("aabb"), list("ccdd"), list("ee")]
+    assert sorted(one for part in parts for one in part) == sorted((r.drawing, r.seed) for r in results)
 
 
 def test_by_drawing_leaves_out_what_was_not_measured():

@@ -47,9 +47,10 @@ def test_stages_and_places_have_the_stated_shapes_and_ranges(network: SqueezeNet
     embedding = network.embedding(pictures(2))
     assert torch.allclose(embedding.square().sum(dim=1), torch.full((2,), 512.0))
     assert torch.allclose(F.normalize(embedding), F.normalize(stages[3].mean(dim=(2, 3))))
-    both = network.places_and_embedding(pictures(2))
-    assert torch.equal(both[0], places)
-    assert torch.equal(both[1], embedding)
+    look = network.look(pictures(2))
+    assert all(torch.equal(one, other) for one, other in zip(look.stages, stages, strict=True))
+    assert torch.equal(look.places, places)
+    assert torch.equal(look.embedding, embedding)
 
 
 def test_embedding_equals_torchvision_preprocessing_and_network(weights: Path) -> None:

@@ -56,7 +56,11 @@ def drawings(count: int = 1) -> Tensor:
 
 def tune(backbone: UNetBackbone, judges: Judges, *, count: int = 1, resume: Any = None, **values: Any) -> FineTuneRun:
     settings = FineTuning(
-        **({"steps": 3, "levels": 2, "rank": 2, "targets": ("attn1.to_q", "conv1"), "refine": 1, "rate": 1e-2} | values)
+        **(
+            {"steps": 3, "levels": 2, "rank": 2, "targets": ("attn1.to_q", "conv1"), "refine": 1, "rate": 1e-2}
+            | {"unseen": 2, "gradient": "chain"}
+            | values
+        )
     )
     return FineTuneRun(backbone, photos(), drawings(count), judges, settings, prompt="a cat", resume=resume)
 
@@ -88,7 +92,7 @@ def test_a_step_without_gradient_stops_the_run(
     backbone: UNetBackbone, judges: Judges, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = tune(backbone, judges)
-    monkeypatch.setattr(run, "compare", lambda images, _: 0 * images.sum(dim=(1, 2, 3)))
+    monkeypatch.setattr(run, "compare", lambda images, *_: 0 * images.sum(dim=(1, 2, 3)))
     with pytest.raises(TrainingError, match="No gradient reaches the weights"):
         next(iter(run))
 
@@ -108,8 +112,8 @@ def test_the_checkpointed_chain_is_the_whole_gradient(backbone: UNetBackbone, ju
     for now, to in zip(run.levels, run.levels[1:], strict=False):
         plain = run._down(plain, now, to, told)
     whole = gradient(plain)
-    checkpointed = gradient(run._descend(run._starts, told, carrying=2))
-    last = gradient(run._descend(run._starts, told, carrying=1))
+    checkpointed = gradient(run._descend(run._starts, run.levels, carrying=2))
+    last = gradient(run._descend(run._starts, run.levels, carrying=1))
     assert torch.allclose(checkpointed, whole, rtol=1e-3, atol=1e-7)
     assert float((last - whole).norm() / whole.norm()) > 0.05
 
@@ -203,7 +207,7 @@ def test_bad_losses_are_skipped_and_then_stop_with_the_last_good_weights(
     next(steps), next(steps)
     good = [value.clone() for value in [*run.trained, *run._average]]
     compare = run.compare
-    monkeypatch.setattr(run, "compare", lambda images, pairs: compare(images, pairs) * float("nan"))
+    monkeypatch.setattr(run, "compare", lambda *given: compare(*given) * float("nan"))
     with pytest.raises(TrainingError, match="not finite for 3 steps in a row"):
         list(steps)
     assert run.skipped == 3
@@ -276,7 +280,15 @@ def test_the_papers_rules(backbone: UNetBackbone, judges: Judges) -> None:
 
 
 def test_what_cannot_be_used_is_refused(backbone: UNetBackbone, judges: Judges) -> None:
-    for wrong in ({"identity": 1.5}, {"steps": 0}, {"gradient": "all"}, {"rate": 0.0}, {"depth": 0.0}, {"batch": 0}):
+    for wrong in (
+        {"identity": 1.5},
+        {"steps": 0},
+        {"gradient": "all"},
+        {"rate": 0.0},
+        {"depth": 0.0},
+        {"batch": 0},
+        {"unseen": -1},
+    ):
         with pytest.raises(UsageError):
             FineTuning(**wrong)  # pyright: ignore[reportArgumentType]
     with pytest.raises(SketchError, match="blank"):
@@ -287,6 +299,62 @@ def test_what_cannot_be_used_is_refused(backbone: UNetBackbone, judges: Judges) 
         tune(backbone, judges, style="oil")
 
 
+@pytest.mark.parametrize("mode", ["chain", "last", "step"])
+def test_rows_of_noise_alone_move_the_weights(
+    backbone: UNetBackbone, judges: Judges, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tune(backbone, judges, steps=1, gradient=mode, last=1, unseen=3)
+    compare, seen = run.compare, []
+
+    def those_beyond_the_pairs(images: Tensor, pairs: Any, kept: Tensor) -> Tensor:
+        seen.append((len(images), len(pairs), len(kept)))
+        return compare(images, pairs, kept)[len(pairs) :]
+
+    monkeypatch.setattr(run, "compare", those_beyond_the_pairs)
+    before = [p.detach().clone() for p in run.trained]
+    list(run)
+    assert seen == [(4, 1, 3)]
+    assert any(not torch.equal(p, old) for p, old in zip(run.trained, before, strict=True))
+
+
+def test_a_row_of_noise_is_held_to_the_frozen_picture_and_the_nearest_drawing(
+    backbone: UNetBackbone, judges: Judges
+) -> None:
+    run = tune(backbone, judges, count=2, rate=0.1)
+    pairs = [(0, 1)]
+    start = run._begun(pairs)
+    assert torch.equal(start[:1], run._starts)
+    assert start.shape[0] == 3
+    untuned = run._undisturbed(start[1:], run.levels)
+    list(run)
+    kept = run._undisturbed(start[1:], run.levels)
+    assert torch.equal(kept, untuned)  # by the frozen network, whatever was learned
+    with torch.no_grad():
+        images = backbone.decode(run._descend(start, run.levels, carrying=0))
+        loss = run.compare(images, pairs, kept)
+        identity, apart = judges.identity(images), run._apart(images)
+        frozen = judges.identity(backbone.decode(kept))
+        photo = judges.identity(photos())
+    for row, (same, drawing) in enumerate(
+        [(photo[-1][0], apart[0, 1]), (frozen[-1][0], apart[1].min()), (frozen[-1][1], apart[2].min())]
+    ):
+        kind = (identity[-1][row] - same).abs().mean() / same.abs().mean()
+        assert loss[row] == pytest.approx(float(0.4 * kind + 0.6 * drawing), rel=1e-4)
+    assert run.sketch_distance(images) == pytest.approx(float(apart.mean()))
+    assert run.nearest_distance(images) == pytest.approx(float(apart.amin(dim=1).mean()))
+
+
+def test_a_shallow_chain_begins_with_what_the_frozen_network_makes_of_noise(
+    backbone: UNetBackbone, judges: Judges
+) -> None:
+    run = tune(backbone, judges, levels=4, depth=0.5, unseen=1)
+    every = backbone.levels(4, "ddim")
+    assert (run._lead, run.levels) == (every[:3], every[2:])
+    start = run._begun([(0, 0)])
+    fresh = torch.randn(1, *start.shape[1:], generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(start[1:], run._descend(fresh, every[:3], carrying=0), atol=1e-5)
+
+
 def test_a_lora_that_is_on_the_model_stays_on(backbone: UNetBackbone, judges: Judges) -> None:
     unet: Any = backbone.network
     with torch.random.fork_rng(devices=[]):
@@ -295,7 +363,7 @@ def test_a_lora_that_is_on_the_model_stays_on(backbone: UNetBackbone, judges: Ju
     unet.requires_grad_(False)
     run = tune(backbone, judges)
     with torch.no_grad():
-        assert torch.allclose(run._descend(run._starts, run._told(1), carrying=0), run.reconstruction, atol=1e-5)
+        assert torch.allclose(run._descend(run._starts, run.levels, carrying=0), run.reconstruction, atol=1e-5)
     assert sum(p.requires_grad for p in unet.parameters()) == len(run.trained)
     run.remove()
     assert unet.active_adapters() == ["style"]

@@ -75,7 +75,7 @@ def command(
     as_json: JsonFlag = False,
     steps: Annotated[
         int, typer.Option(help="Training steps; at least 1.", metavar="N", rich_help_panel=TRAINING)
-    ] = 200,
+    ] = 300,
     minutes: Annotated[
         float | None,
         typer.Option(
@@ -95,11 +95,11 @@ def command(
     gradient: Annotated[
         str,
         typer.Option(
-            help=f"Through what: {MODES}. chain is the paper's, step the cheapest.",
+            help=f"Through what: {MODES}. chain is the paper's, step the cheapest and the default.",
             metavar="MODE",
             rich_help_panel=TRAINING,
         ),
-    ] = "chain",
+    ] = "step",
     last: Annotated[
         int, typer.Option(help="Steps that --gradient last goes through.", metavar="N", rich_help_panel=TRAINING)
     ] = 2,
@@ -118,10 +118,19 @@ def command(
         int | None,
         typer.Option(help="Pairs per step. Default: 4, or 1 with fewer than 4 drawings.", rich_help_panel=TRAINING),
     ] = None,
+    unseen: Annotated[
+        int,
+        typer.Option(
+            help="Pictures per step that begin with noise of their own, beside the pairs: they make other seeds follow "
+            "the drawings. 0: none, as in the paper.",
+            metavar="N",
+            rich_help_panel=TRAINING,
+        ),
+    ] = 6,
     rate: Annotated[
         float | None,
         typer.Option(
-            help="Learning rate of Adam. Default: 1e-3 for adapters, 1e-4 for all weights.",
+            help="Learning rate of Adam. Default: 3e-3 for adapters, 1e-4 for all weights.",
             metavar="F",
             rich_help_panel=TRAINING,
         ),
@@ -201,6 +210,7 @@ def command(
         settings = FineTuning(
             steps=steps,
             batch=batch,
+            unseen=unseen,
             rate=rate,
             identity=identity,
             gradient=gradient,  # pyright: ignore[reportArgumentType]

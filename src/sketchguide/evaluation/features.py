@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -26,8 +27,15 @@ Places = Callable[[Tensor], Tensor]
 """Images (B, 3, H, W) in [-1, 1] to a vector for each of N places, (B, N, C): the keys of a ViT, for instance."""
 
 _STAGES = (1, 5, 10, 12)  # the last layer before each halving of the size, and the last of all
-_PLACES = 10
 _BATCH = 32
+
+
+class Look(NamedTuple):
+    """What one pass over a batch of pictures tells."""
+
+    stages: tuple[Tensor, ...]  # four, (B, C, h, w)
+    places: Tensor  # (B, N, C)
+    embedding: Tensor  # (B, D)
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,7 @@ class SqueezeNet:
     @torch.no_grad()
     def places(self, images: Tensor) -> Tensor:
         """The third stage, (B, 27 * 27, 512) of a square picture at 224 pixels; row by row."""
-        return next(self._layers(images, (_PLACES,))).flatten(2).mT
+        return _vectors(next(self._layers(images, _STAGES[2:3])))
 
     @torch.no_grad()
     def embedding(self, images: Tensor) -> Tensor:
@@ -62,11 +70,10 @@ class SqueezeNet:
         check_images(images)
         return torch.cat([_direction(next(self._layers(part, _STAGES[-1:]))) for part in images.split(_BATCH)])
 
-    @torch.no_grad()
-    def places_and_embedding(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """`places` and `embedding`, from one pass."""
-        place, last = self._layers(images, (_PLACES, _STAGES[-1]))
-        return place.flatten(2).mT, _direction(last)
+    def look(self, images: Tensor) -> Look:
+        """`stages`, `places` and `embedding`, from one pass."""
+        stages = self.stages(images)
+        return Look(stages, _vectors(stages[2]), _direction(stages[-1]))
 
     def _layers(self, images: Tensor, wanted: Collection[int]) -> Iterator[Tensor]:
         check_images(images)
@@ -82,6 +89,10 @@ class SqueezeNet:
             feature = layer(feature)
             if index in wanted:
                 yield feature
+
+
+def _vectors(stage: Tensor) -> Tensor:
+    return stage.flatten(2).mT
 
 
 def _direction(stage: Tensor) -> Tensor:

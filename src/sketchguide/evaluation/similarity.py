@@ -5,6 +5,7 @@ Pictures are (B, 3, H, W) in [-1, 1]. The features are an argument: `features.Sq
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
 
 import torch
@@ -44,12 +45,13 @@ def diversity(pictures: Tensor, stages: Stages) -> Tensor:
             f"Pictures of shape {tuple(pictures.shape)} were given; (B, S, 3, H, W) with S >= 2 seeds is needed.",
             field="pictures",
         )
-    rows: list[Tensor] = []
-    for seeds in pictures:
-        maps = stages(seeds)
-        pairs = torch.tensor(list(combinations(range(len(seeds)), 2)), device=maps[0].device).T
-        rows.append(torch.stack([between(m[pairs[0]], m[pairs[1]]).mean() for m in maps]).mean())
-    return torch.stack(rows)
+    return torch.stack([between_seeds(stages(seeds)) for seeds in pictures])
+
+
+def between_seeds(maps: Sequence[Tensor]) -> Tensor:
+    """The diversity of S >= 2 pictures, given the stages (S, C, h, w) of their features."""
+    pairs = torch.tensor(list(combinations(range(len(maps[0])), 2)), device=maps[0].device).T
+    return torch.stack([between(m[pairs[0]], m[pairs[1]]).mean() for m in maps]).mean()
 
 
 def structure_distance(first: Tensor, second: Tensor, places: Places) -> Tensor:

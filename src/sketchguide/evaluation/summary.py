@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -13,7 +14,7 @@ from sketchguide.evaluation.benchmark import CEILING, PART, TOLERANCE, Benchmark
 from sketchguide.evaluation.drawings import Drawing
 from sketchguide.evaluation.metrics import Interval, bootstrap_interval, edge_ods
 from sketchguide.evaluation.realism import kid, kid_difference
-from sketchguide.evaluation.similarity import between_places, diversity
+from sketchguide.evaluation.similarity import between_places, between_seeds
 from sketchguide.images import from_ink
 
 
@@ -66,6 +67,7 @@ class Seen:
     embeddings: Tensor  # (N, D)
     apart: Tensor  # (N,), distance to what the drawing shows
     groups: Tensor  # (N,), number of the drawing
+    diversity: float | None  # between the seeds of the drawings that have all
 
 
 @dataclass(frozen=True)
@@ -115,7 +117,7 @@ class Summary:
             right=interval(right.values()) if right else None,
             more_right=less(right, by_drawing(floor, "right")),
             kid=self._kid(seen),
-            diversity=self._diversity(good),
+            diversity=None if seen is None else seen.diversity,
             structure=None if seen is None else interval(mean_of_groups(seen.apart, seen.groups).tolist()),
             seconds=sum(seconds.values()) / sum(plain_seconds[n] for n in seconds)
             if seconds and all(n in plain_seconds for n in seconds)
@@ -188,16 +190,23 @@ class Summary:
             return None
         if (label, set_name) not in self._seen:
             numbers = {drawing.name: i for i, drawing in enumerate(self.benchmark.sets[set_name])}
-            pictures = self.benchmark.pictures(good)
             embeddings: list[Tensor] = []
             apart: list[Tensor] = []
-            for first in range(0, len(good), PART):
-                places, embedding = features.places_and_embedding(pictures[first : first + PART])
-                wanted = torch.stack([self._places[r.set, r.drawing] for r in good[first : first + PART]])
-                embeddings.append(embedding)
-                apart.append(between_places(places, wanted))
-            groups = torch.tensor([numbers[r.drawing] for r in good])
-            self._seen[label, set_name] = Seen(torch.cat(embeddings), torch.cat(apart), groups)
+            groups: list[Tensor] = []
+            varied: list[Tensor] = []
+            for part in batched_by_drawing(good, PART):
+                look = features.look(self.benchmark.pictures(part))
+                wanted = torch.stack([self._places[r.set, r.drawing] for r in part])
+                embeddings.append(look.embedding)
+                apart.append(between_places(look.places, wanted))
+                own = torch.tensor([numbers[r.drawing] for r in part])
+                groups.append(own)
+                for number, count in zip(*own.unique(return_counts=True), strict=True):
+                    if count == self.benchmark.seeds > 1:
+                        varied.append(between_seeds([stage[own == number] for stage in look.stages]))
+            diversity = float(torch.stack(varied).mean()) if varied else None
+            seen = Seen(torch.cat(embeddings), torch.cat(apart), torch.cat(groups), diversity)
+            self._seen[label, set_name] = seen
         return self._seen[label, set_name]
 
     def _kid(self, seen: Seen | None) -> Interval | None:
@@ -205,21 +214,22 @@ class Summary:
             return None
         return kid(seen.embeddings, self._reference, groups=seen.groups)
 
-    def _diversity(self, good: Sequence[Result]) -> float | None:
-        """Between the seeds of the drawings that have all."""
-        features = self.benchmark.judges.features
-        rows: dict[str, list[int]] = {}
-        for i, result in enumerate(good):
-            rows.setdefault(result.drawing, []).append(i)
-        whole = [numbers for numbers in rows.values() if len(numbers) == self.benchmark.seeds > 1]
-        if features is None or not whole or good[0].method == CEILING:
-            return None
-        return float(diversity(self.benchmark.pictures(good)[torch.tensor(whole)], features.stages).mean())
-
 
 def as_picture(drawing: Drawing) -> Tensor:
     """What the pictures of a drawing should be built like (3, H, W): the picture it was found in, else dark lines."""
     return from_ink(1 - torch.tensor(drawing.lines.ink)[None, None])[0] if drawing.picture is None else drawing.picture
+
+
+def batched_by_drawing(results: Sequence[Result], count: int) -> Iterator[list[Result]]:
+    """All of the results in parts of about `count`, those of one drawing together."""
+    part: list[Result] = []
+    for _, own in groupby(sorted(results, key=lambda r: r.drawing), key=lambda r: r.drawing):
+        part += own
+        if len(part) >= count:
+            yield part
+            part = []
+    if part:
+        yield part
 
 
 def by_drawing(results: Sequence[Result], field: str) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 Reference photos are inverted with the frozen network; the trainable one walks the same noise down again. What arrives
 shall still show the same thing (L_i) and shall, drawn by the photo-to-sketch network P, look like the drawings (L_p).
+Noise that leads to no photo is walked down as well, or little would change in pictures of other seeds.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import math
 import shutil
 import warnings
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise, product
 from pathlib import Path
@@ -48,11 +49,12 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "conv1", "
 class FineTuning:
     """Settings of a run. The paper: the whole chain, every weight, Adam with rate 1e-4, EMA 0.9999."""
 
-    steps: int = 200
+    steps: int = 300
     batch: int | None = None  # pairs per step; none: 4, or 1 with fewer than 4 drawings, as in the paper
-    rate: float | None = None  # none: 1e-4 for all weights as in the paper, 1e-3 for adapters, which are few
+    unseen: int = 6  # rows per step that begin with noise of their own; none in the paper
+    rate: float | None = None  # none: 1e-4 for all weights as in the paper, 3e-3 for adapters, which are few
     identity: float = 0.4  # lambda: L = lambda L_i + (1 - lambda) L_p
-    gradient: GradientMode = "chain"  # through the whole chain, its last steps, or each step's predicted clean image
+    gradient: GradientMode = "step"  # through the whole chain, its last steps, or each step's predicted clean image
     last: int = 2  # the steps that carry a gradient where `gradient` is "last"
     levels: int = 8  # steps of the chain from pure noise
     depth: float = 1.0  # share of them that is walked: less keeps more of the photo
@@ -69,6 +71,8 @@ class FineTuning:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.", field=name)
         if self.batch is not None and self.batch < 1:
             raise UsageError(f"batch is {self.batch}; it must be at least 1.", field="batch")
+        if self.unseen < 0:
+            raise UsageError(f"unseen is {self.unseen}; it must be at least 0.", field="unseen")
         if self.rate is not None and not 0 < self.rate <= 1:
             raise UsageError(f"rate is {self.rate}; it must be above 0 and at most 1.", field="rate")
         if not 0 <= self.identity <= 1:
@@ -143,11 +147,11 @@ class FineTuneRun(TrainingRun):
         self.settings = settings
         self.prompt = prompt
         self.batch = settings.batch or (4 if len(drawings) >= 4 else 1)
-        self.peak = settings.rate or (1e-4 if settings.full else 1e-3)
+        self.peak = settings.rate or (1e-4 if settings.full else 3e-3)
         count = len(references)
         self._pairs = pair_up(count, len(drawings), paired=paired)
         self._references = references.to(backbone.device)
-        self.levels = _chain(backbone, settings)
+        self._lead, self.levels = _chain(backbone, settings)
         self._dtype = backbone.dtype  # before every weight becomes float32, if it does
         unet: Any = backbone.network
         if ADAPTER in getattr(unet, "peft_config", {}):
@@ -158,9 +162,10 @@ class FineTuneRun(TrainingRun):
             self._starts = path.at(self.levels[0])
             self._identities = judges.identity(self._references)
             self._wanted = judges.of_drawings(drawings.to(backbone.device))
-            self.reconstruction = self._descend(self._starts, told, carrying=0)
+            self.reconstruction = self._descend(self._starts, self.levels, carrying=0)
         self.trained = _trainable(unet, settings)
-        self._average = [p.detach().clone() for p in self.trained]
+        self._frozen = [p.detach().clone() for p in self.trained]
+        self._average = [p.clone() for p in self._frozen]
         self._updates = 0
         self._walk: dict[str, Any] | None = None
         half = backbone.device.type == "cuda" and self._dtype == torch.float16
@@ -192,22 +197,56 @@ class FineTuneRun(TrainingRun):
 
     def loss(self) -> Tensor:
         if self.settings.gradient == "step":
-            clean, pairs = self._walked()
+            clean, kept, pairs = self._walked()
         else:
             pairs = self._drawn_pairs()
-            photos = [photo for photo, _ in pairs]
+            start = self._begun(pairs)
+            kept = self._undisturbed(start[len(pairs) :], self.levels)
             steps = len(self.levels) - 1
             carrying = steps if self.settings.gradient == "chain" else min(steps, self.settings.last)
-            clean = self._descend(self._starts[photos], self._told(len(pairs)), carrying=carrying)
-        return self.compare(self.backbone.decode(clean), pairs).mean()
+            clean = self._descend(start, self.levels, carrying=carrying)
+        return self.compare(self.backbone.decode(clean), pairs, kept).mean()
 
-    def compare(self, images: Tensor, pairs: Sequence[tuple[int, int]]) -> Tensor:
-        """lambda L_i + (1 - lambda) L_p (B,) of pictures (B, 3, H, W), row by row with a photo and a drawing."""
-        photos, drawings = zip(*pairs, strict=True)
+    def compare(self, images: Tensor, pairs: Sequence[tuple[int, int]], kept: Tensor | None = None) -> Tensor:
+        """lambda L_i + (1 - lambda) L_p (B,) of pictures (B, 3, H, W).
+
+        The first ones are held, row by row, to a photo and a drawing; those beyond `pairs` to the drawing that they are
+        nearest to and to `kept`, the clean latents (B - pairs, C, h, w) that the frozen network makes of their start.
+        """
+        photos, drawings = (torch.tensor(numbers, device=images.device) for numbers in zip(*pairs, strict=True))
+        same = [stage[photos] for stage in self._identities]
+        if kept is not None and len(kept):
+            with torch.no_grad():
+                more = self.judges.identity(self.backbone.decode(kept))
+            same = [torch.cat(both) for both in zip(same, more, strict=True)]
+        apart = self._apart(images)
+        paired, free = apart[: len(pairs)].gather(1, drawings[:, None])[:, 0], apart[len(pairs) :].amin(dim=1)
         share = self.settings.identity
-        kept = identity_loss(self.judges.identity(images), [stage[list(photos)] for stage in self._identities])
-        wanted = [stage[list(drawings)] for stage in self._wanted]
-        return share * kept + (1 - share) * perceptual_loss(self.judges.drawn(images, self.settings.style), wanted)
+        kind = identity_loss(self.judges.identity(images), same)
+        return share * kind + (1 - share) * torch.cat([paired, free])
+
+    def _apart(self, images: Tensor) -> Tensor:
+        """Perceptual distance (B, S) of what P draws of `images` (B, 3, H, W) from each of the drawings."""
+        drawn = self.judges.drawn(images, self.settings.style)
+        each = [
+            perceptual_loss(drawn, [stage[i : i + 1].expand(len(images), -1, -1, -1) for stage in self._wanted])
+            for i in range(len(self._wanted[0]))
+        ]
+        return torch.stack(each, dim=1)
+
+    def _begun(self, pairs: Sequence[tuple[int, int]]) -> Tensor:
+        """Where a chain begins: the inverted photos of `pairs`, then `unseen` rows of noise drawn anew, which the
+        frozen network brings to the chain's first level."""
+        inverted = self._starts[[photo for photo, _ in pairs]]
+        fresh = torch.randn(self.settings.unseen, *inverted.shape[1:], generator=self.rng).to(inverted)
+        return torch.cat([inverted, self._undisturbed(fresh, self._lead)])
+
+    def _undisturbed(self, latent: Tensor, levels: Sequence[Level]) -> Tensor:
+        """Latents (U, C, h, w) at the first of `levels`, walked down to the last by the frozen network."""
+        if not len(latent):
+            return latent
+        with self._holding(self._frozen):
+            return self._descend(latent, levels, carrying=0)
 
     def _drawn_pairs(self) -> list[tuple[int, int]]:
         chosen = torch.randint(len(self._pairs), (self.batch,), generator=self.rng)
@@ -216,10 +255,11 @@ class FineTuneRun(TrainingRun):
     def _told(self, count: int) -> Condition:
         return self.backbone.describe([self.prompt] * count)
 
-    def _descend(self, latent: Tensor, told: Condition, *, carrying: int) -> Tensor:
-        """The deterministic walk down the levels; its last `carrying` steps keep a graph, one step in memory at a
-        time (Chen et al. 2016, 1604.06174)."""
-        pairs = list(pairwise(self.levels))
+    def _descend(self, latent: Tensor, levels: Sequence[Level], *, carrying: int) -> Tensor:
+        """The deterministic walk down `levels`; its last `carrying` steps keep a graph, one step in memory at a time
+        (Chen et al. 2016, 1604.06174)."""
+        told = self._told(len(latent))
+        pairs = list(pairwise(levels))
         for step, (now, to) in enumerate(pairs):
             if len(pairs) - step > carrying:
                 with torch.no_grad():
@@ -238,23 +278,24 @@ class FineTuneRun(TrainingRun):
         with torch.autocast(self.backbone.device.type, self._dtype if mixed else None, enabled=mixed):
             return self.backbone.predict(latent, now, told)
 
-    def _walked(self) -> tuple[Tensor, list[tuple[int, int]]]:
-        """One step of a walk that goes on over the updates: the predicted clean image, the latent detached
-        (Kim et al. 2022, DiffusionCLIP, 2110.02711)."""
+    def _walked(self) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
+        """One step of a walk that goes on over the updates: the predicted clean latents, the walk's own detached (Kim
+        et al. 2022, DiffusionCLIP, 2110.02711), what the frozen network predicts where they began with noise, and the
+        pairs of the others."""
         if self._walk is None or self._walk["place"] == len(self.levels) - 1:
             pairs = self._drawn_pairs()
-            latent = self._starts[[photo for photo, _ in pairs]]
-            self._walk = {"place": 0, "pairs": pairs, "latent": latent}
+            self._walk = {"place": 0, "pairs": pairs, "latent": self._begun(pairs)}
         place, latent = self._walk["place"], self._walk["latent"].to(self.backbone.device)
         pairs = [(int(photo), int(drawing)) for photo, drawing in self._walk["pairs"]]
         now, to = self.levels[place], self.levels[place + 1]
-        prediction = self._predict(latent, now, self._told(len(pairs)))
+        kept = self._undisturbed(latent[len(pairs) :], (now, self.levels[-1]))
+        prediction = self._predict(latent, now, self._told(len(latent)))
         following = (to.alpha * prediction.clean + to.sigma * prediction.noise).detach()
         if bool(following.isfinite().all()):
             self._walk = {"place": place + 1, "pairs": pairs, "latent": following}
         else:
             self._walk = None  # a bad update must not haunt the steps after it
-        return prediction.clean, pairs
+        return prediction.clean, kept, pairs
 
     def _update(self, loss: Tensor) -> bool:
         for group in self.optimizer.param_groups:
@@ -279,11 +320,14 @@ class FineTuneRun(TrainingRun):
                 mean.lerp_(parameter.detach(), 1 - decay)
         return good
 
-    @contextmanager
-    def averaged(self) -> Generator[None]:
+    def averaged(self) -> AbstractContextManager[None]:
         """Within the block the network has the running averages of the weights: those that are saved."""
+        return self._holding(self._average)
+
+    @contextmanager
+    def _holding(self, values: Sequence[Tensor]) -> Generator[None]:
         own = [p.detach().clone() for p in self.trained]
-        self._set(self._average)
+        self._set(values)
         try:
             yield
         finally:
@@ -301,12 +345,12 @@ class FineTuneRun(TrainingRun):
     @torch.no_grad()
     def sketch_distance(self, images: Tensor) -> float:
         """Mean perceptual distance of what P draws of `images` (B, 3, H, W) from all the drawings."""
-        drawn = self.judges.drawn(images.to(self.backbone.device), self.settings.style)
-        each = [
-            perceptual_loss(drawn, [stage[i : i + 1].expand(len(images), -1, -1, -1) for stage in self._wanted])
-            for i in range(len(self._wanted[0]))
-        ]
-        return float(torch.stack(each).mean())
+        return float(self._apart(images.to(self.backbone.device)).mean())
+
+    @torch.no_grad()
+    def nearest_distance(self, images: Tensor) -> float:
+        """The mean over `images` of the distance from the drawing that is nearest."""
+        return float(self._apart(images.to(self.backbone.device)).amin(dim=1).mean())
 
     def fidelity(self) -> float:
         """PSNR in dB of the inverted and redrawn references against what the autoencoder makes of them."""
@@ -360,18 +404,19 @@ class FineTuneRun(TrainingRun):
             parameter.copy_(value)
 
 
-def _chain(backbone: UNetBackbone, settings: FineTuning) -> list[Level]:
-    """The levels of the walk, noisiest first; one without any signal, from which nothing leads back, is left out."""
-    levels = backbone.levels(settings.levels, "ddim")
-    levels = levels[-1 - max(1, round(settings.depth * settings.levels)) :]
-    levels = levels[1:] if levels[0].alpha == 0 else levels
-    if len(levels) < 2:
+def _chain(backbone: UNetBackbone, settings: FineTuning) -> tuple[list[Level], list[Level]]:
+    """The levels from pure noise to the walk's first, and those of the walk, noisiest first; one without any signal,
+    from which nothing leads back, does not belong to the walk."""
+    every = backbone.levels(settings.levels, "ddim")
+    first = settings.levels - max(1, round(settings.depth * settings.levels))
+    first += every[first].alpha == 0
+    if first == settings.levels:
         raise UsageError(
             f"{backbone.name!r} begins with pure noise, from which one step leads nowhere.",
             hint="Give two levels or more.",
             field="levels",
         )
-    return levels
+    return every[: first + 1], every[first:]
 
 
 def _trainable(unet: Any, settings: FineTuning) -> list[nn.Parameter]:
