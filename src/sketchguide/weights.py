@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from sketchguide.errors import OutputError, SketchguideError, WeightsError
@@ -58,7 +58,9 @@ def write_weights(tensors: Mapping[str, Tensor], path: Path, *, metadata: Mappin
     temporary = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, temporary, dict(metadata))
+        # `save_file` makes files that only their owner may read.
+        content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, dict(metadata))
+        temporary.write_bytes(content)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         with suppress(OSError):

@@ -75,7 +75,7 @@ def command(
     as_json: JsonFlag = False,
     steps: Annotated[
         int, typer.Option(help="Training steps; at least 1.", metavar="N", rich_help_panel=TRAINING)
-    ] = 300,
+    ] = 600,
     minutes: Annotated[
         float | None,
         typer.Option(
@@ -122,7 +122,7 @@ def command(
         int,
         typer.Option(
             help="Pictures per step that begin with noise of their own, beside the pairs: they make other seeds follow "
-            "the drawings. 0: none, as in the paper.",
+            "the drawings. Each takes the memory of a pair. 0: none, as in the paper.",
             metavar="N",
             rich_help_panel=TRAINING,
         ),

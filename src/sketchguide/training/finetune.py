@@ -49,7 +49,7 @@ TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "conv1", "
 class FineTuning:
     """Settings of a run. The paper: the whole chain, every weight, Adam with rate 1e-4, EMA 0.9999."""
 
-    steps: int = 300
+    steps: int = 600
     batch: int | None = None  # pairs per step; none: 4, or 1 with fewer than 4 drawings, as in the paper
     unseen: int = 6  # rows per step that begin with noise of their own; none in the paper
     rate: float | None = None  # none: 1e-4 for all weights as in the paper, 3e-3 for adapters, which are few
