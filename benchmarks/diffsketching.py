@@ -8,7 +8,7 @@ Four recognised Quick, Draw! drawings and four icons of one class; then pictures
 and by the tuned model with the same settings. Two distances from the drawings are measured: with the judges that were
 trained on (P and the drawing classifier), and with others that were not: the edge extractor and SqueezeNet. So is the
 share of pictures that the icon classifier takes for the class. Both runs are seen in sheet.png. `a_drawing_from_all` is
-how far one of the drawings itself is from all of them, on average: no picture can be expected to come nearer.
+how far one of the drawings itself is from all of them, on average: what a picture has that follows one perfectly.
 """
 
 from __future__ import annotations

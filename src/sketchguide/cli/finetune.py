@@ -141,7 +141,7 @@ def command(
         typer.Option("--full", help="Train all weights and write the whole model.", rich_help_panel=TRAINING),
     ] = False,
     seed: Annotated[
-        int, typer.Option(help="Of the adapters and the order of pairs.", metavar="N", rich_help_panel=TRAINING)
+        int, typer.Option(help="Of adapters, order of pairs and fresh noise.", metavar="N", rich_help_panel=TRAINING)
     ] = 0,
     sketcher: Annotated[
         Path | None,
