@@ -46,26 +46,31 @@ from artwork import COLOURS, HUES, dominant_colours
 
 STYLES = ("fluent3d", "noto")  # those that the embedded model was trained on
 SDEDIT = {f"SDEdit {amount}": f"sdedit:amount={amount}" for amount in ("0.5", "0.6", "0.7", "0.8", "0.9")}
+ALONE = "prompt alone"
+PLAIN = "PnP"
 PICTURES: Mapping[str, str] = {
-    "prompt alone": "text",
-    "PnP": "pnp",
-    "PnP without f": "pnp:tau_f=0",
-    "PnP without q, k": "pnp:tau_a=0",
+    ALONE: "text",
+    PLAIN: "pnp:tau_f=0.8,tau_a=0.5",
+    "PnP without f": "pnp:tau_f=0,tau_a=0.5",
+    "PnP without q, k": "pnp:tau_f=0.8,tau_a=0",
+    "PnP, noise of the seed": "pnp:tau_f=0.8,tau_a=0.5,start=noise",
+    "PnP, noised source": "pnp:tau_f=0.8,tau_a=0.5,source=noised",
+    "PnP, noised, conditional": "pnp:tau_f=0.8,tau_a=0.5,source=noised,branches=conditional",
+    **SDEDIT,
+}
+WHOLE = "up_blocks.1.resnets.1+up_blocks.2.resnets.0"  # residual blocks as they go on, skips and all
+DRAWINGS: Mapping[str, str] = {
+    ALONE: "text",
+    PLAIN: "pnp",
     "PnP, noise of the seed": "pnp:start=noise",
     "PnP, noised source": "pnp:source=noised",
     "PnP, noised, conditional": "pnp:source=noised,branches=conditional",
-    **SDEDIT,
-}
-PLAIN = "PnP"
-DRAWINGS: Mapping[str, str] = {
-    "prompt alone": "text",
-    PLAIN: "pnp:tau_f=0.5,tau_a=0.5",
-    "PnP, noise of the seed": "pnp:tau_f=0.5,tau_a=0.5,start=noise",
-    "PnP, noised source": "pnp:tau_f=0.5,tau_a=0.5,source=noised",
-    "PnP, noised, conditional": "pnp:tau_f=0.5,tau_a=0.5,source=noised,branches=conditional",
-    "PnP, noised, near strokes": "pnp:tau_f=0.5,tau_a=0.5,source=noised,near=0.05",
+    "PnP, whole blocks": f"pnp:features={WHOLE}",
+    "PnP, whole blocks, tau 0.65": f"pnp:tau_f=0.65,tau_a=0.65,features={WHOLE}",
+    "PnP, whole blocks, tau 0.8": f"pnp:tau_f=0.8,tau_a=0.8,features={WHOLE}",
+    "PnP, noised, near strokes": "pnp:source=noised,near=0.05",
     "PnP, noised, tau 0.25": "pnp:tau_f=0.25,tau_a=0.25,source=noised",
-    "PnP, away from a drawing": "pnp:tau_f=0.5,tau_a=0.5,source_prompt=a drawing on a white background,decay=linear",
+    "PnP, away from a drawing": "pnp:source_prompt=a drawing on a white background,decay=linear",
     "LGP": "lgp",
     "LGP + PnP": "lgp-pnp",
     "LGP + PnP, inverted": "lgp-pnp:source=inverted,branches=both",
@@ -219,15 +224,24 @@ def shown(values: Tensor) -> str:
     return f"{found.estimate:.3f} ({found.low:.3f}–{found.high:.3f})"
 
 
+def paired(row: Mapping[str, Tensor], plain: Mapping[str, Tensor], figure: str) -> str:
+    """What `row` has more of a figure than `plain`, edit by edit."""
+    found = bootstrap_interval(row[figure] - plain[figure])
+    return f"{found.estimate:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
+
+
 def table(rows: Mapping[str, Mapping[str, Tensor]], *, drawn: bool) -> str:
-    headings = ["", "prompt obeyed", "structure distance ↓", "distance from the source's look ↑"]
-    headings += ["F1 with the drawing", "white area ↓", "× plain PnP"] if drawn else ["SDEdit's structure distance"]
+    headings = ["", "prompt obeyed", "structure distance ↓", f"more than {PLAIN}", "distance from the source's look ↑"]
+    headings += (
+        ["F1 with the drawing", "white area ↓", f"more than {ALONE}"] if drawn else ["SDEdit's structure distance"]
+    )
     lines = ["| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
     for name, row in rows.items():
-        cells = [name, *(shown(row[key]) for key in ("obeyed", "structure", "appearance"))]
+        more = "–" if name == PLAIN else paired(row, rows[PLAIN], "structure")
+        cells = [name, shown(row["obeyed"]), shown(row["structure"]), more, shown(row["appearance"])]
         if drawn:
-            ratio = mean(row["white"]) / max(mean(rows[PLAIN]["white"]), 1e-9)
-            cells += [shown(row["f1"]), shown(row["white"]), f"{ratio:.2f}"]
+            leak = "–" if name == ALONE else paired(row, rows[ALONE], "white")
+            cells += [shown(row["f1"]), shown(row["white"]), leak]
         else:
             equal = None if name in SDEDIT else equal_obedience(rows, name)
             cells += ["–" if equal is None else f"{equal:.4f} where it obeys as often"]

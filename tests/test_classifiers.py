@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sketchguide.classifiers import ClassifierConfig, LatentClassifier, calibration_error, find_class
+from sketchguide.classifiers import ClassifierConfig, LatentClassifier, calibration_error, find_class, fit_temperature
 from sketchguide.errors import MismatchError, UsageError, WeightsError
 from support import Tiny
 
@@ -79,3 +79,33 @@ def test_calibration_error_by_hand() -> None:
     sure = torch.tensor([[50.0, 0.0], [0.0, 50.0]])
     assert calibration_error(sure, torch.tensor([0, 1])) == pytest.approx(0)
     assert calibration_error(sure, torch.tensor([1, 0])) == pytest.approx(1)
+
+
+def test_a_fitted_temperature_makes_confidence_what_it_is_worth() -> None:
+    rng = torch.Generator().manual_seed(2)
+    honest = torch.randn(4000, 5, generator=rng)
+    labels = torch.distributions.Categorical(logits=honest).sample()
+    for factor in (0.5, 1.0, 3.0):
+        assert fit_temperature(honest * factor, labels) == pytest.approx(factor, rel=0.1)
+        calibrated = honest * factor / fit_temperature(honest * factor, labels)
+        assert calibration_error(calibrated, labels) < 0.04
+    assert calibration_error(honest * 3, labels) > 0.2
+
+
+def test_temperatures_divide_the_logits_and_travel_with_the_weights(tmp_path: Path, tiny: Tiny) -> None:
+    low, middle, high = (tiny().level(p) for p in (0.9, 0.5, 0.1))  # time falls as the picture comes about
+    plain, tempered = classifier(), classifier(temperatures=((low.time, 2.0), (high.time, 4.0)))
+    latent = torch.randn(1, 4, 16, 16)
+    between = 2.0 + 2.0 * (middle.time - low.time) / (high.time - low.time)
+    for level, value in ((low, 2.0), (middle, between), (high, 4.0), (tiny().level(0.0), 4.0)):
+        assert torch.allclose(tempered(latent, level) * value, plain(latent, level), atol=1e-5)
+    tempered.save(tmp_path / "classifier.safetensors")
+    again = LatentClassifier.load(tmp_path / "classifier.safetensors")
+    assert again.config == tempered.config
+    assert torch.equal(again(latent, middle), tempered(latent, middle))
+
+
+@pytest.mark.parametrize("wrong", [((5.0, 1.0), (5.0, 2.0)), ((9.0, 1.0), (5.0, 1.0)), ((5.0, 0.0),)])
+def test_temperatures_that_make_no_sense_are_refused(wrong: tuple[tuple[float, float], ...]) -> None:
+    with pytest.raises(UsageError, match="temperature"):
+        classifier(temperatures=wrong)

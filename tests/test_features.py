@@ -128,6 +128,13 @@ def test_places_in_a_small_unet_follow_the_same_plan() -> None:
     )
 
 
+def test_a_small_unet_of_sdxls_form_is_not_taken_for_it() -> None:
+    network = conditional_unet(layers_per_block=2, transformer_layers_per_block=1)
+    places = choose_places(table(network, torch.zeros(1, 7, 4)))
+    assert places.features == ("up_blocks.1.resnets.0.conv2",)
+    assert places.attention == attention(*(f"up_blocks.1.attentions.{i}" for i in range(3)))
+
+
 def test_places_in_a_pixel_unet_follow_the_same_plan() -> None:
     network = UNet2DModel(
         sample_size=16,

@@ -5,9 +5,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 from torchvision import models
+from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from sketchguide.classifiers import IconClassifier, save_classifier
-from sketchguide.errors import ModelNotFoundError, WeightsError
+from sketchguide.errors import ModelNotFoundError, UsageError, WeightsError
 from sketchguide.perception import Features, identity_loss, load_features, perceptual_loss
 
 
@@ -72,6 +73,31 @@ def test_a_vision_transformer_gives_its_blocks() -> None:
     found = features(pictures(1))
     assert len(found) == 4
     assert all(stage.shape == (1, 16, 50, 1) for stage in found)
+
+
+def test_networks_are_shown_pictures_of_the_size_they_were_trained_on() -> None:
+    """A transformer that takes one size alone, and a network that refuses small pictures."""
+    vit = models.VisionTransformer(
+        image_size=96, patch_size=32, num_layers=4, num_heads=2, hidden_dim=16, mlp_dim=16, num_classes=3
+    )
+    assert [stage.shape for stage in Features(vit, side=96)(pictures(1))] == [(1, 16, 10, 1)] * 4
+    strict = nn.Sequential(nn.Conv2d(3, 4, 31, stride=2), nn.Conv2d(4, 4, 31, stride=2), nn.Conv2d(4, 4, 3, stride=2))
+    assert len(Features(strict, side=224)(pictures(1))) >= 2
+    with pytest.raises(UsageError, match="takes no pictures of 32 pixels"):
+        Features(strict, side=32)
+
+
+def test_a_transformers_network_is_taken_from_its_folder_with_its_own_size_and_colours(tmp_path: Path) -> None:
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16, image_size=96, patch_size=32
+    )
+    ViTModel(config).save_pretrained(tmp_path)
+    ViTImageProcessor(image_mean=[0.1, 0.2, 0.3], image_std=[0.4, 0.5, 0.6]).save_pretrained(tmp_path)
+    features = load_features(f"transformers:{tmp_path}")
+    assert features.side == 96
+    assert features.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert features.deviation.flatten().tolist() == pytest.approx([0.4, 0.5, 0.6])
+    assert [stage.shape for stage in features(pictures(1))] == [(1, 16, 10, 1)] * 4
 
 
 def test_what_is_not_there_is_named(tmp_path: Path, own: Path) -> None:

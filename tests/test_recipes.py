@@ -249,6 +249,15 @@ def test_what_has_no_outline_lays_nothing_out() -> None:
     assert proportions.hull_moments(line.numpy()) is None
 
 
+def test_only_who_asks_sees_the_concepts_that_models_never_see(
+    data: Path, train: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["artwork"], "held_out", lambda code, _: code == "1f535")
+    for unseen, codes in ((False, ["1f34e", "1f34f"]), (True, ["1f34e", "1f34f", "1f535"])):
+        artwork = train.Artwork(data, size=32, styles=("noto",), unseen=unseen)
+        assert [icon.code for icon in artwork.icons] == codes
+
+
 @pytest.mark.usefixtures("train")
 @pytest.mark.parametrize("used", [500, 1])
 def test_parts_never_see_the_drawings_of_benchmarks(

@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,27 @@ def test_generated_sources_that_cannot_be_had(tiny: Tiny, tmp_path: Path) -> Non
                 list(run(request, backbone=tiny()))
         else:
             list(run(request, backbone=tiny()))  # nothing pulled the picture: which predictor there was is no matter
+
+
+def test_a_generated_source_is_a_picture_however_much_it_looks_like_a_drawing(tiny: Tiny) -> None:
+    source = generated(tiny)
+    inked = Image.new("RGB", SIZE, "white")
+    ImageDraw.Draw(inked).line((4, 4, 28, 28), fill="black", width=2)
+    like = replace(source, image=inked)
+    with pytest.warns(SketchguideWarning, match="not the one that its recipe makes"):
+        (taken_for_a_picture,) = make(tiny, image=like, source="generated")
+    (drawing,) = make(tiny, image=inked)
+    for picture, drawn in ((taken_for_a_picture, False), (drawing, True)):
+        layout = picture.request.layout
+        assert layout is not None
+        assert layout.drawn is drawn
+
+
+def test_a_layout_is_not_stretched_to_another_size(tiny: Tiny) -> None:
+    (made,) = make(tiny, sketch=CROSS, strength=0)
+    other = made.request.model_copy(update={"size": (64, 32)})
+    with pytest.raises(UsageError, match="size is 64x32, but the picture to start from is carried at 32x32"):
+        list(run(other, backbone=tiny()))
 
 
 def test_a_picture_that_was_painted_over_is_told(tiny: Tiny) -> None:
@@ -426,6 +448,8 @@ def test_an_unknown_tap_is_told_before_the_source_is_walked(tiny: Tiny, monkeypa
     monkeypatch.setattr("sketchguide.sources.ascend", lambda *_, **__: pytest.fail("the source was walked"))
     with pytest.raises(TapError):
         make(tiny, features="up_blocks.9")
+    with pytest.raises(TapError, match=r"'down_blocks\.0' yields no tensor.*"):
+        make(tiny, features="down_blocks.0")
 
 
 def test_an_unknown_tap_is_answered_with_those_there_are(tiny: Tiny) -> None:

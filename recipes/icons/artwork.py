@@ -68,9 +68,11 @@ class Artwork:
         loose: float = 1.0,
         plain: float = 0.0,
         people: float = 0.0,
+        unseen: bool = False,
     ) -> None:
         """Pictures are stretched and bent up to `loose` times as far as keeps the artwork about as it was drawn; a
-        `plain` share of them is not bent at all, and a `people` share is laid out as people draw that thing.
+        `plain` share of them is not bent at all, and a `people` share is laid out as people draw that thing. With
+        `unseen` there are also the concepts that the model and its predictor never see.
         """
         records = json.loads((data / "emoji128" / "metadata.json").read_text())
         words: dict[str, list[str]] = {}
@@ -90,7 +92,7 @@ class Artwork:
         store = round(size * 1.5)
         for record in records:
             code = record["unicode"]
-            if record["style"] not in styles or held_out(code, set(words)):
+            if record["style"] not in styles or (held_out(code, set(words)) and not unseen):
                 continue
             if concepts == "quickdraw" and code not in words:
                 continue

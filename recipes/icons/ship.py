@@ -144,9 +144,10 @@ tags: [sketchguide, icons]
 ---
 # Parts for {name}
 
-What DiffSketching (arXiv 2305.18812) needs beside the model, each trained by `sketchguide component` on the pictures
-and drawings of `recipes/icons/classes.py` and found by its name. Scores are of artwork and drawings held out. Drawings
-by people are of The Quick, Draw! Dataset © Google (CC BY 4.0). Weights are kept in bfloat16.
+What DiffSketching (arXiv 2305.18812) needs beside the model, each trained by `sketchguide component` and found by its
+name: on the pictures and drawings of `recipes/icons/classes.py`, scored on artwork and drawings held out; sketch
+attention on those of `recipes/icons/pictures.py`, scored on other pictures of the same artwork. Drawings by people are
+of The Quick, Draw! Dataset © Google (CC BY 4.0). Weights are kept in bfloat16.
 
 {parts}
 

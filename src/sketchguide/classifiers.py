@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import difflib
 import json
+import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -53,6 +55,16 @@ def calibration_error(scores: Tensor, labels: Tensor, *, bins: int = 15) -> floa
     return float(gap.abs().sum() / len(labels))
 
 
+def fit_temperature(scores: Tensor, labels: Tensor) -> float:
+    """The T, 0.1 to 30, whose softmax(scores / T) is the likeliest (temperature scaling, Guo et al. 2017, section 4.2).
+
+    `scores` (N, K) are logits that were not trained on, `labels` (N,) class numbers. Above 1 it was overconfident.
+    """
+    candidates = torch.logspace(math.log10(0.1), math.log10(30), 250, device=scores.device)
+    losses = torch.stack([F.cross_entropy(scores.float() / t, labels) for t in candidates])
+    return float(candidates[losses.argmin()])
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClassifierConfig:
     """Everything a weight file must know about itself; stored in its header."""
@@ -64,6 +76,7 @@ class ClassifierConfig:
     backbone: str  # Backbone.name it was trained on, for people
     widths: tuple[int, ...] = LATENT_WIDTHS
     window: tuple[float, float] = (0.0, 1.0)  # progress of the noise levels seen in training
+    temperatures: tuple[tuple[float, float], ...] = ()  # (time, what logits are divided by), times rising
 
     def __post_init__(self) -> None:
         if len(set(self.classes)) < max(len(self.classes), 2):
@@ -71,12 +84,18 @@ class ClassifierConfig:
         if len(self.widths) < 2 or min(self.widths) < 1:
             raise UsageError(f"widths is {self.widths}; give at least two, each at least 1.", field="widths")
         check_window(self.window)
+        times = [time for time, _ in self.temperatures]
+        if times != sorted(set(times)) or any(temperature <= 0 for _, temperature in self.temperatures):
+            raise UsageError(
+                "The times of temperatures must rise, and no temperature be 0 or less.", field="temperatures"
+            )
 
 
 class LatentClassifier(nn.Module):
     """p(y | x_t, t): which class a noisy latent belongs to (Dhariwal & Nichol 2021, 2105.05233).
 
-    A residual network with BatchNorm, told the noise level in every block.
+    A residual network with BatchNorm, told the noise level in every block. Its logits are divided by the configured
+    temperatures, interpolated between their noise levels.
     """
 
     def __init__(self, config: ClassifierConfig) -> None:
@@ -102,7 +121,13 @@ class LatentClassifier(nn.Module):
         hidden = self.stem(latent.float())
         for block in self.blocks:
             hidden = block(hidden, told)
-        return self.head(hidden.mean(dim=(2, 3)))
+        logits = self.head(hidden.mean(dim=(2, 3)))
+        return logits / self._temperature(times)[:, None] if self.config.temperatures else logits
+
+    def _temperature(self, times: Tensor) -> Tensor:
+        known, values = zip(*self.config.temperatures, strict=True)
+        found = np.interp(times.detach().cpu().numpy(), known, values)
+        return torch.tensor(found, dtype=torch.float32, device=times.device)
 
     def class_number(self, name: str) -> int:
         """The output of the class called `name`; UsageError offers the nearest names."""
@@ -132,6 +157,7 @@ class LatentClassifier(nn.Module):
         def build(config: dict[str, Any]) -> LatentClassifier:
             for name in ("classes", "widths", "window"):
                 config[name] = tuple(config[name])
+            config["temperatures"] = tuple((time, value) for time, value in config.get("temperatures", ()))
             return cls(ClassifierConfig(**config))
 
         return read_network(path, kind=KIND, build=build, field="classifier")

@@ -61,6 +61,7 @@ MARGIN = Setting[float](0.1, 0, 1)
 ATTENTION_SCALE = Setting[float](1.0, 0, 4)
 CLASS_SCALE = Setting[float](2.0, 0, 100)
 SKETCH_LOSS = Setting[float](0.0, 0, 20)
+IDENTITY = Setting[float](0.4, 0, 1)
 
 TRAINING_STEPS = Setting[int](300, 1, 10**6)
 TRAINING_BATCH = Setting[int](32, 2, 1024)

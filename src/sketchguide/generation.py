@@ -19,10 +19,10 @@ from sketchguide.backbones.base import Backbone, Condition
 from sketchguide.controls.base import Guide
 from sketchguide.controls.features import NegativePrompt
 from sketchguide.controls.strengths import Within
-from sketchguide.defaults import ALPHA, ATTENTION_SCALE, CLASS_SCALE, DType
+from sketchguide.defaults import ALPHA, ATTENTION_SCALE, CLASS_SCALE, IDENTITY, DType
 from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.guidance import controls_of
-from sketchguide.images import from_base64, read_png_text, save_png, to_images, to_tensor
+from sketchguide.images import carried, from_base64, read_png_text, save_png, to_images, to_tensor
 from sketchguide.inversion import Trajectory, recur
 from sketchguide.levels import Level
 from sketchguide.loading import fingerprint, load_backbone, load_lora, unload_lora
@@ -88,12 +88,14 @@ def generate(
     prompt: str,
     *,
     sketch: Sketch | str | Path | None = None,
+    like: Image.Image | str | Path | None = None,
     backbone: Backbone | None = None,
     predictor: LatentPredictor | None = None,
     seed: int | None = None,
     **settings: Any,
 ) -> list[Picture]:
     """Make pictures of `prompt` that follow `sketch` (a Sketch, or a file to open); without one, plain text-to-image.
+    With `sketch_loss` they show the thing in `like` (a picture, or a file).
 
     `settings` are the other fields of `Request` (`strength`, `stop`, `steps`, `scale`, `count`, `size`, `model`, …).
     A `backbone` or `predictor` already loaded is used in place of `model` and `predictor` names; the recipe names where
@@ -107,6 +109,7 @@ def generate(
     request = Request.checked(
         prompt=prompt,
         sketch=None if sketch is None else sketch.to_json(),
+        like=None if like is None else carried(like, field="like"),
         seed=random_seed() if seed is None else seed,
         **settings,
     )
@@ -159,7 +162,16 @@ def _carried_out(
     sketch = None if request.sketch is None else Sketch.from_json(request.sketch)
     given = request.layout or request.edit
     field = "layout" if request.layout is not None else "edit"
-    picture = None if given is None else to_tensor([from_base64(given.picture, field=field)], size=size)
+    picture: Tensor | None = None
+    if given is not None:
+        image = from_base64(given.picture, field=field)
+        if image.size != size:
+            raise UsageError(
+                "size is {}x{}, but the picture to start from is carried at {}x{}.".format(*size, *image.size),
+                hint="Leave the size out, or start from the picture's own file again.",
+                field="size",
+            )
+        picture = to_tensor([image])
     requests = [Request.checked(**{**request.model_dump(), "prompt": prompt}) for prompt in prompts] or [request]
     _warn(requests, sketch, picture, backbone)
     made_with = {"sketchguide": sketchguide.__version__, "torch": torch.__version__, "dtype": str(backbone.dtype)[6:]}
@@ -434,9 +446,13 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
         "sketch_loss": request.sketch_loss != 0 and sketch is None,
         "sketcher": request.sketcher is not None and not request.sketch_loss,
         "drawing_features": request.drawing_features is not None and not request.sketch_loss,
+        "like": request.like is not None and not request.sketch_loss,
+        "identity": request.identity != IDENTITY.default and request.like is None,
+        "picture_features": request.picture_features is not None and request.like is None,
     }
     needs = {"attention": "a sketch", "attention_scale": "attention", "sketch_loss": "a sketch"}
-    needs |= {"sketcher": "sketch_loss", "drawing_features": "sketch_loss"}
+    needs |= {"sketcher": "sketch_loss", "drawing_features": "sketch_loss", "like": "sketch_loss"}
+    needs |= {"identity": "like", "picture_features": "like"}
     for name in (name for name, nothing in idle.items() if nothing):
         warn(f"{name} changes nothing without {needs.get(name, 'class_name')}.")
     if sketch is not None and sketch.rasterize(size=(64, 64)).blank:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ from sketchguide.controls.likeness import SketchGuide
 from sketchguide.controls.strengths import Proportional, Score
 from sketchguide.defaults import BLANK, HANDOVER
 from sketchguide.errors import UsageError
-from sketchguide.images import from_ink
+from sketchguide.images import from_base64, from_ink, to_tensor
 from sketchguide.loading import find_features, find_part, fingerprint, has_predictor, load_predictor
 from sketchguide.perception import Features, load_features
 from sketchguide.predictors import LatentPredictor
@@ -46,11 +47,8 @@ def controls_of(
             controls.made_with["predictor"] = fingerprint(predictor)
             controls.guides.append(latent_guide(request, [drawing], backbone, predictor))
         if request.sketch_loss:
-            sketcher = Sketcher.load(find_part(request.sketcher, "sketcher", field="sketcher")).to(backbone.device)
-            named = find_features(request.drawing_features, "drawing-classifier", field="drawing_features")
-            features = load_features(named, device=backbone.device)
-            controls.made_with.update(sketcher=fingerprint(sketcher), drawing_features=fingerprint(features.network))
-            guide = sketch_guide(request, [drawing], backbone, sketcher, features, strength=request.sketch_loss)
+            guide, parts = _sketch_loss(request, drawing, backbone)
+            controls.made_with.update(parts)
             controls.guides.append(guide)
         if request.attention is not None:
             attention = SketchAttention.load(find_part(request.attention, "sketch-attention", field="attention"))
@@ -76,6 +74,25 @@ def _predictor(request: Request, backbone: Backbone) -> LatentPredictor | None:
     if otherwise and request.predictor is None and not has_predictor(backbone):
         return None
     return load_predictor(request.predictor, backbone)
+
+
+def _sketch_loss(request: Request, drawing: SpatialMap, backbone: Backbone) -> tuple[SketchGuide, dict[str, str]]:
+    """DiffSketching's two losses with the parts that `request` names, and the fingerprints of these."""
+    device, model = backbone.device, backbone.name
+    sketcher = Sketcher.load(find_part(request.sketcher, "sketcher", field="sketcher", model=model)).to(device)
+    named = request.drawing_features
+    named = find_features(named, "drawing-classifier", field="drawing_features", model=model)
+    comparing = load_features(named, device=device)
+    made_with = {"sketcher": fingerprint(sketcher), "drawing_features": fingerprint(comparing.network)}
+    guide = sketch_guide(request, [drawing], backbone, sketcher, comparing, strength=request.sketch_loss)
+    if request.like is not None:
+        named = find_features(request.picture_features, "classifier", field="picture_features", model=model)
+        pictures = load_features(named, device=device)
+        made_with["picture_features"] = fingerprint(pictures.network)
+        size = (drawing.ink.shape[1], drawing.ink.shape[0])
+        reference = to_tensor([from_base64(request.like, field="like")], size=size).to(device)
+        guide = replace(guide, reference=reference, pictures=pictures, identity=request.identity)
+    return guide, made_with
 
 
 def latent_guide(

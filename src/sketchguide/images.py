@@ -30,6 +30,8 @@ MAX_SIDE = 8192
 MAX_PIXELS = 32_000_000
 MAX_BYTES = 256 * 2**20
 
+CARRIED_SIDE = 512  # more would only make every PNG that carries it large
+
 _LEVELS = 255
 _GREY_16 = 65535
 
@@ -279,6 +281,18 @@ def to_base64(image: Image.Image) -> str:
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return base64.b64encode(buffer.getvalue()).decode("ascii")
+
+
+def carried(picture: Image.Image | str | Path, *, field: str = "image") -> str:
+    """A picture or its file as a request carries it to be looked at: shrunk to 512 pixels a side, if it has more.
+
+    Raises SketchError as `open_image` does.
+    """
+    image = (
+        as_rgb(picture, field=field).copy() if isinstance(picture, Image.Image) else open_image(picture, field=field)
+    )
+    image.thumbnail((CARRIED_SIDE, CARRIED_SIDE), Image.Resampling.LANCZOS)
+    return to_base64(image)
 
 
 def from_base64(text: str, *, field: str = "image") -> Image.Image:

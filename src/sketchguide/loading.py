@@ -18,7 +18,14 @@ from torch import nn
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.defaults import MODEL, DType, find_dtype
-from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideError, UsageError, WeightsError
+from sketchguide.errors import (
+    MismatchError,
+    ModelNotFoundError,
+    SketchguideError,
+    SketchguideWarning,
+    UsageError,
+    WeightsError,
+)
 from sketchguide.predictors import FILE_NAME as PREDICTOR_FILE
 from sketchguide.predictors import LatentPredictor, is_hub_id
 from sketchguide.weights import opened, read_weights
@@ -72,11 +79,12 @@ def _kind(folder: Path) -> Literal["model", "predictor", "parts"]:
     return "predictor" if (folder / PREDICTOR_FILE).exists() else "parts"
 
 
-def find_part(name: str | Path | None, part: str, *, field: str) -> Path:
+def find_part(name: str | Path | None, part: str, *, field: str, model: str | None = None) -> Path:
     """The file of a trained part: `name` itself, the one in that folder, or the one shipped under that name; None means
     the one that is shipped.
 
-    `part` is what `sketchguide component` calls it. Raises ModelNotFoundError, naming `field`.
+    `part` is what `sketchguide component` calls it. Raises ModelNotFoundError, naming `field`; warns
+    (SketchguideWarning) where None finds what was trained for another model than `model`.
     """
     file = f"{part}.safetensors"
     if name is not None:
@@ -87,6 +95,13 @@ def find_part(name: str | Path | None, part: str, *, field: str) -> Path:
     for one in shipped():
         if one.kind == "parts" and name in (None, one.name) and (one.folder / file).is_file():
             one.verify()
+            if name is None and model is not None and one.name != f"{model}-parts":
+                warnings.warn(
+                    f"The {part} that is shipped was trained for {one.name.removesuffix('-parts')}, not for {model}: "
+                    f"train your own with `sketchguide component {part}` and give it as {field}.",
+                    SketchguideWarning,
+                    stacklevel=2,
+                )
             return one.folder / file
     if name is not None:
         raise ModelNotFoundError(
@@ -99,10 +114,10 @@ def find_part(name: str | Path | None, part: str, *, field: str) -> Path:
     )
 
 
-def find_features(name: str | None, part: str, *, field: str) -> str:
+def find_features(name: str | None, part: str, *, field: str, model: str | None = None) -> str:
     """What `load_features` takes: `name`, or the file of `part` where that is a folder, a shipped name or None."""
     if name is None or Path(name).is_dir() or any(one.kind == "parts" and one.name == name for one in shipped()):
-        return str(find_part(name, part, field=field))
+        return str(find_part(name, part, field=field, model=model))
     return name
 
 

@@ -216,18 +216,18 @@ def build_method(description: str, backbone: Backbone) -> Built:
             record = _record(chosen)
             method = latent_guidance(network)
         case "pnp" | "lgp-pnp":
-            layout = {key: own[key] for key in LAYOUT if key in own}
+            layout: dict[str, Any] = {**(LGP_PNP if name == "lgp-pnp" else FOR_DRAWINGS), **own}
+            layout.pop("predictor", None)
             if name == "lgp-pnp":
                 chosen = own.get("predictor") or own_predictor(backbone)
                 network = load_predictor(chosen, backbone)
                 record = _record(chosen)
-                layout = {**LGP_PNP, **layout}
             method = plug_and_play(LayoutSettings.checked(**layout), network)
         case "sketch-loss":
-            sketcher = find_part(own.get("sketcher"), "sketcher", field="method")
+            sketcher = find_part(own.get("sketcher"), "sketcher", field="method", model=backbone.name)
             network = Sketcher.load(sketcher).to(backbone.device)
             record = _report(sketcher)
-            drawing = find_features(own.get("drawing"), "drawing-classifier", field="method")
+            drawing = find_features(own.get("drawing"), "drawing-classifier", field="method", model=backbone.name)
             method = likeness(network, load_features(drawing, device=backbone.device))
         case "sketch-attention":
             file = find_part(own.get("path"), "sketch-attention", field="method")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,10 +16,11 @@ from torch.nn import functional as F
 from sketchguide.classifiers import FORMAT, load_classifier
 from sketchguide.errors import ModelNotFoundError, UsageError, WeightsError
 from sketchguide.extractors import check_images
-from sketchguide.taps import survey, tapped
+from sketchguide.taps import TapInfo, survey, tapped
 from sketchguide.weights import opened, read_weights
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+_SIDE = 224  # what networks are trained on that say nothing else
 _HEADS = ("classifier", "fc", "head")  # what turns features into classes
 _PROBE = (64, 96)  # not square, so that tokens are never taken for a picture
 
@@ -28,7 +30,8 @@ class Features:
 
     Pictures are resized until their shorter side has `side` pixels (none: as they are), and normalised by `mean` and
     `deviation` of RGB in [0, 1]. `probe` is the (height, width) at which the stages are looked for: the own size of a
-    network that brings every picture to one.
+    network that brings every picture to one. A network that refuses it is shown squares of `side` only.
+    Raises UsageError for a network that takes neither, or has no stages.
     """
 
     def __init__(
@@ -42,9 +45,9 @@ class Features:
     ) -> None:
         self.network = network.eval().requires_grad_(False)
         self.side = side
-        self._mean = torch.tensor(mean)[:, None, None]
-        self._deviation = torch.tensor(deviation)[:, None, None]
-        self.taps, self._fixed = _stages(self.network, probe)
+        self.mean = torch.tensor(mean)[:, None, None]
+        self.deviation = torch.tensor(deviation)[:, None, None]
+        self.taps, self._fixed = _stages(self.network, probe, side or _SIDE)
 
     def __call__(self, images: Tensor) -> tuple[Tensor, ...]:
         """Images (B, 3, H, W) in [-1, 1] to feature maps (B, C, h, w), of N tokens (B, C, N, 1); the graph is kept."""
@@ -55,7 +58,7 @@ class Features:
             scale = self.side / min(height, width)
             size = (self.side, self.side) if self._fixed else (round(height * scale), round(width * scale))
             pictures = F.interpolate(pictures, size=size, mode="bilinear", antialias=scale < 1)
-        pictures = (pictures - self._mean.to(pictures)) / self._deviation.to(pictures)
+        pictures = (pictures - self.mean.to(pictures)) / self.deviation.to(pictures)
         with tapped(self.network, self.taps) as record:
             self.network(pictures)
         return tuple(_as_map(record[path]) for path in self.taps)
@@ -113,7 +116,8 @@ def load_features(name: str, *, device: torch.device | str = "cpu") -> Features:
         return Features(classifier, side=classifier.size, probe=size).to(torch.device(device))
     model, equals, file = rest.partition("=")
     network = _published(kind, model, Path(file) if equals else None)
-    return Features(network, side=224, mean=_IMAGENET[0], deviation=_IMAGENET[1]).to(torch.device(device))
+    side, mean, deviation = _trained_on(kind, model, network, published=not equals)
+    return Features(network, side=side, mean=mean, deviation=deviation).to(torch.device(device))
 
 
 def _published(kind: str, name: str, file: Path | None) -> nn.Module:
@@ -152,21 +156,64 @@ def _published(kind: str, name: str, file: Path | None) -> nn.Module:
     return network
 
 
-def _stages(network: nn.Module, size: tuple[int, int]) -> tuple[tuple[str, ...], bool]:
+def _trained_on(
+    kind: str, name: str, network: nn.Module, *, published: bool
+) -> tuple[int, Sequence[float], Sequence[float]]:
+    """The side of the pictures that a network was trained on, and their mean and deviation, as far as it says so."""
+    mean, deviation = _IMAGENET
+    side: Any = None
+    if kind == "torchvision":
+        from torchvision import models
+
+        if published:
+            transforms = models.get_model_weights(name)["DEFAULT"].transforms()
+            mean, deviation, (side, *_) = transforms.mean, transforms.std, transforms.crop_size
+        side = getattr(network, "image_size", side)
+    elif kind == "timm":
+        told = getattr(network, "pretrained_cfg", None) or {}
+        mean, deviation = told.get("mean", mean), told.get("std", deviation)
+        side = min(told.get("input_size", (3, _SIDE, _SIDE))[1:])
+    else:
+        from transformers import AutoImageProcessor
+
+        side = getattr(network.config, "image_size", None)
+        try:
+            processor: Any = AutoImageProcessor.from_pretrained(name)
+        except (OSError, ValueError, KeyError, ImportError):
+            pass  # it comes without one
+        else:
+            mean = getattr(processor, "image_mean", None) or mean
+            deviation = getattr(processor, "image_std", None) or deviation
+    side = min(side) if isinstance(side, list | tuple) else side
+    return side or _SIDE, mean, deviation
+
+
+def _stages(network: nn.Module, size: tuple[int, int], side: int) -> tuple[tuple[str, ...], bool]:
     """The last place of each size; of a network that keeps one size (a ViT), four blocks spread over its depth.
 
-    And whether the network takes squares of 224 pixels only.
+    And whether the network refuses pictures of `size` (height, width) and takes squares of `side` pixels only.
     """
+
+    def places_at(height: int, width: int) -> list[TapInfo]:
+        def probe() -> None:
+            with torch.no_grad():
+                network(torch.zeros(1, 3, height, width))
+
+        return survey(network, probe, grid=(height, width))
+
     fixed = False
-
-    def probe() -> None:
-        with torch.no_grad():
-            network(torch.zeros(1, 3, *size))
-
     try:
-        places = survey(network, probe, grid=size)
+        places = places_at(*size)
     except (RuntimeError, ValueError, AssertionError):
-        places, fixed = [], True
+        size, fixed = (side, side), True
+        try:
+            places = places_at(*size)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            raise UsageError(
+                f"{type(network).__name__} takes no pictures of {side} pixels: {str(error).splitlines()[0]}",
+                hint="Use a network that is made for pictures.",
+                field="features",
+            ) from error
     last: dict[int, str] = {}
     for tap in places:
         if tap.stride is not None and 2 <= tap.stride <= min(size) // 2 and tap.path.split(".")[0] not in _HEADS:

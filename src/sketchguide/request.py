@@ -19,6 +19,7 @@ from sketchguide.defaults import (
     EVEN,
     EVERY,
     HANDOVER,
+    IDENTITY,
     LORA_SCALE,
     MARGIN,
     MODEL,
@@ -120,6 +121,13 @@ class LayoutSettings(Checked):
     @classmethod
     def _several(cls, given: Any) -> Any:
         return given.split("+") if isinstance(given, str) else given
+
+    @field_validator("features")
+    @classmethod
+    def _named(cls, features: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if features is not None and not all(features):
+            raise ValueError("names a tap that has no name")  # it would be the whole network
+        return features
 
     @property
     def starts_from(self) -> Start:
@@ -224,6 +232,15 @@ class Request(Checked):
     sketcher: str | None = Field(default=None, description="folder or file of its sketcher; none: a shipped one")
     drawing_features: str | None = Field(
         default=None, description="what it compares drawings by, as `load_features` names it; none: a shipped one"
+    )
+    like: str | None = Field(
+        default=None, description="a picture, PNG in base64, whose thing it keeps as well: the loss of identity"
+    )
+    identity: Finite = Field(
+        default=IDENTITY.default, ge=IDENTITY.low, le=IDENTITY.high, description="share of that in the loss"
+    )
+    picture_features: str | None = Field(
+        default=None, description="what it compares pictures by, as `load_features` names it; none: a shipped one"
     )
     steps: int = Field(default=STEPS.default, ge=STEPS.low, le=STEPS.high, description="network steps")
     scale: Finite = Field(

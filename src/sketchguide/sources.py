@@ -16,14 +16,14 @@ from torch import Generator, Tensor
 from sketchguide.backbones.base import Backbone
 from sketchguide.controls.features import PlugAndPlay, Source, choose_places
 from sketchguide.defaults import SEED
-from sketchguide.errors import UsageError
+from sketchguide.errors import TapError, UsageError
 from sketchguide.inversion import Noised, Trajectory, ascend
 from sketchguide.levels import Level, Prediction
 from sketchguide.request import EditSettings, LayoutSettings, Request
 from sketchguide.sampling import Evaluations, Moment
 from sketchguide.seeds import generators
 from sketchguide.solvers import Solver
-from sketchguide.taps import submodule_at
+from sketchguide.taps import children_of, submodule_at
 
 SOURCE_SEED = SEED.high  # of the noise on a source, the same for every picture: a seed is one picture in any batch
 
@@ -64,8 +64,15 @@ def borrow(
     """
     places = choose_places(backbone.taps)
     places = places._replace(features=settings.features or places.features)
-    for path in places.features:  # a wrong name is told before the source is walked
-        submodule_at(backbone.network, path)
+    known = {tap.path for tap in backbone.taps}
+    for path in places.features:  # what cannot be borrowed is told before the source is walked
+        module = submodule_at(backbone.network, path)
+        if path not in known:
+            raise TapError(
+                f"{path!r} yields no tensor that could be borrowed.",
+                hint=f"Name one of its children: {children_of(module)}.",
+                field="features",
+            )
     levels = levels_of(request, backbone)
     told = [settings.source_prompt] * len(clean)
     source: Source

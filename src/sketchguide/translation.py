@@ -61,6 +61,7 @@ def translate(
     check(prompts, layout, values)
     if layout.get("source") == "generated":
         layout, values = as_made(image, layout, values)
+        drawn = False if drawn is None else drawn  # what sketchguide made is a picture, whatever it looks like
     source = image.image if isinstance(image, Picture) else image
     if isinstance(source, str | Path):
         source = open_source(source, drawn=drawn)

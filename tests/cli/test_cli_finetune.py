@@ -18,6 +18,7 @@ from sketchguide.classifiers import IconClassifier, LatentClassifier, load_class
 from sketchguide.cli.finetune import _laid
 from sketchguide.cli.report import Report
 from sketchguide.cli.session import Session
+from sketchguide.errors import SketchError, SketchguideWarning
 from sketchguide.generation import recall
 from sketchguide.loading import LORA_FILE
 from sketchguide.sketch import Sketch
@@ -141,13 +142,35 @@ def test_the_drawing_of_a_wide_photo_is_cut_with_it() -> None:
     page = Sketch.from_strokes([[[0.5, 0.1], [0.5, 0.9]], [[0.1, 0.5], [0.9, 0.5]]], aspect=2.0)
     photo = Image.new("RGB", (200, 100))
     report = Report(["--json"])
-    (laid,) = _laid([page], [photo], (64, 64), report)
+    (laid,) = _laid([page], [Path("page.svg")], [photo], (64, 64), report)
     assert laid.aspect == pytest.approx(1)
     ink = laid.rasterize(size=(64, 64)).ink
     rows, columns = np.nonzero(ink > 0.5)
     assert (columns.min(), columns.max()) == (0, 63)  # the line across goes over both edges, as the photo's would
     assert (rows.min(), rows.max()) == pytest.approx((6, 57), abs=2)
     assert any("200 × 100" in warning for warning in report.warnings)
+
+
+def test_a_drawing_that_is_cut_away_with_its_photo_is_told() -> None:
+    page = Sketch.from_strokes([[[0.05, 0.1], [0.05, 0.9]]], aspect=2.0)
+    with pytest.raises(SketchError, match=r"Nothing of page.svg is left where its photo of 200 × 100 is cut"):
+        _laid([page], [Path("page.svg")], [Image.new("RGB", (200, 100))], (64, 64), Report(["--json"]))
+
+
+def test_a_drawing_of_another_shape_than_its_photo_is_told() -> None:
+    page = Sketch.from_strokes([[[0.5, 0.1], [0.5, 0.9]]], aspect=1.5)
+    with pytest.warns(SketchguideWarning, match="laid on the middle"):
+        _laid([page], [Path("page.svg")], [Image.new("RGB", (64, 64))], (64, 64), Report(["--json"]))
+
+
+def test_parts_for_another_model_are_not_taken_in_silence(
+    sketchguide: Run, quick: list[str], drawing: Path, tmp_path: Path
+) -> None:
+    words = ["generate", "a red ball", *quick, "--seed", "1", "--strength", "0", "--sketch", drawing]
+    result = sketchguide(*words, "--sketch-loss", "3", "-o", tmp_path / "a.png", "--json")
+    assert result.code == 0, result
+    for part in ("sketcher", "drawing-classifier"):
+        assert any(f"The {part} that is shipped was trained for icons-64" in one for one in result.json["warnings"])
 
 
 def test_the_sketch_loss_pulls_without_training(
@@ -165,6 +188,27 @@ def test_the_sketch_loss_pulls_without_training(
     assert Image.open(pulled).tobytes() == Image.open(repeated).tobytes()
     idle = sketchguide(*draw, *judges, "-o", tmp_path / "idle.png", "--json")
     assert any("sketcher changes nothing without sketch_loss" in warning for warning in idle.json["warnings"])
+
+
+def test_the_sketch_loss_keeps_the_thing_in_a_picture(
+    sketchguide: Run, quick: list[str], drawing: Path, photo: Path, parts: Path, tmp_path: Path
+) -> None:
+    judges = ["--sketcher", parts, "--drawing-features", parts, "--sketch-loss", "3"]
+    draw = ["generate", "a red ball", *quick, "--seed", "1", "--strength", "0", "--sketch", drawing, *judges]
+    like = ["--like", photo, "--picture-features", parts]
+    files = [tmp_path / f"{name}.png" for name in ("without", "with", "only", "repeated")]
+    for file, more in zip(files, ([], like, [*like, "--identity", "1"]), strict=False):
+        result = sketchguide(*draw, *more, "-o", file)
+        assert result.code == 0, result
+    assert len({Image.open(file).tobytes() for file in files[:3]}) == 3
+    assert recall(files[1]).made_with.keys() >= {"picture_features"}
+    assert sketchguide("generate", "--from", files[1], "-o", files[3]).code == 0
+    assert Image.open(files[1]).tobytes() == Image.open(files[3]).tobytes()
+    idle = sketchguide(*draw[:-2], "--like", photo, "--identity", "0.2", "-o", tmp_path / "idle.png", "--json")
+    assert any("like changes nothing without sketch_loss" in warning for warning in idle.json["warnings"])
+    missing = sketchguide(*draw, "--like", tmp_path / "none.png", "-o", tmp_path / "none.png")
+    assert missing.code == 2
+    assert "no file" in missing.err
 
 
 @pytest.mark.parametrize("answer", [0, 1])
@@ -187,15 +231,38 @@ def test_the_class_is_what_the_given_drawing_classifier_sees(
 def test_losses_that_are_no_numbers_end_with_the_last_good_weights(
     sketchguide: Run, tuning: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nothing = torch.tensor(float("nan"), requires_grad=True)
-    monkeypatch.setattr("sketchguide.training.finetune.perceptual_loss", lambda drawn, _: nothing.expand(len(drawn[0])))
+    good = iter([1.0, 1.0])
+    loss = FineTuneRun.loss
+    monkeypatch.setattr(FineTuneRun, "loss", lambda self: loss(self) * next(good, float("nan")))
     result = sketchguide(*tuning, "--steps", "40", "-o", tmp_path)
     assert result.code == 1
     assert "The last good weights are in" in result.err
     assert (tmp_path / LORA_FILE).is_file()
     latest = Checkpoints(tmp_path / "checkpoints").latest()
     assert latest is not None
-    assert latest.step == MAX_SKIPS - 1
+    assert latest.step == MAX_SKIPS + 1
+
+
+def test_a_run_that_learns_nothing_replaces_nothing(
+    sketchguide: Run, tuning: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / LORA_FILE).write_bytes(b"an earlier one")
+    loss = FineTuneRun.loss
+    monkeypatch.setattr(FineTuneRun, "loss", lambda self: loss(self) * float("nan"))
+    result = sketchguide(*tuning, "--steps", "40", "--fresh", "-o", tmp_path)
+    assert result.code == 1
+    assert "good weights" not in result.err
+    assert (tmp_path / LORA_FILE).read_bytes() == b"an earlier one"
+
+
+def test_a_result_without_its_checkpoints_is_not_begun_anew_unasked(
+    sketchguide: Run, tuning: list[str], tmp_path: Path
+) -> None:
+    (tmp_path / LORA_FILE).write_bytes(b"an earlier one")
+    result = sketchguide(*tuning, "--steps", "2", "--resume", "-o", tmp_path)
+    assert result.code == 2
+    assert "no checkpoint to go on from" in result.err
+    assert (tmp_path / LORA_FILE).read_bytes() == b"an earlier one"
 
 
 def test_a_folder_that_cannot_be_written_is_named(sketchguide: Run, tuning: list[str], tmp_path: Path) -> None:
@@ -221,6 +288,7 @@ def test_every_part_is_trained_by_one_command(
     elif part == "latent-classifier":
         assert LatentClassifier.load(file).config.classes == ("blue box", "red ball")
         assert len(report["by_noise_level"]) == 8
+        assert report["temperatures"] is None, "so few pictures tell none"
         made = [tmp_path / "plain.png", tmp_path / "pulled.png"]
         draw = ["generate", "a ball", "--model", model, "--steps", "2", "--seed", "1", "--device", "cpu"]
         assert sketchguide(*draw, "-o", made[0]).code == 0
@@ -234,6 +302,20 @@ def test_every_part_is_trained_by_one_command(
     else:
         assert load_classifier(file).classes == ("blue box", "red ball")
         assert 0 <= report["accuracy"] <= 1
+
+
+def test_confidence_is_fitted_on_pictures_that_are_not_scored(
+    sketchguide: Run, pictures: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sketchguide.cli.component.SCORED", 2)
+    monkeypatch.setattr("sketchguide.cli.component.FEWEST", 2)
+    words = ["component", "latent-classifier", "--data", pictures, "--held-out", pictures, "-o", tmp_path]
+    result = sketchguide(*words, "--model", model, "--device", "cpu", "--batch", "4", "--steps", "2", "--json")
+    assert result.code == 0, result
+    assert result.json["held_out_pictures"] == 2
+    found = LatentClassifier.load(tmp_path / "latent-classifier.safetensors").config.temperatures
+    assert result.json["temperatures"] == [round(value, 2) for _, value in found]
+    assert len(found) == 8
 
 
 def test_a_part_goes_on_with_its_own_pictures_only(

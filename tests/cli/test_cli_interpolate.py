@@ -2,8 +2,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 Run = Callable[..., Any]
 
@@ -41,6 +42,23 @@ def test_pictures_are_inverted_and_a_gif_comes_and_goes(sketchguide: Run, quickl
     assert any("cut at the middle" in warning for warning in result.json["warnings"])
     with Image.open(tmp_path / "out.gif") as gif:
         assert gif.n_frames in (2, 3, 4)  # equal neighbours are merged
+
+
+def test_the_frames_at_both_ends_are_the_pictures(sketchguide: Run, photo: Path, tmp_path: Path) -> None:
+    """On the embedded model, whose inversion leads back: noise in place of an inverted picture would not."""
+    ends = (tmp_path / "ball.png", photo)
+    ball = Image.new("RGB", (64, 64), "white")
+    ImageDraw.Draw(ball).ellipse((12, 12, 52, 52), fill="red")
+    ball.save(ends[0])
+    words = ["--prompt", "a red ball", "--frames", "2", "--steps", "12", "--device", "cpu", "-o", tmp_path / "a.png"]
+    result = sketchguide("interpolate", *ends, *words)
+    assert result.code == 0, result
+    strip = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(float)
+    frames = strip[4:68, 4:68], strip[4:68, 72:136]
+    pictures = [np.asarray(Image.open(path).convert("RGB")).astype(float) for path in ends]
+    gaps = [[float(np.abs(frame - picture).mean()) for picture in pictures] for frame in frames]
+    assert gaps[0][0] < gaps[0][1] / 3
+    assert gaps[1][1] < gaps[1][0] / 3
 
 
 def test_frames_follow_no_blank_drawing(sketchguide: Run, quickly: list[str], tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from sketchguide.controls.likeness import SketchGuide
 from sketchguide.controls.strengths import Proportional
 from sketchguide.errors import UsageError
 from sketchguide.images import from_ink
-from sketchguide.perception import Features, perceptual_loss
+from sketchguide.perception import Features, identity_loss, perceptual_loss
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
 from sketchguide.sketchers import Sketcher, SketcherConfig
@@ -72,6 +72,21 @@ def test_a_reference_adds_the_identity_loss(backbone: UNetBackbone, sketcher: Sk
     assert not torch.allclose(results[1], results[2], atol=1e-4)
 
 
+def test_the_thing_in_the_picture_comes_nearer_to_the_reference(
+    backbone: UNetBackbone, sketcher: Sketcher, features: Features
+) -> None:
+    reference = torch.rand(1, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    guide = SketchGuide(
+        backbone.decode, sketcher, features, ink(), reference=reference, pictures=features, identity=1.0,
+        window=(0.0, 1.0), strength=Proportional(1.0),
+    )  # fmt: skip
+
+    def distance(pictures: Tensor) -> Tensor:
+        return identity_loss(features(pictures), features(reference.expand(2, -1, -1, -1)))
+
+    assert bool((distance(walk(backbone, guide)) < distance(walk(backbone))).all())
+
+
 def test_what_cannot_be_used_is_refused(backbone: UNetBackbone, sketcher: Sketcher, features: Features) -> None:
     with pytest.raises(UsageError, match="identity is 2"):
         SketchGuide(backbone.decode, sketcher, features, ink(), identity=2)
@@ -81,5 +96,8 @@ def test_what_cannot_be_used_is_refused(backbone: UNetBackbone, sketcher: Sketch
         SketchGuide(backbone.decode, sketcher, features, ink(), style="oil")
     with pytest.raises(UsageError, match="3 drawings for 2 pictures"):
         walk(backbone, SketchGuide(backbone.decode, sketcher, features, ink(3)))
+    three = torch.zeros(3, 3, SIDE, SIDE)
+    with pytest.raises(UsageError, match="3 references for 2 pictures"):
+        walk(backbone, SketchGuide(backbone.decode, sketcher, features, ink(), reference=three, pictures=features))
     with pytest.raises(UsageError, match="The drawing is 64x64, the picture 32x32"):
         walk(backbone, SketchGuide(backbone.decode, sketcher, features, ink(1, 64)))

@@ -344,6 +344,22 @@ def test_a_row_of_noise_is_held_to_the_frozen_picture_and_the_nearest_drawing(
     assert run.nearest_distance(images) == pytest.approx(float(apart.amin(dim=1).mean()))
 
 
+@pytest.mark.parametrize("to_one", [True, False])
+def test_a_network_that_is_untouched_foresees_what_the_frozen_one_does(judges: Judges, to_one: bool) -> None:
+    """Also where the last level keeps some noise, as Stable Diffusion 1.x's does."""
+    pipeline = tiny_stable_diffusion(set_alpha_to_one=to_one)
+    run = tune(UNetBackbone(pipeline, name="tiny"), judges, gradient="step")
+    assert (run.levels[-1].sigma == 0) is to_one
+    clean, kept, pairs = run._walked()
+    assert torch.equal(clean[len(pairs) :], kept)
+    assert len(kept) == 2
+
+
+def test_photos_and_drawings_in_pairs_are_as_many(backbone: UNetBackbone, judges: Judges) -> None:
+    with pytest.raises(UsageError, match="1 photos and 2 drawings cannot go together"):
+        FineTuneRun(backbone, photos(), drawings(2), judges, FineTuning(), prompt="a cat", paired=True)
+
+
 def test_a_shallow_chain_begins_with_what_the_frozen_network_makes_of_noise(
     backbone: UNetBackbone, judges: Judges
 ) -> None:

@@ -54,6 +54,23 @@ def test_a_noise_aware_classifier_learns_(backbone: UNetBackbone, pictures: Pict
     assert run.classifier.config.classes == ("bright", "dark")
 
 
+def test_temperatures_are_fitted_for_every_noise_level(backbone: UNetBackbone, pictures: Pictures) -> None:
+    run = LatentClassifierRun(backbone, pictures, settings(steps=4), classes=("bright", "dark"))
+    list(run)
+    with torch.no_grad():
+        run.classifier.head.weight.mul_(500)  # far too sure of itself
+    images, captions = pictures.fixed(8)
+    before = run.calibrate(images, captions, count=3)
+    run.fit_temperatures(images, captions, count=3)
+    temperatures = run.classifier.config.temperatures
+    assert [time for time, _ in temperatures] == sorted(backbone.level(p).time for p in (0.25, 0.5, 0.75))
+    after = run.calibrate(images, captions, count=3)
+    assert [row.accuracy for row in after] == [row.accuracy for row in before]
+    assert sum(row.error for row in after) < sum(row.error for row in before)
+    run.fit_temperatures(images, captions, count=3)
+    assert run.classifier.config.temperatures == temperatures, "what was fitted before plays no part"
+
+
 def test_pictures_are_encoded_once_and_more_come_as_it_goes_on(
     backbone: UNetBackbone, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:

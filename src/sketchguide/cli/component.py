@@ -23,6 +23,8 @@ PARTS = ("latent-classifier", "classifier", "drawing-classifier", "sketcher", "s
 DATA, OUTPUT, TRAINING, MODELS = "Data", "Output", "Training", "Model"
 SCORED = 512  # held-out pictures that are scored at the end
 WATCHED = 64  # and while training
+FITTED = 512  # others that temperatures are fitted on
+FEWEST = 100  # fewer tell no temperature
 
 
 def command(
@@ -167,6 +169,7 @@ def command(
             for step in until_stopped(session, report.arguments):
                 total, figures = run.settings.steps, session.figures
                 bar.update(task, description="Training", completed=step, total=total, figures=figures)
+            trainee.fit(run)
             file = trainee.save(run, output / f"{part}.safetensors")
             facts = {"part": str(file), "steps": run.step, "loss": finite(session.loss), **trainee.worth(run)}
             facts |= {"training_images": trainee.seen(run), "seconds": round(run.seconds, 1)}
@@ -254,6 +257,13 @@ class _Trainee:
         asked = replace(asked, widths=(32, 64, 128, 192))
         return PictureClassifierRun(self.pictures, asked, classes=self.classes, device=self.device, resume=resume)
 
+    def fit(self, run: Any) -> None:
+        """Temperatures, by pictures that are neither trained on nor scored, where there are enough."""
+        if self.part == "latent-classifier" and self.held_out is not None:
+            images, captions = self.scored(SCORED + FITTED)
+            if len(images) >= SCORED + FEWEST:
+                run.fit_temperatures(images[SCORED:], captions[SCORED:])
+
     def save(self, run: Any, path: Path) -> Path:
         from sketchguide.classifiers import save_classifier
 
@@ -277,6 +287,8 @@ class _Trainee:
         facts = {"held_out_pictures": len(images), "classes": len(self.classes)}
         if self.part != "latent-classifier":
             return {**facts, "accuracy": round(1 - run.score(images, captions), 4)}
-        table = run.calibrate(images, captions)
-        rows = [{name: round(value, 4) for name, value in row._asdict().items()} for row in table]
-        return {**facts, "by_noise_level": rows}
+        temperatures = [round(value, 2) for _, value in run.classifier.config.temperatures]
+        rows = [
+            {name: round(value, 4) for name, value in row._asdict().items()} for row in run.calibrate(images, captions)
+        ]
+        return {**facts, "temperatures": temperatures or None, "by_noise_level": rows}

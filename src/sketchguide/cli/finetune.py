@@ -224,9 +224,9 @@ def command(
         )
         sketches = [Sketch.open(path) for path in sketch]
         photos = _opened(photo or [])
-        drawer = find_part(sketcher, "sketcher", field="sketcher")
-        seeing = find_features(features, "classifier", field="features")
-        comparing = find_features(drawing_features, "drawing-classifier", field="drawing_features")
+        drawer = find_part(sketcher, "sketcher", field="sketcher", model=model)
+        seeing = find_features(features, "classifier", field="features", model=model)
+        comparing = find_features(drawing_features, "drawing-classifier", field="drawing_features", model=model)
         checkpoints = Checkpoints(output / "checkpoints")
         with workplace(checkpoints):
             result = "model" if full else LORA_FILE
@@ -236,7 +236,7 @@ def command(
                 raise UsageError(f"{backbone.name!r} cannot be tuned; it is no UNet pipeline.", field="model")
             paired = len(photos) == len(sketches)
             if paired:
-                sketches = _laid(sketches, photos, backbone.default_size, report)
+                sketches = _laid(sketches, sketch, photos, backbone.default_size, report)
             drawings = _rasterized(sketches, sketch, backbone.default_size)
             if prompt is None:
                 prompt = _recognised(drawings, comparing, report)
@@ -281,7 +281,8 @@ def command(
                     total, figures = run.settings.steps, session.figures
                     bar.update(task, description="Tuning", completed=step, total=total, figures=figures)
             except TrainingError as error:
-                error.hint = f"{error.hint} The last good weights are in {run.save(output)}."
+                if run.updates:
+                    error.hint = f"{error.hint} The last good weights are in {run.save(output)}."
                 raise
             file = run.save(output)
     before, after, fidelity = frozen, session.held_out, run.fidelity()
@@ -317,12 +318,22 @@ def _rasterized(sketches: Sequence[Any], paths: Sequence[Path], size: tuple[int,
     return torch.stack([torch.tensor(one.ink)[None] for one in maps])
 
 
-def _laid(sketches: Sequence[Any], photos: Sequence[Any], size: tuple[int, int], report: Report) -> list[Any]:
+def _laid(
+    sketches: Sequence[Any], paths: Sequence[Path], photos: Sequence[Any], size: tuple[int, int], report: Report
+) -> list[Any]:
     """Each drawing laid on its photo and cut as that is, so that the two stay aligned."""
+    from sketchguide.translation import laid_on
+
     laid: list[Any] = []
-    for sketch, photo in zip(sketches, photos, strict=True):
+    for sketch, path, photo in zip(sketches, paths, photos, strict=True):
         _warn_of_cut(photo, size, report, and_drawing=True)
-        laid.append(sketch.on_canvas(photo.width / photo.height).on_canvas(size[0] / size[1], cut=True))
+        laid.append(laid_on(photo, sketch, size))
+        if laid[-1].rasterize(size=size).blank and not sketch.rasterize(size=size).blank:
+            raise SketchError(
+                f"Nothing of {path} is left where its photo of {photo.width} × {photo.height} is cut.",
+                hint="Draw nearer to the middle, or crop the photo.",
+                field="sketch",
+            )
     return laid
 
 

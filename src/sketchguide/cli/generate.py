@@ -74,13 +74,17 @@ def command(
     carry_out(job, report, output=output, as_sheet=as_sheet or job.sheet)
 
 
-def given(*, sketch: Path | None, size: str | None, **options: Any) -> dict[str, Any]:
+def given(*, sketch: Path | None, like: Path | None, size: str | None, **options: Any) -> dict[str, Any]:
     """The options that were given, as fields of a Request."""
     values = {name: value for name, value in options.items() if value is not None}
     if sketch is not None:
         from sketchguide.sketch import Sketch
 
         values["sketch"] = Sketch.open(sketch).to_json()
+    if like is not None:
+        from sketchguide.images import carried
+
+        values["like"] = carried(like, field="like")
     if size is not None:
         values["size"] = parse_size(size)
     return values
@@ -137,6 +141,7 @@ def _recalled(source: Path, options: Mapping[str, Any]) -> Job:
         "classifier": {"classifier"},
         "sketcher": {"sketcher"},
         "drawing_features": {"drawing_features"},
+        "picture_features": {"picture_features"},
         "device": {"device", "dtype"},
     }
     meant = {"dtype"} & options.keys() | {name for option in options for name in changed.get(option, ())}

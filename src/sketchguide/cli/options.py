@@ -17,6 +17,7 @@ from sketchguide.defaults import (
     EVEN,
     EVERY,
     HANDOVER,
+    IDENTITY,
     LORA_SCALE,
     MODEL,
     SCALE,
@@ -271,6 +272,34 @@ DrawingFeaturesOption = Annotated[
     ),
 ]
 
+LikeOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="A picture whose thing --sketch-loss is to keep as well.",
+        metavar="FILE",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+IdentityOption = Annotated[
+    float | None,
+    typer.Option(
+        help=f"Share of what keeps that thing in the loss, the rest keeps to the drawing: {IDENTITY}.",
+        metavar="F",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+PictureFeaturesOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What compares the pictures: a folder or file of `sketchguide component classifier`, or a network as in "
+        "`sketchguide finetune`. Default: one that comes with the package, if any does.",
+        metavar="NAME",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
 LoraScaleOption = Annotated[
     float | None,
     typer.Option(
@@ -325,6 +354,9 @@ REQUEST: dict[str, Any] = {
     "sketch_loss": SketchLossOption,
     "sketcher": SketcherOption,
     "drawing_features": DrawingFeaturesOption,
+    "like": LikeOption,
+    "identity": IdentityOption,
+    "picture_features": PictureFeaturesOption,
     "scale": ScaleOption,
     "steps": StepsOption,
     "seed": SeedOption,

@@ -188,6 +188,12 @@ def earlier(checkpoints: Checkpoints, result: str, report: Report, *, resume: bo
     """
     output, latest = checkpoints.folder.parent, checkpoints.latest()
     if resume:
+        if latest is None and (output / result).exists():
+            raise UsageError(
+                f"{output} holds a {Path(result).stem}, and no checkpoint to go on from.",
+                hint="Give --fresh to replace it, or another folder.",
+                field="output",
+            )
         if latest is None:
             report.warn(f"{output} has no checkpoint to resume from; the run starts at the beginning.")
         return latest

@@ -160,6 +160,7 @@ def command(
         check(prompts, layout, options)  # before the model is loaded
         if source == "generated":
             layout, options = as_made(image, layout, options)
+            kind = kind or "picture"  # what sketchguide made is one, whatever it looks like
         opened = open_source(image, drawn=None if kind is None else kind == "sketch")
         hush_libraries()
         from sketchguide.seeds import random_seed

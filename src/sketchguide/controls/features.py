@@ -61,7 +61,8 @@ def choose_places(taps: Sequence[TapInfo]) -> Places:
     paths = [tap.path for tap in taps]
     residuals = [path for path in paths if re.fullmatch(r"up_blocks\.\d+\.resnets\.\d+\.conv2", path)]
     if residuals:
-        sdxl = "up_blocks.0.attentions.2" in paths and not any(path.startswith("up_blocks.3.") for path in paths)
+        deep = "up_blocks.0.attentions.2.transformer_blocks.1" in paths  # of SDXL's depth; smaller UNets have one
+        sdxl = deep and not any(path.startswith("up_blocks.3.") for path in paths)
         feature = "up_blocks.0.resnets.0" if sdxl else residuals[len(residuals) // 3]
         after = paths[paths.index(feature) :]
         attention = [path for path in after if SELF_ATTENTION.fullmatch(path)]
@@ -79,7 +80,8 @@ def choose_places(taps: Sequence[TapInfo]) -> Places:
     outermost = [p for p in paths if not any(p[:i] in known for i, letter in enumerate(p) if letter == ".")]
     raise TapError(
         "This network has no decoder with residual blocks and self-attention where Plug-and-Play could act.",
-        hint=f"Name the `places` yourself. It has the taps: {', '.join(outermost) or 'none'}, and those inside them.",
+        hint="Name the `places` of PlugAndPlay in Python. "
+        f"It has the taps: {', '.join(outermost) or 'none'}, and those inside them.",
         field="taps",
     )
 

@@ -58,6 +58,8 @@ class SketchGuide:
     def loss(self, step: Step) -> Tensor:
         if len(self.ink) not in (1, len(step.latent)):
             raise UsageError(f"{len(self.ink)} drawings for {len(step.latent)} pictures.", field="sketch")
+        if self.reference is not None and len(self.reference) not in (1, len(step.latent)):
+            raise UsageError(f"{len(self.reference)} references for {len(step.latent)} pictures.", field="reference")
         images = self.decode(step.prediction.clean)
         if images.shape[-2:] != self.ink.shape[-2:]:
             raise UsageError(

@@ -92,8 +92,8 @@ def tuberlin(data: Path, *, count: int, size: Size) -> list[Drawing]:
 
 
 def icons(data: Path, *, count: int, size: Size) -> list[Drawing]:
-    """Edge maps of `count` icons whose concepts no model here has seen: one of each concept, styles taking turns, and
-    where these do not suffice further styles of the same concepts."""
+    """Edge maps of `count` icons whose concepts neither the embedded model nor a predictor has seen (`held_out`):
+    one of each concept, styles taking turns, and where these do not suffice further styles of the same concepts."""
     mapped = {code for codes in class_map(data).values() for code in codes}
     records = json.loads(present(data / "emoji128" / "metadata.json").read_text(encoding="utf-8"))
     by_code: dict[str, list[dict[str, str]]] = {}
@@ -173,7 +173,7 @@ def class_map(data: Path) -> dict[str, list[str]]:
 
 
 def held_out(code: str, mapped: set[str]) -> bool:
-    """True for the concepts that no network here ever sees: one in five of those that Quick, Draw! does not cover."""
+    """True for the concepts that only classifiers may see: one in five of those that Quick, Draw! does not cover."""
     return code not in mapped and zlib.crc32(code.encode()) % 5 == 0
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -12,7 +12,14 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional as F
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.classifiers import LATENT_WIDTHS, ClassifierConfig, IconClassifier, LatentClassifier, calibration_error
+from sketchguide.classifiers import (
+    LATENT_WIDTHS,
+    ClassifierConfig,
+    IconClassifier,
+    LatentClassifier,
+    calibration_error,
+    fit_temperature,
+)
 from sketchguide.errors import UsageError
 from sketchguide.levels import Level, check_window
 from sketchguide.seeds import generators
@@ -178,25 +185,39 @@ class LatentClassifierRun(_ClassRun):
         table = self.calibrate(images, captions, count=4)
         return 1 - sum(row.accuracy for row in table) / len(table)
 
-    @torch.no_grad()
+    def fit_temperatures(self, images: Tensor, captions: Sequence[str], *, count: int = 8) -> None:
+        """Set the classifier's temperature at `count` noise levels, by pictures (N, 3, H, W) held out.
+
+        Only when training is over: it is the logits without temperatures that are trained.
+        """
+        self.classifier.config = replace(self.classifier.config, temperatures=())
+        labels = self.labels(captions)
+        found = [(level.time, fit_temperature(logits, labels)) for level, logits in self._answers(images, count)]
+        self.classifier.config = replace(self.classifier.config, temperatures=tuple(sorted(found)))
+
     def calibrate(self, images: Tensor, captions: Sequence[str], *, count: int = 8) -> list[Calibration]:
         """Accuracy and calibration at `count` noise levels over the window, on pictures (N, 3, H, W) held out.
 
         The noise is the same at every call.
         """
-        (rng,) = generators([12345])
         labels = self.labels(captions)
-        latents = torch.cat([self.backbone.encode(part.to(self.backbone.device)) for part in images.split(_BATCH)])
-        start, stop = self.settings.window
         table: list[Calibration] = []
-        for place in torch.linspace(0, 1, count + 2)[1:-1].tolist():
-            level = self.backbone.level(start + (stop - start) * place)
-            logits = torch.cat([self._at(part, level, rng) for part in latents.split(_BATCH)]).cpu()
+        for level, logits in self._answers(images, count):
             confidence, answer = logits.softmax(dim=1).max(dim=1)
             right = float((answer == labels).float().mean())
             error = calibration_error(logits, labels)
             table.append(Calibration(level.progress, right, float(confidence.mean()), error))
         return table
+
+    @torch.no_grad()
+    def _answers(self, images: Tensor, count: int) -> Iterator[tuple[Level, Tensor]]:
+        """`count` noise levels inside the window, and the logits (N, K) on the noised pictures there."""
+        (rng,) = generators([12345])
+        latents = torch.cat([self.backbone.encode(part.to(self.backbone.device)) for part in images.split(_BATCH)])
+        start, stop = self.settings.window
+        for place in torch.linspace(0, 1, count + 2)[1:-1].tolist():
+            level = self.backbone.level(start + (stop - start) * place)
+            yield level, torch.cat([self._at(part, level, rng) for part in latents.split(_BATCH)]).cpu()
 
     def _at(self, latents: Tensor, level: Level, rng: Generator) -> Tensor:
         return self.classifier(add_noise(latents, [level] * len(latents), rng).latent, level)

@@ -141,6 +141,12 @@ class FineTuneRun(TrainingRun):
                 f"{drawings.shape[-1]}x{drawings.shape[-2]}.",
                 field="photo",
             )
+        if paired and len(references) != len(drawings):
+            raise UsageError(
+                f"{len(references)} photos and {len(drawings)} drawings cannot go together in pairs.",
+                hint="Give as many of one as of the other.",
+                field="photo",
+            )
         judges.sketcher.number(settings.style)
         self.backbone = backbone
         self.judges = judges
@@ -186,6 +192,11 @@ class FineTuneRun(TrainingRun):
     @property
     def progress(self) -> float:
         return self.step / self.settings.steps if self.step < self.settings.steps else 1.0
+
+    @property
+    def updates(self) -> int:
+        """Steps that changed the weights."""
+        return self._updates
 
     def rate(self) -> float:
         return self.peak
@@ -248,6 +259,13 @@ class FineTuneRun(TrainingRun):
         with self._holding(self._frozen):
             return self._descend(latent, levels, carrying=0)
 
+    def _foreseen(self, latent: Tensor, level: Level) -> Tensor:
+        """The clean latents (U, C, h, w) that the frozen network sees in `latent`."""
+        if not len(latent):
+            return latent
+        with torch.no_grad(), self._holding(self._frozen):
+            return self._predict(latent, level, self._told(len(latent))).clean
+
     def _drawn_pairs(self) -> list[tuple[int, int]]:
         chosen = torch.randint(len(self._pairs), (self.batch,), generator=self.rng)
         return [self._pairs[i] for i in chosen.tolist()]
@@ -288,7 +306,7 @@ class FineTuneRun(TrainingRun):
         place, latent = self._walk["place"], self._walk["latent"].to(self.backbone.device)
         pairs = [(int(photo), int(drawing)) for photo, drawing in self._walk["pairs"]]
         now, to = self.levels[place], self.levels[place + 1]
-        kept = self._undisturbed(latent[len(pairs) :], (now, self.levels[-1]))
+        kept = self._foreseen(latent[len(pairs) :], now)
         prediction = self._predict(latent, now, self._told(len(latent)))
         following = (to.alpha * prediction.clean + to.sigma * prediction.noise).detach()
         if bool(following.isfinite().all()):
