@@ -355,6 +355,17 @@ def test_without_photos_the_references_are_made(sketchguide: Run, tuning: list[s
         assert result.json["steps"] == 2
 
 
+@pytest.mark.parametrize(("prompt", "told"), [("a red bal", True), ("a big  Red Ball", False)])
+def test_a_misspelt_class_is_answered_with_the_nearest(
+    sketchguide: Run, tuning: list[str], tmp_path: Path, prompt: str, told: bool
+) -> None:
+    place = tuning.index("--photo")
+    words = [tuning[0], prompt, *tuning[2:place], *tuning[place + 2 :], "--batch", "1", "--steps", "1"]
+    result = sketchguide(*words, "-o", tmp_path / "ball", "--json")
+    assert result.code == 0, result
+    assert any("no class 'red bal'" in one and "red ball?" in one for one in result.json["warnings"]) is told
+
+
 def test_photos_of_another_shape_are_said_to_be_cut(sketchguide: Run, tuning: list[str], tmp_path: Path) -> None:
     Image.new("RGB", (96, 64), "red").save(tmp_path / "wide.png")
     words = [*tuning, "--photo", str(tmp_path / "wide.png"), "--steps", "1", "--batch", "1"]

@@ -81,6 +81,24 @@ def test_frames_follow_a_drawing_by_the_named_predictor(
     assert made[0].read_bytes() != made[1].read_bytes()
 
 
+def test_two_drawings_are_ends_like_any_others(
+    sketchguide: Run, quickly: list[str], trained: tuple[Path, object], drawing: Path, tmp_path: Path
+) -> None:
+    """What `--sketch` twice makes between equal seeds."""
+    other = tmp_path / "line.svg"
+    other.write_text(drawing.read_text().replace('r="20"', 'r="8"'))
+    words = ["--prompt", "a duck", *quickly, "--predictor", trained[0]]
+    named = ["3", "3", "--sketch", drawing, "--sketch", other]
+    for name, ends in (("ends", [drawing, other, "--seed", "3"]), ("named", named)):
+        result = sketchguide("interpolate", *ends, *words, "-o", tmp_path / f"{name}.png")
+        assert result.code == 0, result
+    assert (tmp_path / "ends.png").read_bytes() == (tmp_path / "named.png").read_bytes()
+    for ends in ([drawing, "3"], [drawing, other, "--sketch", drawing]):
+        result = sketchguide("interpolate", *ends, *words, "-o", tmp_path / "none.png")
+        assert result.code == 2
+        assert "must both be drawings" in result.err
+
+
 def test_what_cannot_be_written_is_told_before_the_work(sketchguide: Run, quickly: list[str], tmp_path: Path) -> None:
     (tmp_path / "out.gif").mkdir()
     result = sketchguide("interpolate", "1", "2", *quickly, "-o", tmp_path / "out.gif")
@@ -98,6 +116,19 @@ def test_a_film_has_every_frame_there_and_back(sketchguide: Run, quickly: list[s
         frames = [frame.to_image() for frame in film.decode(video=0)]
     assert len(frames) == 4
     assert frames[0].size == (64, 64)
+
+
+def test_a_film_that_cannot_be_encoded_is_told(
+    sketchguide: Run, quickly: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def without_a_codec(*_: Any, **__: Any) -> None:
+        raise ValueError("no such codec")
+
+    monkeypatch.setattr("av.open", without_a_codec)
+    result = sketchguide("interpolate", "1", "2", *quickly, "-o", tmp_path / "out.mp4")
+    assert result.code == 1
+    assert "PyAV cannot write the MP4: no such codec" in result.err
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_film_without_its_library_is_refused_at_once(

@@ -241,6 +241,8 @@ def command(
             if prompt is None:
                 prompt = _recognised(drawings, comparing, report)
             report.warn_of_cut(backbone.describe([prompt]).dropped)
+            if not photos:
+                _warn_of_unknown(prompt, comparing, report)
             judges = Judges(
                 Sketcher.load(drawer).to(backbone.device),
                 load_features(seeing, device=backbone.device),
@@ -352,9 +354,25 @@ def _recognised(drawings: Tensor, comparing: str, report: Report) -> str:
     own = Path(comparing).is_file()
     classifier = load_classifier(Path(comparing) if own else find_part(None, "drawing-classifier", field="prompt"))
     chances = classifier(from_ink(drawings)).log_softmax(dim=1).mean(dim=0)
-    name = classifier.classes[int(chances.argmax())]
-    report.warn(f"No prompt was given: the drawings are taken for {name!r}.")
+    name, *others = (classifier.classes[i] for i in chances.topk(min(3, len(chances))).indices.tolist())
+    report.warn(f"No prompt was given: the drawings are taken for {name!r}; next would be {', '.join(others)}.")
     return name
+
+
+def _warn_of_unknown(prompt: str, comparing: str, report: Report) -> None:
+    """References that are made of a misspelt prompt show anything."""
+    from sketchguide.classifiers import find_class, load_classifier
+
+    if not Path(comparing).is_file():  # a published network: its classes are no prompts
+        return
+    classes = load_classifier(Path(comparing)).classes
+    said = f" {' '.join(prompt.split()).casefold()} "
+    if any(f" {name.casefold()} " in said for name in classes):
+        return
+    try:
+        find_class(said.strip().removeprefix("a ").removeprefix("an "), classes)
+    except UsageError as unknown:
+        report.warn(f"The pictures to tune to are made from {prompt!r}. {unknown.message} {unknown.hint}")
 
 
 def _references(photos: Sequence[Any], backbone: UNetBackbone, prompt: str, report: Report, *, paired: bool) -> Tensor:

@@ -14,7 +14,7 @@ import typer
 from sketchguide.cli.generate import check_writable, parse_size
 from sketchguide.cli.options import PredictorOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
-from sketchguide.defaults import MODEL, SCALE, STEPS
+from sketchguide.defaults import LORA_SCALE, MODEL, SCALE, SEED, STEPS
 from sketchguide.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ REFINE = 4  # network passes per step of the inversion
 
 def command(
     context: typer.Context,
-    first: Annotated[str, typer.Argument(help="Where it begins: a seed, or a picture file.", metavar="A")],
+    first: Annotated[str, typer.Argument(help="Where it begins: a seed, a picture or a drawing.", metavar="A")],
     second: Annotated[str, typer.Argument(help="Where it ends, likewise.", metavar="B")],
     output: Annotated[
         Path,
@@ -49,6 +49,9 @@ def command(
         str, typer.Option(help="spherical, linear (pales in the middle) or trigonometric.", metavar="NAME")
     ] = "spherical",
     as_json: JsonFlag = False,
+    seed: Annotated[
+        int, typer.Option(help=f"Of every frame, where A and B are drawings. Default {SEED.default}.", metavar="N")
+    ] = SEED.default,
     steps: Annotated[int, typer.Option(help=f"Steps of the solver: {STEPS}.", metavar="N")] = STEPS.default,
     scale: Annotated[
         float | None,
@@ -64,13 +67,15 @@ def command(
     ] = MODEL,
     predictor: PredictorOption = None,
     lora: Annotated[str | None, typer.Option(help="A LoRA, as `finetune` writes it.", metavar="PATH|HUB_ID")] = None,
+    lora_scale: Annotated[float, typer.Option(help=f"How much of it: {LORA_SCALE}.", metavar="R")] = LORA_SCALE.default,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps, …", metavar="NAME")] = "auto",
 ) -> None:
     """Make the pictures between two: of seeds, of drawings, or of pictures.
 
     sketchguide interpolate 3 8 --prompt "a duck" -o ducks.png
     sketchguide interpolate duck.png goose.png --prompt "a bird" -o birds.gif
-    sketchguide interpolate 3 3 --prompt "a fish" --sketch a.svg --sketch b.svg -o fish.png
+    sketchguide interpolate a.svg b.svg --prompt "a fish" -o fish.png
+    sketchguide interpolate 3 8 --prompt "a fish" --sketch a.svg --sketch b.svg -o fish.png
 
     Pictures are inverted first: the noise is found that the model turns into them.
     """
@@ -97,16 +102,27 @@ def command(
         from sketchguide.loading import load_backbone, load_lora, load_predictor
         from sketchguide.request import Request
         from sketchguide.sketch import Sketch
+        from sketchguide.translation import open_source
 
         if way not in INTERPOLATIONS:
             raise UsageError(f"There is no way {way!r}.", hint=f"Choose: {', '.join(INTERPOLATIONS)}.", field="way")
-        inverted = not (first.isdecimal() and second.isdecimal())
-        strength = 1.0 if inverted else SCALE.default
         wanted = None if size is None else parse_size(size)
         drawings = [Sketch.open(path) for path in sketch or []]
+        named = [int(text) if text.isdecimal() else open_source(Path(text)) for text in (first, second)]
+        ends = [end for end in named if not isinstance(end, Sketch)]
+        if drawn := [end for end in named if isinstance(end, Sketch)]:
+            if len(drawn) < 2 or drawings:
+                raise UsageError(
+                    "A and B must both be drawings, with none beside them, or neither.",
+                    hint="Give drawings for seeds or pictures as --sketch.",
+                    field="sketch",
+                )
+            drawings, ends = drawn, [seed, seed]
+        inverted = not all(isinstance(end, int) for end in ends)
+        strength = 1.0 if inverted else SCALE.default
         request = Request.checked(
             prompt=prompt,
-            seed=0,
+            seed=seed,
             steps=steps,
             scale=strength if scale is None else scale,
             model=model,
@@ -116,7 +132,7 @@ def command(
         )
         backbone = load_backbone(model, device=device)
         if lora is not None:
-            load_lora(backbone, lora)
+            load_lora(backbone, lora, scale=lora_scale)
         report.warn_of_cut(backbone.describe([prompt]).dropped)
         sides = check_size(wanted or backbone.default_size, backbone)
         maps = [drawing.rasterize(size=sides) for drawing in drawings]
@@ -126,8 +142,8 @@ def command(
         elif maps:
             guide = latent_guide(request, [maps[0], maps[-1]], backbone, load_predictor(predictor, backbone))
             guides.append(guide.interpolated(frames))
-        ends = [_end(one, request, backbone, sides, report) for one in (first, second)]
-        latent = between(ends[0], ends[1], frames=frames, way=way)
+        noises = [_noise(end, request, backbone, sides, report) for end in ends]
+        latent = between(noises[0], noises[1], frames=frames, way=way)
         pictures: list[Image.Image] = []
         done = 0
         for first_frame in range(0, frames, BATCH):
@@ -146,21 +162,22 @@ def command(
     report.say(f"{output}: {frames} frames, {way}")
 
 
-def _end(text: str, request: Request, backbone: Backbone, size: tuple[int, int], report: Report) -> Tensor:
+def _noise(
+    end: int | Image.Image, request: Request, backbone: Backbone, size: tuple[int, int], report: Report
+) -> Tensor:
     """The noise (1, C, h, w) of a seed, or that from which a picture comes back."""
-    from sketchguide.images import open_image, to_tensor
+    from sketchguide.images import to_tensor
     from sketchguide.inversion import invert
     from sketchguide.seeds import generators, noise
 
-    if text.isdecimal():
+    if isinstance(end, int):
         shape = (backbone.latent_channels, size[1] // backbone.stride, size[0] // backbone.stride)
-        return noise(generators([int(text)]), shape).to(backbone.device)
-    picture = open_image(Path(text), field="image")
-    if abs(picture.width / picture.height - size[0] / size[1]) > 0.01:
-        report.warn(f"{text} is {picture.width}x{picture.height} and is cut at the middle to fit {size[0]}x{size[1]}.")
+        return noise(generators([end]), shape).to(backbone.device)
+    if abs(end.width / end.height - size[0] / size[1]) > 0.01:
+        report.warn(f"A picture of {end.width} × {end.height} is cut at the middle to fit {size[0]} × {size[1]}.")
     levels = backbone.levels(request.steps, "ddim")
     told = backbone.describe([request.prompt])
-    clean = backbone.encode(to_tensor([picture], size=size))
+    clean = backbone.encode(to_tensor([end], size=size))
     return invert(backbone, clean, levels, told, iterations=REFINE).at(levels[0])
 
 
@@ -186,14 +203,22 @@ def _save_moving(pictures: list[Image.Image], path: Path) -> None:
 def _write_mp4(pictures: list[Image.Image], path: Path) -> None:
     import av
 
-    with av.open(str(path), "w", format="mp4") as file:
-        stream = file.add_stream("libx264", rate=RATE, options={"crf": "16"})
-        stream.width, stream.height = (side + side % 2 for side in pictures[0].size)  # its chroma wants even sides
-        stream.pix_fmt = "yuv420p"
-        for picture in pictures:
-            page = picture.resize((stream.width, stream.height)) if picture.width % 2 or picture.height % 2 else picture
-            file.mux(stream.encode(av.VideoFrame.from_image(page)))
-        file.mux(stream.encode())
+    try:
+        with av.open(str(path), "w", format="mp4") as file:
+            stream = file.add_stream("libx264", rate=RATE, options={"crf": "16"})
+            stream.width, stream.height = (side + side % 2 for side in pictures[0].size)  # its chroma wants even sides
+            stream.pix_fmt = "yuv420p"
+            for picture in pictures:
+                odd = picture.width % 2 or picture.height % 2
+                page = picture.resize((stream.width, stream.height)) if odd else picture
+                file.mux(stream.encode(av.VideoFrame.from_image(page)))
+            file.mux(stream.encode())
+    except OSError:
+        raise
+    except (av.FFmpegError, ValueError) as error:  # a build of FFmpeg without this codec, for one
+        raise OutputError(
+            f"PyAV cannot write the MP4: {error}.", hint="Install it anew, or write a .gif.", field="output"
+        ) from error
 
 
 def _check_video(path: Path) -> None:

@@ -40,6 +40,7 @@ from sketchguide.weights import write_weights
 
 GradientMode = Literal["chain", "last", "step"]
 ADAPTER = "diffsketching"
+_AT_ONCE = 2**18  # pixels whose graph is held at once: the parts of more are computed again on the way back
 
 # Where adapters sit in diffusers' UNets: attention, its projections, and the convolutions of the residual blocks.
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "conv1", "conv2")
@@ -216,7 +217,7 @@ class FineTuneRun(TrainingRun):
             steps = len(self.levels) - 1
             carrying = steps if self.settings.gradient == "chain" else min(steps, self.settings.last)
             clean = self._descend(start, self.levels, carrying=carrying)
-        return self.compare(self.backbone.decode(clean), pairs, kept).mean()
+        return self.compare(self._decoded(clean), pairs, kept).mean()
 
     def compare(self, images: Tensor, pairs: Sequence[tuple[int, int]], kept: Tensor | None = None) -> Tensor:
         """lambda L_i + (1 - lambda) L_p (B,) of pictures (B, 3, H, W).
@@ -228,7 +229,7 @@ class FineTuneRun(TrainingRun):
         same = [stage[photos] for stage in self._identities]
         if kept is not None and len(kept):
             with torch.no_grad():
-                more = self.judges.identity(self.backbone.decode(kept))
+                more = self.judges.identity(self._decoded(kept))
             same = [torch.cat(both) for both in zip(same, more, strict=True)]
         apart = self._apart(images)
         paired, free = apart[: len(pairs)].gather(1, drawings[:, None])[:, 0], apart[len(pairs) :].amin(dim=1)
@@ -264,7 +265,7 @@ class FineTuneRun(TrainingRun):
         if not len(latent):
             return latent
         with torch.no_grad(), self._holding(self._frozen):
-            return self._predict(latent, level, self._told(len(latent))).clean
+            return self._foretold(latent, level).clean
 
     def _drawn_pairs(self) -> list[tuple[int, int]]:
         chosen = torch.randint(len(self._pairs), (self.batch,), generator=self.rng)
@@ -276,25 +277,43 @@ class FineTuneRun(TrainingRun):
     def _descend(self, latent: Tensor, levels: Sequence[Level], *, carrying: int) -> Tensor:
         """The deterministic walk down `levels`; its last `carrying` steps keep a graph, one step in memory at a time
         (Chen et al. 2016, 1604.06174)."""
-        told = self._told(len(latent))
         pairs = list(pairwise(levels))
         for step, (now, to) in enumerate(pairs):
+            parts = self._parts(latent)
             if len(pairs) - step > carrying:
                 with torch.no_grad():
-                    latent = self._down(latent, now, to, told)
+                    latent = torch.cat([self._down(part, now, to) for part in parts])
             else:
-                latent = checkpoint(self._down, latent, now, to, told, use_reentrant=False)
+                latent = torch.cat([checkpoint(self._down, part, now, to, use_reentrant=False) for part in parts])
         return latent
 
-    def _down(self, latent: Tensor, now: Level, to: Level, told: Condition) -> Tensor:
-        prediction = self._predict(latent, now, told)
+    def _down(self, latent: Tensor, now: Level, to: Level) -> Tensor:
+        prediction = self._predict(latent, now)
         return to.alpha * prediction.clean + to.sigma * prediction.noise
 
-    def _predict(self, latent: Tensor, now: Level, told: Condition) -> Prediction:
+    def _predict(self, latent: Tensor, now: Level) -> Prediction:
         """In the precision the model was loaded in, also where its weights are trained in float32."""
         mixed = self.settings.full and self._dtype != torch.float32
         with torch.autocast(self.backbone.device.type, self._dtype if mixed else None, enabled=mixed):
-            return self.backbone.predict(latent, now, told)
+            return self.backbone.predict(latent, now, self._told(len(latent)))
+
+    def _parts(self, latent: Tensor) -> Sequence[Tensor]:
+        """Latents (B, C, h, w) in rows few enough for memory; where pictures are small, all of them together."""
+        pixels = latent.shape[-2] * latent.shape[-1] * self.backbone.stride**2
+        return latent.split(max(1, _AT_ONCE // pixels))
+
+    def _foretold(self, latent: Tensor, now: Level) -> Prediction:
+        parts = self._parts(latent)
+        if len(parts) == 1:
+            return self._predict(latent, now)
+        made = [checkpoint(self._predict, part, now, use_reentrant=False) for part in parts]
+        return Prediction(*map(torch.cat, zip(*made, strict=True)))
+
+    def _decoded(self, clean: Tensor) -> Tensor:
+        parts = self._parts(clean)
+        if len(parts) == 1:
+            return self.backbone.decode(clean)
+        return torch.cat([checkpoint(self.backbone.decode, part, use_reentrant=False) for part in parts])
 
     def _walked(self) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
         """One step of a walk that goes on over the updates: the predicted clean latents, the walk's own detached (Kim
@@ -307,7 +326,7 @@ class FineTuneRun(TrainingRun):
         pairs = [(int(photo), int(drawing)) for photo, drawing in self._walk["pairs"]]
         now, to = self.levels[place], self.levels[place + 1]
         kept = self._foreseen(latent[len(pairs) :], now)
-        prediction = self._predict(latent, now, self._told(len(latent)))
+        prediction = self._foretold(latent, now)
         following = (to.alpha * prediction.clean + to.sigma * prediction.noise).detach()
         if bool(following.isfinite().all()):
             self._walk = {"place": place + 1, "pairs": pairs, "latent": following}
