@@ -343,7 +343,7 @@ def test_every_shipped_part_fits_the_shipped_model() -> None:
 
 @pytest.mark.parametrize("thing", ["apple", "fish"])
 def test_the_shipped_classifiers_know_what_the_model_makes(thing: str) -> None:
-    """Not on every picture: the right class is among the first ten of 671."""
+    """Not on every picture: the right class is among the first ten of 781."""
     backbone = load_backbone("icons-64", device="cpu")
     (picture,) = generate(f"a {thing}", backbone=backbone, seed=3)
     image = to_tensor([picture.image])

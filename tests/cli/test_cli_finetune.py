@@ -307,12 +307,11 @@ def test_every_part_is_trained_by_one_command(
 def test_confidence_is_fitted_on_pictures_that_are_not_scored(
     sketchguide: Run, pictures: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("sketchguide.cli.component.SCORED", 2)
-    monkeypatch.setattr("sketchguide.cli.component.FEWEST", 2)
+    monkeypatch.setattr("sketchguide.cli.component.FEWEST", 6)  # half of them
     words = ["component", "latent-classifier", "--data", pictures, "--held-out", pictures, "-o", tmp_path]
     result = sketchguide(*words, "--model", model, "--device", "cpu", "--batch", "4", "--steps", "2", "--json")
     assert result.code == 0, result
-    assert result.json["held_out_pictures"] == 2
+    assert result.json["held_out_pictures"] == 6
     found = LatentClassifier.load(tmp_path / "latent-classifier.safetensors").config.temperatures
     assert result.json["temperatures"] == [round(value, 2) for _, value in found]
     assert len(found) == 8

@@ -23,8 +23,7 @@ PARTS = ("latent-classifier", "classifier", "drawing-classifier", "sketcher", "s
 DATA, OUTPUT, TRAINING, MODELS = "Data", "Output", "Training", "Model"
 SCORED = 512  # held-out pictures that are scored at the end
 WATCHED = 64  # and while training
-FITTED = 512  # others that temperatures are fitted on
-FEWEST = 100  # fewer tell no temperature
+FEWEST = 100  # pictures that temperatures are fitted on: fewer tell none
 
 
 def command(
@@ -258,11 +257,11 @@ class _Trainee:
         return PictureClassifierRun(self.pictures, asked, classes=self.classes, device=self.device, resume=resume)
 
     def fit(self, run: Any) -> None:
-        """Temperatures, by pictures that are neither trained on nor scored, where there are enough."""
+        """Temperatures, by the half of the held-out pictures that is not scored, where there are enough."""
         if self.part == "latent-classifier" and self.held_out is not None:
-            images, captions = self.scored(SCORED + FITTED)
-            if len(images) >= SCORED + FEWEST:
-                run.fit_temperatures(images[SCORED:], captions[SCORED:])
+            images, captions = self.scored(2 * SCORED)
+            if (half := len(images) // 2) >= FEWEST:
+                run.fit_temperatures(images[half:], captions[half:])
 
     def save(self, run: Any, path: Path) -> Path:
         from sketchguide.classifiers import save_classifier
@@ -280,6 +279,9 @@ class _Trainee:
         if self.held_out is None:
             return {}
         images, captions = self.scored(WATCHED if self.part == "sketch-attention" else SCORED)
+        if self.part == "latent-classifier" and run.classifier.config.temperatures:
+            images, captions = self.scored(2 * SCORED)
+            images, captions = images[: len(images) // 2], captions[: len(captions) // 2]
         if self.part == "sketcher":
             return {"held_out_pictures": len(images), "dice_distance": round(run.score(images), 4)}
         if self.part == "sketch-attention":
