@@ -234,7 +234,7 @@ def test_losses_that_are_no_numbers_end_with_the_last_good_weights(
     good = iter([1.0, 1.0])
     loss = FineTuneRun.loss
     monkeypatch.setattr(FineTuneRun, "loss", lambda self: loss(self) * next(good, float("nan")))
-    result = sketchguide(*tuning, "--steps", "40", "-o", tmp_path)
+    result = sketchguide(*tuning, "--steps", "40", "--preview-every", "100", "-o", tmp_path)
     assert result.code == 1
     assert "The last good weights are in" in result.err
     assert (tmp_path / LORA_FILE).is_file()
@@ -249,7 +249,7 @@ def test_a_run_that_learns_nothing_replaces_nothing(
     (tmp_path / LORA_FILE).write_bytes(b"an earlier one")
     loss = FineTuneRun.loss
     monkeypatch.setattr(FineTuneRun, "loss", lambda self: loss(self) * float("nan"))
-    result = sketchguide(*tuning, "--steps", "40", "--fresh", "-o", tmp_path)
+    result = sketchguide(*tuning, "--steps", "40", "--preview-every", "100", "--fresh", "-o", tmp_path)
     assert result.code == 1
     assert "good weights" not in result.err
     assert (tmp_path / LORA_FILE).read_bytes() == b"an earlier one"

@@ -102,7 +102,7 @@ def test_the_checkpointed_chain_is_the_whole_gradient(backbone: UNetBackbone, ju
     run = tune(backbone, judges, steps=4)
     steps = iter(run)
     next(steps), next(steps)
-    pairs, told = [(0, 0)], backbone.describe(["a cat"])
+    pairs = [(0, 0)]
 
     def gradient(latent: Tensor) -> Tensor:
         loss = run.compare(backbone.decode(latent), pairs).sum()
@@ -110,7 +110,7 @@ def test_the_checkpointed_chain_is_the_whole_gradient(backbone: UNetBackbone, ju
 
     plain = run._starts
     for now, to in zip(run.levels, run.levels[1:], strict=False):
-        plain = run._down(plain, now, to, told)
+        plain = run._down(plain, now, to)
     whole = gradient(plain)
     checkpointed = gradient(run._descend(run._starts, run.levels, carrying=2))
     last = gradient(run._descend(run._starts, run.levels, carrying=1))
