@@ -14,8 +14,11 @@ from sketchguide.controls.base import Step
 from sketchguide.controls.features import NegativePrompt, Places, PlugAndPlay
 from sketchguide.controls.strengths import Proportional
 from sketchguide.errors import UsageError
+from sketchguide.generation import generate
+from sketchguide.images import to_tensor
 from sketchguide.inversion import Noised, Trajectory, ascend, invert, recur
 from sketchguide.levels import Level, Prediction
+from sketchguide.loading import load_backbone
 from sketchguide.sampling import Evaluations, sample
 from sketchguide.seeds import generators, noise
 from sketchguide.solvers import DDIM
@@ -103,6 +106,22 @@ def test_the_way_up_leads_back_down(smooth: Tiny, kind: str, spacing: str, steps
     backbone = smooth(prediction_type=kind, timestep_spacing=spacing)
     told = backbone.describe(["a cat", ""])
     assert round_trip(backbone, told, backbone.levels(steps), iterations=6) < 1e-3
+
+
+@pytest.mark.parametrize(("steps", "least"), [(20, 37), (50, 44)])
+def test_one_pass_per_step_leads_the_embedded_model_back(steps: int, least: float) -> None:
+    """In dB, against what the autoencoder makes of the pictures: what `translate` inverts with."""
+    backbone = load_backbone("icons-64", device="cpu")
+    drawn = [picture.image for name in ("apple", "car") for picture in generate(f"a {name}", backbone=backbone, seed=3)]
+    latent = backbone.encode(to_tensor(drawn))
+    levels, told = backbone.levels(steps, "ddim"), backbone.describe(["", ""])
+    trajectory = invert(backbone, latent, levels, told)
+    assert trajectory.evaluations == steps
+    *_, last = sample(backbone, told, trajectory.at(levels[0]), levels)
+    with torch.no_grad():
+        again, kept = (backbone.decode(one).clamp(-1, 1) for one in (last.latent, latent))
+    error = (again - kept).square().flatten(1).mean(dim=1) / 4
+    assert float((-10 * error.log10()).min()) > least
 
 
 class Gaussian(Toy):
