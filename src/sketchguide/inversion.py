@@ -44,7 +44,8 @@ class Trajectory:
 
 class Noised:
     """The clean latents `clean` (R, C, h, w) with noise put on them, one generator per row: a source without inversion
-    (Ctrl-X, Lin et al. 2024). The noise is `fresh` for every level, or drawn once.
+    (Ctrl-X, Lin et al. 2024). The noise is `fresh` for every level, or drawn once. The level that was asked for last
+    stays as it is: a picture that begins with the source begins with what is shown of it.
     """
 
     def __init__(self, clean: Tensor, generators: Sequence[Generator], *, fresh: bool = True) -> None:
@@ -53,10 +54,15 @@ class Noised:
         self._clean = clean
         self._generators = generators
         self._noise = None if fresh else noise(generators, clean.shape[1:], like=clean)
+        self._last: tuple[Level, Tensor] | None = None
 
     def at(self, level: Level) -> Tensor:
-        drawn = noise(self._generators, self._clean.shape[1:], like=self._clean) if self._noise is None else self._noise
-        return level.alpha * self._clean + level.sigma * drawn
+        if self._last is None or self._last[0] != level:
+            drawn = self._noise
+            if drawn is None:
+                drawn = noise(self._generators, self._clean.shape[1:], like=self._clean)
+            self._last = (level, level.alpha * self._clean + level.sigma * drawn)
+        return self._last[1]
 
 
 def invert(

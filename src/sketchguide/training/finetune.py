@@ -175,8 +175,7 @@ class FineTuneRun(TrainingRun):
         self._average = [p.clone() for p in self._frozen]
         self._updates = 0
         self._walk: dict[str, Any] | None = None
-        half = backbone.device.type == "cuda" and self._dtype == torch.float16
-        self._scaler = torch.amp.GradScaler(backbone.device.type, enabled=half)
+        self._scaler = torch.amp.GradScaler(backbone.device.type, enabled=self._dtype == torch.float16)
         optimizer = torch.optim.Adam(self.trained, lr=self.peak, betas=(0.9, 0.999))
         super().__init__(nn.ParameterList(self.trained), optimizer, seed=settings.seed, resume=resume)
         if resume is not None:
