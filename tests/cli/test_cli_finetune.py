@@ -25,7 +25,6 @@ from sketchguide.sketch import Sketch
 from sketchguide.sketchers import Sketcher, SketcherConfig
 from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.finetune import FineTuneRun
-from sketchguide.training.run import MAX_SKIPS
 
 Run = Callable[..., Any]
 
@@ -42,12 +41,32 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Previews and references of one picture each: what they show is no matter here, and they take most of the time."""
+    monkeypatch.setattr("sketchguide.cli.finetune.PREVIEW", (11,))
+    monkeypatch.setattr("sketchguide.cli.finetune.REFERENCES", 1)
+
+
 @pytest.fixture(scope="session")
 def tuning(model: Path, drawing: Path, pictures: Path, parts: Path) -> list[str]:
     photo = pictures / "red ball" / "0.png"
     words = ["finetune", "a red ball", "--sketch", drawing, "--photo", photo, "--model", model, "--device", "cpu"]
     words += ["--sketcher", parts, "--features", parts, "--drawing-features", parts / "drawing-classifier.safetensors"]
-    words += ["--levels", "2", "--gradient", "last", "--last", "1", "--rank", "2", "--preview-every", "2"]
+    words += [
+        "--levels",
+        "2",
+        "--gradient",
+        "last",
+        "--last",
+        "1",
+        "--rank",
+        "2",
+        "--preview-every",
+        "2",
+        "--unseen",
+        "1",
+    ]
     return [str(word) for word in words]
 
 
@@ -231,6 +250,7 @@ def test_the_class_is_what_the_given_drawing_classifier_sees(
 def test_losses_that_are_no_numbers_end_with_the_last_good_weights(
     sketchguide: Run, tuning: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sketchguide.training.run.MAX_SKIPS", 3)
     good = iter([1.0, 1.0])
     loss = FineTuneRun.loss
     monkeypatch.setattr(FineTuneRun, "loss", lambda self: loss(self) * next(good, float("nan")))
@@ -240,12 +260,13 @@ def test_losses_that_are_no_numbers_end_with_the_last_good_weights(
     assert (tmp_path / LORA_FILE).is_file()
     latest = Checkpoints(tmp_path / "checkpoints").latest()
     assert latest is not None
-    assert latest.step == MAX_SKIPS + 1
+    assert latest.step == 4
 
 
 def test_a_run_that_learns_nothing_replaces_nothing(
     sketchguide: Run, tuning: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sketchguide.training.run.MAX_SKIPS", 3)
     (tmp_path / LORA_FILE).write_bytes(b"an earlier one")
     loss = FineTuneRun.loss
     monkeypatch.setattr(FineTuneRun, "loss", lambda self: loss(self) * float("nan"))
