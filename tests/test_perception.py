@@ -86,6 +86,13 @@ def test_networks_are_shown_pictures_of_the_size_they_were_trained_on() -> None:
     with pytest.raises(UsageError, match="takes no pictures of 32 pixels"):
         Features(strict, side=32)
 
+    class Silent(nn.Module):
+        def forward(self, _: torch.Tensor) -> torch.Tensor:
+            raise AssertionError
+
+    with pytest.raises(UsageError, match="takes no pictures of 224 pixels: AssertionError"):
+        Features(Silent())
+
 
 def test_a_transformers_network_is_taken_from_its_folder_with_its_own_size_and_colours(tmp_path: Path) -> None:
     config = ViTConfig(

@@ -83,3 +83,9 @@ class TrainingError(FailureError):
 
 class SketchguideWarning(UserWarning):
     """Something was asked that works but probably not as meant: a blank sketch, a prompt cut short, CFG of 1."""
+
+
+def reason_of(error: Exception) -> str:
+    """The first line of what an error of a library says, or its kind where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

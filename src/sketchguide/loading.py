@@ -25,6 +25,7 @@ from sketchguide.errors import (
     SketchguideWarning,
     UsageError,
     WeightsError,
+    reason_of,
 )
 from sketchguide.predictors import FILE_NAME as PREDICTOR_FILE
 from sketchguide.predictors import LatentPredictor, is_hub_id
@@ -148,7 +149,7 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
     except SketchguideError:
         raise
     except (OSError, ValueError, RuntimeError, AttributeError, KeyError, TypeError, SafetensorError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = reason_of(error)
         if isinstance(source, Path):
             raise WeightsError(f"{source} does not load as a diffusers pipeline: {reason}", field="model") from error
         raise ModelNotFoundError(
@@ -280,7 +281,7 @@ def load_lora(backbone: Backbone, name: str | Path, *, scale: float = 1.0) -> Ba
             pipeline.load_lora_weights(source, adapter_name=LORA)
         pipeline.set_adapters([*others, LORA], [*(1.0 for _ in others), scale])
     except (ValueError, RuntimeError, KeyError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = reason_of(error)
         raise MismatchError(
             f"The LoRA {str(name)!r} does not fit {backbone.name!r}: {reason}",
             hint="Use it with the model that it was tuned on.",

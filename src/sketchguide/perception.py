@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sketchguide.classifiers import FORMAT, load_classifier
-from sketchguide.errors import ModelNotFoundError, UsageError, WeightsError
+from sketchguide.errors import ModelNotFoundError, UsageError, WeightsError, reason_of
 from sketchguide.extractors import check_images
 from sketchguide.taps import TapInfo, survey, tapped
 from sketchguide.weights import opened, read_weights
@@ -141,7 +141,7 @@ def _published(kind: str, name: str, file: Path | None) -> nn.Module:
             f"{kind}:{name} needs the library {kind}.", hint=f"Install it: pip install {kind}.", field="features"
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = reason_of(error)
         raise ModelNotFoundError(
             f"{kind} has no network {name!r}, or its weights cannot be had: {reason}",
             hint="Check the name and the network, or give the weights: NAME=FILE.safetensors.",
@@ -210,7 +210,7 @@ def _stages(network: nn.Module, size: tuple[int, int], side: int) -> tuple[tuple
             places = places_at(*size)
         except (RuntimeError, ValueError, AssertionError) as error:
             raise UsageError(
-                f"{type(network).__name__} takes no pictures of {side} pixels: {str(error).splitlines()[0]}",
+                f"{type(network).__name__} takes no pictures of {side} pixels: {reason_of(error)}",
                 hint="Use a network that is made for pictures.",
                 field="features",
             ) from error

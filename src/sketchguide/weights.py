@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sketchguide.errors import OutputError, SketchguideError, WeightsError
+from sketchguide.errors import OutputError, SketchguideError, WeightsError, reason_of
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -91,7 +91,7 @@ def read_network(path: Path, *, kind: str, build: Callable[[dict[str, Any]], Net
         network = build(values)
         network.load_state_dict(tensors)
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
-        reason = error.message if isinstance(error, SketchguideError) else str(error).splitlines()[0]
+        reason = error.message if isinstance(error, SketchguideError) else reason_of(error)
         raise WeightsError(
             f"{path} does not hold a sketchguide {kind}: {reason}.", hint="Get it again, or train it anew.", field=field
         ) from error

@@ -208,6 +208,7 @@ class _Trainee:
 
         classifying = part.endswith("classifier")
         self.part = part
+        self.count = WATCHED if part == "sketch-attention" else SCORED  # of the pictures that it is scored on
         self.given = given
         self.backbone = load_backbone(model, device=device, dtype="float32")
         self.device = choose_device(device)
@@ -262,6 +263,7 @@ class _Trainee:
             images, captions = self.scored(2 * SCORED)
             if (half := len(images) // 2) >= FEWEST:
                 run.fit_temperatures(images[half:], captions[half:])
+                self.count = half
 
     def save(self, run: Any, path: Path) -> Path:
         from sketchguide.classifiers import save_classifier
@@ -278,10 +280,7 @@ class _Trainee:
         """What it is worth on pictures that it was not trained on."""
         if self.held_out is None:
             return {}
-        images, captions = self.scored(WATCHED if self.part == "sketch-attention" else SCORED)
-        if self.part == "latent-classifier" and run.classifier.config.temperatures:
-            images, captions = self.scored(2 * SCORED)
-            images, captions = images[: len(images) // 2], captions[: len(captions) // 2]
+        images, captions = self.scored(self.count)
         if self.part == "sketcher":
             return {"held_out_pictures": len(images), "dice_distance": round(run.score(images), 4)}
         if self.part == "sketch-attention":
