@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image, ImageCms, ImageDraw
 
-from sketchguide.errors import GuidanceError, OutputError, SketchError
+from sketchguide.errors import GuidanceError, OutputError, SketchError, SketchguideWarning
 from sketchguide.images import (
     channel_extremes,
     from_grey,
@@ -126,8 +126,11 @@ def test_cmyk_becomes_rgb() -> None:
 
 def test_colour_profiles_are_applied_and_unusable_ones_ignored() -> None:
     image = Image.new("RGB", (20, 20), (120, 200, 60))
-    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
-    assert np.abs(np.asarray(open_image(encoded(image, icc_profile=lab)), dtype=int) - (120, 200, 60)).max() <= 2
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = srgb.replace(b"rXYZ", b"????").replace(b"gXYZ", b"rXYZ").replace(b"????", b"gXYZ")
+    for profile, seen in ((srgb, (120, 200, 60)), (swapped, (200, 120, 60))):
+        opened = open_image(encoded(image, icc_profile=profile))
+        assert np.abs(np.asarray(opened, dtype=int) - seen).max() <= 2
     assert open_image(encoded(image, icc_profile=b"no profile")).getpixel((3, 3)) == (120, 200, 60)
 
 
@@ -148,7 +151,7 @@ def test_of_several_frames_the_first_is_used_with_a_warning(kind: str) -> None:
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
     options = {"lossless": True} if kind == "WEBP" else {}
     data = encoded(frames[0], kind, save_all=True, append_images=frames[1:], **options)
-    with pytest.warns(UserWarning, match="several frames"):
+    with pytest.warns(SketchguideWarning, match="several frames"):
         assert open_image(data).getpixel((5, 5)) == (255, 0, 0)
 
 

@@ -16,9 +16,10 @@ from PIL import Image, ImageDraw
 from skimage.measure import euler_number, label
 from skimage.morphology import skeletonize
 
-from sketchguide.errors import SketchError
+from sketchguide.defaults import Polarity
+from sketchguide.errors import SketchError, SketchguideWarning
 from sketchguide.lines import distance_to, thin
-from sketchguide.sketch import LINE_WIDTH, MAX_POINTS, Polarity, Sketch, SpatialMap, Stroke, read_ndjson
+from sketchguide.sketch import LINE_WIDTH, MAX_POINTS, Sketch, SpatialMap, Stroke, read_ndjson
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "sketches"
 SVG = (
@@ -176,6 +177,15 @@ def test_own_widths_are_kept() -> None:
     assert ink[:, 32].sum() == pytest.approx(8, rel=0.12)
 
 
+@pytest.mark.parametrize("size", [(64, 64), (256, 64), (64, 256)])
+def test_widths_keep_their_ratio_in_every_frame(size: tuple[int, int]) -> None:
+    usual, wide = (
+        Stroke(points=np.array([[y, 0.1], [y, 0.9]]), width=w) for y, w in ((0.25, None), (0.75, 2 * LINE_WIDTH))
+    )
+    row = Sketch(strokes=(usual, wide)).rasterize(size=size).ink[size[1] // 2]
+    assert row[size[0] // 2 :].sum() == pytest.approx(2 * row[: size[0] // 2].sum(), rel=0.25)
+
+
 def test_closed_strokes_close() -> None:
     corner = np.array([[0.2, 0.2], [0.8, 0.2], [0.8, 0.8]])
     opened = Sketch(strokes=(Stroke(points=corner),)).rasterize(size=(64, 64)).ink
@@ -331,6 +341,31 @@ def test_polarity_is_detected(cat: Sketch, ink: Any, paper: Any) -> None:
     assert difference(mapped, cat.rasterize(size=(64, 64))) < 0.09
 
 
+@pytest.mark.parametrize(("ink", "paper", "stray"), [(25, 115, 255), (230, 140, 0), (90, 150, 255), (150, 90, 0)])
+def test_a_stray_pixel_does_not_turn_a_drawing_over(cat: Sketch, ink: int, paper: int, stray: int) -> None:
+    image = drawn(cat, 256, ink=(ink,) * 3, paper=(paper,) * 3)
+    image.putpixel((3, 200), (stray,) * 3)
+    assert difference(Sketch.from_image(image).rasterize(size=(64, 64)), cat.rasterize(size=(64, 64))) < 0.09
+
+
+@pytest.mark.parametrize(
+    ("ink", "paper"), [((30, 30, 30), (250, 220, 40)), ((20, 20, 20), (255, 140, 0)), ((255, 255, 255), (0, 0, 255))]
+)
+def test_ink_on_coloured_paper_is_read(cat: Sketch, ink: Any, paper: Any) -> None:
+    mapped = Sketch.from_image(drawn(cat, 256, ink=ink, paper=paper)).rasterize(size=(64, 64))
+    assert difference(mapped, cat.rasterize(size=(64, 64))) < 0.09
+
+
+def test_pictures_are_taken_as_files_are(cat: Sketch) -> None:
+    """Upright, and 16 bits a pixel as what they mean."""
+    grey = np.asarray(drawn(cat, 256).convert("L")).astype(np.uint16)
+    deep = Image.fromarray(20000 + grey * 117)
+    assert difference(Sketch.from_image(deep).rasterize(size=(64, 64)), cat.rasterize(size=(64, 64))) < 0.09
+    sideways = Image.new("RGB", (100, 50), "white")
+    sideways.getexif()[274] = 6
+    assert Sketch.from_image(sideways).aspect == 0.5
+
+
 @pytest.mark.parametrize("dark_share", [0.45, 0.6])
 def test_a_large_silhouette_is_not_taken_for_paper(dark_share: float) -> None:
     half = 100 * math.sqrt(dark_share)
@@ -477,7 +512,7 @@ def test_ndjson_is_read_line_by_line(tmp_path: Path, suffix: str) -> None:
     path.write_bytes(gzip.compress(data) if suffix.endswith("gz") else data)
     assert [sketch.name for sketch in read_ndjson(path)] == ["line", "blot", "line"]
     assert [sketch.name for sketch in read_ndjson(path, recognized_only=True)] == ["line", "line"]
-    with pytest.warns(UserWarning, match="several drawings"):
+    with pytest.warns(SketchguideWarning, match="several drawings"):
         assert Sketch.open(path).name == "line"
 
 
@@ -637,6 +672,7 @@ def box(sketch: Sketch) -> list[float]:
         '<path d="M20 45a30 15 0 1160 0 30 15 0 01-60 0z" {}/>',
         '<path d="M20 45 A 30 15 0\n1 1 80 45\nA 30. 15 0 0 1 20 45" {}/>',
         '<path d="M20 30 80 60q0 0 0 0t0 0" {}/>',
+        '<path d="M020 030. L 080 0060" {}/>',
     ],
 )
 def test_shapes(shape: str) -> None:
@@ -654,6 +690,23 @@ def test_circles_are_round_and_curves_smooth() -> None:
 def test_subpaths_are_strokes() -> None:
     sketch = svg(f'<path d="M1 1 9 9 1 9 Z M20 20 30 30 m5 5 9 9 z l5 0" {LINE}/>')
     assert [stroke.closed for stroke in sketch.strokes] == [True, False, True, False]
+    assert sketch.strokes[-1].points == pytest.approx(np.array([[0.35, 0.35], [0.40, 0.35]]))
+
+
+def test_numbers_of_paths_may_run_together_and_begin_with_zeros() -> None:
+    (stroke,) = svg(f'<path d="M010 05.5L1.5.5 5..5-5-.5e1" {LINE}/>').strokes
+    assert stroke.points == pytest.approx(np.array([[10, 5.5], [1.5, 0.5], [5, 0.5], [-5, -5]]) / 100)
+
+
+def test_an_arc_without_a_radius_is_a_line() -> None:
+    arc = svg(f'<path d="M10 10 A0 9 0 0 1 90 10 a9 0 0 010 80 L10 90" {LINE}/>').strokes[0]
+    assert arc.points == pytest.approx(np.array([[0.1, 0.1], [0.9, 0.1], [0.9, 0.9], [0.1, 0.9]]))
+
+
+@pytest.mark.parametrize("path", ["M12 4v16M0 0", "M12 4v16m0 0", "M0 0M12 4v16"])
+def test_a_move_alone_draws_nothing(path: str) -> None:
+    assert len(svg(f'<path d="{path}" {LINE}/>').strokes) == 1
+    assert len(svg(f'<path d="{path} M5 5z M6 6h0" {LINE}/>').strokes) == 3
 
 
 @pytest.mark.parametrize(
@@ -724,6 +777,59 @@ HIDDEN = [
 ]
 
 
+@pytest.mark.parametrize(
+    "shape",
+    [
+        '<path d="M1 1 9 9 1 9" style="stroke: none !important; fill: none"/>',
+        '<path d="M1 1 9 9 1 9" style="display: none!important"/>',
+        '<path d="M1 1 9 9 1 9" fill-opacity="0"/>',
+        '<path d="M1 1 9 9 1 9" fill="none" stroke="red" stroke-opacity="0%"/>',
+        '<style>#a{display:none}</style><path id="a" d="M1 1 9 9 1 9"/>',
+    ],
+)
+def test_what_a_style_hides_is_not_drawn(shape: str) -> None:
+    assert svg(shape).strokes == ()
+
+
+def test_what_is_shown_again_inside_something_hidden_is_drawn() -> None:
+    line = f'<path d="M1 1 9 9" {LINE} visibility="visible"/>'
+    assert len(svg(f'<g visibility="hidden">{line}<path d="M1 1 9 9" {LINE}/></g>').strokes) == 1
+
+
+def test_rules_for_other_media_do_not_count() -> None:
+    rules = "@import url(a.css); @media print{.x{fill:red} .a{display:none}} .b{display:none}"
+    shapes = f'<path class="a" d="M1 1 9 9" {LINE}/><path class="b" d="M1 1 9 9" {LINE}/>'
+    assert len(svg(f"<style>{rules}</style>{shapes}").strokes) == 1
+
+
+@pytest.mark.parametrize("origin", ["30 45", "30% 45px", "top left", "right", "center"])
+def test_transforms_turn_about_their_origin(origin: str) -> None:
+    x, y = {"30 45": (30, 45), "30% 45px": (30, 45), "top left": (0, 0), "right": (100, 50), "center": (50, 50)}[origin]
+    rect = f'<rect x="20" y="30" width="60" height="30" {LINE} transform="'
+    turned = svg(f'{rect}rotate(20) scale(0.5)" transform-origin="{origin}"/>')
+    assert box(turned) == pytest.approx(
+        box(svg(f'{rect}translate({x} {y}) rotate(20) scale(0.5) translate({-x} {-y})"/>'))
+    )
+
+
+def test_the_aspect_is_kept_or_not_as_asked() -> None:
+    def inner(how: str) -> list[float]:
+        rect = f'<rect width="10" height="10" {LINE}/>'
+        sides = 'x="20" y="20" width="60" height="30" viewBox="0 0 10 10"'
+        return box(svg(f'<svg {sides} preserveAspectRatio="{how}">{rect}</svg>'))
+
+    assert inner("none") == pytest.approx([0.2, 0.2, 0.8, 0.5])
+    assert inner("xMinYMid") == pytest.approx([0.2, 0.2, 0.5, 0.5])
+    assert inner("xMaxYMax meet") == pytest.approx([0.5, 0.2, 0.8, 0.5])
+    assert inner("xMidYMin slice") == pytest.approx([0.2, 0.2, 0.8, 0.8])
+    line = f'<path d="M0 0 10 10" {LINE}/>'
+    whole = Sketch.from_svg(
+        f'<svg width="200" height="100" viewBox="0 0 10 10" preserveAspectRatio="none">{line}</svg>'
+    )
+    assert whole.aspect == 2
+    assert box(whole) == pytest.approx([0, 0, 1, 1])
+
+
 @pytest.mark.parametrize("wrapper", HIDDEN)
 def test_what_is_not_seen_is_not_drawn(wrapper: str) -> None:
     assert svg(wrapper.format('<path d="M1 1 9 9"/>')).strokes == ()
@@ -772,7 +878,7 @@ def test_data_weight_is_the_stroke_weight() -> None:
 
 
 def test_text_is_left_out_with_a_warning() -> None:
-    with pytest.warns(UserWarning, match="1 text element"):
+    with pytest.warns(SketchguideWarning, match="1 text element"):
         assert len(svg(f'<text x="5" y="5">hello</text><path d="M5 5 95 5" {LINE}/>').strokes) == 1
 
 
@@ -836,12 +942,15 @@ BILLION = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10 if i else "lol"}">' for i
         (SVG.format(f'<circle r="{"9" * 100_000}"/>'), "not a length"),
         (SVG.format('<polyline points="1 2 3"/>'), "odd number"),
         (SVG.format('<polyline points="1 2 x"/>'), "not a list"),
-        (SVG.format('<path d="M 1 1 L nan 1"/>'), "characters"),
+        (SVG.format('<path d="M 1 1 L nan 1"/>'), "not a list of numbers"),
+        (SVG.format('<path d="M 1 1 e L 9 9"/>'), "not a list of numbers"),
+        (SVG.format('<path d="M 1 1 A"/>'), "seven values"),
         (SVG.format('<path d="L 1 1"/>'), "cannot be read"),
         (SVG.format('<path d="M 1"/>'), "cannot be read"),
-        (SVG.format('<path d="M 1 1 A 5 5 0 7 0 1 1"/>'), "cannot be read"),
-        (SVG.format(f'<path d="M 1 1 A {"1" * 100_000}"/>'), "without end"),
-        (SVG.format('<path d="M 1e999 1 L 5 5"/>'), "not finite"),
+        (SVG.format('<path d="M 1 1 A 5 5 0 7 0 1 1"/>'), "seven values"),
+        (SVG.format(f'<path d="M 1 1 A {"1" * 100_000}"/>'), "seven values"),
+        (SVG.format(f'<path d="M 1 1 A {"1 " * 1_000_000}"/>'), "seven values"),
+        (SVG.format('<path d="M 1e999 1 L 5 5"/>'), "not a list of numbers"),
         (SVG.format('<path d="M 5e8 1 L 5 5"/>'), "absurdly far"),
         (SVG.format('<g transform="scale(1e9)">' * 40 + '<path d="M1 1 5 5"/>' + "</g>" * 40), "not finite"),
         (SVG.format('<g transform="spin(3)"/>'), "spin"),
@@ -870,6 +979,15 @@ def test_unknown_encodings_are_refused(encoding: str) -> None:
 def test_refusals_name_the_line() -> None:
     with pytest.raises(SketchError, match="line 3:"):
         Sketch.from_svg("<svg>\n<g>\n<script/></g></svg>")
+
+
+def test_long_lists_of_selectors_and_blanks_take_no_time() -> None:
+    body = "x:1;" * 400_000
+    selectors = ",".join(f".a{i}" for i in range(90_000))
+    shape = f'<path d="M1 1 5 5" {LINE} transform="{" " * 4900}scale(1)"/>'
+    assert len(svg(f"<style>{selectors}{{{body}}}</style>{shape * 20}").strokes) == 20
+    with pytest.raises(SketchError, match="more than 100000 elements or rules"):
+        svg(f"<style>{',' * 100_000}{{}}</style>")
 
 
 def test_long_rules_take_no_time() -> None:
@@ -990,6 +1108,19 @@ def test_a_larger_canvas_leaves_paper_around_and_a_smaller_one_cuts():
     aside = Sketch.from_strokes([[[0.0, 0.5], [1.0, 0.5]]])
     np.testing.assert_allclose(aside.on_canvas(2.0).strokes[0].points, [[0.25, 0.5], [0.75, 0.5]])
     assert aside.on_canvas(1.0).strokes[0].points.tolist() == aside.strokes[0].points.tolist()
+
+
+def test_any_drawing_can_be_laid_on_any_canvas() -> None:
+    ink = np.zeros((1024, 1024), np.float32)
+    ink[:, 512] = 1
+    for aspect in (9.0, 32.0, 1 / 32):
+        raster = Sketch(raster=ink).on_canvas(aspect)
+        assert Sketch.from_json(raster.to_json()).aspect == aspect
+        assert not raster.rasterize(size=(256, 256)).blank
+    wide = Sketch(strokes=(Stroke(points=np.array([[0.1, 0.5], [0.9, 0.5]]), width=0.2),), aspect=8.0)
+    assert wide.on_canvas(2.0, cut=True).strokes[0].width == 0.2
+    with pytest.raises(SketchError, match="36000000 pixels"):
+        Sketch(raster=np.zeros((6000, 6000), np.float32))
 
 
 @pytest.mark.parametrize("cut", [False, True])

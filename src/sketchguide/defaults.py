@@ -12,6 +12,7 @@ Branches = Literal["both", "conditional"]  # of classifier-free guidance
 Decay = Literal["linear", "constant", "exponential"]
 SourceKind = Literal["inverted", "noised", "generated"]
 Start = Literal["source", "noise"]
+Polarity = Literal["auto", "dark-on-light", "light-on-dark"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 
 

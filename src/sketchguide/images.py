@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from sketchguide.errors import GuidanceError, OutputError, SketchError
+from sketchguide.errors import GuidanceError, OutputError, SketchError, SketchguideWarning
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -83,7 +83,7 @@ def open_image(source: str | Path | bytes, *, field: str = "image") -> Image.Ima
         warnings.filterwarnings("ignore", module=r"PIL\.")
         image, several = _decode(data, name=name, field=field)
     if several:
-        warnings.warn(f"{name} holds several frames; the first one is used.", stacklevel=2)
+        warnings.warn(f"{name} holds several frames; the first one is used.", SketchguideWarning, stacklevel=2)
     return image
 
 

@@ -15,16 +15,19 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
-from sketchguide.errors import SketchError
+from sketchguide.defaults import Polarity
+from sketchguide.errors import SketchError, SketchguideWarning
 from sketchguide.images import (
+    MAX_PIXELS,
     MAX_SIDE,
     MIN_SIDE,
+    as_rgb,
     channel_extremes,
     from_base64,
     from_grey,
@@ -54,8 +57,6 @@ from sketchguide.svg import read_svg
 _MAX_LINE_BYTES = 4_000_000
 _MAX_MAP_SIDE = 4096
 _MAX_RASTER_SIDE = 1024
-
-Polarity = Literal["auto", "dark-on-light", "light-on-dark"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,8 +96,8 @@ class Sketch:
 
     Attributes:
         strokes: the lines, in drawing order.
-        raster: (H, W) float32 ink in [0, 1], each side 16 to 8192, or None; stretched over the canvas and kept in 256
-            levels (so that `to_json` loses nothing).
+        raster: (H, W) float32 ink in [0, 1], each side 16 to 8192 and at most 32 million pixels, or None; stretched
+            over the canvas and kept in 256 levels (so that `to_json` loses nothing).
         aspect: width / height of the canvas, 1/32 to 32.
         name: what the drawing is called, for messages and labels.
     """
@@ -119,6 +120,8 @@ class Sketch:
             raster = np.asarray(self.raster)
             if raster.ndim != 2 or not all(MIN_SIDE <= side <= MAX_SIDE for side in raster.shape):
                 refuse(f"A raster of shape {raster.shape} was given; it must be (H, W), {MIN_SIDE} to {MAX_SIDE} each.")
+            if raster.size > MAX_PIXELS:
+                refuse(f"A raster of {raster.size} pixels was given; at most {MAX_PIXELS} are allowed.")
             if not (raster.min() >= 0 and raster.max() <= 1):
                 refuse("A raster's ink must lie in 0 to 1.")
             object.__setattr__(self, "raster", frozen(to_grey(from_grey(raster))))
@@ -154,7 +157,7 @@ class Sketch:
         if "drawing" not in record:
             return cls.from_json(record)
         if rest.strip():
-            warnings.warn(f"{path} holds several drawings; the first one is used.", stacklevel=2)
+            warnings.warn(f"{path} holds several drawings; the first one is used.", SketchguideWarning, stacklevel=2)
         return cls.from_quickdraw(record)
 
     @classmethod
@@ -223,22 +226,28 @@ class Sketch:
     def from_image(cls, image: Image.Image, *, polarity: Polarity = "auto") -> Sketch:
         """A drawing from a picture of lines: scanned, photographed, or drawn white on black.
 
-        Uneven light is evened out and faint lines are strengthened; the longer side is reduced to 1024 without losing
-        thin lines. A picture without contrast is a blank sketch.
+        It is turned upright and laid on paper as `open_image` does. Uneven light is evened out and faint lines are
+        strengthened; the longer side is reduced to 1024 without losing thin lines. A picture without contrast is a
+        blank sketch.
 
         Args:
             polarity: which is ink. "auto" decides by the border and by which of the two covers less.
 
         Raises:
-            SketchError: an unknown polarity, or a canvas longer than 32 times its width.
+            SketchError: an unknown polarity, a side below 16 or above 8192 pixels, or a canvas longer than 32 times its
+                width.
         """
         if polarity not in ("auto", "dark-on-light", "light-on-dark"):
             refuse(f"Polarity {polarity!r} is unknown; allowed are auto, dark-on-light and light-on-dark.")
-        aspect = image.width / image.height
+        image = as_rgb(image, field="sketch")
         low, high = channel_extremes(image)
         if polarity == "auto":
             polarity = "light-on-dark" if _light_on_dark(0.5 * low + 0.5 * high) else "dark-on-light"
-        return cls(raster=_ink(1 - low if polarity == "dark-on-light" else high), aspect=aspect)
+        dark = polarity == "dark-on-light"
+        ink = _ink(1 - low if dark else high)
+        if not ink.any():  # paper of a strong colour is as dark in one channel as ink, or as light
+            ink = _ink(1 - to_grey(image) if dark else to_grey(image))
+        return cls(raster=ink, aspect=image.width / image.height)
 
     def to_json(self) -> dict[str, Any]:
         """The drawing as plain JSON values; `from_json` gives back exactly the same."""
@@ -295,17 +304,14 @@ class Sketch:
         wanted = (aspect * height, height)
         shrunk = np.array(size) / wanted
         strokes = tuple(
-            replace(
-                stroke,
-                points=(stroke.points.astype(np.float64) - 0.5) * shrunk + 0.5,
-                width=None if stroke.width is None else stroke.width * max(size) / max(wanted),
-            )
-            for stroke in self.strokes
+            replace(stroke, points=(stroke.points.astype(np.float64) - 0.5) * shrunk + 0.5) for stroke in self.strokes
         )
         raster = self.raster
         if raster is not None:
-            sides = [round(side / share) for side, share in zip(raster.shape, shrunk[::-1], strict=True)]
-            raster = _middle(raster, (max(MIN_SIDE, sides[0]), max(MIN_SIDE, sides[1])))
+            around = raster.shape / shrunk[::-1]
+            raster = _reduced(raster, max(around.max() / MAX_SIDE, math.sqrt(around.prod() / MAX_PIXELS)))
+            rows, columns = (max(MIN_SIDE, int(side)) for side in raster.shape / shrunk[::-1] + 0.5)
+            raster = _middle(raster, (min(rows, MAX_SIDE), min(columns, MAX_SIDE)))
         return replace(self, strokes=strokes, raster=raster, aspect=aspect)
 
     def rasterize(self, *, size: tuple[int, int], line_width: float = LINE_WIDTH) -> SpatialMap:
@@ -338,7 +344,7 @@ class Sketch:
 
         pens: dict[float, list[Stroke]] = {}
         for stroke in self.strokes:
-            own = pen if stroke.width is None else max(fine, stroke.width * max(canvas))
+            own = pen if stroke.width is None else max(fine, stroke.width * max(grid))
             pens.setdefault(pen * _step(own / pen), []).append(stroke)
         lines = {own: _drawn(strokes, canvas=canvas) >= 0 for own, strokes in pens.items()}
         if self.raster is not None:
@@ -435,8 +441,12 @@ def _loads(data: bytes) -> dict[str, Any] | None:
 
 
 def _light_on_dark(lightness: NDArray[Any]) -> bool:
-    """Border and area vote: paper reaches the border, and there is more paper than ink."""
-    low, high = float(lightness.min()), float(lightness.max())
+    """Border and area vote: paper reaches the border, and there is more paper than ink. A few pixels that are brighter
+    or darker than both have no say.
+    """
+    low, high = np.quantile(lightness, (0.0005, 0.9995))
+    if high - low < 0.1:
+        low, high = lightness.min(), lightness.max()
     dark = lightness < (low + high) / 2
     edge = max(1, min(dark.shape) // 50)
     inner = dark[edge:-edge, edge:-edge]
@@ -446,18 +456,23 @@ def _light_on_dark(lightness: NDArray[Any]) -> bool:
 
 def _ink(marks: NDArray[Any]) -> Float:
     """(H, W) darkness of a drawing on light paper -> ink in [0, 1]: paper is 0, however lit, and a full line is 1."""
-    from scipy import ndimage
-
-    shrink = max(marks.shape) / _MAX_RASTER_SIDE
-    if shrink > 1:
-        if shrink >= 1.5:
-            marks = np.asarray(ndimage.maximum_filter(marks, size=round(shrink)))
-        height, width = (max(MIN_SIDE, round(side / shrink)) for side in marks.shape)
-        marks = np.asarray(Image.fromarray(marks).resize((width, height), Image.Resampling.BOX))
+    marks = _reduced(marks, max(marks.shape) / _MAX_RASTER_SIDE)
     marks = np.maximum(marks - _paper(marks), 0).astype(np.float32)
     certain = marks[marks > 0.06]
     full = float(np.percentile(certain, 90)) if certain.size else 0.0
     return (marks / full).clip(0, 1) if full > 0.08 else np.zeros_like(marks)
+
+
+def _reduced(marks: NDArray[Any], shrink: float) -> NDArray[Any]:
+    """Marks (H, W) at 1 / `shrink` of their size, if that is above 1, thin lines kept."""
+    from scipy import ndimage
+
+    if shrink <= 1:
+        return marks
+    if shrink >= 1.5:
+        marks = np.asarray(ndimage.maximum_filter(marks, size=round(shrink)))
+    height, width = (max(MIN_SIDE, round(side / shrink)) for side in marks.shape)
+    return np.asarray(Image.fromarray(marks).resize((width, height), Image.Resampling.BOX))
 
 
 def _paper(marks: NDArray[Any]) -> Float:

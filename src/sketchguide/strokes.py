@@ -35,7 +35,8 @@ class Stroke:
     Attributes:
         points: (N, 2) float32, x and y in canvas units. Points outside are allowed; what lies off the canvas is not
             drawn. A single point is a dot.
-        width: thickness as a fraction of the canvas's longer side, at most 0.25; None is the default line.
+        width: thickness as a fraction of the picture's longer side, as LINE_WIDTH is, at most 0.25; None is the
+            default line.
         weight: how strongly the stroke binds, ≥ 0; 1 is normal.
         closed: the last point is joined to the first.
     """

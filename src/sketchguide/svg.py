@@ -13,7 +13,7 @@ from xml.parsers import expat
 import numpy as np
 from numpy.typing import NDArray
 
-from sketchguide.errors import SketchError
+from sketchguide.errors import SketchError, SketchguideWarning
 from sketchguide.strokes import LINE_WIDTH, MAX_ASPECT, MAX_POINTS, Points, Stroke, fitted, in_reach, refuse
 
 _MAX_BYTES = 10_000_000
@@ -28,12 +28,29 @@ _QUARTER = 4 / 3 * (math.sqrt(2) - 1)  # where the control points of a cubic Bé
 _GROUPS = frozenset({"svg", "g", "a", "switch"})
 _SHAPES = frozenset({"path", "line", "polyline", "polygon", "rect", "circle", "ellipse"})
 _UNSUPPORTED = frozenset({"use", "image", "foreignObject"})
-_PROPERTIES = frozenset({"stroke", "stroke-width", "fill", "display", "visibility", "opacity", "transform"})
+_PROPERTIES = frozenset(
+    {
+        "stroke",
+        "stroke-width",
+        "stroke-opacity",
+        "fill",
+        "fill-opacity",
+        "display",
+        "visibility",
+        "opacity",
+        "transform",
+        "transform-origin",
+    }
+)
 
-_NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(r"[-+]?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d++)?+")
 _LENGTH = re.compile(rf"\s*({_NUMBER.pattern})\s*([a-zA-Z%]*)\s*")
-_TRANSFORM = re.compile(r"\s*,?\s*([a-zA-Z]+)\s*\(([^()]*)\)")
-_PATH_CHARACTERS = re.compile(r"[MmZzLlHhVvCcSsQqTtAa0-9eE+\-.,\s]*")
+_TRANSFORM = re.compile(r"([a-zA-Z]+) ?\(([^()]*)\)")
+_COMMAND = re.compile(r"([MmZzLlHhVvCcSsQqTtAa])")
+_VALUE = f"({_NUMBER.pattern})"
+_ARC = re.compile(r"[\s,]*+".join(["", *[_VALUE] * 3, "([01])", "([01])", *[_VALUE] * 2]))
+_AT_RULE = re.compile(r"@[^{};]*+(?:;|\{(?:[^{}]*+\{[^{}]*+\})*+[^{}]*+\})")
+_ORIGINS = {"left": "0%", "top": "0%", "center": "50%", "right": "100%", "bottom": "100%"}
 _UNITS = {"": 1.0, "px": 1.0, "pt": 4 / 3, "pc": 16.0, "in": 96.0, "cm": 96 / 2.54, "mm": 9.6 / 2.54, "em": 16.0}
 
 Matrix = NDArray[np.float64]
@@ -61,8 +78,10 @@ def read_svg(source: str | bytes) -> tuple[tuple[Stroke, ...], float]:
     except (expat.ExpatError, LookupError, ValueError) as error:
         reader.refuse(f"this is not well-formed SVG ({error}).")
     if reader.texts:
-        warnings.warn(f"{reader.texts} text element(s) of the SVG drawing are not drawn.", stacklevel=3)
-    return _as_strokes(reader.outlines, canvas=reader.canvas)
+        told = f"{reader.texts} text element(s) of the SVG drawing are not drawn."
+        warnings.warn(told, SketchguideWarning, stacklevel=3)
+    strokes, aspect = _as_strokes(reader.outlines, canvas=reader.canvas)
+    return strokes, reader.aspect or aspect
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +92,9 @@ class _Style:
     viewport: Size
     lined: bool = False
     filled: bool = True
+    line_seen: bool = True
+    fill_seen: bool = True
+    visible: bool = True
     width: float = 1.0
     weight: float = 1.0
 
@@ -101,6 +123,7 @@ class _Reader:
         self.sheet: list[str] | None = None
         self.outlines: list[_Outline] = []
         self.canvas: Box | None = None
+        self.aspect: float | None = None  # of a canvas that is shown stretched
         self.elements = 0
         self.points = 0
         self.texts = 0
@@ -152,12 +175,13 @@ class _Reader:
         self.stack.pop()
         if tag.rpartition(" ")[2] == "style" and self.sheet is not None:
             before, *commented = "".join(self.sheet).split("/*")
-            rules = "".join([before, *(part.partition("*/")[2] for part in commented)]).split("}")
-            self.count(len(rules))
-            for rule in rules:
+            plain = "".join([before, *(part.partition("*/")[2] for part in commented)])
+            for rule in _AT_RULE.sub("", plain).split("}"):
                 selectors, _, body = rule.partition("{")
+                declared = _declarations(body)
+                self.count(1 + selectors.count(","))
                 for selector in selectors.split(","):
-                    self.rules.setdefault(selector.strip(), {}).update(_declarations(body))
+                    self.rules.setdefault(selector.strip(), {}).update(declared)
             self.sheet = None
 
     def count(self, more: int) -> None:
@@ -187,15 +211,22 @@ class _Reader:
         styled = values | self.rules.get(name, {})
         for part in values.get("class", "").split():
             styled |= self.rules.get(f".{part}", {})
+        styled |= self.rules.get(f"#{values.get('id', '')}", {})
         return styled | _declarations(values.get("style", ""))
 
     def inherited(self, parent: _Style, values: Mapping[str, str]) -> _Style | None:
         """The element's own style; None when it is not to be seen."""
-        if values.get("display") == "none" or values.get("visibility") in ("hidden", "collapse"):
+        if values.get("display") == "none":
             return None
         if "opacity" in values and self.length(values["opacity"], 1.0) <= 0:
             return None
         style = parent
+        if values.get("visibility", "inherit") != "inherit":
+            style = replace(style, visible=values["visibility"] == "visible")
+        if values.get("stroke-opacity", "inherit") != "inherit":
+            style = replace(style, line_seen=self.length(values["stroke-opacity"], 1.0) > 0)
+        if values.get("fill-opacity", "inherit") != "inherit":
+            style = replace(style, fill_seen=self.length(values["fill-opacity"], 1.0) > 0)
         if values.get("stroke", "inherit") != "inherit":
             style = replace(style, lined=values["stroke"].strip() not in ("none", "transparent"))
         if values.get("fill", "inherit") != "inherit":
@@ -208,8 +239,20 @@ class _Reader:
                 self.refuse(f"data-weight is {values['data-weight'][:40]!r}; it must be 0 to 1000.")
             style = replace(style, weight=weight)
         if "transform" in values:
-            style = replace(style, matrix=style.matrix @ self.transform(values["transform"]))
+            step = self.transform(values["transform"])
+            if "transform-origin" in values:
+                x, y = self.origin(values["transform-origin"], parent.viewport)
+                step = _affine(1, 0, 0, 1, x, y) @ step @ _affine(1, 0, 0, 1, -x, -y)
+            style = replace(style, matrix=style.matrix @ step)
         return style
+
+    def origin(self, text: str, viewport: Size) -> Point:
+        """The point that a transform leaves where it is."""
+        words = text.split()[:2]
+        if words and (words[0] in ("top", "bottom") or words[-1] in ("left", "right")):
+            words.reverse()
+        across, down = [_ORIGINS.get(word, word) for word in [*words, "center", "center"][:2]]
+        return self.length(across, viewport[0]), self.length(down, viewport[1])
 
     def length(self, text: str, whole: float) -> float:
         """A CSS length in pixels; a percentage is of `whole`."""
@@ -241,6 +284,7 @@ class _Reader:
     def transform(self, text: str) -> Matrix:
         if len(text) > _MAX_TEXT:
             self.refuse("a transform is longer than any drawing needs.")
+        text = " ".join(text.split())  # long blanks would take cubic time
         matrix = np.eye(3)
         if _TRANSFORM.sub("", text).strip(" ,\t\r\n") not in ("", "none"):
             self.refuse(f"the transform {text[:40]!r} cannot be read.")
@@ -280,13 +324,18 @@ class _Reader:
             self.canvas = self.box(values["viewBox"])
         elif len(sides) == 2:
             self.canvas = (0.0, 0.0, sides[0], sides[1])
-        if self.canvas is not None and not 1 / MAX_ASPECT <= self.canvas[2] / self.canvas[3] <= MAX_ASPECT:
-            self.refuse(f"the canvas is {self.canvas[2]:g} × {self.canvas[3]:g}; at most 1:{MAX_ASPECT:g} is allowed.")
+        if self.canvas is not None:
+            width, height = self.canvas[2:]
+            if len(sides) == 2 and values.get("preserveAspectRatio", "").strip() == "none":
+                width, height = sides
+                self.aspect = width / height
+            if not 1 / MAX_ASPECT <= width / height <= MAX_ASPECT:
+                self.refuse(f"the canvas is {width:g} × {height:g}; at most 1:{MAX_ASPECT:g} is allowed.")
         viewport = (100.0, 100.0) if self.canvas is None else self.canvas[2:]
         return self.inherited(_Style(matrix=np.eye(3), viewport=viewport), values)
 
     def nested(self, values: Mapping[str, str], style: _Style) -> _Style:
-        """An inner svg: its viewBox is fitted, centred, into its own rectangle."""
+        """An inner svg: its viewBox is fitted into its own rectangle, as `preserveAspectRatio` says."""
         outer = style.viewport
         sized = {"width": "100%", "height": "100%"} | dict(values)
         x, y, width, height = self.lengths(sized, "x y width height", outer)
@@ -295,17 +344,21 @@ class _Reader:
         if "viewBox" not in values:
             return replace(style, matrix=style.matrix @ _affine(1, 0, 0, 1, x, y), viewport=(width, height))
         left, top, inner_width, inner_height = self.box(values["viewBox"])
-        scale = min(width / inner_width, height / inner_height)
-        x += (width - scale * inner_width) / 2 - scale * left
-        y += (height - scale * inner_height) / 2 - scale * top
-        matrix = style.matrix @ _affine(scale, 0, 0, scale, x, y)
+        across, down = width / inner_width, height / inner_height
+        align, _, rest = values.get("preserveAspectRatio", "xMidYMid").strip().partition(" ")
+        if align != "none":
+            across = down = max(across, down) if rest.strip() == "slice" else min(across, down)
+        shares = {"Min": 0.0, "Max": 1.0}
+        x += (width - across * inner_width) * shares.get(align[1:4], 0.5) - across * left
+        y += (height - down * inner_height) * shares.get(align[5:8], 0.5) - down * top
+        matrix = style.matrix @ _affine(across, 0, 0, down, x, y)
         return replace(style, matrix=matrix, viewport=(inner_width, inner_height))
 
     # -- shapes
 
     def shape(self, name: str, values: Mapping[str, str], style: _Style) -> None:
-        lined = style.lined and style.width > 0
-        if not lined and not style.filled:
+        lined = style.lined and style.line_seen and style.width > 0
+        if not style.visible or not (lined or (style.filled and style.fill_seen)):
             return
         tolerance = None if self.canvas is None else max(self.canvas[2:]) / 1500
         pen = _Pen(style.matrix, tolerance=tolerance, room=MAX_POINTS - self.points, refuse=self.refuse)
@@ -322,20 +375,36 @@ class _Reader:
 
         data = values.get("d", "").strip()
         self.check_list(data)
-        if not _PATH_CHARACTERS.fullmatch(data):
-            self.refuse(f"the path data {data[:40]!r} has characters that path data cannot have.")
-        # fontTools reads neither "5." nor line ends between the values of an arc
-        data = re.sub(r"(\d)\.(?!\d)", r"\1", " ".join(data.split()))
-        if "a" in data or "A" in data:
-            data = re.sub(r"(?<![eE])([-+])", r" \1", data)
-            if any(len(run) > 1000 for run in re.split(r"[ ,a-zA-Z]", data)):  # it would take quadratic time
-                self.refuse("an arc's values run together without end.")
         try:
-            parse_path(data, pen)
+            parse_path(self.plain_path(data), pen)
         except SketchError:
             raise
         except Exception as error:  # the parser promises no particular error
             self.refuse(f"the path data {data[:40]!r} cannot be read: {str(error)[:80]}.")
+
+    def plain_path(self, data: str) -> str:
+        """Path data with its values apart and in the plainest form: fontTools passes over what it does not know, reads
+        neither "5." nor "05", and draws nothing for an arc without a radius, which is a line.
+        """
+        before, *parts = _COMMAND.split(data)
+        plain = [repr(number) for number in self.numbers(before)]
+        for command, text in zip(parts[::2], parts[1::2], strict=True):
+            if command not in "Aa":
+                plain += [command, *map(repr, self.numbers(text))]
+                continue
+            at, text = 0, text.strip(" ,\t\r\n")
+            while at < max(1, len(text)):
+                arc = _ARC.match(text, at)
+                if arc is None:
+                    self.refuse(f"{text[at : at + 40]!r} are not the seven values of an arc.")
+                at = arc.end()
+                rx, ry, turn = (repr(number) for number in self.numbers(" ".join(arc.groups()[:3])))
+                end = [repr(number) for number in self.numbers(" ".join(arc.groups()[5:]))]
+                if float(rx) and float(ry):
+                    plain += [command, rx, ry, turn, arc[4], arc[5], *end]
+                else:
+                    plain += ["L" if command == "A" else "l", *end]
+        return " ".join(plain)
 
     def trace_line(self, values: Mapping[str, str], viewport: Size, pen: _Pen) -> None:
         x1, y1, x2, y2 = self.lengths(values, "x1 y1 x2 y2", viewport)
@@ -458,9 +527,10 @@ class _Pen:
         self.finish(closed=False)
 
     def finish(self, *, closed: bool) -> None:
-        if self.pieces:
+        """The end of a subpath; one that goes nowhere is not drawn."""
+        if sum(map(len, self.pieces)) > 1 or (self.pieces and closed):
             self.paths.append((np.concatenate(self.pieces), closed))
-            self.pieces = []
+        self.pieces = []
 
     def polyline(self, points: Sequence[Point], *, closed: bool) -> None:
         if points:
@@ -471,7 +541,7 @@ class _Pen:
 def _declarations(text: str) -> dict[str, str]:
     """`name: value; …` of a style attribute or rule: those properties that matter here."""
     pairs = (part.partition(":") for part in text.split(";"))
-    return {name.strip(): value.strip() for name, _, value in pairs if name.strip() in _PROPERTIES}
+    return {name.strip(): value.partition("!")[0].strip() for name, _, value in pairs if name.strip() in _PROPERTIES}
 
 
 def _diagonal(viewport: Size) -> float:
