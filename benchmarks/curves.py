@@ -27,7 +27,7 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.cli.environment import hardware
 from sketchguide.evaluation.summary import Row, table
 from sketchguide.extractors import EXTRACTORS
-from sketchguide.loading import fingerprint
+from sketchguide.loading import fingerprint_of_model
 from sketchguide.methods import build_method
 from sketchguide.training.data import Pictures, digest, find_examples, split
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
@@ -72,7 +72,7 @@ def train(backbone: Backbone, pictures: Path, count: int, folder: Path) -> None:
     run = PredictorRun(
         backbone, Pictures(training, size=backbone.default_size), EXTRACTORS["edges"], PredictorTraining()
     )
-    asked = {"training_images": len(training), "pictures": digest(examples), "model": fingerprint(backbone.network)}
+    asked = {"training_images": len(training), "pictures": digest(examples), "model": fingerprint_of_model(backbone)}
     asked["config"] = json.loads(json.dumps(run.config))
     if (folder / "training.json").exists():
         facts = json.loads((folder / "training.json").read_text())

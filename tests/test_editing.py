@@ -198,9 +198,11 @@ def test_a_little_change_is_pulled_too(tiny: Tiny, predictor: LatentPredictor) -
 
 
 def test_what_changes_nothing_is_told(tiny: Tiny, predictor: LatentPredictor) -> None:
-    for name, value in (("attention_scale", 0.5), ("class_scale", 3.0), ("classifier", "parts")):
+    for name, value in (("attention_scale", 0.5), ("class_scale", 3.0), ("classifier", "parts"), ("lora_scale", 0.5)):
         with pytest.warns(SketchguideWarning, match=f"{name} changes nothing without"):
             make(tiny, predictor=predictor, **{name: value})
+    with pytest.warns(SketchguideWarning, match="source_prompt changes nothing"):
+        make(tiny, predictor=predictor, source="noised", source_prompt="a room")
 
 
 def test_bad_input_is_named(tiny: Tiny) -> None:

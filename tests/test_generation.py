@@ -108,6 +108,12 @@ def test_a_recipe_names_what_was_loaded_already(predictor: LatentPredictor, tmp_
     (again,) = [p for p in run(picture.recipe.request) if isinstance(p, Picture)]
     assert np.array_equal(pixels(again.image), pixels(picture.image))
     assert again.made_with == picture.made_with
+    for name in (tmp_path / "lines", str(tmp_path / "lines")):
+        (named,) = generate("a cat", sketch=CROSS, backbone=backbone, predictor=name, seed=1, steps=2, size=SIZE)
+        assert named.request == picture.request
+        assert np.array_equal(pixels(named.image), pixels(picture.image))
+    with pytest.raises(UsageError, match="must be a loaded model"):
+        generate("a cat", backbone="icons-64", seed=1)  # type: ignore[arg-type]
 
 
 def test_a_pipeline_in_a_precision_of_its_own_draws_as_it_is() -> None:

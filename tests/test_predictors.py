@@ -22,6 +22,7 @@ from sketchguide.predictors import (
     PredictorConfig,
     choose_taps,
     encode_noise,
+    is_hub_id,
     token_grid,
 )
 from sketchguide.sampling import sample
@@ -375,6 +376,16 @@ def test_unknown_names_are_refused_before_the_network(
     with pytest.raises(ModelNotFoundError) as caught:
         LatentPredictor.from_pretrained(name)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "name", ["runs/my--edges", "runs/edges.", "runs/-edges", ".runs/edges", "lines/médge", "a/" + "b" * 100]
+)
+def test_folders_that_are_not_there_are_not_taken_for_hub_ids(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ModelNotFoundError, match=f"No (predictor at|folder) {name!r}"):
+        LatentPredictor.from_pretrained(name)
+    assert is_hub_id(name) == (len(name) > 100)  # for its length the hub's own check answers
 
 
 @pytest.mark.parametrize("name", ["someone/edges", "someone/edges-sd-v1.5"])

@@ -24,7 +24,7 @@ def edit(
     *,
     sketch: Sketch | str | Path,
     backbone: Backbone | None = None,
-    predictor: LatentPredictor | None = None,
+    predictor: LatentPredictor | str | Path | None = None,
     seed: int | None = None,
     **settings: Any,
 ) -> list[Picture]:
@@ -52,7 +52,8 @@ def edit(
     backbone = backbone or backbone_for(values)
     values["model"] = backbone.name
     request = prepare(opened, prompt, sketch, backbone, changes=changes, **values)
-    return [event for event in run(request, backbone=backbone, predictor=predictor) if isinstance(event, Picture)]
+    loaded = None if isinstance(predictor, str | Path) else predictor
+    return [event for event in run(request, backbone=backbone, predictor=loaded) if isinstance(event, Picture)]
 
 
 def check(prompt: str, changes: Mapping[str, Any], values: Mapping[str, Any]) -> None:

@@ -19,13 +19,13 @@ from sketchguide.backbones.base import Backbone, Condition
 from sketchguide.controls.base import Guide
 from sketchguide.controls.features import NegativePrompt
 from sketchguide.controls.strengths import Within
-from sketchguide.defaults import ALPHA, ATTENTION_SCALE, CLASS_SCALE, IDENTITY, DType
+from sketchguide.defaults import ALPHA, ATTENTION_SCALE, CLASS_SCALE, IDENTITY, LORA_SCALE, DType
 from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.guidance import controls_of
 from sketchguide.images import carried, from_base64, read_png_text, save_png, to_images, to_tensor
 from sketchguide.inversion import Trajectory, recur
 from sketchguide.levels import Level
-from sketchguide.loading import fingerprint, load_backbone, load_lora, unload_lora
+from sketchguide.loading import fingerprint, fingerprint_of_model, load_backbone, load_lora, unload_lora
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Recipe, Request
 from sketchguide.sampling import Evaluations, Moment, sample
@@ -90,7 +90,7 @@ def generate(
     sketch: Sketch | str | Path | None = None,
     like: Image.Image | str | Path | None = None,
     backbone: Backbone | None = None,
-    predictor: LatentPredictor | None = None,
+    predictor: LatentPredictor | str | Path | None = None,
     seed: int | None = None,
     **settings: Any,
 ) -> list[Picture]:
@@ -98,8 +98,9 @@ def generate(
     With `sketch_loss` they show the thing in `like` (a picture, or a file).
 
     `settings` are the other fields of `Request` (`strength`, `stop`, `steps`, `scale`, `count`, `size`, `model`, …).
-    A `backbone` or `predictor` already loaded is used in place of `model` and `predictor` names; the recipe names where
-    they came from. What has no name, such as a LoRA that is on the backbone, must be there again to repeat a picture.
+    A `backbone` already loaded is used in place of the name `model`, and `predictor` is a name or loaded; the recipe
+    names where they came from. What has no name, such as a LoRA that is on the backbone, must be there again to repeat
+    a picture.
 
     Raises a SketchguideError; warns (SketchguideWarning) of a blank sketch, a prompt cut short and a scale of 1.
     """
@@ -113,19 +114,25 @@ def generate(
         seed=random_seed() if seed is None else seed,
         **settings,
     )
-    return [p for p in run(request, backbone=backbone, predictor=predictor) if isinstance(p, Picture)]
+    loaded = None if isinstance(predictor, str | Path) else predictor
+    return [p for p in run(request, backbone=backbone, predictor=loaded) if isinstance(p, Picture)]
 
 
-def names_of(backbone: Backbone | None, predictor: LatentPredictor | None) -> dict[str, str]:
-    """The fields of a Request that name what is loaded already, as far as it has a name."""
+def names_of(backbone: Backbone | None, predictor: LatentPredictor | str | Path | None) -> dict[str, str]:
+    """The fields of a Request that name these, as far as what is loaded has a name."""
     names: dict[str, str] = {}
+    if isinstance(backbone, str | Path):
+        raise UsageError(
+            f"backbone is {str(backbone)!r}; it must be a loaded model.", hint="Names go to `model`.", field="backbone"
+        )
     if backbone is not None:
         names["model"] = backbone.name
         dtype = str(backbone.dtype).removeprefix("torch.")
         if dtype in get_args(DType):  # a pipeline that was loaded elsewhere may have any
             names["dtype"] = dtype
-    if predictor is not None and predictor.source is not None:
-        names["predictor"] = predictor.source
+    name = predictor if predictor is None or isinstance(predictor, str | Path) else predictor.source
+    if name is not None:
+        names["predictor"] = str(name)
     return names
 
 
@@ -175,7 +182,7 @@ def _carried_out(
     requests = [Request.checked(**{**request.model_dump(), "prompt": prompt}) for prompt in prompts] or [request]
     _warn(requests, sketch, picture, backbone)
     made_with = {"sketchguide": sketchguide.__version__, "torch": torch.__version__, "dtype": str(backbone.dtype)[6:]}
-    made_with |= {"device": backbone.device.type, "model": fingerprint(backbone.network)}
+    made_with |= {"device": backbone.device.type, "model": fingerprint_of_model(backbone)}
     drawing = None if sketch is None else sketch.rasterize(size=size)
     controls = controls_of(request, backbone, drawing, predictor)
     made_with |= controls.made_with
@@ -281,7 +288,7 @@ def _made_again(
     if predictor is not None and fingerprint(predictor) != recipe.made_with.get("predictor"):
         predictor = None
     controls = controls_of(made, backbone, drawing, predictor)
-    found = {"model": fingerprint(backbone.network), **controls.made_with}
+    found = {"model": fingerprint_of_model(backbone), **controls.made_with}
     differing = [name for name, value in found.items() if recipe.made_with.get(name) != value]
     if (made.lora, made.lora_scale) != (request.lora, request.lora_scale):
         differing.append("LoRA")
@@ -441,6 +448,7 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
     idle = {
         "attention": request.attention is not None and sketch is None,
         "attention_scale": request.attention_scale != ATTENTION_SCALE.default and request.attention is None,
+        "lora_scale": request.lora_scale != LORA_SCALE.default and request.lora is None,
         "class_scale": request.class_scale != CLASS_SCALE.default and request.class_name is None,
         "classifier": request.classifier is not None and request.class_name is None,
         "sketch_loss": request.sketch_loss != 0 and sketch is None,
@@ -450,7 +458,7 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
         "identity": request.identity != IDENTITY.default and request.like is None,
         "picture_features": request.picture_features is not None and request.like is None,
     }
-    needs = {"attention": "a sketch", "attention_scale": "attention", "sketch_loss": "a sketch"}
+    needs = {"attention": "a sketch", "attention_scale": "attention", "lora_scale": "lora", "sketch_loss": "a sketch"}
     needs |= {"sketcher": "sketch_loss", "drawing_features": "sketch_loss", "like": "sketch_loss"}
     needs |= {"identity": "like", "picture_features": "like"}
     for name in (name for name, nothing in idle.items() if nothing):
@@ -470,6 +478,8 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
             warn("alpha changes nothing without decay.")
         if layout.decay is not None and request.scale == 1:
             warn("scale is 1: there is no negative prompt to mix the source prompt into.")
+    if request.edit is not None and request.edit.source == "noised" and request.edit.source_prompt:
+        warn("source_prompt changes nothing: a source that is noised is not read.")
     if request.edit is not None and request.edit.source != "noised" and request.count > 1:
         warn("Every picture starts from the source's noise: with most solvers seeds change nothing.")
     if request.scale == 1:

@@ -43,7 +43,7 @@ def controls_of(
     if drawing is not None and not drawing.blank:  # an empty page would pull everything to paper
         predictor = predictor or _predictor(request, backbone)
         if predictor is not None:
-            predictor.check_fits(backbone)
+            predictor.to(backbone.device).check_fits(backbone)
             controls.made_with["predictor"] = fingerprint(predictor)
             controls.guides.append(latent_guide(request, [drawing], backbone, predictor))
         if request.sketch_loss:
@@ -117,7 +117,7 @@ def latent_guide(
         predictor,
         target,
         weight,
-        window=(0.0, end),
+        window=(min(predictor.config.window[0], end), end),
         strength=Proportional(request.strength, request.even),
         every=request.every,
         handover=_within(request, handover),

@@ -6,7 +6,8 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,7 +29,7 @@ from sketchguide.errors import (
     reason_of,
 )
 from sketchguide.predictors import FILE_NAME as PREDICTOR_FILE
-from sketchguide.predictors import LatentPredictor, is_hub_id
+from sketchguide.predictors import LatentPredictor, find_file, is_hub_id
 from sketchguide.weights import opened, read_weights
 
 LORA = "sketchguide"  # the name of the adapter
@@ -255,51 +256,80 @@ def has_predictor(backbone: Backbone) -> bool:
 
 
 def load_lora(backbone: Backbone, name: str | Path, *, scale: float = 1.0) -> Backbone:
-    """Put a LoRA (a folder, a file or a hub id) on the backbone's network, and return the backbone.
+    """Put a LoRA (a folder, a file or a hub id) on the backbone's networks, and return the backbone.
 
     `scale` is the slider between the model as it was (0) and as it was tuned (1): the weights are W + scale * B A, so
-    a picture costs what it always did. One that was loaded here before is replaced; others stay active, at 1.
-    Raises ModelNotFoundError, WeightsError, and MismatchError for a LoRA made for another network.
+    a picture costs what it always did. One that was loaded here before is replaced; others stay as they are.
+    Raises ModelNotFoundError, WeightsError, UsageError where others are fused or switched off, and MismatchError for a
+    LoRA made for another network, which leaves nothing behind.
     """
     pipeline: Any = getattr(backbone, "pipeline", None)
     if pipeline is None or not hasattr(pipeline, "load_lora_weights"):
         raise MismatchError(f"{backbone.name!r} takes no LoRA.", hint="Use a Stable Diffusion model.", field="lora")
     if not math.isfinite(scale):
         raise UsageError(f"lora_scale is {scale}; it must be a number, usually 0 to 1.", field="lora_scale")
-    path = Path(name)
-    file = path / LORA_FILE if path.is_dir() else path
-    if not file.is_file() and not is_hub_id(str(name)):
-        raise ModelNotFoundError(
-            f"No LoRA at {str(name)!r}.", hint=f"Give a folder with {LORA_FILE}, that file, or a hub id.", field="lora"
+    file = find_file(name, LORA_FILE, kind="LoRA", field="lora")
+    read_weights(file, field="lora")  # refuses damage; diffusers reads the file again, for the scales in its header
+    unload_lora(backbone)
+    if any(layer.merged or layer.disable_adapters for _, _, layer in _adapted(pipeline)):
+        raise UsageError(
+            f"The LoRAs that {backbone.name!r} has are fused or switched off, and another one would be too.",
+            hint="Call `unfuse_lora()` and `enable_lora()` on the pipeline, or `unload_lora_weights()`.",
+            field="lora",
         )
-    source: Any = read_weights(file, field="lora")[0] if file.is_file() else str(name)
     try:
-        unload_lora(backbone)
-        others = pipeline.get_active_adapters()
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _beside_others(pipeline, scale):
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-            pipeline.load_lora_weights(source, adapter_name=LORA)
-        pipeline.set_adapters([*others, LORA], [*(1.0 for _ in others), scale])
-    except (ValueError, RuntimeError, KeyError, OSError) as error:
-        reason = reason_of(error)
+            pipeline.load_lora_weights(str(file), adapter_name=LORA, use_safetensors=True)
+        if not any(LORA in names for names in pipeline.get_list_adapters().values()):
+            raise ValueError("it has no weights for any of its networks")
+    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+        unload_lora(backbone)
         raise MismatchError(
-            f"The LoRA {str(name)!r} does not fit {backbone.name!r}: {reason}",
+            f"The LoRA {str(name)!r} does not fit {backbone.name!r}: {reason_of(error)}",
             hint="Use it with the model that it was tuned on.",
             field="lora",
         ) from error
-    backbone.network.eval().requires_grad_(False)
     return backbone
 
 
 def unload_lora(backbone: Backbone) -> None:
     """Take the LoRA that `load_lora` loaded off the backbone, which is then as it was; without one, do nothing."""
-    if LORA not in getattr(backbone.network, "peft_config", {}):
-        return
     pipeline: Any = getattr(backbone, "pipeline", None)
-    if any(set(names) != {LORA} for names in pipeline.get_list_adapters().values()):
-        pipeline.delete_adapters(LORA)
-    else:
-        pipeline.unload_lora_weights()  # the layers too, not only what they hold
+    if pipeline is None:
+        return
+    for _, _, layer in _adapted(pipeline):
+        if LORA in layer.active_adapters:  # else the deletion would make the others trainable
+            layer.set_adapter([name for name in layer.active_adapters if name != LORA], inference_mode=True)
+    pipeline.delete_adapters(LORA)
+    for network, path, layer in _adapted(pipeline):
+        if not any(getattr(layer, name) for name in layer.adapter_layer_names):
+            network.set_submodule(path, layer.get_base_layer())
+
+
+@contextmanager
+def _beside_others(pipeline: Any, scale: float) -> Generator[None]:
+    """Within the block our adapter is loaded, which switches all others off; they are on again after it."""
+    active = {layer: layer.active_adapters for _, _, layer in _adapted(pipeline)}
+    try:
+        yield
+    finally:
+        for _, _, layer in _adapted(pipeline):
+            layer.eval().set_adapter([*active.get(layer, []), LORA], inference_mode=True)
+            layer.set_scale(LORA, scale)
+
+
+def _adapted(pipeline: Any) -> list[tuple[nn.Module, str, Any]]:
+    """The layers that adapters are on: the network that each is in, its path there, and peft's layer."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    networks: list[nn.Module] = [pipeline.unet, pipeline.text_encoder]
+    return [
+        (network, path, layer)
+        for network in networks
+        for path, layer in network.named_modules()
+        if isinstance(layer, BaseTunerLayer)
+    ]
 
 
 def choose_device(device: str) -> torch.device:
@@ -345,6 +375,11 @@ def check_weights(folder: Path) -> None:
     for file in sorted(folder.rglob("*.safetensors")):
         with opened(file, field="model"):
             pass
+
+
+def fingerprint_of_model(backbone: Backbone) -> str:
+    """The `fingerprint` of all networks that the backbone's pictures go through."""
+    return fingerprint(nn.ModuleDict(backbone.networks))
 
 
 def fingerprint(network: nn.Module) -> str:

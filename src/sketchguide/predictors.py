@@ -28,6 +28,7 @@ from sketchguide.weights import read_weights, write_weights
 
 FILE_NAME = "predictor.safetensors"
 NOISE_BANDS = 10
+_PART = r"\w(?:[\w.-]*\w)?"  # of a hub id
 
 # The paper's nine places in SD 1.x, in diffusers' names (input blocks 2, 4, 8; middle 0, 1, 2; output blocks 2, 4, 8):
 # 9280 channels.
@@ -170,7 +171,7 @@ class LatentPredictor(nn.Module):
     @classmethod
     def from_pretrained(cls, source: str | Path) -> LatentPredictor:
         """Load from a folder, a `.safetensors` file or a hub id (`owner/name`); eval mode, frozen, on the CPU."""
-        file = _find(source)
+        file = find_file(source, FILE_NAME, kind="predictor", field="predictor")
         tensors, header = read_weights(file, field="predictor")
         predictor = cls(_read_header(header.get("sketchguide"), file))
         try:
@@ -252,31 +253,35 @@ def _is_block(path: str) -> bool:
 
 
 def is_hub_id(text: str) -> bool:
-    """Whether `text` has the form `owner/name` and cannot be a way out of a folder."""
-    return re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", text) is not None and ".." not in text
+    """Whether `text` has the form `owner/name`, as the hub allows it, and so cannot be a way out of a folder."""
+    return re.fullmatch(rf"{_PART}/{_PART}", text, re.ASCII) is not None and not re.search(r"--|\.\.", text)
 
 
-def _find(source: str | Path) -> Path:
+def find_file(source: str | Path, name: str, *, kind: str, field: str) -> Path:
+    """The weight file `name` of a folder or a hub id (`owner/name`), or `source` itself where that is a file.
+
+    What was fetched before is found without a network. Raises ModelNotFoundError, naming `field`, where there is none;
+    `kind` is what messages call it.
+    """
     path = Path(source)
     if path.is_dir():
-        path = path / FILE_NAME
+        path = path / name
     if path.is_file():
         return path
     text = str(source)
     if is_hub_id(text) and path.suffix not in (".safetensors", ".bin", ".pt", ".pth", ".ckpt"):
         from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         try:
-            return Path(hf_hub_download(text, FILE_NAME))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            return Path(hf_hub_download(text, name))
+        except Exception as error:  # not only its own: those of its HTTP library come through
             raise ModelNotFoundError(
-                f"No folder {text!r} here, and the hub gave no predictor of that name ({type(error).__name__}).",
-                hint="Check the name and the network.",
-                field="predictor",
+                f"No folder {text!r} here, and the hub gave no {kind} of that name ({type(error).__name__}).",
+                hint=f"Check the name and the network; what is looked for there is {name}.",
+                field=field,
             ) from error
     raise ModelNotFoundError(
-        f"No predictor at {text!r}.", hint=f"Give a folder with {FILE_NAME}, that file, or a hub id.", field="predictor"
+        f"No {kind} at {text!r}.", hint=f"Give a folder with {name}, that file, or a hub id.", field=field
     )
 
 

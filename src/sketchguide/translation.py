@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from sketchguide.backbones.base import Backbone
+from sketchguide.defaults import Polarity
 from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.generation import Picture, check_size, names_of, recall, run
 from sketchguide.images import as_rgb, from_ink, open_image, read_file, to_base64, to_images, to_tensor
@@ -32,7 +33,7 @@ def translate(
     drawn: bool | None = None,
     sketch: Sketch | str | Path | None = None,
     backbone: Backbone | None = None,
-    predictor: LatentPredictor | None = None,
+    predictor: LatentPredictor | str | Path | None = None,
     seed: int | None = None,
     **settings: Any,
 ) -> list[Picture]:
@@ -71,7 +72,8 @@ def translate(
     backbone = backbone or backbone_for(values)
     values["model"] = backbone.name
     request = prepare(source, prompts[0], backbone, layout=layout, **values)
-    events = run(request, prompts=prompts, backbone=backbone, predictor=predictor)
+    loaded = None if isinstance(predictor, str | Path) else predictor
+    events = run(request, prompts=prompts, backbone=backbone, predictor=loaded)
     return [event for event in events if isinstance(event, Picture)]
 
 
@@ -107,18 +109,21 @@ def as_made(
     return {"source_prompt": made.prompt, **settings, "made": recipe}, {**same, **values}
 
 
-def open_source(path: str | Path, *, drawn: bool | None = None) -> Image.Image | Sketch:
-    """A picture, or the drawing that the file holds: SVG and ndjson do; a picture where `drawn` says so, None looks."""
+def open_source(path: str | Path, *, drawn: bool | None = None, polarity: Polarity = "auto") -> Image.Image | Sketch:
+    """A picture, or the drawing that the file holds: SVG and ndjson do; a picture where `drawn` says so, None looks.
+
+    `polarity` is that of `Sketch.from_image`.
+    """
     if holds_strokes(read_file(path)):
         if drawn is False:
             raise UsageError(f"{path} holds strokes, no picture.", hint="Take it as a sketch.", field="drawn")
         return Sketch.open(path)
-    return taken(open_image(path), drawn=drawn)
+    return taken(open_image(path), drawn=drawn, polarity=polarity)
 
 
-def taken(image: Image.Image, *, drawn: bool | None = None) -> Image.Image | Sketch:
+def taken(image: Image.Image, *, drawn: bool | None = None, polarity: Polarity = "auto") -> Image.Image | Sketch:
     """`image`, as the drawing that it is: where `drawn` says so, None looks."""
-    return Sketch.from_image(image) if (looks_drawn(image) if drawn is None else drawn) else image
+    return Sketch.from_image(image, polarity=polarity) if (looks_drawn(image) if drawn is None else drawn) else image
 
 
 def prepare(

@@ -2,6 +2,7 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
+from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.errors import UsageError
 from support import Tiny
@@ -74,6 +75,14 @@ def test_taps_are_where_they_say(tiny: Tiny) -> None:
     text = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
     assert taps[text] == (text, 32, None)
     assert "down_blocks.0" not in taps  # a tuple
+
+
+def test_a_network_that_is_told_the_scale_is_refused() -> None:
+    pipeline = tiny_stable_diffusion()
+    pipeline.unet.register_to_config(time_cond_proj_dim=256)
+    with pytest.raises(UsageError, match="distilled") as caught:
+        UNetBackbone(pipeline, name="lcm")
+    assert "LCM-LoRA" in caught.value.hint
 
 
 def test_an_inpainting_network_is_refused(tiny: Tiny) -> None:

@@ -37,6 +37,8 @@ class Backbone(Protocol):
     @property
     def network(self) -> nn.Module: ...  # tap paths are submodule paths into it
     @property
+    def networks(self) -> Mapping[str, nn.Module]: ...  # all that pictures go through, `network` among them
+    @property
     def taps(self) -> Sequence[TapInfo]: ...  # every place that can be read or rewritten
     @property
     def device(self) -> torch.device: ...

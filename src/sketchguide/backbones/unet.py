@@ -42,6 +42,12 @@ class UNetBackbone:
                 hint="Use the plain text-to-image model.",
                 field="model",
             )
+        if pipeline.unet.config.get("time_cond_proj_dim") is not None:
+            raise UsageError(
+                f"{self.name} is distilled for being told the scale, which is not supported.",
+                hint="Use the ordinary model with an LCM-LoRA.",
+                field="model",
+            )
         self.stride: int = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
         self.multiple: int = self.stride * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
         side = pipeline.unet.config.sample_size
@@ -51,6 +57,10 @@ class UNetBackbone:
         self._taps: Sequence[TapInfo] | None = None
         self._alphas = [float(p) ** 0.5 for p in products]
         self._sigmas = [(1 - float(p)) ** 0.5 for p in products]
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {"network": self.network, "autoencoder": self.autoencoder, "text_encoder": self.pipeline.text_encoder}
 
     @property
     def device(self) -> torch.device:

@@ -176,6 +176,10 @@ class Told(ABC):
         return self.inner.network
 
     @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        return self.inner.networks
+
+    @property
     def taps(self) -> Sequence[TapInfo]:
         return self.inner.taps
 
