@@ -43,6 +43,8 @@ class Layers(nn.Module):
 class Toy:
     """A backbone that predicts epsilon with `Layers` and counts the passes begun and ended."""
 
+    dtype = torch.float32
+
     def __init__(self) -> None:
         self.network = Layers()
         self.begun = self.ended = 0

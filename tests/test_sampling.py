@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.controls.base import Step
 from sketchguide.controls.strengths import Proportional
@@ -161,6 +162,42 @@ def test_between_two_pulls_the_walk_is_a_plain_one(tiny: Tiny) -> None:
     levels = tiny().levels(3)
     (again, *_) = sample(tiny(), tiny().describe(["a cat"]), guided[0].latent, levels[1:])
     assert torch.equal(guided[1].latent, again.latent)
+
+
+def test_a_guide_pulls_at_noise_that_it_was_trained_on(tiny: Tiny) -> None:
+    """Progress is a place among the steps; how much noise there is at it, the scheduler decides."""
+
+    @dataclass
+    class Trained(Watch):
+        trained: Window = (0.0, 0.9)
+
+    def times(steps: int, watch: Watch, **scheduler: Any) -> list[float]:
+        walk(tiny(**scheduler), begin(), steps=steps, guides=[watch])
+        return [step.level.time for step in watch.seen]
+
+    spaced = {"timestep_spacing": "leading", "steps_offset": 1}
+    assert times(5, Watch(), **spaced) == [801, 601, 401, 201, 1]
+    assert times(5, Trained(), **spaced) == [801, 601, 401, 201]
+    assert times(5, Trained(trained=(0.3, 0.9)), **spaced) == [601, 401, 201]
+    trailing = {"timestep_spacing": "trailing"}
+    for steps in (1, 4, 7, 10, 30, 50):
+        window = (0.0, 0.9)
+        assert times(steps, Trained(window=window), **trailing) == times(steps, Watch(window=window), **trailing)
+
+
+@pytest.mark.parametrize("factor", [1e-7, 1.0, 1e4])
+def test_small_and_large_gradients_survive_float16(tiny: Tiny, factor: float) -> None:
+    class Scaled(Watch):
+        def loss(self, step: Step) -> Tensor:
+            self.seen.append(step)
+            return factor * step.features[KEY].float().square().flatten(1).mean(dim=1)
+
+    half = UNetBackbone(tiny_stable_diffusion().to(torch.float16), name="half")
+    pulls: list[Tensor] = []
+    for backbone in (tiny(), half):
+        plain, pulled = (walk(backbone, begin(), steps=1, guides=guides)[0].latent for guides in ([], [Scaled()]))
+        pulls.append((pulled - plain).flatten())
+    assert float(torch.nn.functional.cosine_similarity(*pulls, dim=0)) > 0.95
 
 
 @pytest.mark.parametrize("window", [(-0.1, 0.5), (0.6, 0.5), (0.0, 1.1), (float("nan"), 1.0), (0.0, float("nan"))])

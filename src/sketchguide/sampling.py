@@ -10,13 +10,15 @@ import torch
 from torch import Generator, Tensor
 
 from sketchguide.backbones.base import Backbone, Condition
-from sketchguide.controls.base import Guide, Injection, Step, acts_on, of_network
+from sketchguide.controls.base import Guide, Injection, Step, acts_on, of_network, trained_on
 from sketchguide.controls.features import NegativePrompt
 from sketchguide.errors import GuidanceError, UsageError
-from sketchguide.levels import Level, Prediction, is_open
+from sketchguide.levels import Level, Prediction, Window, is_open
 from sketchguide.seeds import noise
 from sketchguide.solvers import DDIM, Solver
 from sketchguide.taps import Rewrite, tapped
+
+_POWERS = (16, 12, 8, 4, 0)  # of two, by which losses are multiplied in float16
 
 
 class Evaluations(NamedTuple):
@@ -77,7 +79,8 @@ def sample(
         return noise(generators, shape, like=latent)
 
     for step, (now, to) in enumerate(pairwise(levels), start=1):
-        pulling = [g for g in guides if is_open(g.window, now) and g.strength and (step - 1) % g.every == 0]
+        due = [g for g in guides if is_open(g.window, now) and g.strength and (step - 1) % g.every == 0]
+        pulling = [g for g in due if _was_trained_at(now, trained_on(g), backbone)]
         injecting = [(acts_on(i), i.rewrites(now)) for i in injections if is_open(i.window, now)]
         rewrites = _merge(table for _, table in injecting)
         prediction, gradients = _look(backbone, condition, latent, now, pulling, rewrites)
@@ -122,7 +125,7 @@ def _look(
                 f"The loss of {type(guide).__name__} does not depend on the latent.",
                 hint="Something in it is detached, or computed without gradients.",
             )
-        (gradient,) = torch.autograd.grad(loss, seen, retain_graph=left > 0)
+        gradient = _gradient(loss, seen, keep=left > 0, dtype=backbone.dtype)
         if not gradient.isfinite().all():
             raise GuidanceError(
                 f"The gradient of {type(guide).__name__} is not finite at step {now.progress:.0%}.",
@@ -131,6 +134,32 @@ def _look(
             )
         gradients.append(gradient)
     return Prediction(prediction.clean.detach(), prediction.noise.detach()), gradients
+
+
+def _gradient(loss: Tensor, seen: Tensor, *, keep: bool, dtype: torch.dtype) -> Tensor:
+    """The gradient (B, C, h, w) of `loss`, whose graph stays where `keep` says so.
+
+    In a network of float16 most of that of a mean would vanish: the loss is multiplied by the highest power of two
+    that does not overflow on the way, and the gradient, which is float32, divided by it.
+    """
+    gradient = seen
+    for power in _POWERS if dtype == torch.float16 else (0,):
+        factor = torch.full_like(loss, 2.0**power)
+        (gradient,) = torch.autograd.grad(loss, seen, factor, retain_graph=keep or power > 0)
+        gradient = gradient / factor
+        if gradient.isfinite().all():
+            break
+    return gradient
+
+
+def _was_trained_at(now: Level, window: Window | None, backbone: Backbone) -> bool:
+    """Whether the noise at `now`, and not only its place among the steps, lies in `window`, but for rounding; None is
+    all noise.
+    """
+    if window is None:
+        return True
+    start, end = window
+    return backbone.level(end + 1e-3).time <= now.time <= backbone.level(start - 1e-3).time
 
 
 def _mixed(backbone: Backbone, latent: Tensor, now: Level, told: Sequence[tuple[Condition, float]]) -> Prediction:

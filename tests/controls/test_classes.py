@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -8,7 +9,7 @@ from torch.nn import functional as F
 from sketchguide.backbones.base import Condition
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.classifiers import ClassifierConfig, LatentClassifier
-from sketchguide.controls.base import Guide
+from sketchguide.controls.base import Guide, trained_on
 from sketchguide.controls.classes import ClassGuide
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.strengths import Score
@@ -99,6 +100,11 @@ def test_alone_it_spares_the_networks_graph(
     walk(backbone, pulled)
     walk(backbone, pulled, drawn)
     assert graphs == [False] * 4 + [True] * 2 + [False] * 2
+
+
+def test_it_says_which_noise_its_classifier_was_trained_on(classifier: LatentClassifier) -> None:
+    narrower = LatentClassifier(replace(classifier.config, window=(0.2, 0.75)))
+    assert trained_on(ClassGuide(narrower, [1], window=(0.3, 0.5))) == (0.2, 0.75)
 
 
 def test_wrong_settings_are_refused(tiny: Tiny, classifier: LatentClassifier) -> None:

@@ -1,17 +1,23 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
 
 from sketchguide.backbones.unet import UNetBackbone
-from sketchguide.controls.base import Step
+from sketchguide.controls.base import Step, trained_on
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.errors import UsageError
+from sketchguide.guidance import controls_of, latent_guide
 from sketchguide.predictors import LatentPredictor
+from sketchguide.request import Request
 from sketchguide.seeds import generators, noise
+from sketchguide.sketch import Sketch
 from sketchguide.taps import tapped
 from support import MakePredictor, Tiny
 
 GRID = (16, 24)
+CROSS = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, 0.8]]])
 
 
 def step_of(backbone: UNetBackbone, predictor: LatentPredictor) -> Step:
@@ -87,6 +93,35 @@ def test_defect_guiding_at_levels_that_training_never_saw(
     with pytest.raises(UsageError, match=r"trained for 0\.2 to 0\.75") as caught:
         LatentGuide(predictor, target(), window=window)
     assert caught.value.field == "stop"
+
+
+def test_a_predictor_of_less_noise_guides_where_it_was_trained(tiny: Tiny, make_predictor: MakePredictor) -> None:
+    drawing = CROSS.rasterize(size=(64, 64))
+    for settings, window in (({}, (0.1, 0.85)), ({"stop": 0.4}, (0.1, 0.4))):
+        request = Request.checked(prompt="", seed=1, **settings)
+        guide = latent_guide(request, [drawing], tiny(), make_predictor(window=(0.1, 0.9)))
+        assert guide.window == window
+    with pytest.raises(UsageError, match=r"trained for 0\.1 to 0\.9") as caught:
+        latent_guide(
+            Request.checked(prompt="", seed=1, stop=0.05), [drawing], tiny(), make_predictor(window=(0.1, 0.9))
+        )
+    assert "between 0.1 and 0.9" in caught.value.hint
+
+
+def test_a_predictor_handed_over_goes_to_the_device_of_the_model(tiny: Tiny, predictor: LatentPredictor) -> None:
+    class Elsewhere(LatentPredictor):
+        def to(self, *asked: Any) -> Any:
+            devices.append(asked)
+            return self
+
+    devices: list[Any] = []
+    controls_of(Request.checked(prompt="", seed=1), tiny(), CROSS.rasterize(size=(64, 64)), Elsewhere(predictor.config))
+    assert devices == [(tiny().device,)]
+
+
+def test_it_says_which_noise_its_predictor_was_trained_on(make_predictor: MakePredictor) -> None:
+    guide = LatentGuide(make_predictor(window=(0.2, 0.75)), target(), window=(0.3, 0.5))
+    assert trained_on(guide) == (0.2, 0.75)
 
 
 def test_a_drawing_of_another_size_is_refused(tiny: Tiny, predictor: LatentPredictor) -> None:

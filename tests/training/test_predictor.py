@@ -215,6 +215,19 @@ def test_defect_batchnorm_statistics_moved_by_scoring(tiny: Tiny, pictures: Pict
         list(run)
 
 
+def test_the_score_encodes_no_more_pictures_than_training_and_is_the_same_for_it(
+    tiny: Tiny, pictures: Pictures
+) -> None:
+    images, captions = pictures.fixed(4)
+    scores: list[float] = []
+    for batch, views, encoded in ((16, 4, [8]), (6, 4, [4, 4]), (2, 2, [2, 2, 2, 2]), (3, 1, [6, 2])):
+        backbone = Recording(tiny())
+        run = PredictorRun(backbone, pictures, Ink(), settings(batch=batch, views=views))
+        scores.append(run.score(images, captions))
+        assert [len(images) for images in backbone.encoded] == encoded
+    assert scores == pytest.approx([scores[0]] * 4, rel=1e-4)
+
+
 def test_views_show_each_picture_at_several_levels(tiny: Tiny, pictures: Pictures) -> None:
     """Five rows of three pictures: each with its own level, noise and caption, encoded and mapped once."""
     backbone = Recording(tiny())

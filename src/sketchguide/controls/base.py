@@ -34,7 +34,9 @@ class Strength(Protocol):
 class Guide(Protocol):
     """Pulls the result: the sampler moves the latent to lower `loss`, one value per image (B,).
 
-    One that has `of_network = False` looks at the latent and the level alone, which spares it the network's graph.
+    One that has `of_network = False` looks at the latent and the level alone, which spares it the network's graph. One
+    that was learnt at some noise levels only says at which in `trained`, the `Backbone.level` progress (from, to) of
+    training, and is not asked at others, whatever the progress at which a scheduler has them.
     """
 
     @property
@@ -64,6 +66,10 @@ class Injection(Protocol):
 
 def of_network(guide: Guide) -> bool:
     return getattr(guide, "of_network", True)
+
+
+def trained_on(guide: Guide) -> Window | None:
+    return getattr(guide, "trained", None)
 
 
 def acts_on(injection: Injection) -> Branches:

@@ -41,13 +41,17 @@ class ClassGuide:
         count = len(self.classifier.config.classes)
         if not self.targets or not all(0 <= target < count for target in self.targets):
             raise UsageError(f"targets is {list(self.targets)}; class numbers are 0 to {count - 1}.", field="class")
-        trained = self.classifier.config.window
-        if self.window[0] < trained[0] or self.window[1] > trained[1]:
+        start, end = self.trained
+        if self.window[0] < start or self.window[1] > end:
             raise UsageError(
                 f"The guide acts from {self.window[0]:g} to {self.window[1]:g} of the steps, but this classifier was "
-                f"trained for {trained[0]:g} to {trained[1]:g}.",
+                f"trained for {start:g} to {end:g}.",
                 field="window",
             )
+
+    @property
+    def trained(self) -> Window:
+        return self.classifier.config.window
 
     @property
     def reads(self) -> Sequence[str]:

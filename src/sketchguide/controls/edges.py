@@ -21,8 +21,9 @@ class LatentGuide:
     `handover` on (progress, 0..1) what the predictor reads off the clean latent that the network predicts; at 1 never.
 
     `target` (B or 1, C, h, w) is the encoded map E(e); `weight` (B or 1, 1, h, w), at least 0, says how strongly each
-    latent pixel binds. `window` must lie within the levels that the predictor was trained on. With `every` above 1 the
-    network mends what the pull has bent in the steps between, and they cost nothing more than plain ones.
+    latent pixel binds. `window` must lie within the levels that the predictor was trained on; where a scheduler spaces
+    its levels otherwise, it does not pull at those outside. With `every` above 1 the network mends what the pull has
+    bent in the steps between, and they cost nothing more than plain ones.
     """
 
     predictor: LatentPredictor
@@ -43,12 +44,12 @@ class LatentGuide:
                 hint="Set handover to 1, or train the predictor again.",
                 field="handover",
             )
-        trained = self.predictor.config.window
-        if self.window[0] < trained[0] or self.window[1] > trained[1]:
+        start, end = self.trained
+        if self.window[0] < start or self.window[1] > end:
             raise UsageError(
                 f"The guide acts from {self.window[0]:g} to {self.window[1]:g} of the steps, but this predictor was "
-                f"trained for {trained[0]:g} to {trained[1]:g}.",
-                hint=f"Stop at {trained[1]:g} at the latest, or train a predictor for less noise.",
+                f"trained for {start:g} to {end:g}.",
+                hint=f"Stop between {start:g} and {end:g}, or train a predictor for other noise.",
                 field="stop",
             )
 
@@ -63,6 +64,10 @@ class LatentGuide:
     def of(self, rows: slice) -> LatentGuide:
         """The guide of some of the pictures that this one, with a target for each, is for."""
         return replace(self, target=self.target[rows], weight=None if self.weight is None else self.weight[rows])
+
+    @property
+    def trained(self) -> Window:
+        return self.predictor.config.window
 
     @property
     def reads(self) -> Sequence[str]:

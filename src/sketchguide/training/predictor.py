@@ -20,7 +20,7 @@ from sketchguide.seeds import generators
 from sketchguide.taps import tapped
 from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Pictures
-from sketchguide.training.run import TrainingRun, add_noise, cosine
+from sketchguide.training.run import Noisy, TrainingRun, add_noise, cosine
 
 SPOILT = 0.4  # noise that clean latents are read through at most: what the network predicts is never quite clean
 
@@ -109,12 +109,16 @@ class PredictorRun(TrainingRun):
         return self.settings.rate * cosine(self.progress)
 
     def loss(self) -> Tensor:
-        images, captions = self.pictures.batch(self.rng, -(-self.settings.batch // self.settings.views))
+        images, captions = self.pictures.batch(self.rng, self._pictures_at_once)
         levels = self._levels(self.settings.batch)
         self.predictor.train()  # no longer than this: BatchNorm must not move elsewhere
         errors = self._error(images, captions, levels, self.rng)
         self.predictor.eval()
         return errors.mean()
+
+    @property
+    def _pictures_at_once(self) -> int:
+        return -(-self.settings.batch // self.settings.views)
 
     def _levels(self, count: int) -> list[Level]:
         start, stop = self.settings.window
@@ -125,36 +129,47 @@ class PredictorRun(TrainingRun):
         """(1 or 2, N) for N `levels`, which the pictures share out in turn: of what is read off the activations and, if
         that is trained, off the clean latents.
         """
-        backbone = self.backbone
         rows = [i % len(images) for i in range(len(levels))]
-        images = images.to(backbone.device)
-        with torch.no_grad():
-            maps = from_ink(self.extractor(images))
-            clean, target = (latents[rows] for latents in backbone.encode(torch.cat([images, maps])).chunk(2))
-            noisy = add_noise(clean, levels, rng)
-            with tapped(backbone.network, self.predictor.config.taps) as features:
-                backbone.run(noisy.latent, noisy.times, backbone.describe([captions[i] for i in rows]))
-        size = (clean.shape[-2], clean.shape[-1])
-        read = [self.predictor.predict_at(features, noisy.times, size)]
+        clean, target = (latents[rows] for latents in self._encoded(images))
+        noisy = add_noise(clean, levels, rng)
+        read = [self._read(noisy, [captions[i] for i in rows])]
         if self.settings.clean_widths:
             amount = SPOILT * torch.rand(len(rows), 1, 1, 1, generator=rng).to(clean)
             read.append(self.predictor.read_clean(clean + amount * noisy.noise))
         return torch.stack([(one - target).square().flatten(1).mean(dim=1) for one in read])
 
     @torch.no_grad()
-    def score(self, images: Tensor, captions: Sequence[str], *, batch: int = 32) -> float:
+    def _encoded(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The latents (B, C, h, w) of pictures (B, 3, H, W), and those of their maps."""
+        images = images.to(self.backbone.device)
+        clean, target = self.backbone.encode(torch.cat([images, from_ink(self.extractor(images))])).chunk(2)
+        return clean, target
+
+    def _read(self, noisy: Noisy, captions: Sequence[str]) -> Tensor:
+        """What the predictor reads off the activations, (B, C, h, w)."""
+        backbone = self.backbone
+        with torch.no_grad(), tapped(backbone.network, self.predictor.config.taps) as features:
+            backbone.run(noisy.latent, noisy.times, backbone.describe(captions))
+        return self.predictor.predict_at(features, noisy.times, (noisy.latent.shape[-2], noisy.latent.shape[-1]))
+
+    @torch.no_grad()
+    def score(self, images: Tensor, captions: Sequence[str]) -> float:
         """Error on held-out pictures as a share of the target's variance: 0 is perfect, 1 knows nothing.
 
-        Of what is read off the activations. (N, 3, H, W) in [-1, 1]; noise and levels are the same at every call.
+        Of what is read off the activations. (N, 3, H, W) in [-1, 1]; noise and levels are the same at every call. It
+        takes no more memory than training does: as many pictures are encoded at once.
         """
         (rng,) = generators([12345])
         start, stop = self.settings.window
-        total = 0.0
-        for first in range(0, len(images), batch):
-            part = images[first : first + batch]
-            spread = torch.linspace(0, 1, len(part) + 2)[1:-1] * (stop - start) + start
-            levels = [self.backbone.level(float(p)) for p in spread]
-            total += float(self._error(part, captions[first : first + batch], levels, rng)[0].sum())
-        targets = self.backbone.encode(from_ink(self.extractor(images.to(self.backbone.device))))
-        variance = (targets - targets.mean(dim=(0, 2, 3), keepdim=True)).square().mean()
-        return total / len(images) / float(variance)
+        spread = torch.linspace(0, 1, len(images) + 2)[1:-1] * (stop - start) + start
+        levels = [self.backbone.level(float(p)) for p in spread]
+        error, targets = 0.0, list[Tensor]()
+        for first in range(0, len(images), self._pictures_at_once):
+            part = slice(first, first + self._pictures_at_once)
+            clean, target = self._encoded(images[part])
+            read = self._read(add_noise(clean, levels[part], rng), captions[part])
+            error += float((read - target).square().flatten(1).mean(dim=1).sum())
+            targets.append(target)
+        wanted = torch.cat(targets)
+        variance = (wanted - wanted.mean(dim=(0, 2, 3), keepdim=True)).square().mean()
+        return error / len(images) / float(variance)
