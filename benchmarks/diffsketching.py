@@ -23,10 +23,10 @@ import torch
 from torch import Tensor
 
 from sketchguide.backbones.unet import UNetBackbone
-from sketchguide.classifiers import load_classifier
+from sketchguide.classifiers import IconClassifier, load_classifier
 from sketchguide.errors import SketchguideError
 from sketchguide.evaluation.classifier import accuracy
-from sketchguide.evaluation.drawings import STYLES, class_map, present, with_article
+from sketchguide.evaluation.drawings import STYLES, class_map, icon_records, present, with_article
 from sketchguide.evaluation.features import load_squeezenet
 from sketchguide.evaluation.similarity import perceptual_distance
 from sketchguide.extractors import EXTRACTORS
@@ -42,8 +42,7 @@ FIRST_SEED = 2 * 10**6  # far from the references and the previews
 
 def references(data: Path, codes: list[str], *, size: tuple[int, int]) -> Tensor:
     """The icons of the class on white, one per style: (R, 3, H, W) in [-1, 1]."""
-    records = json.loads(present(data / "emoji128" / "metadata.json").read_text(encoding="utf-8"))
-    files = {record["style"]: data / record["file"] for record in records if record["unicode"] == codes[0]}
+    files = {one["style"]: data / one["file"] for one in icon_records(data) if one["unicode"] == codes[0]}
     return to_tensor([open_image(files[style]) for style in STYLES if style in files], size=size)
 
 
@@ -55,6 +54,17 @@ def drawings(data: Path, word: str, *, count: int, size: tuple[int, int]) -> Ten
         if one.name == word
     ]
     return torch.stack(found[:count])
+
+
+def known_codes(data: Path, word: str, scorer: IconClassifier) -> list[str]:
+    """The icons of `word` that the classifier knows; exits where there are none."""
+    mapping = class_map(data)
+    if word not in mapping:
+        sys.exit(f"{word!r} is no mapped word; some are: {', '.join(sorted(mapping)[:8])}.")
+    known = [code for code in mapping[word] if code in scorer.classes]
+    if not known:
+        sys.exit(f"The classifier knows no icon of {word!r}; choose another --word.")
+    return known
 
 
 def main() -> None:
@@ -84,9 +94,8 @@ def main() -> None:
 
 
 def measure(options: argparse.Namespace) -> None:
-    mapping = class_map(options.data)
-    if options.word not in mapping:
-        sys.exit(f"{options.word!r} is no mapped word; some are: {', '.join(sorted(mapping)[:8])}.")
+    scorer = load_classifier(options.classifier)
+    codes = known_codes(options.data, options.word, scorer)
     backbone = load_backbone(options.model)
     assert isinstance(backbone, UNetBackbone)
     ink = drawings(options.data, options.word, count=4, size=backbone.default_size)
@@ -104,17 +113,16 @@ def measure(options: argparse.Namespace) -> None:
         rate=options.rate,
         full=options.full,
     )
-    photos = references(options.data, mapping[options.word], size=backbone.default_size)
+    photos = references(options.data, codes, size=backbone.default_size)
     prompt = with_article(options.word)
     run = FineTuneRun(backbone, photos, ink, judges, settings, prompt=prompt)
-    scorer = load_classifier(options.classifier)
     squeezenet = load_squeezenet(options.squeezenet)
     seeds = range(FIRST_SEED, FIRST_SEED + options.seeds)
 
     def score(pictures: Tensor) -> dict[str, float]:
         maps = from_ink(EXTRACTORS["edges"](pictures))
         apart = [perceptual_distance(maps, from_ink(one[None]).expand_as(maps), squeezenet.stages) for one in ink]
-        right = accuracy(scorer(pictures), scorer.accepted([mapping[options.word]] * len(pictures)))
+        right = accuracy(scorer(pictures), scorer.accepted([codes] * len(pictures)))
         return {
             "distance_of_the_judges": run.sketch_distance(pictures),
             "nearest_of_the_judges": run.nearest_distance(pictures),

@@ -28,16 +28,17 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import IconClassifier, load_classifier
 from sketchguide.cli.environment import hardware
 from sketchguide.errors import SketchguideError, UsageError
+from sketchguide.evaluation.alike import fingerprints
 from sketchguide.evaluation.benchmark import TOLERANCE
 from sketchguide.evaluation.classifier import accuracy
 from sketchguide.evaluation.detectors import load_detector
-from sketchguide.evaluation.drawings import class_map, load_set, with_article
+from sketchguide.evaluation.drawings import class_map, icon_records, load_set, with_article
 from sketchguide.evaluation.features import SqueezeNet, load_squeezenet
 from sketchguide.evaluation.metrics import bootstrap_interval, edge_f1
 from sketchguide.evaluation.similarity import perceptual_distance, structure_distance
 from sketchguide.extractors import Extractor
 from sketchguide.images import from_ink, open_image, save_png, sheet, to_images, to_tensor
-from sketchguide.loading import fingerprint
+from sketchguide.loading import fingerprint_of_model
 from sketchguide.methods import Batch, Method, build_method
 from sketchguide.request import Request
 
@@ -94,8 +95,7 @@ class Edit:
 
 def edits_of_pictures(data: Path, known: set[str], *, count: int, size: tuple[int, int]) -> list[Edit]:
     """Colour, style and class of icons on white change in turn; only things that the classifier knows."""
-    records = json.loads((data / "emoji128" / "metadata.json").read_text(encoding="utf-8"))
-    files = {(record["style"], record["unicode"]): data / record["file"] for record in records}
+    files = {(record["style"], record["unicode"]): data / record["file"] for record in icon_records(data)}
     things = [
         (word, tuple(code for code in codes if code in known))
         for word, codes in sorted(class_map(data).items(), key=lambda item: zlib.crc32(f"edit {item[0]}".encode()))
@@ -297,9 +297,9 @@ def run(args: argparse.Namespace) -> None:
     )
     settings = {"steps": args.steps, "scale": args.scale, "seed": args.seed}
     rows = {method: build_method(method, backbone) for method in (*PICTURES.values(), *DRAWINGS.values())}
-    networks = {method: fingerprint(row.network) for method, row in rows.items() if row.network is not None}
     asked = {"pictures": dict(PICTURES), "drawings": dict(DRAWINGS)}
-    check_folder(args.out, {"model": fingerprint(backbone.network), **settings, "rows": asked, "networks": networks})
+    networks = {"model": fingerprint_of_model(backbone), "networks": fingerprints(rows)}
+    check_folder(args.out, {**networks, **settings, "rows": asked})
     request = Request.checked(prompt="", **settings)
     report: dict[str, object] = {"hardware": hardware(backbone.device.type), **settings}
     text = ""

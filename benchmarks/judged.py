@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import load_classifier
-from sketchguide.evaluation.alike import check_alike, made_with
+from sketchguide.evaluation.alike import keep_alike, made_with
 from sketchguide.evaluation.benchmark import Benchmark, Judges
 from sketchguide.evaluation.detectors import load_detector
 from sketchguide.evaluation.drawings import artwork, load_set
@@ -42,8 +42,7 @@ def judged(args: argparse.Namespace, backbone: Backbone, methods: Mapping[str, B
         load_squeezenet(weights / "squeezenet1_0_imagenet.safetensors"),
         artwork(args.shared / "data", size=backbone.default_size),
     )
-    kept = check_alike(args.out, made_with(backbone, request, judges, batch=BATCH), methods)
-    (args.out / "config.json").write_text(kept, encoding="utf-8")
+    keep_alike(args.out, made_with(backbone, request, judges, batch=BATCH), methods)
     benchmark = Benchmark(
         backbone=backbone,
         methods={name: built.method for name, built in methods.items()},

@@ -22,8 +22,8 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.cli.environment import hardware
 from sketchguide.defaults import TRAINING_STEPS
 from sketchguide.extractors import EXTRACTORS
-from sketchguide.loading import fingerprint
-from sketchguide.methods import Built, latent_guidance, text_to_image
+from sketchguide.loading import fingerprint_of_model
+from sketchguide.methods import Built, Trained, latent_guidance, text_to_image
 from sketchguide.predictors import choose_taps
 from sketchguide.training.data import Pictures, digest, find_examples, split
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
@@ -63,7 +63,7 @@ def trained(name: str, settings: PredictorTraining, backbone: Backbone, pictures
     data = Pictures(training, size=size)
     run = PredictorRun(backbone, data, EXTRACTORS["edges"], settings)
     asked = json.loads(
-        json.dumps({**run.config, "pictures": digest(examples), "weights": fingerprint(backbone.network)})
+        json.dumps({**run.config, "pictures": digest(examples), "weights": fingerprint_of_model(backbone)})
     )
     if facts.exists():
         row = json.loads(facts.read_text())
@@ -105,13 +105,13 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     backbone = load_backbone(args.model)
-    methods = {"text": Built(text_to_image, None, {})}
+    methods = {"text": Built(text_to_image)}
     made: dict[str, dict[str, Any]] = {}
     for i, (name, settings) in enumerate(variants(backbone, args.steps)):
         folder = args.out / f"{i}"
         made[name] = trained(name, settings, backbone, args.pictures, folder)
         predictor = LatentPredictor.from_pretrained(folder).to(backbone.device)
-        methods[name] = Built(latent_guidance(predictor), predictor, {})
+        methods[name] = Built(latent_guidance(predictor), (Trained(predictor, {}),))
     rows: list[dict[str, Any]] = []
     for row in judged(args, backbone, methods):
         if row.method in made and row.f1 and row.right:

@@ -14,7 +14,10 @@ from sketchguide.guidance import latent_guide
 from sketchguide.images import from_ink
 from sketchguide.methods import (
     LGP_PNP,
+    METHODS,
     PAPER,
+    PULLING,
+    WALKING,
     Batch,
     Method,
     build_method,
@@ -28,7 +31,7 @@ from sketchguide.predictors import LatentPredictor
 from sketchguide.request import LayoutSettings, Request
 from sketchguide.sketch import SpatialMap
 from sketchguide.sketchers import Sketcher, SketcherConfig
-from support import Tiny
+from support import MakePredictor, Tiny
 
 
 def a_map(size: tuple[int, int], *, at: float) -> SpatialMap:
@@ -99,7 +102,7 @@ def test_settings_of_the_layout_in_a_description(batch: Batch, predictor: Latent
     predictor.save_pretrained(tmp_path)
     described = build_method("pnp:tau_f=0.25,source=noised,branches=conditional", batch.backbone)
     settings = LayoutSettings.checked(tau_f=0.25, source="noised", branches="conditional")
-    assert described.network is None
+    assert described.networks == ()
     assert torch.equal(made(described.method, batch), made(plug_and_play(settings), batch))
     described = build_method(f"lgp-pnp:predictor={tmp_path},tau_a=0.25,steps=3", batch.backbone)
     settings = LayoutSettings.checked(**{**LGP_PNP, "tau_a": 0.25})
@@ -162,13 +165,47 @@ def test_the_sketch_loss_pulls_with_the_parts_named(batch: Batch, tmp_path: Path
     assert torch.equal(off, plain)
 
 
+def test_every_setting_that_a_method_takes_acts(batch: Batch, make_predictor: MakePredictor, tmp_path: Path):
+    make_predictor(clean_widths=(8,)).save_pretrained(tmp_path)
+    Sketcher(SketcherConfig(width=8, blocks=1)).save(tmp_path / "sketcher.safetensors")
+    save_classifier(IconClassifier(("a", "b"), size=32, channels=(8, 16)), tmp_path / "drawing-classifier.safetensors")
+    own = {"lgp": f"predictor={tmp_path}", "sketch-loss": f"sketcher={tmp_path},drawing={tmp_path}"}
+    other = {"strength": 5, "stop": 0.3, "every": 3, "even": 0, "blank": 1, "handover": 1}
+    walking = {"negative": "a dog", "steps": 3, "scale": 1, "solver": "euler"}
+    assert (tuple(other), tuple(walking)) == (PULLING, WALKING)
+    small = Request.checked(prompt="", seed=0, steps=4, scale=3, size=(32, 32))
+    batch = Batch(batch.backbone, small, ["a cat"], [a_map((32, 32), at=0.3)], [5])
+    for name, settings in (("text", walking), ("lgp", other), ("sketch-loss", other)):
+        plain = made(build_method(f"{name}:{own.get(name, '')}", batch.backbone).method, batch)
+        for setting in settings.keys() & {*WALKING, *METHODS[name]}:
+            changed = f"{name}:{own.get(name, '')},{setting}={settings[setting]}"
+            assert not torch.equal(made(build_method(changed, batch.backbone).method, batch), plain), changed
+
+
+def test_the_sketch_loss_brings_two_networks_and_their_records(batch: Batch, tmp_path: Path):
+    Sketcher(SketcherConfig(width=8, blocks=1)).save(tmp_path / "sketcher.safetensors")
+    save_classifier(IconClassifier(("a", "b"), size=32, channels=(8, 16)), tmp_path / "drawing-classifier.safetensors")
+    (tmp_path / "sketcher-report.json").write_text('{"seconds": 3}')
+    (tmp_path / "drawing-classifier-report.json").write_text('{"seconds": 4}')
+    built = build_method(f"sketch-loss:sketcher={tmp_path},drawing={tmp_path}", batch.backbone)
+    sketcher, classifier = built.networks
+    assert isinstance(sketcher.network, Sketcher)
+    assert isinstance(classifier.network, IconClassifier)
+    assert (sketcher.training, classifier.training) == ({"seconds": 3}, {"seconds": 4})
+
+
 @pytest.mark.parametrize(
     ("description", "message"),
     [
         ("magic", "There is no method 'magic'"),
         ("text:fast", "'fast' in 'text:fast' is no setting"),
         ("text:speed=3", "'speed=3' in 'text:speed=3' is no setting"),
-        ("text:strength=x", "strength is 'x'"),
+        ("lgp:strength=x", "strength is 'x'"),
+        ("text:strength=5", "'strength=5' in 'text:strength=5' is no setting of text"),
+        ("sdedit:stop=0.3", "sdedit takes amount, negative, steps, scale, solver"),
+        ("controlnet:strength=0.5", "controlnet takes path, weight, negative"),
+        ("pnp:blank=1", "'blank=1' in 'pnp:blank=1' is no setting of pnp"),
+        ("sketch-loss:even=0", "sketch-loss takes sketcher, drawing, strength, stop, every, negative"),
         ("text:prompt=a", "'prompt=a' in 'text:prompt=a' is no setting"),
         ("lgp:attention=parts", "'attention=parts' in 'lgp:attention=parts' is no setting"),
         ("sketch-attention:path=nowhere", "No sketch-attention at 'nowhere'"),

@@ -2,7 +2,10 @@
 
 import importlib.util
 import json
+import os
+import signal
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -12,6 +15,7 @@ import torch
 from diffusers import ControlNetModel, T2IAdapter, UNet2DConditionModel
 
 from sketchguide.backbones.wrapped import with_controlnet, with_t2i_adapter
+from sketchguide.errors import TrainingError
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.training.data import Pictures, find_examples
 from sketchguide.training.told import ToldRun, ToldTraining
@@ -104,3 +108,70 @@ def test_the_command(
         peers.main()
     assert stopped.value.code == 2
     assert "images was 5, now 4" in capsys.readouterr().err
+
+
+@pytest.fixture
+def peer(
+    peers: ModuleType, tiny: Tiny, boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[Callable[[int], None]], int]:
+    """`peer(after)`: trains a small peer, calling `after` with the number of each step, and returns the exit code."""
+    backbone = tiny()
+    monkeypatch.setattr(backbone, "default_size", (32, 32))
+    monkeypatch.setattr(peers, "load_backbone", lambda *_, **__: backbone)
+    out = str(tmp_path / "peer")
+    command = ["train.py", "t2i-adapter", "--data", str(boxes), "-o", out, "--steps", "3", "--batch", "2"]
+    monkeypatch.setattr(sys, "argv", command)
+    every = peers.ToldRun.__iter__
+
+    def trained(after: Callable[[int], None]) -> int:
+        def steps(run: Any) -> Iterator[Any]:
+            for step in every(run):
+                after(step.step)
+                yield step
+
+        monkeypatch.setattr(peers.ToldRun, "__iter__", steps)
+        try:
+            peers.main()
+        except SystemExit as stopped:
+            return int(stopped.code or 0)
+        return 0
+
+    return trained
+
+
+def saved(folder: Path) -> list[str]:
+    return [one.name for one in (folder / "peer" / "checkpoints").glob("step-*")]
+
+
+def test_a_stopped_peer_is_saved_and_goes_on(
+    peer: Callable[[Callable[[int], None]], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert peer(lambda _: os.kill(os.getpid(), signal.SIGTERM)) == 143
+    assert capsys.readouterr().err.endswith("Stopped. The same command goes on from the last step that is saved.\n")
+    assert saved(tmp_path) == ["step-00000001"]
+    seen: list[int] = []
+    assert peer(seen.append) == 0
+    assert seen == [2, 3]
+
+
+def test_a_peer_that_is_stopped_twice_stops_at_once(
+    peer: Callable[[Callable[[int], None]], int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def twice(_: int) -> None:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert peer(twice) == 143
+    assert "Stopped. The same command goes on" in capsys.readouterr().err
+    assert saved(tmp_path) == []
+
+
+def test_a_peer_whose_training_fails_is_saved_up_to_there(
+    peer: Callable[[Callable[[int], None]], int], tmp_path: Path
+) -> None:
+    def fail(step: int) -> None:
+        if step == 3:
+            raise TrainingError("The loss is not finite.")
+
+    assert peer(fail) == 1
+    assert saved(tmp_path) == ["step-00000003"]

@@ -74,6 +74,23 @@ def test_a_curve_over_training_pictures(
     assert (out / "results.jsonl").read_text() == made
 
 
+def test_a_word_that_the_judge_does_not_know_is_refused_before_the_tuning(
+    study: Study, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_classifier(IconClassifier(("a", "b"), size=32, channels=(8, 8)), tmp_path / "judge.safetensors")
+    options = ["--data", shared / "data", "--parts", tmp_path, "--squeezenet", tmp_path, "--out", tmp_path]
+    tuning = study("diffsketching", *options, "--classifier", tmp_path / "judge.safetensors")
+    monkeypatch.setattr(tuning, "load_backbone", lambda _: pytest.fail("the model is loaded"))
+    with pytest.raises(SystemExit, match="knows no icon of 'duck'; choose another --word"):
+        tuning.main()
+
+
+def test_only_the_icons_that_the_judge_knows_are_asked_for(study: Study, shared: Path) -> None:
+    word, codes = next((word, codes) for word, codes in class_map(shared / "data").items() if len(codes) > 1)
+    judge = IconClassifier((codes[1], "another"), size=32, channels=(8, 8))
+    assert study("diffsketching").known_codes(shared / "data", word, judge) == codes[1:2]
+
+
 def test_predictors_beside_each_other(
     study: Study, options: list[str | Path], boxes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

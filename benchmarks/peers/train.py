@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,8 +30,8 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.wrapped import Told, with_controlnet, with_t2i_adapter
 from sketchguide.cli.environment import hardware
 from sketchguide.cli.report import hush_libraries
-from sketchguide.cli.session import Session
-from sketchguide.cli.signals import StopLater, handling
+from sketchguide.cli.session import Session, until_stopped
+from sketchguide.cli.signals import Stopped, handling, stop_now
 from sketchguide.errors import SketchguideError
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.loading import load_backbone
@@ -102,9 +103,8 @@ def train(args: argparse.Namespace) -> None:
     examples = find_examples(args.data, limit=args.images, seed=args.seed)
     training, held_out = split(examples, seed=args.seed)
     checkpoints = Checkpoints(args.output / "checkpoints", keep=1)
-    stop = StopLater()
     hush_libraries()
-    with checkpoints.lock(), handling(stop):
+    with checkpoints.lock():
         backbone = load_backbone(args.model, device=args.device, dtype="float32")
         pictures = Pictures(training, size=backbone.default_size)
         others = Pictures(held_out, size=backbone.default_size, beside=pictures) if held_out else None
@@ -137,15 +137,9 @@ def train(args: argparse.Namespace) -> None:
             score_every=SCORE_EVERY,
         )
         session.rewind_log()
-        for step in session:
+        for step in until_stopped(session, sys.argv):
             if step % 50 == 0:
                 print(f"step {step} of {run.settings.steps}: {session.figures}", flush=True)
-            if stop.number:
-                break
-        session.save()
-        if stop.number:
-            print(f"Step {run.step} is saved; the same command goes on from there.")
-            raise SystemExit(128 + stop.number)
         held_out_error = None if scored is None else run.score(*scored)
         run.module.eval().save_pretrained(args.output)
         facts = {
@@ -185,9 +179,12 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="start again and replace what is in the folder")
     args = parser.parse_args()
     try:
-        train(args)
+        with handling(stop_now):
+            train(args)
     except SketchguideError as error:
         parser.exit(error.exit_code, f"{parser.prog}: {error}\n")
+    except Stopped as stopped:
+        parser.exit(stopped.exit_code, "Stopped. The same command goes on from the last step that is saved.\n")
 
 
 if __name__ == "__main__":

@@ -151,18 +151,19 @@ LAYOUT = tuple(LayoutSettings.model_fields)
 # LGP draws the lines, so the features may give less: none of this was tuned (benchmarks/edits.py compares).
 LGP_PNP: Mapping[str, Any] = MappingProxyType({**FOR_DRAWINGS, "source": "noised", "branches": "conditional"})
 
-# The settings of the request that every method can have.
-STEERING = ("negative", "strength", "stop", "every", "even", "blank", "handover", "steps", "scale", "solver")
+WALKING = ("negative", "steps", "scale", "solver")  # settings of the request that act in every method
+PULLING = ("strength", "stop", "every", "even", "blank", "handover")  # those that act where LGP pulls
+STEERING = (*WALKING, *PULLING)
 
-# Name -> the options that are its own.
+# Name -> what it takes besides WALKING.
 METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "text": (),
-        "lgp": ("predictor",),
-        "lgp-paper": ("predictor",),
+        "lgp": ("predictor", *PULLING),
+        "lgp-paper": ("predictor", *PULLING),
         "pnp": LAYOUT,
-        "lgp-pnp": ("predictor", *LAYOUT),
-        "sketch-loss": ("sketcher", "drawing"),
+        "lgp-pnp": ("predictor", *LAYOUT, *PULLING),
+        "sketch-loss": ("sketcher", "drawing", "strength", "stop", "every"),
         "sketch-attention": ("path", "weight"),
         "sdedit": ("amount",),
         "controlnet": ("path", "weight"),
@@ -171,97 +172,107 @@ METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 
 
+class Trained(NamedTuple):
+    """A network, and what is on record about its training."""
+
+    network: nn.Module
+    training: Mapping[str, Any]  # training.json beside the network, or the report of a part; empty where it has none
+
+
 class Built(NamedTuple):
-    """A method, the network that it brings along, and what is on record about the training of that."""
+    """A method, and the networks that it brings along."""
 
     method: Method
-    network: nn.Module | None
-    training: Mapping[str, Any]  # training.json beside the network, or the report of a part; empty where it has none
+    networks: tuple[Trained, ...] = ()
 
 
 def build_method(description: str, backbone: Backbone) -> Built:
     """The method that `description` names: `NAME` or `NAME:option=value,option=value`.
 
-    Options are those of STEERING (`lgp:strength=3,stop=0.5`) and those that METHODS lists: `predictor` (shipped name,
-    folder, hub id), `sketcher` and `drawing` (files of `sketchguide component`), `path` (for the peers a folder that
-    diffusers' `from_pretrained` reads, for sketch attention one of `sketchguide component`, or its file), `weight`,
-    `amount`, and for Plug-and-Play the fields of LayoutSettings.
+    Options are those of WALKING (`text:steps=20`) and those that METHODS lists, which act in that method: PULLING
+    (`lgp:strength=3,stop=0.5`), `predictor` (shipped name, folder, hub id), `sketcher` and `drawing` (files of
+    `sketchguide component`), `path` (for the peers a folder that diffusers' `from_pretrained` reads, for sketch
+    attention one of `sketchguide component`, or its file), `weight`, `amount`, and for Plug-and-Play the fields of
+    LayoutSettings.
     Raises UsageError for anything else.
     """
     name, _, rest = description.partition(":")
     if name not in METHODS:
         raise UsageError(f"There is no method {name!r}.", hint=f"Choose from: {', '.join(METHODS)}.", field="method")
+    taken = (*METHODS[name], *WALKING)
     options: dict[str, str] = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
-        if not equals or key.strip() not in (*STEERING, *METHODS[name]):
-            allowed = ", ".join((*METHODS[name], *STEERING))
+        if not equals or key.strip() not in taken:
             raise UsageError(
-                f"{part!r} in {description!r} is no setting.",
-                hint=f"Write option=value, as strength=3. {name} has: {allowed}.",
+                f"{part!r} in {description!r} is no setting of {name}.",
+                hint=f"Write option=value, as steps=20. {name} takes {', '.join(taken)}.",
                 field="method",
             )
         options[key.strip()] = value.strip()
-    own = {key: options.pop(key) for key in METHODS[name] if key in options}
-    settings: dict[str, Any] = {**(PAPER if name == "lgp-paper" else {}), **options}
+    settings = {key: options.pop(key) for key in STEERING if key in options}
+    if name == "lgp-paper":
+        settings = {**PAPER, **settings}
     Request.checked(prompt="", seed=0, **settings)
-    network: nn.Module | None = None
-    record: Path | None = None  # of its training
+    networks: list[Trained] = []
     match name:
         case "text":
             method: Method = text_to_image
         case "lgp" | "lgp-paper":
-            chosen = own.get("predictor") or own_predictor(backbone)
-            network = load_predictor(chosen, backbone)
-            record = _record(chosen)
-            method = latent_guidance(network)
-        case "pnp" | "lgp-pnp":
-            layout: dict[str, Any] = {**(LGP_PNP if name == "lgp-pnp" else FOR_DRAWINGS), **own}
-            layout.pop("predictor", None)
-            if name == "lgp-pnp":
-                chosen = own.get("predictor") or own_predictor(backbone)
-                network = load_predictor(chosen, backbone)
-                record = _record(chosen)
-            method = plug_and_play(LayoutSettings.checked(**layout), network)
+            chosen = options.get("predictor") or own_predictor(backbone)
+            predictor = load_predictor(chosen, backbone)
+            networks.append(Trained(predictor, _record(chosen)))
+            method = latent_guidance(predictor)
+        case "pnp":
+            method = plug_and_play(LayoutSettings.checked(**{**FOR_DRAWINGS, **options}))
+        case "lgp-pnp":
+            chosen = options.pop("predictor", None) or own_predictor(backbone)
+            predictor = load_predictor(chosen, backbone)
+            networks.append(Trained(predictor, _record(chosen)))
+            method = plug_and_play(LayoutSettings.checked(**{**LGP_PNP, **options}), predictor)
         case "sketch-loss":
-            sketcher = find_part(own.get("sketcher"), "sketcher", field="method", model=backbone.name)
-            network = Sketcher.load(sketcher).to(backbone.device)
-            record = _report(sketcher)
-            drawing = find_features(own.get("drawing"), "drawing-classifier", field="method", model=backbone.name)
-            method = likeness(network, load_features(drawing, device=backbone.device))
+            file = find_part(options.get("sketcher"), "sketcher", field="method", model=backbone.name)
+            sketcher = Sketcher.load(file).to(backbone.device)
+            named = find_features(options.get("drawing"), "drawing-classifier", field="method", model=backbone.name)
+            drawing = load_features(named, device=backbone.device)
+            networks += [Trained(sketcher, _report(file)), Trained(drawing.network, _report(Path(named)))]
+            method = likeness(sketcher, drawing)
         case "sketch-attention":
-            file = find_part(own.get("path"), "sketch-attention", field="method")
-            network = SketchAttention.load(file).to(backbone.device, backbone.dtype)
-            record = _report(file)
-            method = sketch_attention(network, _number("weight", own.get("weight", "1")))
+            file = find_part(options.get("path"), "sketch-attention", field="method")
+            attention = SketchAttention.load(file).to(backbone.device, backbone.dtype)
+            networks.append(Trained(attention, _report(file)))
+            method = sketch_attention(attention, _number("weight", options.get("weight", "1")))
         case "sdedit":
-            method = sdedit(_number("amount", own.get("amount", "0.85")))
+            method = sdedit(_number("amount", options.get("amount", "0.85")))
         case _:
             from diffusers import ControlNetModel, T2IAdapter
 
-            weight = _number("weight", own.get("weight", "1"))
+            weight = _number("weight", options.get("weight", "1"))
             kind, make = {"controlnet": (ControlNetModel, controlnet), "t2i-adapter": (T2IAdapter, t2i_adapter)}[name]
-            network = _loaded(kind, own.get("path"), backbone)
-            record = _record(own["path"])
-            method = make(network, weight)
-    training = json.loads(record.read_text(encoding="utf-8")) if record is not None and record.is_file() else {}
+            peer = _loaded(kind, options.get("path"), backbone)
+            networks.append(Trained(peer, _record(options["path"])))
+            method = make(peer, weight)
     if not settings:
-        return Built(method, network, training)
+        return Built(method, tuple(networks))
 
     def with_settings(batch: Batch) -> Iterator[Moment]:
         return method(replace(batch, request=Request.checked(**{**batch.request.model_dump(), **settings})))
 
-    return Built(with_settings, network, training)
+    return Built(with_settings, tuple(networks))
 
 
-def _record(name: str) -> Path:
+def _record(name: str) -> Mapping[str, Any]:
     """`training.json` in the folder called `name`, or in that of the shipped predictor of that name."""
-    return next((one.folder for one in shipped() if one.name == name), Path(name)) / "training.json"
+    return _read(next((one.folder for one in shipped() if one.name == name), Path(name)) / "training.json")
 
 
-def _report(part: Path) -> Path:
+def _report(part: Path) -> Mapping[str, Any]:
     """What `sketchguide component` says of a part, beside it."""
-    return part.with_name(f"{part.stem}-report.json")
+    return _read(part.with_name(f"{part.stem}-report.json"))
+
+
+def _read(record: Path) -> Mapping[str, Any]:
+    return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
 
 
 def _number(name: str, text: str) -> float:

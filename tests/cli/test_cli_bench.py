@@ -98,7 +98,7 @@ def test_a_mistake_beside_fresh_loses_nothing(sketchguide: Run, bench: list[str]
     before = (done[0] / "results.jsonl").read_text()
     result = sketchguide(*bench, "-o", done[0], "--fresh", "--set", "own-blurred")
     assert result.code == 2
-    assert "no perturbation" in result.err
+    assert "There is no set of drawings 'own-blurred'" in result.err
     assert (done[0] / "results.jsonl").read_text() == before
 
 
@@ -133,6 +133,8 @@ def test_a_method_that_never_works_costs_its_own_rows_alone(
         (["--set", "quickdraw", "--data", "nowhere"], "is missing"),
         (["--weights", "nowhere"], "nowhere"),
         (["--classifier", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--set", "icon"], "There is no set of drawings 'icon'"),
+        (["--set", "own", "--set", "own-blurred"], "There is no set of drawings 'own-blurred'"),
         (["--sketches", "0"], "greater than or equal to 1"),
     ],
 )
@@ -140,5 +142,27 @@ def test_bad_input(sketchguide: Run, model: Path, tmp_path: Path, options: list[
     result = sketchguide("bench", "-o", tmp_path / "run", "--model", model, *options, "--method", "text:steps=1")
     assert result.code == 2 if "--weights" not in options and "--classifier" not in options else result.code != 0
     assert message in result.err
-    assert not (tmp_path / "run" / "results.jsonl").exists()
-    assert not (tmp_path / "run" / "config.json").exists()
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_file_for_a_folder_is_wrong_use(sketchguide: Run, bench: list[str], tmp_path: Path):
+    (tmp_path / "README.md").write_text("keep me")
+    result = sketchguide(*bench, "-o", tmp_path / "README.md")
+    assert result.code == 2
+    assert "README.md is a file, not a folder." in result.err
+    assert (tmp_path / "README.md").read_text() == "keep me"
+
+
+def test_what_fresh_cannot_remove_is_named(sketchguide: Run, bench: list[str], tmp_path: Path):
+    (tmp_path / "results.jsonl").mkdir()
+    result = sketchguide(*bench, "--sketches", "1", "-o", tmp_path, "--fresh")
+    assert result.code == 1
+    assert "results.jsonl cannot be removed" in result.err
+
+
+def test_quick_leaves_the_numbers_that_are_given(sketchguide: Run, bench: list[str], tmp_path: Path):
+    options = [*bench[: bench.index("--method") + 2], "--sketches", "1", "--seeds", "2", "--quick"]
+    result = sketchguide(*options, "-o", tmp_path, "--json")
+    assert result.code == 0, result.err
+    lines = [json.loads(line) for line in (tmp_path / "results.jsonl").read_text().splitlines()]
+    assert sorted(one["seed"] for one in lines if one["method"].startswith("text")) == [1000, 11000]

@@ -1,3 +1,4 @@
+import inspect
 import subprocess
 import sys
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 
 import sketchguide as package
+from sketchguide.cli import bench
 from sketchguide.cli.environment import environment
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.request import Checked, EditSettings, LayoutSettings, Request
@@ -18,7 +20,7 @@ Run = Callable[..., Any]
 HELP = """
 import sys
 from sketchguide.cli import main
-EVERY = ("generate", "translate", "edit", "interpolate", "train", "finetune", "component", "models", "env")
+EVERY = ("generate", "translate", "edit", "interpolate", "train", "finetune", "component", "bench", "models", "env")
 for command in ([], *([one] for one in EVERY)):
     assert main([*command, "--help"]) == 0
 assert main(["--version"]) == 0
@@ -34,7 +36,8 @@ def test_help_imports_nothing_heavy():
 
 
 @pytest.mark.parametrize(
-    "command", ["generate", "translate", "edit", "interpolate", "train", "finetune", "component", "models", "env"]
+    "command",
+    ["generate", "translate", "edit", "interpolate", "train", "finetune", "component", "bench", "models", "env"],
 )
 def test_help_shows_examples_first(sketchguide: Run, command: str):
     text = sketchguide(command, "--help").out
@@ -68,6 +71,16 @@ def test_help_of_train_shows_the_true_defaults(sketchguide: Run, monkeypatch: py
     text = sketchguide("train", "--help").out
     assert all(f"default {value}" in text for value in (settings.steps, settings.batch, settings.rate))
     assert all(name in text for name in EXTRACTORS)
+
+
+def test_help_of_bench_shows_the_true_defaults(sketchguide: Run, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    text = sketchguide("bench", "--help").out
+    assert text.count("default 1000") == 1
+    assert "default 0" not in text
+    defaults = {name: one.default for name, one in inspect.signature(bench.command).parameters.items()}
+    assert (defaults["seed"], defaults["sketches"]) == (1000, None)
+    assert f"Default: {bench.SKETCHES}, with --quick {bench.QUICK}." in text
 
 
 def test_env_tells_versions_but_no_secrets(sketchguide: Run, monkeypatch: pytest.MonkeyPatch):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,8 +23,10 @@ from sketchguide.evaluation.benchmark import (
 )
 from sketchguide.evaluation.drawings import Drawing, edges
 from sketchguide.evaluation.features import Look
+from sketchguide.evaluation.metrics import Interval
 from sketchguide.evaluation.perturb import perturb
-from sketchguide.evaluation.summary import Summary, batched_by_drawing, by_drawing, comparison_table, table
+from sketchguide.evaluation.plots import plot
+from sketchguide.evaluation.summary import Row, Summary, batched_by_drawing, by_drawing, comparison_table, table
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.images import open_image
 from sketchguide.levels import Level
@@ -149,6 +152,29 @@ def test_an_interrupted_run_goes_on_where_it_was(tmp_path: Path):
     assert len({r.key for r in read_results(tmp_path)}) == 6
 
 
+@pytest.mark.parametrize("old", [False, True])
+def test_the_picture_of_a_drawing_that_changed_is_made_again(tmp_path: Path, old: bool):
+    calls: list[int] = []
+    list(benchmark(tmp_path, {"text": painter(off, calls)}))
+    if old:  # results of before drawings were kept in mind
+        file = tmp_path / "results.jsonl"
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps({k: v for k, v in r.items() if k != "digest"}) + "\n" for r in lines))
+    changed = [DRAWINGS[0], replace(DRAWINGS[1], ink=DRAWINGS[2].ink), DRAWINGS[2]]
+    results = list(benchmark(tmp_path, {"text": painter(off, calls)}, sets={"squares": changed}))
+    assert calls == ([2, 1] if old else [2, 1, 1])
+    assert len(results) == 6
+    list(benchmark(tmp_path, {"text": painter(off, calls)}, sets={"squares": changed}))
+    assert calls == ([2, 1] if old else [2, 1, 1])
+
+
+def test_more_drawings_keep_what_was_made_of_the_first(tmp_path: Path):
+    calls: list[int] = []
+    list(benchmark(tmp_path, {"text": painter(off, calls)}, sets={"squares": DRAWINGS[:2]}))
+    list(benchmark(tmp_path, {"text": painter(off, calls)}))
+    assert calls == [2, 1]
+
+
 def test_a_picture_that_was_deleted_is_made_again(tmp_path: Path):
     calls: list[int] = []
     list(benchmark(tmp_path, {"text": painter(off, calls)}))
@@ -173,6 +199,49 @@ def test_one_failure_costs_one_row_and_is_tried_anew(tmp_path: Path):
     assert "2 (1 pictures failed)" in table([row])
     mended = [r for r in benchmark(tmp_path, {"text": painter(off), "fragile": painter(off)}) if r.method == "fragile"]
     assert not any(r.error for r in mended)
+
+
+def test_a_batch_that_failed_leaves_the_memory_before_it_is_made_one_by_one(tmp_path: Path):
+    batches: list[weakref.ref[torch.Tensor]] = []
+
+    def greedy(batch: Batch) -> Iterator[Moment]:
+        assert all(one() is None for one in batches), "the failed batch is still there"
+        latents = torch.stack([off(0)] * len(batch.prompts))
+        batches.append(weakref.ref(latents))
+        if len(latents) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        yield Moment(latents.clone(), latents.clone(), Level(0, 1, 0, 1), Evaluations(1, 0))
+
+    assert not any(r.error for r in benchmark(tmp_path, {"text": greedy}))
+    assert len(batches) == 4
+
+
+@pytest.mark.parametrize("letters", [b"\xc3", b"\xe2\x80"])
+def test_a_line_cut_within_a_letter_is_passed_over(tmp_path: Path, letters: bytes):
+    calls: list[int] = []
+    first = list(benchmark(tmp_path, {"text": painter(off, calls)}))
+    with (tmp_path / "results.jsonl").open("ab") as file:
+        file.write(b'{"method": "text", "prompt": "caf' + letters)
+    assert list(benchmark(tmp_path, {"text": painter(off, calls)})) == first
+    assert calls == [2, 1]
+
+
+def test_results_are_kept_in_ascii(tmp_path: Path):
+    drawings = [replace(drawing, prompt="a café") for drawing in DRAWINGS]
+    results = list(benchmark(tmp_path, {"text": painter(off)}, sets={"squares": drawings}))
+    assert (tmp_path / "results.jsonl").read_bytes().isascii()
+    assert read_results(tmp_path) == results
+
+
+def test_every_method_has_its_own_folder_of_pictures(tmp_path: Path):
+    labels = ["lgp:predictor=runs/a", "lgp:predictor=runs_a", "lgp:predictor=runs_b", "lgp_predictor=runs_a"]
+    labels += [f"lgp:predictor={'sehr/lang/' * 40}{end}" for end in "ab"] + ["lgp:predictor=" + "\N{SLOTH}" * 300]
+    list(benchmark(tmp_path, {label: painter(exact) for label in labels}))
+    folders = {folder.name for folder in (tmp_path / "pictures" / "squares").iterdir()}
+    assert len(folders) == len(labels) + 1
+    assert {folder.rpartition("-")[0] for folder in folders} >= {"lgp_predictor=runs_a", "ground_truth"}
+    assert "lgp_predictor=runs_a" in folders
+    assert max(map(len, folders)) == 89
 
 
 def test_a_result_that_is_not_finite_fails(tmp_path: Path):
@@ -314,6 +383,17 @@ def test_by_drawing_leaves_out_what_was_not_measured():
     base = Result(method="m", set="s", drawing="a", prompt="", seed=1, f1=0.5)
     results = [base, replace(base, seed=2, f1=1.0), replace(base, drawing="b", f1=None)]
     assert by_drawing(results, "f1") == {"a": 0.75}
+
+
+def test_plots_are_whole_files_or_named_as_what_cannot_be_written(tmp_path: Path):
+    some = Interval(estimate=0.5, low=0.4, high=0.6)
+    rows = [Row(method="text", set="squares", drawings=3, failed=0, f1=some, right=some)]
+    (file,) = plot(rows, tmp_path)
+    assert open_image(file).size == (540, 480)
+    file.unlink()
+    file.mkdir()
+    with pytest.raises(OutputError, match=r"f1-right\.png is a folder"):
+        plot(rows, tmp_path)
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path):

@@ -9,7 +9,7 @@ from torch import nn
 
 from sketchguide.evaluation.benchmark import Result
 from sketchguide.evaluation.costs import Cost, LiveBytes, cost_table, costs
-from sketchguide.methods import Batch, Built
+from sketchguide.methods import Batch, Built, Trained
 from sketchguide.sampling import Moment
 
 
@@ -58,8 +58,8 @@ def test_costs_are_ratios_to_the_floor():
 
     network = nn.Linear(3, 4)
     built = {
-        "text": Built(nothing, None, {}),
-        "told": Built(nothing, network, {"training_images": 300, "seconds": 61.5}),
+        "text": Built(nothing),
+        "told": Built(nothing, (Trained(network, {"training_images": 300, "seconds": 61.5}),)),
     }
     text, told = costs(built, [*results("text", 2), *results("told", 3)], {"text": 100, "told": 150}, floor="text")
     assert text == Cost(method="text", parameters=0, seconds=1, memory=1)
@@ -68,6 +68,16 @@ def test_costs_are_ratios_to_the_floor():
     (alone,) = costs({"told": built["told"]}, results("told", 3), {"told": 150}, floor=None)
     assert alone.seconds is None
     assert alone.memory is None
+
+
+def test_a_method_costs_what_all_its_networks_cost():
+    sketcher = Trained(nn.Linear(3, 4), {"training_images": 300, "seconds": 60.0})
+    classifier = Trained(nn.Linear(1, 2), {"training_images": 50, "seconds": 1.5})
+    (both,) = costs({"m": Built(nothing, (sketcher, classifier))}, [], {}, floor=None)
+    assert (both.parameters, both.images, both.training_seconds) == (20, 350, 61.5)
+    unknown = Trained(classifier.network, {})
+    (partly,) = costs({"m": Built(nothing, (sketcher, unknown))}, [], {}, floor=None)
+    assert (partly.parameters, partly.images, partly.training_seconds) == (20, None, None)
 
 
 def test_the_figures_of_a_network_never_run_are_dashes():

@@ -1,5 +1,8 @@
 import gzip
 import json
+import shutil
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +11,19 @@ import torch
 from PIL import Image, ImageDraw
 
 from sketchguide.errors import UsageError
-from sketchguide.evaluation.drawings import artwork, edges, held_out, load_set, own_edges, with_article
+from sketchguide.evaluation.drawings import (
+    Drawing,
+    artwork,
+    class_map,
+    edges,
+    held_out,
+    load_set,
+    own_edges,
+    split_name,
+    with_article,
+)
 from sketchguide.evaluation.perturb import PERTURBATIONS
+from sketchguide.sketch import SpatialMap
 from support import Tiny
 
 SIZE = (64, 64)
@@ -100,6 +114,59 @@ def test_unknown_sets_are_refused(data: Path, name: str):
 def test_missing_data_is_named(name: str, tmp_path: Path):
     with pytest.raises(UsageError, match="is missing"):
         load_set(name, tmp_path, count=1, size=SIZE)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"quickdraw word -> emoji unicode (Fluent)": 5}', b"\xff".decode("latin-1")]
+)
+def test_a_damaged_class_map_is_named(text: str, tmp_path: Path):
+    (tmp_path / "class_map.json").write_text(text, encoding="latin-1")
+    with pytest.raises(UsageError, match=r"class_map\.json cannot be read or is damaged"):
+        class_map(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "5", '[{"file": "a.png"}]'])
+def test_damaged_records_of_icons_are_named(text: str, data: Path, tmp_path: Path):
+    shutil.copy(data / "class_map.json", tmp_path)
+    (tmp_path / "emoji128").mkdir()
+    (tmp_path / "emoji128" / "metadata.json").write_text(text)
+    for read in (partial(load_set, "icons", count=1), artwork):
+        with pytest.raises(UsageError, match=r"metadata\.json cannot be read or is damaged"):
+            read(tmp_path, size=SIZE)
+
+
+def test_a_set_without_drawings_is_refused(data: Path, tmp_path: Path):
+    shutil.copy(data / "class_map.json", tmp_path)
+    (tmp_path / "tuberlin" / "unmapped").mkdir(parents=True)
+    with pytest.raises(UsageError, match="has no drawing for the set 'tuberlin'"):
+        load_set("tuberlin-thick", tmp_path, count=1, size=SIZE)
+
+
+def test_a_set_and_the_way_it_is_spoiled():
+    assert split_name("icons") == ("icons", "")
+    assert split_name("icons-thin") == ("icons", "thin")
+    assert split_name("own-thin", ("own",)) == ("own", "thin")
+    with pytest.raises(UsageError, match="There is no set of drawings 'own'"):
+        split_name("own")
+
+
+def test_a_digest_changes_with_all_that_a_drawing_asks_for():
+    def bar(height: int, value: float = 1) -> SpatialMap:
+        ink = np.zeros((16, 16), np.float32)
+        ink[:height] = value
+        return SpatialMap(ink, np.ones_like(ink))
+
+    drawing = Drawing("a", "a cat", bar(3), ("1f34e",))
+    heavy = SpatialMap(bar(3).ink, np.full((16, 16), 2, np.float32))
+    others = [
+        replace(drawing, prompt="a dog"),
+        replace(drawing, answers=()),
+        replace(drawing, ink=bar(4)),
+        replace(drawing, ink=heavy),
+        replace(drawing, meant=bar(4)),
+    ]
+    assert len({one.digest for one in (drawing, *others)}) == 6
+    assert replace(drawing, name="b", ink=bar(3, 1 - 1e-6)).digest == drawing.digest
 
 
 def test_own_edges_need_no_data(tiny: Tiny):

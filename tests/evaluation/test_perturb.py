@@ -82,7 +82,7 @@ def length(points: NDArray[np.float32]) -> float:
 def test_broken_strokes_lose_a_third_of_their_length() -> None:
     zigzag = np.array([(0.1 + 0.8 * (k % 2), 0.02 + 0.96 * k / 40) for k in range(41)])
     (whole,) = Sketch.from_strokes([zigzag], weights=[2]).strokes
-    parts = with_gaps(whole, 1.0, np.random.default_rng(0))
+    parts = with_gaps(whole, np.ones(2), np.random.default_rng(0))
     assert sum(length(part.points) for part in parts) / length(whole.points) == pytest.approx(2 / 3, abs=0.03)
     assert len(parts) == pytest.approx(length(whole.points) / (18 / 64), rel=0.1)
     assert {part.weight for part in parts} == {2}
@@ -117,6 +117,19 @@ def test_broken_lengths_do_not_depend_on_the_aspect_of_the_canvas() -> None:
                 ends = np.flatnonzero(np.diff(line.astype(int)))
                 gaps += [b - a for a, b in pairwise(ends) if not line[a + 1]]
             assert np.mean(gaps) == pytest.approx(12 - 3, abs=1)  # less the ends of the pen
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_gaps_of_a_square_sketch_in_a_wide_map_are_measured_by_the_map(form: str) -> None:
+    whole = LINE.rasterize(size=(128, 64))  # the line has 51 of the 128 pixels
+    gaps: list[int] = []
+    for seed in range(20):
+        spoilt_line = perturb(LINE if form == "strokes" else whole, "broken", size=(128, 64), seed=seed)
+        line = spoilt_line.ink.max(axis=0) >= 0.5
+        ends = np.flatnonzero(np.diff(line.astype(int)))
+        gaps += [b - a for a, b in pairwise(ends) if not line[a + 1]]
+    filled = 3 if form == "strokes" else 0  # by the ends of the pen
+    assert np.mean(gaps) == pytest.approx(12 - filled, abs=1.5)
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
+from sketchguide.cli.session import is_folder
 from sketchguide.defaults import MODEL, SEED
 from sketchguide.errors import OutputError, SketchguideError, UsageError
 
@@ -28,7 +29,8 @@ OWN_PROMPTS = (
     "a red apple", "a cat", "a house", "a car", "an umbrella", "a fish", "a guitar", "a tree", "a key", "a star",
     "a banana", "an airplane",
 )  # fmt: skip
-QUICK = 12
+SKETCHES, QUICK = 200, 12
+FIRST_SEED = SEED._replace(default=1000)
 MEMORY_STEPS = 5  # a walk this short needs as much memory as a long one
 WHAT, MEASURE = "What is compared", "How it is measured"
 
@@ -70,17 +72,33 @@ def command(
         ),
     ] = None,
     sketches: Annotated[
-        int, typer.Option(help="Drawings of each set.", min=1, max=10_000, metavar="N", rich_help_panel=WHAT)
-    ] = 200,
+        int | None,
+        typer.Option(
+            help=f"Drawings of each set. Default: {SKETCHES}, with --quick {QUICK}.",
+            min=1,
+            max=10_000,
+            metavar="N",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
     seeds: Annotated[
         int, typer.Option(help="Pictures of each drawing.", min=1, max=100, metavar="N", rich_help_panel=WHAT)
     ] = 1,
     seed: Annotated[
         int,
-        typer.Option(help=f"Of the first picture: {SEED}.", min=SEED.low, metavar="N", rich_help_panel=WHAT),
-    ] = 1000,
+        typer.Option(
+            help=f"Of the first picture: {FIRST_SEED}.",
+            min=SEED.low,
+            show_default=False,
+            metavar="N",
+            rich_help_panel=WHAT,
+        ),
+    ] = FIRST_SEED.default,
     quick: Annotated[
-        bool, typer.Option("--quick", help=f"{QUICK} drawings of each set, one seed.", rich_help_panel=WHAT)
+        bool,
+        typer.Option(
+            "--quick", help=f"{QUICK} drawings of each set, unless --sketches says how many.", rich_help_panel=WHAT
+        ),
     ] = False,
     data: Annotated[
         Path | None,
@@ -124,7 +142,7 @@ def command(
     sheets and plots too. Stopped or failed, the same command goes on.
     """
     report = Report.of(context, as_json=as_json)
-    count, seeds = (QUICK, 1) if quick else (sketches, seeds)
+    count = sketches or (QUICK if quick else SKETCHES)
     methods = list(dict.fromkeys(method or METHODS))
     names = list(dict.fromkeys(sets or (SETS if data is not None else (OWN,))))
     compare = compare or ("lgp" if "lgp" in methods else methods[-1])
@@ -132,17 +150,19 @@ def command(
         raise UsageError(
             f"--compare {compare} is none of the methods.", hint=f"Choose one of {', '.join(methods)}.", field="compare"
         )
-    if missing := [name for name in names if name.partition("-")[0] != OWN and data is None]:
+    if missing := [name for name in names if name.partition("-")[0] in SETS and data is None]:
         raise UsageError(
             f"The set {missing[0]!r} needs data.", hint=f"Give --data, or --set {OWN}, which needs none.", field="data"
         )
+    is_folder(output)  # or nothing yet, but no file
     with report.progress("{task.fields[what]}") as bar:
         task = bar.add_task("Loading", total=None, what="")
         hush_libraries()
         from sketchguide.cli.environment import hardware
-        from sketchguide.evaluation.alike import check_alike, made_with
+        from sketchguide.evaluation.alike import keep_alike, made_with
         from sketchguide.evaluation.benchmark import Benchmark
         from sketchguide.evaluation.costs import cost_table, costs, peak_memory
+        from sketchguide.evaluation.drawings import split_name
         from sketchguide.evaluation.plots import plot, sheets
         from sketchguide.evaluation.summary import Summary, comparison_table, table
         from sketchguide.loading import load_backbone
@@ -150,19 +170,19 @@ def command(
         from sketchguide.request import Request
         from sketchguide.training.checkpoints import Checkpoints
 
+        kinds = {name: split_name(name, (OWN, *SETS)) for name in names}
         backbone = load_backbone(model, device=device)
         built = {name: build_method(name, backbone) for name in methods}
         judges = _judges(report, backbone, data, weights, classifier)
         request = Request.checked(prompt="", seed=seed, model=backbone.name)
         config = made_with(backbone, request, judges, batch=batch)
+        bar.update(task, description="Drawings")
+        drawings = _drawings(kinds, backbone, data, count)
         with Checkpoints(output).lock():
-            bar.update(task, description="Drawings")
-            drawings = _drawings(names, backbone, data, count)
             if fresh:
-                (output / "results.jsonl").unlink(missing_ok=True)
-                (output / "config.json").unlink(missing_ok=True)
-            kept = check_alike(output, config, built)
-            _write(output / "config.json", kept)
+                _forget(output / "results.jsonl")
+                _forget(output / "config.json")
+            keep_alike(output, config, built)
             benchmark = Benchmark(
                 backbone=backbone,
                 methods={name: method.method for name, method in built.items()},
@@ -227,19 +247,27 @@ def _judges(
     return Judges(load_detector(weights / "tin2.safetensors"), judge, features, reference)
 
 
-def _drawings(names: Sequence[str], backbone: Backbone, data: Path | None, count: int) -> dict[str, Sequence[Drawing]]:
+def _drawings(
+    kinds: Mapping[str, tuple[str, str]], backbone: Backbone, data: Path | None, count: int
+) -> dict[str, Sequence[Drawing]]:
     from sketchguide.evaluation.drawings import load_set, own_edges, spoiled
 
     sets: dict[str, Sequence[Drawing]] = {}
     own: list[Drawing] = []  # made once, however many ways they are spoiled
-    for name in names:
-        base, dash, kind = name.partition("-")
+    for name, (base, kind) in kinds.items():
         if base != OWN and data is not None:
             sets[name] = load_set(name, data, count=count, size=backbone.default_size)
             continue
         own = own or own_edges(backbone, count=count, prompts=OWN_PROMPTS)
-        sets[name] = spoiled(own, kind, size=backbone.default_size) if dash else own
+        sets[name] = spoiled(own, kind, size=backbone.default_size) if kind else own
     return sets
+
+
+def _forget(file: Path) -> None:
+    try:
+        file.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(f"{file} cannot be removed: {error.strerror}.", field="output") from error
 
 
 def _write(file: Path, text: str) -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.errors import UsageError
+from sketchguide.errors import OutputError, UsageError
 from sketchguide.evaluation.benchmark import Judges
 from sketchguide.evaluation.detectors import Detector
-from sketchguide.loading import fingerprint
+from sketchguide.loading import fingerprint, fingerprint_of_model
 from sketchguide.methods import STEERING, Built
 from sketchguide.request import Request
 from sketchguide.training.checkpoints import check_config
@@ -24,7 +24,7 @@ def made_with(backbone: Backbone, request: Request, judges: Judges, *, batch: in
     if judges.classifier is not None:
         named["recognised"] = fingerprint(judges.classifier)
     return {
-        "model": fingerprint(backbone.network),
+        "model": fingerprint_of_model(backbone),
         "seed": request.seed,
         "batch": batch,
         "settings": request.model_dump(include={*STEERING, "size", "model"}),
@@ -32,18 +32,28 @@ def made_with(backbone: Backbone, request: Request, judges: Judges, *, batch: in
     }
 
 
-def check_alike(folder: Path, config: Mapping[str, Any], methods: Mapping[str, Built]) -> str:
-    """What `config.json` in `folder` shall say from now on: `config` and the fingerprint of every method's network so
-    far. UsageError where the folder holds results that were made otherwise."""
+def fingerprints(methods: Mapping[str, Built]) -> dict[str, str]:
+    """Those of the networks that methods bring along, by the method's name, a further one with (2) behind it."""
+    return {
+        name if number == 1 else f"{name} ({number})": fingerprint(one.network)
+        for name, built in methods.items()
+        for number, one in enumerate(built.networks, start=1)
+    }
+
+
+def keep_alike(folder: Path, config: Mapping[str, Any], methods: Mapping[str, Built]) -> None:
+    """Write to `config.json` in `folder` what its results are made with: `config`, and the fingerprints of the networks
+    of every method so far.
+
+    Raises UsageError where the folder holds results that were made otherwise, and OutputError where the file cannot be
+    read or written.
+    """
     file = folder / "config.json"
-    networks = {name: fingerprint(method.network) for name, method in methods.items() if method.network is not None}
-    if file.exists():
-        try:
-            before = json.loads(file.read_text(encoding="utf-8"))
-            earlier: dict[str, str] = before.pop("networks")
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{file} is damaged.", hint="Give --fresh to start again.", field="output") from error
-        check_config(before, config, afresh="--fresh")
+    networks = fingerprints(methods)
+    before = _read(file) if file.exists() else None
+    if before is not None:
+        check_config({key: value for key, value in before.items() if key != "networks"}, config, afresh="--fresh")
+        earlier: dict[str, str] = before["networks"]
         if changed := [name for name, one in networks.items() if earlier.get(name, one) != one]:
             raise UsageError(
                 f"The network of {changed[0]} is another one than that of the results in {folder}.",
@@ -51,4 +61,24 @@ def check_alike(folder: Path, config: Mapping[str, Any], methods: Mapping[str, B
                 field="output",
             )
         networks = {**earlier, **networks}
-    return json.dumps({**config, "networks": networks}, indent=1) + "\n"
+    kept = {**config, "networks": networks}
+    if kept == before:
+        return
+    temporary = file.with_suffix(".part")  # a kill while it is written leaves the old file whole
+    try:
+        temporary.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(file)
+    except OSError as error:
+        raise OutputError(f"{file} cannot be written: {error.strerror}.", field="output") from error
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise OutputError(f"{file} cannot be read: {error.strerror}.", field="output") from error
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("networks"), dict):
+        raise UsageError(f"{file} is damaged.", hint="Give --fresh to start again.", field="output")
+    return found

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Result:
     drawing: str
     prompt: str
     seed: int
+    digest: str = ""  # of the drawing; older results have none
     error: str = ""
     f1: float | None = None
     precision: float | None = None
@@ -66,7 +68,7 @@ class Judges:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Iterate it for results; those that `folder` holds already come first.
+    """Iterate it for results; those that `folder` holds already are taken from there, if they are of the same drawings.
 
     Drawing i of a set has the seeds `request.seed + i`, and 10,000 more for each further one: the same for every
     method. Methods take turns, batch by batch, so that their times compare. A batch that fails is made again one by
@@ -99,7 +101,8 @@ class Benchmark:
                 for label, method in methods:
                     left: list[tuple[Drawing, int]] = []
                     for drawing, seed in jobs[first : first + self.batch]:
-                        if found := done.get((label, set_name, drawing.name, seed)):
+                        found = done.get((label, set_name, drawing.name, seed))
+                        if found is not None and found.digest in ("", drawing.digest):
                             yield found
                         else:
                             left.append((drawing, seed))
@@ -131,17 +134,22 @@ class Benchmark:
     def _measured(
         self, label: str, set_name: str, method: Method | None, jobs: Sequence[tuple[Drawing, int]]
     ) -> list[Result]:
+        def result(job: tuple[Drawing, int], **figures: Any) -> Result:
+            drawing, seed = job
+            named = {"drawing": drawing.name, "prompt": drawing.prompt, "digest": drawing.digest}
+            return Result(method=label, set=set_name, seed=seed, **named, **figures)
+
         started = time.monotonic()
         try:
-            pictures = self._made(method, jobs)
+            pictures, reason = self._made(method, jobs), ""
         except (SketchguideError, RuntimeError, ValueError) as error:
-            if len(jobs) > 1:
-                return [r for job in jobs for r in self._measured(label, set_name, method, [job])]
-            ((drawing, seed),) = jobs
-            reason = f"{type(error).__name__}: {error}"
-            return [
-                Result(method=label, set=set_name, drawing=drawing.name, prompt=drawing.prompt, seed=seed, error=reason)
-            ]
+            pictures, reason = None, f"{type(error).__name__}: {error}"
+        if pictures is None:  # not within `except`, where the error keeps all that the batch had in memory
+            if len(jobs) == 1:
+                return [result(jobs[0], error=reason)]
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            return [r for job in jobs for r in self._measured(label, set_name, method, [job])]
         seconds = (time.monotonic() - started) / len(jobs)
         target = torch.stack([torch.tensor(drawing.lines.ink)[None] for drawing, _ in jobs])
         images = to_images(pictures)
@@ -150,14 +158,9 @@ class Benchmark:
         edges = edge_f1(found, target, tolerance=TOLERANCE * max(target.shape[-2:]))
         distances = chamfer(found, target)
         right = self._right(pictures, [drawing for drawing, _ in jobs])
-        results: list[Result] = []
-        for i, (drawing, seed) in enumerate(jobs):
-            result = Result(
-                method=label,
-                set=set_name,
-                drawing=drawing.name,
-                prompt=drawing.prompt,
-                seed=seed,
+        results = [
+            result(
+                job,
                 f1=float(edges.f1[i]),
                 precision=float(edges.precision[i]),
                 recall=float(edges.recall[i]),
@@ -165,8 +168,10 @@ class Benchmark:
                 right=right[i],
                 seconds=None if method is None else seconds,
             )
-            self._save(images[i], self._file(result))
-            results.append(result)
+            for i, job in enumerate(jobs)
+        ]
+        for image, one in zip(images, results, strict=True):
+            self._save(image, self._file(one))
         return results
 
     def _made(self, method: Method | None, jobs: Sequence[tuple[Drawing, int]]) -> Tensor:
@@ -194,8 +199,7 @@ class Benchmark:
         return right
 
     def _file(self, result: Result) -> Path:
-        method = "".join(c if c.isalnum() or c in "-._=" else "_" for c in result.method)
-        return self.folder / "pictures" / result.set / method / f"{result.drawing}-{result.seed}.png"
+        return self.folder / "pictures" / result.set / folder_of(result.method) / f"{result.drawing}-{result.seed}.png"
 
     def _save(self, image: Image.Image, file: Path) -> None:
         try:
@@ -205,12 +209,12 @@ class Benchmark:
         save_png(image, file)
 
     def _keep(self, results: Sequence[Result]) -> None:
-        text = "".join(json.dumps(asdict(result), ensure_ascii=False) + "\n" for result in results)
+        text = "".join(json.dumps(asdict(result)) + "\n" for result in results)
         try:
             with (self.folder / "results.jsonl").open("a+b") as file:
                 if file.tell() and (file.seek(-1, os.SEEK_END), file.read(1))[1] != b"\n":
                     text = "\n" + text  # a kill cut the last line short
-                file.write(text.encode())
+                file.write(text.encode("ascii"))
         except OSError as error:
             raise OutputError(
                 f"{self.folder / 'results.jsonl'} cannot be written: {error.strerror}.",
@@ -219,12 +223,18 @@ class Benchmark:
             ) from error
 
 
+def folder_of(label: str) -> str:
+    """The name of a method's folder of pictures: unlike that of any other label, and at most 89 letters long."""
+    name = "".join(c if c.isascii() and (c.isalnum() or c in "-._=") else "_" for c in label)[:80]
+    return name if name == label else f"{name}-{sha256(label.encode()).hexdigest()[:8]}"
+
+
 def read_results(folder: Path) -> list[Result]:
     """What `folder` holds so far, the latest of each picture; lines cut short by a kill are passed over."""
     file = folder / "results.jsonl"
     latest: dict[Any, Result] = {}
     try:
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines() if file.exists() else []
     except OSError as error:
         raise OutputError(f"{file} cannot be read: {error.strerror}.", field="output") from error
     for line in lines:

@@ -57,8 +57,8 @@ class Cost:
 
     method: str
     parameters: int  # trained for it
-    images: int | None = None  # trained on
-    training_seconds: float | None = None
+    images: int | None = None  # trained on, those of several networks added up
+    training_seconds: float | None = None  # likewise
     seconds: float | None = None  # per picture, over those of the floor
     memory: float | None = None  # most that lives at once while one picture is made, over that of the floor
 
@@ -87,14 +87,20 @@ def costs(
         rows.append(
             Cost(
                 method=label,
-                parameters=0 if built.network is None else sum(p.numel() for p in built.network.parameters()),
-                images=built.training.get("training_images"),
-                training_seconds=built.training.get("seconds"),
+                parameters=sum(p.numel() for one in built.networks for p in one.network.parameters()),
+                images=_recorded(built, "training_images"),
+                training_seconds=_recorded(built, "seconds"),
                 seconds=sum(own[n] for n in both) / sum(plain[n] for n in both) if both else None,
                 memory=memory[label] / memory[floor] if floor is not None and {floor, label} <= memory.keys() else None,
             )
         )
     return rows
+
+
+def _recorded(built: Built, figure: str) -> Any:
+    """The sum over the networks; None where there is none, or the record of one does not say."""
+    known = [value for one in built.networks if (value := one.training.get(figure)) is not None]
+    return sum(known) if known and len(known) == len(built.networks) else None
 
 
 def cost_table(rows: Sequence[Cost]) -> str:

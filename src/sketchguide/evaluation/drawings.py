@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -51,6 +53,14 @@ class Drawing:
     def lines(self) -> SpatialMap:
         """What a picture should agree with: what was meant, where that is not what was drawn."""
         return self.ink if self.meant is None else self.meant
+
+    @cached_property
+    def digest(self) -> str:
+        """12 hex digits that change with what a picture is asked for or measured by; the last bits do not count."""
+        digest = sha256(json.dumps([self.prompt, self.answers, self.ink.ink.shape]).encode())
+        for values in (self.ink.ink, self.ink.weight, self.lines.ink):
+            digest.update(np.round(values, 2).astype(np.float32).tobytes())
+        return digest.hexdigest()[:12]
 
 
 def quickdraw(data: Path, *, count: int, size: Size) -> list[Drawing]:
@@ -95,9 +105,8 @@ def icons(data: Path, *, count: int, size: Size) -> list[Drawing]:
     """Edge maps of `count` icons whose concepts neither the embedded model nor a predictor has seen (`held_out`):
     one of each concept, styles taking turns, and where these do not suffice further styles of the same concepts."""
     mapped = {code for codes in class_map(data).values() for code in codes}
-    records = json.loads(present(data / "emoji128" / "metadata.json").read_text(encoding="utf-8"))
     by_code: dict[str, list[dict[str, str]]] = {}
-    for record in records:
+    for record in icon_records(data):
         if held_out(record["unicode"], mapped):
             by_code.setdefault(record["unicode"], []).append(record)
     chosen: list[Drawing] = []
@@ -133,8 +142,7 @@ def own_edges(backbone: Backbone, *, count: int, prompts: Sequence[str], seed: i
 def artwork(data: Path, *, size: Size) -> Tensor:
     """The icons of all mapped classes and styles on white, (N, 3, H, W) in [-1, 1]: what realistic pictures are."""
     mapped = {code for codes in class_map(data).values() for code in codes}
-    records = json.loads(present(data / "emoji128" / "metadata.json").read_text(encoding="utf-8"))
-    files = [data / record["file"] for record in records if record["unicode"] in mapped]
+    files = [data / record["file"] for record in icon_records(data) if record["unicode"] in mapped]
     return to_tensor([open_image(file) for file in files], size=size)
 
 
@@ -146,17 +154,32 @@ SETS: Mapping[str, Callable[..., list[Drawing]]] = MappingProxyType(
 def load_set(name: str, data: Path, *, count: int, size: Size) -> list[Drawing]:
     """The set called `name`: one of SETS, or one of them spoiled, such as `quickdraw-broken` (`perturb`).
 
-    Raises UsageError for an unknown name and for data that is not there.
+    Raises UsageError for an unknown name, and for data that is not there, damaged or without a drawing for the set.
+    """
+    base, kind = split_name(name)
+    drawings = SETS[base](data, count=count, size=size)
+    if not drawings:
+        raise UsageError(
+            f"{data} has no drawing for the set {base!r}.",
+            hint="Put drawings of classes there that class_map.json lists.",
+            field="data",
+        )
+    return spoiled(drawings, kind, size=size) if kind else drawings
+
+
+def split_name(name: str, known: Collection[str] = SETS) -> tuple[str, str]:
+    """The set, one of `known`, and how it is spoiled, "" where it is not: `quickdraw-thin` is ("quickdraw", "thin").
+
+    Raises UsageError for an unknown set or way to spoil it.
     """
     base, dash, kind = name.partition("-")
-    if base not in SETS or (dash and kind not in PERTURBATIONS):
+    if base not in known or (dash and kind not in PERTURBATIONS):
         raise UsageError(
             f"There is no set of drawings {name!r}.",
-            hint=f"Choose one of {', '.join(SETS)}, alone or followed by -{', -'.join(PERTURBATIONS)}.",
+            hint=f"Choose one of {', '.join(known)}, alone or followed by -{', -'.join(PERTURBATIONS)}.",
             field="sets",
         )
-    drawings = SETS[base](data, count=count, size=size)
-    return spoiled(drawings, kind, size=size) if dash else drawings
+    return base, kind
 
 
 def spoiled(drawings: Sequence[Drawing], kind: str, *, size: Size) -> list[Drawing]:
@@ -167,9 +190,40 @@ def spoiled(drawings: Sequence[Drawing], kind: str, *, size: Size) -> list[Drawi
 
 
 def class_map(data: Path) -> dict[str, list[str]]:
-    """Quick, Draw! word -> Unicode code points of the icons that show it."""
-    values: dict[str, Any] = json.loads(present(data / "class_map.json").read_text(encoding="utf-8"))
-    return values["quickdraw word -> emoji unicode (Fluent)"]
+    """Quick, Draw! word -> Unicode code points of the icons that show it.
+
+    Raises UsageError for a file that is missing or damaged.
+    """
+    file = data / "class_map.json"
+    try:
+        found: dict[str, list[str]] = _read(file)["quickdraw word -> emoji unicode (Fluent)"]
+        return {word: list(codes) for word, codes in found.items()}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _damaged(file) from error
+
+
+def icon_records(data: Path) -> list[dict[str, str]]:
+    """Of every icon its `file` in `data`, `style`, `unicode` and `name`.
+
+    Raises UsageError for a file that is missing or damaged.
+    """
+    file = data / "emoji128" / "metadata.json"
+    try:
+        return [{key: str(record[key]) for key in ("file", "style", "unicode", "name")} for record in _read(file)]
+    except (KeyError, TypeError) as error:
+        raise _damaged(file) from error
+
+
+def _read(file: Path) -> Any:
+    present(file)
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(file) from error
+
+
+def _damaged(file: Path) -> UsageError:
+    return UsageError(f"{file} cannot be read or is damaged.", hint="Get it again.", field="data")
 
 
 def held_out(code: str, mapped: set[str]) -> bool:

@@ -87,7 +87,9 @@ def with_pen(factor: float) -> Perturbation:
 
 def broken(drawing: Sketch | SpatialMap, size: tuple[int, int], rng: Generator) -> SpatialMap:
     if isinstance(drawing, Sketch):
-        strokes = [part for stroke in drawing.strokes for part in with_gaps(stroke, drawing.aspect, rng)]
+        width, height = size
+        canvas = np.minimum((width, height), (height * drawing.aspect, width / drawing.aspect)) / max(size)
+        strokes = [part for stroke in drawing.strokes for part in with_gaps(stroke, canvas, rng)]
         return replace(drawing, strokes=tuple(strokes)).rasterize(size=size)
     side = max(drawing.ink.shape)
     lines = np.argwhere(thin(drawing.ink >= _INK))
@@ -106,13 +108,12 @@ def broken(drawing: Sketch | SpatialMap, size: tuple[int, int], rng: Generator) 
     return replace(drawing, ink=np.where(paper, 0, drawing.ink))
 
 
-def with_gaps(stroke: Stroke, aspect: float, rng: Generator) -> list[Stroke]:
-    """What is left of a stroke on a canvas of this width / height."""
+def with_gaps(stroke: Stroke, canvas: NDArray[np.float64], rng: Generator) -> list[Stroke]:
+    """What is left of a stroke; `canvas` is its width and height, as fractions of the map's longer side."""
     points = stroke.points.astype(np.float64)
     if stroke.closed:
         points = np.concatenate([points, points[:1]])
-    steps = np.diff(points, axis=0) * np.array([aspect, 1.0]) / max(aspect, 1.0)
-    along = np.concatenate([[0.0], np.linalg.norm(steps, axis=1).cumsum()])
+    along = np.concatenate([[0.0], np.linalg.norm(np.diff(points, axis=0) * canvas, axis=1).cumsum()])
     if along[-1] <= GAP:
         return [stroke]
     parts: list[Stroke] = []

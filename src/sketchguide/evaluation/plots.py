@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from sketchguide.evaluation.benchmark import Benchmark, Result
 from sketchguide.evaluation.summary import Row
@@ -34,7 +36,10 @@ def sheets(benchmark: Benchmark, results: Sequence[Result], folder: Path) -> lis
 
 
 def plot(rows: Sequence[Row], folder: Path) -> list[Path]:
-    """Fidelity (F1) against realism (KID) and against recognition, one picture for each that was measured."""
+    """Fidelity (F1) against realism (KID) and against recognition, one picture for each that was measured.
+
+    Raises OutputError where one cannot be written.
+    """
     from matplotlib.figure import Figure
 
     files: list[Path] = []
@@ -61,6 +66,8 @@ def plot(rows: Sequence[Row], folder: Path) -> list[Path]:
             axis.grid(alpha=0.3)
             axis.legend(fontsize="small")
         file = folder / f"f1-{field}.png"
-        figure.savefig(file, dpi=120)
+        drawn = io.BytesIO()
+        figure.savefig(drawn, dpi=120, format="png")
+        save_png(Image.open(drawn), file)
         files.append(file)
     return files
