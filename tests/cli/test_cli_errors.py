@@ -119,7 +119,8 @@ def test_wrong_use(sketchguide: Run, arguments: list[str], words: str):
         ("none/out.png", 2, "does not exist"),
         ("file.txt/out.png", 2, "is not a folder"),
         ("out.jpg", 2, "does not end in .png"),
-        ("/proc/out.png", 1, "Nothing can be written to /proc"),
+        ("/proc/out.png", 1, "Nothing can be written at /proc"),
+        ("n" * 300 + ".png", 1, "File name too long"),
     ],
 )
 def test_outputs_that_cannot_be_written(sketchguide: Run, tmp_path: Path, output: str, code: int, words: str):
@@ -131,6 +132,15 @@ def test_a_folder_without_permission(tmp_path: Path):
     tmp_path.chmod(0o500)
     if os.access(tmp_path, os.W_OK):
         pytest.skip("this user may write everywhere")
+    with pytest.raises(OutputError, match="Permission denied"):
+        generate.check_output(tmp_path / "a.png")
+
+
+def test_a_folder_that_may_not_be_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def denied(*_: object, **__: object) -> bool:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", denied)
     with pytest.raises(OutputError, match="Permission denied"):
         generate.check_output(tmp_path / "a.png")
 

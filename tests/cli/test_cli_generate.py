@@ -146,6 +146,23 @@ def test_a_blank_sketch_gives_a_picture_and_a_warning(
     assert with_json.err == ""
 
 
+def test_what_is_ink_can_be_said(sketchguide: Run, quick: list[str], trained: tuple[Path, Any], tmp_path: Path):
+    chalk = Image.new("RGB", (64, 64), "white")
+    chalk.paste("black", (2, 2, 62, 62))
+    chalk.paste("white", (20, 20, 44, 22))
+    chalk.save(tmp_path / "chalk.png")
+    more = ["--sketch", tmp_path / "chalk.png", "--predictor", trained[0], "--seed", "1"]
+    made: list[bytes] = []
+    for polarity in ("dark-on-light", "light-on-dark"):
+        path = tmp_path / f"{polarity}.png"
+        assert sketchguide("generate", "a", *quick, *more, "--polarity", polarity, "-o", path).code == 0
+        made.append(Image.open(path).tobytes())
+    assert made[0] != made[1]
+    nothing = sketchguide("generate", "a", *quick, "--polarity", "light-on-dark", "-o", tmp_path / "c.png")
+    assert nothing.code == 2
+    assert "Give --sketch" in nothing.err
+
+
 def test_guidance_options_without_a_drawing_warn(sketchguide: Run, quick: list[str], tmp_path: Path):
     result = sketchguide("generate", "a", *quick, "--strength", "2", "-o", tmp_path / "a.png")
     assert result.err == "Warning: There is no drawing: --strength change nothing.\n"

@@ -25,6 +25,16 @@ def test_a_strip_between_seeds_begins_with_the_first(sketchguide: Run, quickly: 
     assert one.crop(first).tobytes() != one.crop(last).tobytes()
 
 
+def test_what_changes_nothing_is_told(sketchguide: Run, quickly: list[str], tmp_path: Path) -> None:
+    words = ["interpolate", "1", "2", *quickly, "--json", "-o", tmp_path / "a.png"]
+    result = sketchguide(*words, "--lora-scale", "0.5", "--predictor", "nosuch")
+    assert result.code == 0, result
+    told = " ".join(result.json["warnings"])
+    assert "--lora-scale changes nothing" in told
+    assert "--predictor changes nothing" in told
+    assert sketchguide(*words, "--lora-scale", "100").code == 2
+
+
 def test_what_is_not_read_is_told(sketchguide: Run, quickly: list[str], tmp_path: Path) -> None:
     words = ["interpolate", "1", "2", *quickly, "--prompt", "a " * 76 + "the end", "--frames", "2", "--json"]
     result = sketchguide(*words, "-o", tmp_path / "a.png")

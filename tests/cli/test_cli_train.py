@@ -180,6 +180,16 @@ def test_outputs_that_cannot_be_used(sketchguide: Run, training: list[str], trai
     assert [path.name for path in (tmp_path / "done").iterdir()] == ["predictor.safetensors"]
 
 
+@pytest.mark.parametrize("name", ["README.md", "training.json", "log.jsonl"])
+def test_files_of_others_are_not_overwritten(sketchguide: Run, training: list[str], tmp_path: Path, name: str):
+    (tmp_path / name).write_text("mine\n")
+    result = sketchguide(*training, "-o", tmp_path)
+    assert result.code == 2
+    assert f"holds a {name}, which the run would overwrite" in result.err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name).read_text() == "mine\n"
+
+
 def test_ctrl_c_in_a_terminal_saves_the_run(training: list[str], tmp_path: Path):
     folder = tmp_path / "run"
     command = [sys.executable, "-m", "sketchguide.cli", *training, "--steps", "100000", "-o", str(folder)]

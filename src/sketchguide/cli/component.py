@@ -143,7 +143,7 @@ def command(
         given = {name: value for name, value in options.items() if value is not None}
         checkpoints = Checkpoints(output / f"{part}-checkpoints")
         with workplace(checkpoints):
-            latest = earlier(checkpoints, f"{part}.safetensors", report, resume=resume, fresh=fresh)
+            latest = earlier(checkpoints, (f"{part}.safetensors",), report, resume=resume, fresh=fresh)
             trainee = _Trainee(part, model, device, training, scored, given)
             run = trainee.run()
             config = {**run.config, "part": part, "minutes": minutes, "model": trainee.backbone.name}

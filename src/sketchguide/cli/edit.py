@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from sketchguide.cli.generate import Job, carry_out, check_output, given
-from sketchguide.cli.options import INPUT, OutputOption, with_request_options
+from sketchguide.cli.options import INPUT, OutputOption, PolarityOption, with_request_options
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.defaults import AMOUNT, MARGIN, SourceKind
 
@@ -28,6 +28,7 @@ def command(
             rich_help_panel=INPUT,
         ),
     ],
+    polarity: PolarityOption = None,
     output: OutputOption = None,
     as_json: JsonFlag = False,
     amount: Annotated[
@@ -72,7 +73,7 @@ def command(
     """
     report = Report.of(context, as_json=as_json)
     check_output(output)
-    options = given(sketch=None, **options)
+    options = given(sketch=None, polarity=None, **options)
     settings: dict[str, Any] = {
         "amount": amount,
         "margin": margin,
@@ -90,7 +91,7 @@ def command(
         check(prompt, changes, options)  # before the model is loaded
         if source == "generated":
             changes, options = as_made(image, changes, options)
-        opened, drawing = open_image(image), Sketch.open(sketch)
+        opened, drawing = open_image(image), Sketch.open(sketch, polarity=polarity or "auto")
         hush_libraries()
         from sketchguide.seeds import random_seed
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sketchguide.cli.options import FreshOption, ResumeOption
+from sketchguide.cli.options import FreshOption, PolarityOption, ResumeOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.session import Session, check_run, earlier, finite, until_stopped, workplace
 from sketchguide.defaults import MODEL, SCALE, find_dtype
@@ -64,6 +64,7 @@ def command(
     ] = None,
     resume: ResumeOption = False,
     fresh: FreshOption = False,
+    polarity: PolarityOption = None,
     preview_every: Annotated[
         int,
         typer.Option(
@@ -222,7 +223,7 @@ def command(
             style=style,
             seed=seed,
         )
-        sketches = [Sketch.open(path) for path in sketch]
+        sketches = [Sketch.open(path, polarity=polarity or "auto") for path in sketch]
         photos = _opened(photo or [])
         drawer = find_part(sketcher, "sketcher", field="sketcher", model=model)
         seeing = find_features(features, "classifier", field="features", model=model)
@@ -230,7 +231,7 @@ def command(
         checkpoints = Checkpoints(output / "checkpoints")
         with workplace(checkpoints):
             result = "model" if full else LORA_FILE
-            latest = earlier(checkpoints, result, report, resume=resume, fresh=fresh)
+            latest = earlier(checkpoints, (result, "log.jsonl"), report, resume=resume, fresh=fresh)
             backbone = load_backbone(model, device=device, dtype=chosen)
             if not isinstance(backbone, UNetBackbone):
                 raise UsageError(f"{backbone.name!r} cannot be tuned; it is no UNet pipeline.", field="model")

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sketchguide.cli.options import INPUT, OUTPUT, OutputOption, SketchOption, with_request_options
+from sketchguide.cli.options import INPUT, OUTPUT, OutputOption, PolarityOption, SketchOption, with_request_options
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.signals import Stopped
+from sketchguide.defaults import Polarity
 from sketchguide.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ def command(
         str | None, typer.Argument(help="What the picture shows. With --from it may be left out.")
     ] = None,
     sketch: SketchOption = None,
+    polarity: PolarityOption = None,
     source: Annotated[
         Path | None,
         typer.Option(
@@ -68,19 +70,25 @@ def command(
             field="prompt",
         )
     check_output(output)
-    options = given(prompt=prompt, sketch=sketch, **options)
+    if polarity is not None and sketch is None:
+        raise UsageError(
+            "--polarity says what is ink in a drawing, and there is none.", hint="Give --sketch.", field="polarity"
+        )
+    options = given(prompt=prompt, sketch=sketch, polarity=polarity, **options)
     job = _fresh(options) if source is None else _recalled(source, options)
     warn_of_idle(options, report, drawing=job.request.sketch is not None)
     carry_out(job, report, output=output, as_sheet=as_sheet or job.sheet)
 
 
-def given(*, sketch: Path | None, like: Path | None, size: str | None, **options: Any) -> dict[str, Any]:
+def given(
+    *, sketch: Path | None, polarity: Polarity | None, like: Path | None, size: str | None, **options: Any
+) -> dict[str, Any]:
     """The options that were given, as fields of a Request."""
     values = {name: value for name, value in options.items() if value is not None}
     if sketch is not None:
         from sketchguide.sketch import Sketch
 
-        values["sketch"] = Sketch.open(sketch).to_json()
+        values["sketch"] = Sketch.open(sketch, polarity=polarity or "auto").to_json()
     if like is not None:
         from sketchguide.images import carried
 
@@ -223,32 +231,32 @@ def parse_size(text: str) -> tuple[int, int]:
 
 def check_output(path: Path | None) -> None:
     """UsageError or OutputError where a PNG cannot be written at `path`: before the work, not after it."""
-    if path is not None and not path.is_dir() and path.suffix.lower() != ".png":
+    check_writable(path)
+    if path is not None and path.suffix.lower() != ".png":
         raise UsageError(
             f"The output {str(path)!r} does not end in .png.",
             hint="Pictures are written as PNG, which carries what is needed to make them again.",
             field="output",
         )
-    check_writable(path)
 
 
 def check_writable(path: Path | None) -> None:
     """UsageError or OutputError where no file can be written at `path`, None being a name in this folder."""
     folder = Path() if path is None else path.parent
-    if path is not None and path.is_dir():
-        raise UsageError(f"{path} is a folder.", hint=f"Give a file in it: {path / 'picture.png'}.", field="output")
-    if path is not None and path.exists() and not path.is_file():
-        raise UsageError(f"{path} is a device, not a file.", field="output")
-    if not folder.is_dir():
-        what = "is not a folder" if folder.exists() else "does not exist"
-        raise UsageError(f"The folder {folder} {what}.", hint="Create it first.", field="output")
     trial = folder / f".{secrets.token_hex(8)}.part"
     try:
+        if path is not None and path.is_dir():
+            raise UsageError(f"{path} is a folder.", hint=f"Give a file in it: {path / 'picture.png'}.", field="output")
+        if path is not None and path.exists() and not path.is_file():
+            raise UsageError(f"{path} is a device, not a file.", field="output")
+        if not folder.is_dir():
+            what = "is not a folder" if folder.exists() else "does not exist"
+            raise UsageError(f"The folder {folder} {what}.", hint="Create it first.", field="output")
         os.close(os.open(trial, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
         trial.unlink()
     except OSError as error:
         raise OutputError(
-            f"Nothing can be written to {folder.absolute()}: {error.strerror}.",
+            f"Nothing can be written at {folder.absolute() if path is None else path}: {error.strerror}.",
             hint="Choose another folder with -o.",
             field="output",
         ) from error

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sketchguide.cli.generate import check_writable, parse_size
-from sketchguide.cli.options import PredictorOption
+from sketchguide.cli.options import PolarityOption, PredictorOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.defaults import LORA_SCALE, MODEL, SCALE, SEED, STEPS
 from sketchguide.errors import OutputError, UsageError
@@ -44,6 +44,7 @@ def command(
             metavar="FILE",
         ),
     ] = None,
+    polarity: PolarityOption = None,
     frames: Annotated[int, typer.Option(help="How many, both ends included: 2 to 100.", metavar="N")] = 9,
     way: Annotated[
         str, typer.Option(help="spherical, linear (pales in the middle) or trigonometric.", metavar="NAME")
@@ -107,8 +108,9 @@ def command(
         if way not in INTERPOLATIONS:
             raise UsageError(f"There is no way {way!r}.", hint=f"Choose: {', '.join(INTERPOLATIONS)}.", field="way")
         wanted = None if size is None else parse_size(size)
-        drawings = [Sketch.open(path) for path in sketch or []]
-        named = [int(text) if text.isdecimal() else open_source(Path(text)) for text in (first, second)]
+        ink = polarity or "auto"
+        drawings = [Sketch.open(path, polarity=ink) for path in sketch or []]
+        named = [int(text) if text.isdecimal() else open_source(Path(text), polarity=ink) for text in (first, second)]
         ends = [end for end in named if not isinstance(end, Sketch)]
         if drawn := [end for end in named if isinstance(end, Sketch)]:
             if len(drawn) < 2 or drawings:
@@ -128,11 +130,17 @@ def command(
             model=model,
             size=wanted,
             device=device,
+            lora=lora,
+            lora_scale=lora_scale,
             solver="ddim",
         )
         backbone = load_backbone(model, device=device)
         if lora is not None:
             load_lora(backbone, lora, scale=lora_scale)
+        if predictor is not None and not drawings:
+            report.warn("--predictor changes nothing without a drawing.")
+        if lora is None and lora_scale != LORA_SCALE.default:
+            report.warn("--lora-scale changes nothing without --lora.")
         report.warn_of_cut(backbone.describe([prompt]).dropped)
         sides = check_size(wanted or backbone.default_size, backbone)
         maps = [drawing.rasterize(size=sides) for drawing in drawings]

@@ -26,6 +26,7 @@ from sketchguide.defaults import (
     STEPS,
     STOP,
     STRENGTH,
+    Polarity,
 )
 
 INPUT, OUTPUT, GUIDANCE, SAMPLING, MODELS = "Input", "Output", "Guidance", "Sampling", "Model"
@@ -36,6 +37,13 @@ SketchOption = Annotated[
         help="The drawing whose lines to follow: SVG, a picture (PNG, JPEG, WebP, …), Quick, Draw! ndjson.",
         metavar="FILE",
         rich_help_panel=INPUT,
+    ),
+]
+
+PolarityOption = Annotated[
+    Polarity | None,
+    typer.Option(
+        help="Which is ink in a drawing that is a picture. Default auto: it is looked at.", rich_help_panel=INPUT
     ),
 ]
 

@@ -96,8 +96,10 @@ class Session:
         try:
             lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
             kept = [line for line in lines if _logged_step(line) <= self.run.step]
-            if lines:
-                self.log.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            if kept != lines:
+                part = self.log.with_name(f"{self.log.name}.part")
+                part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+                part.replace(self.log)
         except OSError as error:
             raise OutputError(f"{self.log} cannot be written: {error.strerror}.", field="output") from error
 
@@ -152,13 +154,23 @@ def until_stopped(session: Session, arguments: Sequence[str]) -> Generator[int]:
         raise
 
 
+def is_folder(output: Path) -> bool:
+    """Whether there is a folder for results already; UsageError where a file has its name."""
+    try:
+        if not output.exists():
+            return False
+        if output.is_dir():
+            return True
+    except OSError:  # it may not be looked at: writing to it will say why
+        return False
+    raise UsageError(f"{output} is a file, not a folder.", hint="Give a folder for the result.", field="output")
+
+
 @contextmanager
 def workplace(checkpoints: Checkpoints) -> Generator[None]:
     """Hold the lock of the folder; when nothing was saved in it, leave the disk as it was."""
     output = checkpoints.folder.parent
-    existed = output.exists()
-    if existed and not output.is_dir():
-        raise UsageError(f"{output} is a file, not a folder.", hint="Give a folder for the result.", field="output")
+    existed = is_folder(output)
     with checkpoints.lock():
         try:
             yield
@@ -181,12 +193,15 @@ def check_run(*, resume: bool, fresh: bool, minutes: float | None, seed: int) ->
         raise UsageError(f"seed is {seed}; it must lie in {SEED.low}..{SEED.high}.", field="seed")
 
 
-def earlier(checkpoints: Checkpoints, result: str, report: Report, *, resume: bool, fresh: bool) -> Checkpoint | None:
+def earlier(
+    checkpoints: Checkpoints, files: Sequence[str], report: Report, *, resume: bool, fresh: bool
+) -> Checkpoint | None:
     """The checkpoint that a run goes on from, None if it starts at the beginning.
 
-    UsageError where the folder holds a run, or the file `result` of one, and neither flag says what to do with it.
+    UsageError where the folder holds a run, or one of the `files` that a run writes, the result first, and neither flag
+    says what to do with it.
     """
-    output, latest = checkpoints.folder.parent, checkpoints.latest()
+    output, latest, result = checkpoints.folder.parent, checkpoints.latest(), files[0]
     if resume:
         if latest is None and (output / result).exists():
             raise UsageError(
@@ -205,8 +220,8 @@ def earlier(checkpoints: Checkpoints, result: str, report: Report, *, resume: bo
             hint="Give --resume to go on with it, --fresh to start again, or another folder.",
             field="output",
         )
-    if (output / result).exists():
-        what = Path(result).stem
+    for name in (name for name in files if (output / name).exists()):
+        what = Path(name).stem if name == result else f"{name}, which the run would overwrite"
         raise UsageError(
             f"{output} holds a {what}.", hint="Give --fresh to replace it, or another folder.", field="output"
         )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 DATA, OUTPUT, TRAINING, MODELS = "Data", "Output", "Training", "Model"
 SCORED = 32  # held-out pictures that are scored
+FILES = ("predictor.safetensors", "README.md", "training.json", "log.jsonl")
 
 
 def command(
@@ -159,7 +160,7 @@ def command(
         training, held_out = split(examples, seed=asked.seed)
         checkpoints = Checkpoints(output / "checkpoints")
         with workplace(checkpoints):
-            latest = earlier(checkpoints, "predictor.safetensors", report, resume=resume, fresh=fresh)
+            latest = earlier(checkpoints, FILES, report, resume=resume, fresh=fresh)
             backbone = load_backbone(model, device=device, dtype=chosen)
             pictures = Pictures(training, size=backbone.default_size)
             others = Pictures(held_out, size=backbone.default_size, beside=pictures) if held_out else None

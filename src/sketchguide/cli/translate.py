@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from sketchguide.cli.generate import Job, carry_out, check_output, given, warn_of_idle
-from sketchguide.cli.options import INPUT, OutputOption, SketchOption, with_request_options
+from sketchguide.cli.options import INPUT, OutputOption, PolarityOption, SketchOption, with_request_options
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.defaults import ALPHA, NEAR, RECURRENCE, SHARE, TAU_A, TAU_F, Branches, Decay, SourceKind, Start
 
@@ -32,6 +32,7 @@ def command(
         ),
     ] = None,
     sketch: SketchOption = None,
+    polarity: PolarityOption = None,
     output: OutputOption = None,
     as_json: JsonFlag = False,
     source: Annotated[
@@ -136,7 +137,7 @@ def command(
     """
     report = Report.of(context, as_json=as_json)
     check_output(output)
-    options = given(sketch=sketch, **options)
+    options = given(sketch=sketch, polarity=polarity, **options)
     settings: dict[str, Any] = {
         "source": source,
         "source_prompt": source_prompt,
@@ -161,7 +162,7 @@ def command(
         if source == "generated":
             layout, options = as_made(image, layout, options)
             kind = kind or "picture"  # what sketchguide made is one, whatever it looks like
-        opened = open_source(image, drawn=None if kind is None else kind == "sketch")
+        opened = open_source(image, drawn=None if kind is None else kind == "sketch", polarity=polarity or "auto")
         hush_libraries()
         from sketchguide.seeds import random_seed
 
