@@ -271,7 +271,7 @@ def load_lora(backbone: Backbone, name: str | Path, *, scale: float = 1.0) -> Ba
     file = find_file(name, LORA_FILE, kind="LoRA", field="lora")
     read_weights(file, field="lora")  # refuses damage; diffusers reads the file again, for the scales in its header
     unload_lora(backbone)
-    if any(layer.merged or layer.disable_adapters for _, _, layer in _adapted(pipeline)):
+    if any(layer.merged or layer.disable_adapters for _, _, layer in _adapted(pipeline.unet, pipeline.text_encoder)):
         raise UsageError(
             f"The LoRAs that {backbone.name!r} has are fused or switched off, and another one would be too.",
             hint="Call `unfuse_lora()` and `enable_lora()` on the pipeline, or `unload_lora_weights()`.",
@@ -296,13 +296,19 @@ def load_lora(backbone: Backbone, name: str | Path, *, scale: float = 1.0) -> Ba
 def unload_lora(backbone: Backbone) -> None:
     """Take the LoRA that `load_lora` loaded off the backbone, which is then as it was; without one, do nothing."""
     pipeline: Any = getattr(backbone, "pipeline", None)
-    if pipeline is None:
-        return
-    for _, _, layer in _adapted(pipeline):
-        if LORA in layer.active_adapters:  # else the deletion would make the others trainable
-            layer.set_adapter([name for name in layer.active_adapters if name != LORA], inference_mode=True)
-    pipeline.delete_adapters(LORA)
-    for network, path, layer in _adapted(pipeline):
+    if pipeline is not None:
+        take_off(LORA, pipeline.unet, pipeline.text_encoder)
+
+
+def take_off(adapter: str, *networks: nn.Module) -> None:
+    """Remove an adapter from networks, which are then as they were: others keep their weights, still frozen."""
+    from diffusers.utils.peft_utils import delete_adapter_layers
+
+    for _, _, layer in _adapted(*networks):  # else the deletion makes the others trainable
+        layer.set_adapter([name for name in layer.active_adapters if name != adapter], inference_mode=True)
+    for network in networks:
+        delete_adapter_layers(network, adapter)
+    for network, path, layer in _adapted(*networks):
         if not any(getattr(layer, name) for name in layer.adapter_layer_names):
             network.set_submodule(path, layer.get_base_layer())
 
@@ -310,20 +316,20 @@ def unload_lora(backbone: Backbone) -> None:
 @contextmanager
 def _beside_others(pipeline: Any, scale: float) -> Generator[None]:
     """Within the block our adapter is loaded, which switches all others off; they are on again after it."""
-    active = {layer: layer.active_adapters for _, _, layer in _adapted(pipeline)}
+    networks = (pipeline.unet, pipeline.text_encoder)
+    active = {layer: layer.active_adapters for _, _, layer in _adapted(*networks)}
     try:
         yield
     finally:
-        for _, _, layer in _adapted(pipeline):
+        for _, _, layer in _adapted(*networks):
             layer.eval().set_adapter([*active.get(layer, []), LORA], inference_mode=True)
             layer.set_scale(LORA, scale)
 
 
-def _adapted(pipeline: Any) -> list[tuple[nn.Module, str, Any]]:
+def _adapted(*networks: nn.Module) -> list[tuple[nn.Module, str, Any]]:
     """The layers that adapters are on: the network that each is in, its path there, and peft's layer."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    networks: list[nn.Module] = [pipeline.unet, pipeline.text_encoder]
     return [
         (network, path, layer)
         for network in networks

@@ -15,7 +15,7 @@ from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.classifiers import IconClassifier
 from sketchguide.errors import MismatchError, ModelNotFoundError, OutputError, SketchError, TrainingError, UsageError
-from sketchguide.loading import LORA_FILE, load_lora
+from sketchguide.loading import LORA_FILE, fingerprint, load_lora
 from sketchguide.perception import Features
 from sketchguide.sketchers import Sketcher, SketcherConfig
 from sketchguide.training.checkpoints import Checkpoints
@@ -425,12 +425,15 @@ def test_a_lora_that_is_on_the_model_stays_on(backbone: UNetBackbone, judges: Ju
         torch.manual_seed(4)
         unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False), adapter_name="style")
     unet.requires_grad_(False)
+    before = fingerprint(unet)
     run = tune(backbone, judges)
     with torch.no_grad():
         assert torch.allclose(run._descend(run._starts, run.levels, carrying=0), run.reconstruction, atol=1e-5)
     assert sum(p.requires_grad for p in unet.parameters()) == len(run.trained)
     run.remove()
     assert unet.active_adapters() == ["style"]
+    assert fingerprint(unet) == before
+    assert not any(p.requires_grad for p in unet.parameters())
 
 
 def test_one_step_from_pure_noise_is_refused(judges: Judges) -> None:

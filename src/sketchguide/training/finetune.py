@@ -29,7 +29,7 @@ from sketchguide.errors import OutputError, SketchError, TrainingError, UsageErr
 from sketchguide.images import from_ink
 from sketchguide.inversion import invert
 from sketchguide.levels import Level, Prediction
-from sketchguide.loading import LORA_FILE
+from sketchguide.loading import LORA_FILE, take_off
 from sketchguide.perception import Features, identity_loss, perceptual_loss
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
@@ -161,8 +161,7 @@ class FineTuneRun(TrainingRun):
         self._lead, self.levels = _chain(backbone, settings)
         self._dtype = backbone.dtype  # before every weight becomes float32, if it does
         unet: Any = backbone.network
-        if ADAPTER in getattr(unet, "peft_config", {}):
-            _take_off(unet)
+        take_off(ADAPTER, unet)
         with torch.no_grad():
             told = self._told(count)
             path = invert(backbone, backbone.encode(references), self.levels, told, iterations=settings.refine)
@@ -430,9 +429,8 @@ class FineTuneRun(TrainingRun):
 
     def remove(self) -> None:
         """Take the adapters off: the network is again what it was."""
-        unet: Any = self.backbone.network
         if not self.settings.full:
-            _take_off(unet)
+            take_off(ADAPTER, self.backbone.network)
 
     @torch.no_grad()
     def _set(self, values: Sequence[Tensor]) -> None:
@@ -480,10 +478,3 @@ def _trainable(unet: Any, settings: FineTuning) -> list[nn.Parameter]:
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
     return chosen
-
-
-def _take_off(unet: Any) -> None:
-    if len(unet.peft_config) == 1:
-        unet.unload_lora()  # the layers too, not only what they hold
-    else:
-        unet.delete_adapters(ADAPTER)
