@@ -98,6 +98,13 @@ def test_pictures_take_the_place_of_drawings(batch: Batch):
         assert not torch.allclose(made(method, replace(batch, pictures=-drawn)), same)
 
 
+def test_a_damaged_record_of_training_is_named(batch: Batch, predictor: LatentPredictor, tmp_path: Path):
+    predictor.save_pretrained(tmp_path)
+    (tmp_path / "training.json").write_text('{"seconds": 1')
+    with pytest.raises(UsageError, match=r"training\.json cannot be read or is damaged"):
+        build_method(f"lgp:predictor={tmp_path}", batch.backbone)
+
+
 def test_settings_of_the_layout_in_a_description(batch: Batch, predictor: LatentPredictor, tmp_path: Path):
     predictor.save_pretrained(tmp_path)
     described = build_method("pnp:tau_f=0.25,source=noised,branches=conditional", batch.backbone)

@@ -272,7 +272,10 @@ def _report(part: Path) -> Mapping[str, Any]:
 
 
 def _read(record: Path) -> Mapping[str, Any]:
-    return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    try:
+        return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{record} cannot be read or is damaged.", hint="Delete or mend it.", field="method") from error
 
 
 def _number(name: str, text: str) -> float:
