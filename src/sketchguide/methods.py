@@ -275,7 +275,7 @@ def _read(record: Path) -> Mapping[str, Any]:
     try:
         return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
     except (OSError, ValueError) as error:
-        raise UsageError(f"{record} cannot be read or is damaged.", hint="Delete or mend it.", field="method") from error
+        raise UsageError(f"{record} cannot be read or is damaged.", hint="Delete it.", field="method") from error
 
 
 def _number(name: str, text: str) -> float:

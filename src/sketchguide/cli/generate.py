@@ -257,7 +257,7 @@ def check_writable(path: Path | None) -> None:
     except OSError as error:
         raise OutputError(
             f"Nothing can be written at {folder.absolute() if path is None else path}: {error.strerror}.",
-            hint="Choose another folder with -o.",
+            hint="Choose another place with -o.",
             field="output",
         ) from error
 
