@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.generation import Picture, names_of, run
+from sketchguide.generation import Picture, names_of, pictures_of
 from sketchguide.images import as_rgb, open_image
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Edit, EditSettings, Request
@@ -52,8 +52,7 @@ def edit(
     backbone = backbone or backbone_for(values)
     values["model"] = backbone.name
     request = prepare(opened, prompt, sketch, backbone, changes=changes, **values)
-    loaded = None if isinstance(predictor, str | Path) else predictor
-    return [event for event in run(request, backbone=backbone, predictor=loaded) if isinstance(event, Picture)]
+    return pictures_of(request, backbone=backbone, predictor=predictor)
 
 
 def check(prompt: str, changes: Mapping[str, Any], values: Mapping[str, Any]) -> None:

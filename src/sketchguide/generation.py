@@ -114,8 +114,20 @@ def generate(
         seed=random_seed() if seed is None else seed,
         **settings,
     )
+    return pictures_of(request, backbone=backbone, predictor=predictor)
+
+
+def pictures_of(
+    request: Request,
+    *,
+    prompts: Sequence[str] = (),
+    backbone: Backbone | None,
+    predictor: LatentPredictor | str | Path | None,
+) -> list[Picture]:
+    """The pictures of `run`; a `predictor` that is a name is the one that the request names."""
     loaded = None if isinstance(predictor, str | Path) else predictor
-    return [p for p in run(request, backbone=backbone, predictor=loaded) if isinstance(p, Picture)]
+    events = run(request, prompts=prompts, backbone=backbone, predictor=loaded)
+    return [event for event in events if isinstance(event, Picture)]
 
 
 def names_of(backbone: Backbone | None, predictor: LatentPredictor | str | Path | None) -> dict[str, str]:

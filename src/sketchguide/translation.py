@@ -15,7 +15,7 @@ from PIL import Image
 from sketchguide.backbones.base import Backbone
 from sketchguide.defaults import Polarity
 from sketchguide.errors import SketchguideWarning, UsageError
-from sketchguide.generation import Picture, check_size, names_of, recall, run
+from sketchguide.generation import Picture, check_size, names_of, pictures_of, recall
 from sketchguide.images import as_rgb, from_ink, open_image, read_file, to_base64, to_images, to_tensor
 from sketchguide.loading import load_backbone
 from sketchguide.predictors import LatentPredictor
@@ -72,9 +72,7 @@ def translate(
     backbone = backbone or backbone_for(values)
     values["model"] = backbone.name
     request = prepare(source, prompts[0], backbone, layout=layout, **values)
-    loaded = None if isinstance(predictor, str | Path) else predictor
-    events = run(request, prompts=prompts, backbone=backbone, predictor=loaded)
-    return [event for event in events if isinstance(event, Picture)]
+    return pictures_of(request, prompts=prompts, backbone=backbone, predictor=predictor)
 
 
 def backbone_for(values: Mapping[str, Any]) -> Backbone:
