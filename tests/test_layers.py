@@ -10,6 +10,7 @@ import sketchguide
 # Each imports only from those above it; a package is one layer.
 TABLE = (
     "errors",
+    "files",
     "defaults",
     "images",
     "weights",

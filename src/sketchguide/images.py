@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
-import secrets
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from sketchguide.errors import GuidanceError, OutputError, SketchError, SketchguideWarning
+from sketchguide.errors import GuidanceError, SketchError, SketchguideWarning
+from sketchguide.files import replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -249,31 +248,12 @@ def channel_extremes(image: Image.Image) -> tuple[NDArray[np.float32], NDArray[n
 
 
 def save_png(image: Image.Image, path: str | Path, *, text: Mapping[str, str] | None = None) -> None:
-    """Writes a PNG with `text` as its metadata, all or nothing: a file of that name is replaced only by a whole one.
-
-    Raises:
-        OutputError: the folder is missing or read-only, the disk is full, the path is no ordinary file.
-    """
-    path = Path(path)
-    temporary = path.parent / f".{secrets.token_hex(8)}.part"
-    try:
+    """Writes a PNG with `text` as its metadata; raises OutputError as `files.replacing` does."""
+    with replacing(Path(path)) as part:
         chunks = PngImagePlugin.PngInfo()
         for key, value in (text or {}).items():
             chunks.add_text(key, value)
-        if path.exists() and not path.is_file():
-            raise OutputError(f"{path} is a folder or a device, not a file to write.", field="output")
-        try:
-            with temporary.open("xb") as file:
-                image.save(file, format="PNG", pnginfo=chunks)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        hint = "" if path.parent.is_dir() else "Its folder does not exist; create it first."
-        raise OutputError(f"{str(path)!r} cannot be written: {reason}.", hint=hint, field="output") from error
+        image.save(part, format="PNG", pnginfo=chunks)
 
 
 def to_base64(image: Image.Image) -> str:

@@ -22,6 +22,7 @@ from torch.nn import functional as F
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.errors import MismatchError, ModelNotFoundError, OutputError, UsageError, WeightsError
+from sketchguide.files import write_text
 from sketchguide.levels import Level
 from sketchguide.taps import TapInfo
 from sketchguide.weights import read_weights, write_weights
@@ -161,11 +162,8 @@ class LatentPredictor(nn.Module):
         folder = Path(folder)
         header = {"sketchguide": json.dumps({"kind": "latent-predictor", "version": 1, **asdict(self.config)})}
         write_weights(self.state_dict(), folder / FILE_NAME, metadata=header, field="output")
-        try:
-            if card:
-                (folder / "README.md").write_text(card, encoding="utf-8")
-        except OSError as error:
-            raise OutputError(f"Cannot write the card to {folder}: {error}.", field="output") from error
+        if card:
+            write_text(folder / "README.md", card)
         return folder / FILE_NAME
 
     @classmethod

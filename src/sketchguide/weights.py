@@ -12,7 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sketchguide.errors import OutputError, SketchguideError, WeightsError, reason_of
+from sketchguide.errors import SketchguideError, WeightsError, reason_of
+from sketchguide.files import replacing
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -53,23 +54,14 @@ def read_weights(path: str | Path, *, field: str) -> tuple[dict[str, Tensor], di
 def write_weights(tensors: Mapping[str, Tensor], path: Path, *, metadata: Mapping[str, str], field: str) -> None:
     """Write a file and the folders it needs; a file of that name is replaced only by a whole one.
 
-    Raises OutputError, naming `field`, where that fails; nothing is left behind then.
+    Raises OutputError, naming `field`, where that fails.
     """
-    temporary = path.with_name(path.name + ".part")
-    try:
+    # `save_file` makes files that only their owner may read.
+    content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, dict(metadata))
+    with suppress(OSError):  # `replacing` says what is wrong with it
         path.parent.mkdir(parents=True, exist_ok=True)
-        # `save_file` makes files that only their owner may read.
-        content = save({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, dict(metadata))
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            temporary.unlink()
-        raise OutputError(
-            f"The weights cannot be written to {path}: {error}.",
-            hint="Choose a folder that can be written to and has room.",
-            field=field,
-        ) from error
+    with replacing(path, field=field) as part:
+        part.write_bytes(content)
 
 
 def write_network(network: nn.Module, path: Path, *, kind: str, config: Mapping[str, Any]) -> None:

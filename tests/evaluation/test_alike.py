@@ -49,12 +49,16 @@ def test_a_folder_that_knows_one_network_of_two_learns_the_other(tmp_path: Path)
     assert kept(tmp_path)["networks"] == fingerprints(methods(sketcher, classifier))
 
 
-def test_the_file_is_replaced_by_a_whole_one_and_only_when_it_changes(tmp_path: Path):
+def test_the_file_is_replaced_by_a_whole_one_and_only_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     keep_alike(tmp_path, CONFIG, {})
     before = (tmp_path / "config.json").read_text()
-    (tmp_path / "config.part").mkdir()  # nothing can be written now
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
     keep_alike(tmp_path, CONFIG, {})
-    with pytest.raises(OutputError, match=r"config\.json cannot be written"):
+    with pytest.raises(OutputError, match=r"config\.json' cannot be written"):
         keep_alike(tmp_path, CONFIG, methods(nn.Linear(2, 3)))
     assert (tmp_path / "config.json").read_text() == before
 

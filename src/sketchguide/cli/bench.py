@@ -15,6 +15,7 @@ from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.session import is_folder
 from sketchguide.defaults import MODEL, SEED
 from sketchguide.errors import OutputError, SketchguideError, UsageError
+from sketchguide.files import write_text
 
 if TYPE_CHECKING:
     from sketchguide.backbones.base import Backbone
@@ -211,7 +212,7 @@ def command(
             spent = costs(built, results, memory, floor=benchmark.floor)
             on = hardware(backbone.device.type)
             tables = "\n".join(filter(None, (table(rows), comparison_table(beside), cost_table(spent))))
-            _write(output / "table.md", f"{on}\n\n{tables}")
+            write_text(output / "table.md", f"{on}\n\n{tables}")
             summary = {
                 "hardware": on,
                 "config": config,
@@ -219,7 +220,7 @@ def command(
                 "comparisons": [asdict(one) for one in beside],
                 "costs": [asdict(row) for row in spent],
             }
-            _write(output / "summary.json", json.dumps(summary, indent=1) + "\n")
+            write_text(output / "summary.json", json.dumps(summary, indent=1) + "\n")
             files = [*sheets(benchmark, results, output), *plot(rows, output)]
     for reason in dict.fromkeys(f"{r.method} failed on {r.drawing}: {r.error}" for r in results if r.error):
         report.warn(reason)
@@ -268,13 +269,6 @@ def _forget(file: Path) -> None:
         file.unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"{file} cannot be removed: {error.strerror}.", field="output") from error
-
-
-def _write(file: Path, text: str) -> None:
-    try:
-        file.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise OutputError(f"{file} cannot be written: {error.strerror}.", field="output") from error
 
 
 def _show(report: Report, rows: Sequence[Row]) -> None:

@@ -13,7 +13,8 @@ from sketchguide.cli.options import FreshOption, ResumeOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.session import Session, check_run, earlier, finite, until_stopped, workplace
 from sketchguide.defaults import MODEL
-from sketchguide.errors import OutputError, UsageError
+from sketchguide.errors import UsageError
+from sketchguide.files import write_text
 
 if TYPE_CHECKING:
     from sketchguide.training.checkpoints import Checkpoint
@@ -179,10 +180,7 @@ def command(
                     f"{len(trainee.unknown)} classes have held-out pictures only and are not learned: "
                     f"{', '.join(trainee.unknown[:5])}{', …' if len(trainee.unknown) > 5 else ''}."
                 )
-            try:
-                (output / f"{part}-report.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-            except OSError as error:
-                raise OutputError(f"The report cannot be written: {error.strerror}.", field="output") from error
+            write_text(output / f"{part}-report.json", json.dumps(facts, indent=1) + "\n")
     report.facts = facts
     report.say(f"{file}: {run.step} steps in {run.seconds / 60:.1f} minutes")
     for name, value in facts.items():

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
-from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +14,7 @@ from sketchguide.cli.options import PolarityOption, PredictorOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.defaults import LORA_SCALE, MODEL, SCALE, SEED, STEPS
 from sketchguide.errors import OutputError, UsageError
+from sketchguide.files import replacing
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -190,22 +189,15 @@ def _noise(
 
 
 def _save_moving(pictures: list[Image.Image], path: Path) -> None:
-    """There and back again, a tenth of a second each, as GIF or MP4; whole or not at all."""
+    """There and back again, a tenth of a second each, as GIF or MP4."""
     there_and_back = [*pictures, *pictures[-2:0:-1]]
-    temporary = path.parent / f".{secrets.token_hex(8)}.part"
-    try:
+    with replacing(path) as part:
         if path.suffix.lower() == ".mp4":
-            _write_mp4(there_and_back, temporary)
+            _write_mp4(there_and_back, part)
         else:
             there_and_back[0].save(
-                temporary, format="GIF", save_all=True, append_images=there_and_back[1:], duration=100, loop=0
+                part, format="GIF", save_all=True, append_images=there_and_back[1:], duration=100, loop=0
             )
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"{str(path)!r} cannot be written: {error.strerror}.", field="output") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def _write_mp4(pictures: list[Image.Image], path: Path) -> None:

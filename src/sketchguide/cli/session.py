@@ -16,6 +16,7 @@ from sketchguide.cli.report import Report
 from sketchguide.cli.signals import StopLater, Stopped, handling
 from sketchguide.defaults import SEED
 from sketchguide.errors import OutputError, TrainingError, UsageError
+from sketchguide.files import write_text
 
 if TYPE_CHECKING:
     from sketchguide.training.checkpoints import Checkpoint, Checkpoints
@@ -95,13 +96,11 @@ class Session:
         """Drop what the log says of steps after the one that the run goes on from."""
         try:
             lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
-            kept = [line for line in lines if _logged_step(line) <= self.run.step]
-            if kept != lines:
-                part = self.log.with_name(f"{self.log.name}.part")
-                part.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-                part.replace(self.log)
         except OSError as error:
-            raise OutputError(f"{self.log} cannot be written: {error.strerror}.", field="output") from error
+            raise OutputError(f"{self.log} cannot be read: {error.strerror}.", field="output") from error
+        kept = [line for line in lines if _logged_step(line) <= self.run.step]
+        if kept != lines:
+            write_text(self.log, "".join(f"{line}\n" for line in kept))
 
     def _keep_time(self, steps: int, seconds: float, left: float) -> None:
         """Shorten the run where the time `left` is too short at the pace of `steps` in `seconds`.

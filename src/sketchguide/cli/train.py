@@ -14,7 +14,8 @@ from sketchguide.cli.options import FreshOption, ResumeOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.session import Session, check_run, earlier, finite, until_stopped, workplace
 from sketchguide.defaults import MODEL, SEED, TRAINING_BATCH, TRAINING_RATE, TRAINING_STEPS, find_dtype
-from sketchguide.errors import OutputError, UsageError
+from sketchguide.errors import UsageError
+from sketchguide.files import write_text
 
 if TYPE_CHECKING:
     from sketchguide.training.checkpoints import Checkpoint
@@ -205,10 +206,7 @@ def command(
                 **figures,
                 "device": hardware(backbone.device.type),
             }
-            try:
-                (output / "training.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-            except OSError as error:
-                raise OutputError(f"Cannot write to {output}: {error.strerror}.", field="output") from error
+            write_text(output / "training.json", json.dumps(record, indent=1) + "\n")
     report.facts = {"predictor": str(output), **report.facts, "training_seconds": round(run.seconds, 1)}
     report.say(f"{file}: {run.step} steps in {run.seconds / 60:.1f} minutes, {session.figures}")
     report.say(f"Use it: {usage(model, output)}")

@@ -11,6 +11,7 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.errors import OutputError, UsageError
 from sketchguide.evaluation.benchmark import Judges
 from sketchguide.evaluation.detectors import Detector
+from sketchguide.files import write_text
 from sketchguide.loading import fingerprint, fingerprint_of_model
 from sketchguide.methods import STEERING, Built
 from sketchguide.request import Request
@@ -62,14 +63,8 @@ def keep_alike(folder: Path, config: Mapping[str, Any], methods: Mapping[str, Bu
             )
         networks = {**earlier, **networks}
     kept = {**config, "networks": networks}
-    if kept == before:
-        return
-    temporary = file.with_suffix(".part")  # a kill while it is written leaves the old file whole
-    try:
-        temporary.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
-        temporary.replace(file)
-    except OSError as error:
-        raise OutputError(f"{file} cannot be written: {error.strerror}.", field="output") from error
+    if kept != before:
+        write_text(file, json.dumps(kept, indent=1) + "\n")
 
 
 def _read(file: Path) -> dict[str, Any]:
