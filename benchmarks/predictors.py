@@ -12,56 +12,125 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import torch
+from scipy import ndimage
+from torch import Tensor
 
 from judged import add_options, judged
 from sketchguide import LatentPredictor, load_backbone
 from sketchguide.backbones.base import Backbone
 from sketchguide.cli.environment import hardware
 from sketchguide.defaults import TRAINING_STEPS
-from sketchguide.extractors import EXTRACTORS
+from sketchguide.evaluation.perturb import perturb
+from sketchguide.extractors import EXTRACTORS, Extractor
 from sketchguide.loading import fingerprint_of_model
-from sketchguide.methods import Built, Trained, latent_guidance, text_to_image
+from sketchguide.methods import Batch, Built, Method, Trained, latent_guidance, text_to_image
 from sketchguide.predictors import choose_taps
+from sketchguide.sketch import SpatialMap
 from sketchguide.training.data import Pictures, digest, find_examples, split
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
 
 PAPER_WIDTHS = (512, 256, 128, 64)
 
 
-def variants(backbone: Backbone, steps: int) -> Iterator[tuple[str, PredictorTraining]]:
+SPOILS = ("thick", "thin", "broken", "shifted", "stray")
+REACH = 6 / 64  # of the longer side: how far from a line the map of distances falls to 0
+
+
+@dataclass(frozen=True)
+class SpoiltEdges:
+    """Five of six edge maps as rough drawings are: the pen too thick or too thin, lines broken, misplaced, too many."""
+
+    name: str = "spoilt edges"
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        return torch.stack([self.spoilt(one) for one in EXTRACTORS["edges"](images)[:, 0]])[:, None]
+
+    def spoilt(self, ink: Tensor) -> Tensor:
+        seed = zlib.crc32(ink.numpy(force=True).tobytes())
+        kinds = (*SPOILS, None)
+        kind = kinds[seed % len(kinds)]
+        if kind is None:
+            return ink
+        values = ink.numpy(force=True)
+        return torch.tensor(perturb(SpatialMap(values, values * 0 + 1), kind, seed=seed).ink).to(ink)
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Edge maps whose lines fade into the paper, so that a line that is nearly in place is nearly right."""
+
+    name: str = "distances"
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        return torch.stack([self.faded(one) for one in EXTRACTORS["edges"](images)[:, 0]])[:, None]
+
+    def faded(self, ink: Tensor) -> Tensor:
+        distance = torch.tensor(ndimage.distance_transform_edt(ink.numpy(force=True) < 0.5))
+        return (1 - distance / (REACH * max(ink.shape))).clamp(min=0).to(ink)
+
+    def guidance(self, predictor: LatentPredictor) -> Method:
+        """LGP towards drawings that fade likewise."""
+        pull = latent_guidance(predictor)
+
+        def method(batch: Batch) -> Iterator[Any]:
+            faded = [replace(one, ink=self.faded(torch.tensor(one.ink)).numpy()) for one in batch.maps]
+            return pull(replace(batch, maps=faded))
+
+        return method
+
+
+@dataclass(frozen=True)
+class Variant:
+    settings: PredictorTraining
+    extractor: Extractor = EXTRACTORS["edges"]
+    guidance: Callable[[LatentPredictor], Method] = latent_guidance
+
+
+def variants(backbone: Backbone, steps: int) -> Iterator[tuple[str, Variant]]:
     shallow = tuple(tap.path for tap in choose_taps(backbone.taps) if not tap.path.startswith("up_blocks"))
-    yield "ours", PredictorTraining(steps=steps)
-    yield "no reading of clean latents", PredictorTraining(steps=steps, clean_widths=())
-    yield "layers 512-256-128-64", PredictorTraining(steps=steps, widths=PAPER_WIDTHS)
-    yield "taps not normalised", PredictorTraining(steps=steps, normalize_taps=False)
-    yield "each picture at one noise level", PredictorTraining(steps=steps, views=1)
-    yield "learning rate 1e-4", PredictorTraining(steps=steps, rate=1e-4)
-    yield "taps up to the middle block", PredictorTraining(steps=steps, taps=shallow)
+    ours = PredictorTraining(steps=steps)
+    distances = Distances()
+    yield "ours", Variant(ours)
+    yield "no reading of clean latents", Variant(replace(ours, clean_widths=()))
+    yield "layers 512-256-128-64", Variant(replace(ours, widths=PAPER_WIDTHS))
+    yield "taps not normalised", Variant(replace(ours, normalize_taps=False))
+    yield "each picture at one noise level", Variant(replace(ours, views=1))
+    yield "learning rate 1e-4", Variant(replace(ours, rate=1e-4))
+    yield "taps up to the middle block", Variant(replace(ours, taps=shallow))
+    yield "noise down to none", Variant(replace(ours, window=(0.0, 1.0)))
+    yield "maps spoilt as drawings are", Variant(ours, SpoiltEdges())
+    yield "lines that fade, in maps and drawings", Variant(ours, distances, distances.guidance)
     yield (
         "the paper's but for the taps, cut short (the paper trains 3000 steps of 16)",
-        PredictorTraining(
-            steps=2 * steps,
-            batch=16,
-            views=1,
-            rate=1e-4,
-            widths=PAPER_WIDTHS,
-            normalize_taps=False,
-            clean_widths=(),
+        Variant(
+            PredictorTraining(
+                steps=2 * steps,
+                batch=16,
+                views=1,
+                rate=1e-4,
+                widths=PAPER_WIDTHS,
+                normalize_taps=False,
+                clean_widths=(),
+            )
         ),
     )
 
 
-def trained(name: str, settings: PredictorTraining, backbone: Backbone, pictures: Path, folder: Path) -> dict[str, Any]:
+def trained(name: str, variant: Variant, backbone: Backbone, pictures: Path, folder: Path) -> dict[str, Any]:
     """Train a variant, unless `folder` has it, and give what it took."""
     facts = folder / "training.json"
     size = backbone.default_size
     examples = find_examples(pictures)
     training, held_out = split(examples, seed=0)
     data = Pictures(training, size=size)
-    run = PredictorRun(backbone, data, EXTRACTORS["edges"], settings)
+    run = PredictorRun(backbone, data, variant.extractor, variant.settings)
     asked = json.loads(
         json.dumps({**run.config, "pictures": digest(examples), "weights": fingerprint_of_model(backbone)})
     )
@@ -107,11 +176,11 @@ def main() -> None:
     backbone = load_backbone(args.model)
     methods = {"text": Built(text_to_image)}
     made: dict[str, dict[str, Any]] = {}
-    for i, (name, settings) in enumerate(variants(backbone, args.steps)):
+    for i, (name, variant) in enumerate(variants(backbone, args.steps)):
         folder = args.out / f"{i}"
-        made[name] = trained(name, settings, backbone, args.pictures, folder)
+        made[name] = trained(name, variant, backbone, args.pictures, folder)
         predictor = LatentPredictor.from_pretrained(folder).to(backbone.device)
-        methods[name] = Built(latent_guidance(predictor), (Trained(predictor, {}),))
+        methods[name] = Built(variant.guidance(predictor), (Trained(predictor, {}),))
     rows: list[dict[str, Any]] = []
     for row in judged(args, backbone, methods):
         if row.method in made and row.f1 and row.right:

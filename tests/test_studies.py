@@ -97,9 +97,12 @@ def test_predictors_beside_each_other(
     out = tmp_path / "predictors"
     predictors = study("predictors", *options, "--pictures", boxes, "--steps", "2", "--out", out)
     short = {"steps": 2, "batch": 4}
+    distances = predictors.Distances()
     names = {
-        "ours": PredictorTraining(**short),
-        "plain": PredictorTraining(**short, normalize_taps=False, clean_widths=()),
+        "ours": predictors.Variant(PredictorTraining(**short)),
+        "plain": predictors.Variant(PredictorTraining(**short, normalize_taps=False, clean_widths=())),
+        "spoilt": predictors.Variant(PredictorTraining(**short), predictors.SpoiltEdges()),
+        "faded": predictors.Variant(PredictorTraining(**short), distances, distances.guidance),
     }
     monkeypatch.setattr(predictors, "variants", lambda *_: iter(names.items()))
     predictors.main()
@@ -108,6 +111,6 @@ def test_predictors_beside_each_other(
     assert rows[0]["parameters"] > rows[1]["parameters"] > 0
     assert all(row["time"] > 0 and 0 <= row["low"] <= row["f1"] <= row["high"] <= 1 for row in rows)
 
-    names["plain"] = PredictorTraining(**short)
+    names["plain"] = predictors.Variant(PredictorTraining(**short))
     with pytest.raises(SystemExit, match="was trained otherwise"):
         predictors.main()
