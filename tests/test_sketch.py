@@ -785,6 +785,9 @@ HIDDEN = [
         '<path d="M1 1 9 9 1 9" fill-opacity="0"/>',
         '<path d="M1 1 9 9 1 9" fill="none" stroke="red" stroke-opacity="0%"/>',
         '<style>#a{display:none}</style><path id="a" d="M1 1 9 9 1 9"/>',
+        '<path d="M1 1 9 9 1 9" stroke="rgba(0, 0, 0, 0)" fill="NONE"/>',
+        '<path d="M1 1 9 9 1 9" stroke="#00000000" fill="#fff0"/>',
+        '<path d="M1 1 9 9 1 9" stroke="rgb(9 9 9 / 0%)" fill="hsla(1,2%,3%,.0)"/>',
     ],
 )
 def test_what_a_style_hides_is_not_drawn(shape: str) -> None:
@@ -800,6 +803,19 @@ def test_rules_for_other_media_do_not_count() -> None:
     rules = "@import url(a.css); @media print{.x{fill:red} .a{display:none}} .b{display:none}"
     shapes = f'<path class="a" d="M1 1 9 9" {LINE}/><path class="b" d="M1 1 9 9" {LINE}/>'
     assert len(svg(f"<style>{rules}</style>{shapes}").strokes) == 1
+
+
+@pytest.mark.parametrize(
+    ("css", "plain"),
+    [
+        ("translate(10px, 5px) rotate(20deg)", "translate(10 5) rotate(20)"),
+        ("translateX(1.5e1px) translateY(5px)", "translate(15 5)"),
+        ("scaleX(0.5) scaleY(2)", "scale(0.5 2)"),
+    ],
+)
+def test_transforms_are_read_as_browsers_write_them(css: str, plain: str) -> None:
+    rect = f'<rect x="20" y="20" width="30" height="10" {LINE} '
+    assert box(svg(f'{rect}style="transform: {css}"/>')) == pytest.approx(box(svg(f'{rect}transform="{plain}"/>')))
 
 
 @pytest.mark.parametrize("origin", ["30 45", "30% 45px", "top left", "right", "center"])
@@ -846,6 +862,41 @@ def test_filled_shapes_give_their_closed_outline_and_paper_gives_nothing() -> No
     sketch = svg(f'{paper}<path d="M20 20 80 20 50 70" fill="red"/><rect width="100" height="100" {LINE}/>')
     assert [stroke.closed for stroke in sketch.strokes] == [True, True]
     assert len(sketch.strokes[0].points) == 3
+
+
+@pytest.mark.parametrize(
+    "colour", ["#000", "#0000000f", "rgb(0,0,0)", "rgb(0 0 0)", "rgba(0,0,0,0.05)", "hsl(0,0%,0%)"]
+)
+def test_black_is_seen(colour: str) -> None:
+    assert len(svg(f'<path d="M1 1 9 9" stroke="{colour}" fill="none"/>').strokes) == 1
+
+
+@pytest.mark.parametrize("selector", ["*", "path", "path.a", ".b.a", "path#c.a", "svg path", "svg   .a", ".other, *.b"])
+def test_rules_are_for_tags_classes_and_ids(selector: str) -> None:
+    sheet = f"<style>{selector} {{ stroke: #000; fill: none }}</style>"
+    (stroke,) = svg(f'{sheet}<path id="c" class="a b" d="M1 1 9 9 9 1"/>').strokes
+    assert not stroke.closed
+    (other,) = svg(f'{sheet}<polygon points="1,1 9,9 9,1" fill="red"/>').strokes
+    assert other.closed
+
+
+def test_the_rule_that_says_more_prevails_and_among_equal_ones_the_last() -> None:
+    def shown(rules: str) -> bool:
+        return bool(svg(f'<style>{rules}</style><path id="c" class="a b" d="M1 1 9 9" {LINE}/>').strokes)
+
+    hide, show = "{display:none}", "{display:inline}"
+    assert shown(f"path.a{show} .a{hide} path{hide} *{hide}")
+    assert shown(f"#c{show} path.a.b{hide}")
+    assert shown(f".a.b{show} .b{hide}")
+    assert not shown(f".b{show} .a{hide}")
+    assert not shown(f".a{show} .b{hide}")
+    assert not shown(f".b{hide} .a{show} .b{hide}")
+
+
+def test_rules_that_are_not_read_are_named() -> None:
+    sheet = "<style>g > path{stroke:red;fill:none} path:hover{fill:red} text{font:serif}</style>"
+    with pytest.warns(SketchguideWarning, match=r"2 style rule\(s\).*'g > path'"):
+        svg(f'{sheet}<path d="M1 1 9 9"/>')
 
 
 def test_style_sheets_of_drawing_programs_are_read() -> None:
@@ -988,6 +1039,12 @@ def test_long_lists_of_selectors_and_blanks_take_no_time() -> None:
     assert len(svg(f"<style>{selectors}{{{body}}}</style>{shape * 20}").strokes) == 20
     with pytest.raises(SketchError, match="more than 100000 elements or rules"):
         svg(f"<style>{',' * 100_000}{{}}</style>")
+
+
+def test_many_rules_for_many_shapes_are_refused() -> None:
+    rules = "".join(f".a.b{i}{{fill:red}}" for i in range(5000))
+    with pytest.raises(SketchError, match="too many rules"):
+        svg(f"<style>{rules}</style>" + '<path class="a" d="M1 1 5 5"/>' * 5000)
 
 
 def test_long_rules_take_no_time() -> None:

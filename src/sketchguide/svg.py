@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NoReturn
 from xml.parsers import expat
@@ -20,6 +20,7 @@ _MAX_BYTES = 10_000_000
 _SVG = "http://www.w3.org/2000/svg"
 _MAX_DEPTH = 64
 _MAX_ELEMENTS = 100_000
+_MAX_MATCHES = 3_000_000
 _MAX_LIST = 3_000_000
 _MAX_TEXT = 5_000
 _MAX_NUMBER = 1e9
@@ -50,6 +51,12 @@ _COMMAND = re.compile(r"([MmZzLlHhVvCcSsQqTtAa])")
 _VALUE = f"({_NUMBER.pattern})"
 _ARC = re.compile(r"[\s,]*+".join(["", *[_VALUE] * 3, "([01])", "([01])", *[_VALUE] * 2]))
 _AT_RULE = re.compile(r"@[^{};]*+(?:;|\{(?:[^{}]*+\{[^{}]*+\})*+[^{}]*+\})")
+_SELECTOR = re.compile(r"(\*|[a-zA-Z][\w-]*)?((?:[.#][\w-]+)*)")
+_UNIT = re.compile(r"(?<=[\d.])(?:px|deg)\b")
+_SEE_THROUGH = re.compile(
+    r"none|transparent|#[0-9a-f]{3}0|#[0-9a-f]{6}00"
+    r"|(?:rgb|hsl)a?\((?:(?:[^(),/]*,){3}|[^(),/]*/)\s*(?:0+\.?0*|\.0+)%?\s*\)"
+)
 _ORIGINS = {"left": "0%", "top": "0%", "center": "50%", "right": "100%", "bottom": "100%"}
 _UNITS = {"": 1.0, "px": 1.0, "pt": 4 / 3, "pc": 16.0, "in": 96.0, "cm": 96 / 2.54, "mm": 9.6 / 2.54, "em": 16.0}
 
@@ -80,6 +87,12 @@ def read_svg(source: str | bytes) -> tuple[tuple[Stroke, ...], float]:
     if reader.texts:
         told = f"{reader.texts} text element(s) of the SVG drawing are not drawn."
         warnings.warn(told, SketchguideWarning, stacklevel=3)
+    if reader.unread:
+        told = (
+            f"{len(reader.unread)} style rule(s) of the SVG drawing are not read, such as that for "
+            f"{reader.unread[0][:40]!r}: only those for tags, classes and ids are."
+        )
+        warnings.warn(told, SketchguideWarning, stacklevel=3)
     strokes, aspect = _as_strokes(reader.outlines, canvas=reader.canvas)
     return strokes, reader.aspect or aspect
 
@@ -97,6 +110,28 @@ class _Style:
     visible: bool = True
     width: float = 1.0
     weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Selector:
+    """What a rule of a style sheet is for: a tag, classes and an id, each of which may be left out."""
+
+    tag: str
+    classes: frozenset[str]
+    identity: str
+
+    @property
+    def key(self) -> str:
+        """Something that all it is for have in common."""
+        return f"#{self.identity}" if self.identity else f".{min(self.classes)}" if self.classes else self.tag or "*"
+
+    @property
+    def rank(self) -> tuple[bool, int, bool]:
+        """The higher one prevails."""
+        return bool(self.identity), len(self.classes), bool(self.tag)
+
+    def fits(self, tag: str, classes: Collection[str], identity: str) -> bool:
+        return self.tag in ("", tag) and self.classes.issubset(classes) and self.identity in ("", identity)
 
 
 @dataclass(frozen=True)
@@ -119,7 +154,9 @@ class _Reader:
         self.parser.EndElementHandler = self.on_end
         self.parser.CharacterDataHandler = self.on_text
         self.stack: list[_Style | None] = []  # None: inside something that is not drawn
-        self.rules: dict[str, dict[str, str]] = {}
+        self.rules: dict[str, dict[_Selector, tuple[int, dict[str, str]]]] = {}  # with the place of each
+        self.unread: list[str] = []  # selectors of rules
+        self.matches = 0
         self.sheet: list[str] | None = None
         self.outlines: list[_Outline] = []
         self.canvas: Box | None = None
@@ -180,9 +217,22 @@ class _Reader:
                 selectors, _, body = rule.partition("{")
                 declared = _declarations(body)
                 self.count(1 + selectors.count(","))
-                for selector in selectors.split(","):
-                    self.rules.setdefault(selector.strip(), {}).update(declared)
+                for selector in selectors.split(",") if declared else ():
+                    self.add_rule(" ".join(selector.split()), declared)
             self.sheet = None
+
+    def add_rule(self, text: str, declared: dict[str, str]) -> None:
+        match = _SELECTOR.fullmatch(text.removeprefix("svg "))  # which all shapes are in
+        names = re.findall(r"[.#][^.#]+", match[2]) if match else []
+        identities = {name[1:] for name in names if name[0] == "#"}
+        if match is None or not text or len(identities) > 1:
+            self.unread.append(text)
+            return
+        classes = frozenset(name[1:] for name in names if name[0] == ".")
+        selector = _Selector((match[1] or "").replace("*", ""), classes, "".join(identities))
+        alike = self.rules.setdefault(selector.key, {})
+        _, before = alike.get(selector, (0, {}))
+        alike[selector] = (self.elements, before | declared)
 
     def count(self, more: int) -> None:
         self.elements += more
@@ -208,10 +258,16 @@ class _Reader:
 
     def styled(self, name: str, values: dict[str, str]) -> dict[str, str]:
         """Presentation attributes, overridden by style sheets and these by the style attribute."""
-        styled = values | self.rules.get(name, {})
-        for part in values.get("class", "").split():
-            styled |= self.rules.get(f".{part}", {})
-        styled |= self.rules.get(f"#{values.get('id', '')}", {})
+        classes, identity = set(values.get("class", "").split()), values.get("id", "")
+        keys = ["*", name, *(f".{part}" for part in classes), f"#{identity}"]
+        rules = [rule for key in keys for rule in self.rules.get(key, {}).items()]
+        self.matches += len(rules)
+        if self.matches > _MAX_MATCHES:
+            self.refuse("its style sheets have too many rules for as many shapes.", hint="Save as plain SVG.")
+        fitting = [rule for rule in rules if rule[0].fits(name, classes, identity)]
+        styled = dict(values)
+        for _, (_, declared) in sorted(fitting, key=lambda rule: (rule[0].rank, rule[1][0])):
+            styled |= declared
         return styled | _declarations(values.get("style", ""))
 
     def inherited(self, parent: _Style, values: Mapping[str, str]) -> _Style | None:
@@ -228,9 +284,9 @@ class _Reader:
         if values.get("fill-opacity", "inherit") != "inherit":
             style = replace(style, fill_seen=self.length(values["fill-opacity"], 1.0) > 0)
         if values.get("stroke", "inherit") != "inherit":
-            style = replace(style, lined=values["stroke"].strip() not in ("none", "transparent"))
+            style = replace(style, lined=not _SEE_THROUGH.fullmatch(values["stroke"].strip().lower()))
         if values.get("fill", "inherit") != "inherit":
-            style = replace(style, filled=values["fill"].strip() not in ("none", "transparent"))
+            style = replace(style, filled=not _SEE_THROUGH.fullmatch(values["fill"].strip().lower()))
         if values.get("stroke-width", "inherit") != "inherit":
             style = replace(style, width=self.length(values["stroke-width"], _diagonal(parent.viewport)))
         if "data-weight" in values:
@@ -290,7 +346,7 @@ class _Reader:
             self.refuse(f"the transform {text[:40]!r} cannot be read.")
         for name, inner in _TRANSFORM.findall(text):
             self.count(1)
-            step = _transformation(name, self.numbers(inner))
+            step = _transformation(name, self.numbers(_UNIT.sub("", inner)))
             if step is None:
                 self.refuse(f"the transform {name[:20]}({inner[:40]}) is unknown or has the wrong number of values.")
             matrix = matrix @ step
@@ -560,8 +616,16 @@ def _transformation(name: str, values: Sequence[float]) -> Matrix | None:
             return _affine(a, b, c, d, e, f)
         case "translate", [x] | [x, _]:
             return _affine(1, 0, 0, 1, x, values[1] if len(values) == 2 else 0)
+        case "translateX", [x]:
+            return _affine(1, 0, 0, 1, x, 0)
+        case "translateY", [y]:
+            return _affine(1, 0, 0, 1, 0, y)
         case "scale", [x] | [x, _]:
             return _affine(x, 0, 0, values[-1], 0, 0)
+        case "scaleX", [x]:
+            return _affine(x, 0, 0, 1, 0, 0)
+        case "scaleY", [y]:
+            return _affine(1, 0, 0, y, 0, 0)
         case "rotate", [degrees]:
             sine, cosine = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
             return _affine(cosine, sine, -sine, cosine, 0, 0)
