@@ -15,6 +15,7 @@ import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 
@@ -32,7 +33,7 @@ from sketchguide.evaluation.alike import fingerprints
 from sketchguide.evaluation.benchmark import TOLERANCE
 from sketchguide.evaluation.classifier import accuracy
 from sketchguide.evaluation.detectors import load_detector
-from sketchguide.evaluation.drawings import class_map, icon_records, load_set, with_article
+from sketchguide.evaluation.drawings import SCORED, class_map, icon_records, load_set, with_article
 from sketchguide.evaluation.features import SqueezeNet, load_squeezenet
 from sketchguide.evaluation.metrics import bootstrap_interval, edge_f1
 from sketchguide.evaluation.similarity import perceptual_distance, structure_distance
@@ -91,6 +92,14 @@ class Edit:
     ink: SpatialMap
     colour: str | None = None  # that most of the thing should have
     towards: Tensor | None = None  # the same thing in the style that is asked for
+
+    @property
+    def file(self) -> str:
+        """The name of its picture, another one where the edit is another one."""
+        digest = sha256(self.prompt.encode())
+        for values in (self.picture.numpy(), self.ink.ink):
+            digest.update(np.round(values, 2).astype(np.float32).tobytes())
+        return f"{self.name}-{digest.hexdigest()[:12]}.png"
 
 
 def edits_of_pictures(data: Path, known: set[str], *, count: int, size: tuple[int, int]) -> list[Edit]:
@@ -153,7 +162,7 @@ class Judges:
 
 def make(row: str, method: Method, edits: Sequence[Edit], backbone: Backbone, request: Request, folder: Path) -> Tensor:
     """The pictures (N, 3, H, W) of a row, made where `folder` has none."""
-    paths = [folder / row / f"{edit.name}.png" for edit in edits]
+    paths = [folder / row / edit.file for edit in edits]
     left = [i for i, path in enumerate(paths) if not path.is_file()]
     (folder / row).mkdir(parents=True, exist_ok=True)
     for first in range(0, len(left), 25):
@@ -275,7 +284,14 @@ def main() -> None:
     parser.add_argument("--classifier", type=Path, required=True, help="file that benchmarks/classifier.py wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures and the tables")
     parser.add_argument("--model", default="icons-64")
-    parser.add_argument("--count", type=int, default=120, help="edits of pictures, and of drawings")
+    parser.add_argument(
+        "--count",
+        type=int,
+        default=120,
+        choices=range(1, SCORED + 1),
+        metavar="N",
+        help="edits of pictures, and of drawings",
+    )
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--scale", type=float, default=5.0, help="classifier-free guidance")
     parser.add_argument("--seed", type=int, default=1000)
@@ -298,7 +314,12 @@ def run(args: argparse.Namespace) -> None:
     settings = {"steps": args.steps, "scale": args.scale, "seed": args.seed}
     rows = {method: build_method(method, backbone) for method in (*PICTURES.values(), *DRAWINGS.values())}
     asked = {"pictures": dict(PICTURES), "drawings": dict(DRAWINGS)}
-    networks = {"model": fingerprint_of_model(backbone), "networks": fingerprints(rows)}
+    networks = {
+        "model": fingerprint_of_model(backbone),
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "device": backbone.device.type,
+        "networks": fingerprints(rows),
+    }
     check_folder(args.out, {**networks, **settings, "rows": asked})
     request = Request.checked(prompt="", **settings)
     report: dict[str, object] = {"hardware": hardware(backbone.device.type), **settings}

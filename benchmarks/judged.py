@@ -11,7 +11,7 @@ from sketchguide.classifiers import load_classifier
 from sketchguide.evaluation.alike import keep_alike, made_with
 from sketchguide.evaluation.benchmark import Benchmark, Judges
 from sketchguide.evaluation.detectors import load_detector
-from sketchguide.evaluation.drawings import artwork, load_set
+from sketchguide.evaluation.drawings import SCORED, artwork, load_set
 from sketchguide.evaluation.features import load_squeezenet
 from sketchguide.evaluation.summary import Row, Summary
 from sketchguide.methods import Built
@@ -25,7 +25,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classifier", type=Path, required=True, help="file that benchmarks/classifier.py wrote")
     parser.add_argument("--model", default="icons-64")
     parser.add_argument("--out", type=Path, required=True, help="folder for everything that is made")
-    parser.add_argument("--sketches", type=int, default=100)
+    parser.add_argument("--sketches", type=int, default=100, choices=range(1, SCORED + 1), metavar="N")
     parser.add_argument("--seeds", type=int, default=1, help="pictures of each sketch")
     parser.add_argument("--seed", type=int, default=1000)
 

@@ -60,22 +60,23 @@ It comes with sketchguide so that every method runs offline; it knows everyday o
 
 
 def ship_pipeline(run: Path, name: str, hardware: str) -> None:
-    pipeline = StableDiffusionPipeline.from_pretrained(run / "pipeline", dtype=torch.bfloat16)
-    target = MODELS / name
-    shutil.rmtree(target, ignore_errors=True)
-    pipeline.save_pretrained(target, safe_serialization=True)
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     diffusion = [line for line in log if line["stage"] == "diffusion"]
     earlier = next((line for line in diffusion if "earlier_samples" in line), {})  # of the weights it started from
+    last = next(line for line in reversed(diffusion) if "samples" in line)
     training = {
-        "samples": diffusion[-1]["samples"] + earlier.get("earlier_samples", 0),
-        "minutes": round(diffusion[-1]["minutes"] + earlier.get("earlier_minutes", 0)),
+        "samples": last["samples"] + earlier.get("earlier_samples", 0),
+        "minutes": round(last["minutes"] + earlier.get("earlier_minutes", 0)),
         "autoencoder_minutes": round(
             earlier.get("earlier_autoencoder_minutes", 0)
             or max(line["minutes"] for line in log if line["stage"] == "autoencoder")
         ),
     }
     icons = next(line["icons"] for line in reversed(diffusion) if "icons" in line)
+    pipeline = StableDiffusionPipeline.from_pretrained(run / "pipeline", dtype=torch.bfloat16)
+    target = MODELS / name
+    shutil.rmtree(target, ignore_errors=True)
+    pipeline.save_pretrained(target, safe_serialization=True)
     write_card(target, name, hardware, training | {"icons": icons})
 
 

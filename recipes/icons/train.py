@@ -356,11 +356,11 @@ def train_autoencoder(args: argparse.Namespace) -> None:
     """Both halves, or as the stage `decoder` the second half of `--start` alone, to please a critic: what was trained
     on its latents stays right.
     """
-    run = Run(args, args.stage)
     decoder_only = args.stage == "decoder"
     rng = Generator().manual_seed(0)
     torch.manual_seed(0)
     artwork = Artwork(args.data, size=args.size, concepts="all")
+    run = Run(args, args.stage)
     if decoder_only:
         model = AutoencoderKL.from_pretrained(args.start / "vae", dtype=torch.float32)
         model.encoder.requires_grad_(False)
@@ -489,7 +489,6 @@ def normalise_latents(model: AutoencoderKL, artwork: Artwork, rng: Generator, de
 
 
 def train_diffusion(args: argparse.Namespace) -> None:
-    run = Run(args, "diffusion")
     rng = Generator().manual_seed(1)
     torch.manual_seed(1)
     styles = tuple(args.styles.split(","))
@@ -503,6 +502,7 @@ def train_diffusion(args: argparse.Namespace) -> None:
         plain=args.plain,
         people=args.people,
     )
+    run = Run(args, "diffusion")
     if args.start and not (run.folder / "vae").exists():
         for part in ("vae", "tokenizer"):
             shutil.copytree(args.start / part, run.folder / part)

@@ -163,7 +163,7 @@ def command(
         from sketchguide.evaluation.alike import keep_alike, made_with
         from sketchguide.evaluation.benchmark import Benchmark
         from sketchguide.evaluation.costs import cost_table, costs, peak_memory
-        from sketchguide.evaluation.drawings import split_name
+        from sketchguide.evaluation.drawings import SCORED, split_name
         from sketchguide.evaluation.plots import plot, sheets
         from sketchguide.evaluation.summary import Summary, comparison_table, table
         from sketchguide.loading import load_backbone
@@ -172,6 +172,11 @@ def command(
         from sketchguide.training.checkpoints import Checkpoints
 
         kinds = {name: split_name(name, (OWN, *SETS)) for name in names}
+        if count > SCORED and any(base == "quickdraw" for base, _ in kinds.values()):
+            report.warn(
+                f"Of Quick, Draw! the embedded model and its judge know all but the first {SCORED} drawings: figures "
+                f"over {count} flatter it."
+            )
         backbone = load_backbone(model, device=device)
         built = {name: build_method(name, backbone) for name in methods}
         judges = _judges(report, backbone, data, weights, classifier)

@@ -26,6 +26,8 @@ def made_with(backbone: Backbone, request: Request, judges: Judges, *, batch: in
         named["recognised"] = fingerprint(judges.classifier)
     return {
         "model": fingerprint_of_model(backbone),
+        "dtype": str(backbone.dtype).removeprefix("torch."),
+        "device": backbone.device.type,
         "seed": request.seed,
         "batch": batch,
         "settings": request.model_dump(include={*STEERING, "size", "model"}),

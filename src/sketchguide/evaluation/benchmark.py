@@ -29,7 +29,7 @@ from sketchguide.request import Request
 
 CEILING = "ground truth"  # the pictures that the maps were found in, where a set has them
 TOLERANCE = 1 / 32  # of the longer side
-PART = 16  # pictures that the features network sees at once
+PART = 16  # pictures that a judge sees at once
 SEED_STRIDE = 10_000  # between the seeds of one drawing
 
 
@@ -154,7 +154,7 @@ class Benchmark:
         target = torch.stack([torch.tensor(drawing.lines.ink)[None] for drawing, _ in jobs])
         images = to_images(pictures)
         pictures = to_tensor(images)  # what is measured is what is kept
-        found = self.judges.detector(pictures)
+        found = torch.cat([self.judges.detector(part) for part in pictures.split(PART)])
         edges = edge_f1(found, target, tolerance=TOLERANCE * max(target.shape[-2:]))
         distances = chamfer(found, target)
         right = self._right(pictures, [drawing for drawing, _ in jobs])

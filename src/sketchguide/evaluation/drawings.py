@@ -63,6 +63,9 @@ class Drawing:
         return digest.hexdigest()[:12]
 
 
+SCORED = 500  # Quick, Draw! drawings, the first ones, that the embedded model, its parts and judges have not seen
+
+
 def quickdraw(data: Path, *, count: int, size: Size) -> list[Drawing]:
     """`count` recognised Quick, Draw! drawings of mapped classes, spread evenly over the classes."""
     mapping = class_map(data)

@@ -16,6 +16,7 @@ from sketchguide.training.data import Pictures
 from sketchguide.training.run import TrainingRun, cosine
 
 _GROWS = 8
+_PART = 16  # held-out pictures that P sees at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +119,11 @@ class SketcherRun(TrainingRun):
         """Mean Dice distance, 0 to 1, of P from the extractors on held-out pictures (N, 3, H, W), styles in turn."""
         del captions
         styles = torch.arange(len(images)) % len(self.settings.styles)
+        parts = list(zip(images.split(_PART), styles.split(_PART), strict=True))
         if self._scored is None or not torch.equal(self._scored[0], images):
-            self._scored = (images, self.targets(images, styles))
-        return float(dice(self.sketcher(images.to(self.device), styles).cpu(), self._scored[1]).mean())
+            self._scored = (images, torch.cat([self.targets(*part) for part in parts]))
+        drawn = torch.cat([self.sketcher(seen.to(self.device), some).cpu() for seen, some in parts])
+        return float(dice(drawn, self._scored[1]).mean())
 
 
 def dice(drawn: Tensor, wanted: Tensor) -> Tensor:
