@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from diffusers import ControlNetModel, EulerDiscreteScheduler
 from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
@@ -14,8 +15,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 import sketchguide
+from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.backbones.wrapped import with_controlnet
 from sketchguide.controls.strengths import Proportional
 from sketchguide.defaults import HANDOVER
 from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideWarning, UsageError
@@ -114,6 +117,22 @@ def test_a_recipe_names_what_was_loaded_already(predictor: LatentPredictor, tmp_
         assert np.array_equal(pixels(named.image), pixels(picture.image))
     with pytest.raises(UsageError, match="must be a loaded model"):
         generate("a cat", backbone="icons-64", seed=1)  # type: ignore[arg-type]
+
+
+def test_a_recipe_tells_other_levels_and_a_wrapped_model_apart() -> None:
+    pipeline = tiny_stable_diffusion()
+    plain = UNetBackbone(pipeline, name="tiny")
+    control = ControlNetModel.from_unet(pipeline.unet, conditioning_embedding_out_channels=(4, 8))
+
+    def made_with(backbone: Backbone) -> dict[str, str]:
+        return generate("a cat", backbone=backbone, seed=1, steps=2, size=SIZE)[0].made_with
+
+    before = made_with(plain)
+    told = made_with(with_controlnet(plain, control, torch.zeros(1, 3, *SIZE)))
+    assert {name for name in before if told[name] != before[name]} == {"model"}
+    pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, use_karras_sigmas=True)
+    other = made_with(UNetBackbone(pipeline, name="tiny"))
+    assert {name for name in before if other[name] != before[name]} == {"levels"}
 
 
 def test_a_pipeline_in_a_precision_of_its_own_draws_as_it_is() -> None:

@@ -14,7 +14,9 @@ from PIL import Image, ImageCms, ImageDraw
 
 from sketchguide.errors import GuidanceError, OutputError, SketchError, SketchguideWarning
 from sketchguide.images import (
+    carried,
     channel_extremes,
+    from_base64,
     from_grey,
     open_image,
     read_png_text,
@@ -347,6 +349,15 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
         save_png(Image.new("RGB", (16, 16)), path)
     assert path.read_bytes() == before
     assert [entry.name for entry in tmp_path.iterdir()] == ["out.png"]
+
+
+def test_what_is_too_narrow_to_be_carried_is_named_at_once(tmp_path: Path) -> None:
+    Image.new("RGB", (1024, 20)).save(tmp_path / "strip.png")
+    with pytest.raises(SketchError, match=r"1024 × 20 pixels; at most 1:32") as caught:
+        carried(tmp_path / "strip.png", field="like")
+    assert caught.value.field == "like"
+    Image.new("RGB", (1024, 32)).save(tmp_path / "strip.png")
+    assert from_base64(carried(tmp_path / "strip.png")).size == (512, 16)
 
 
 def test_unwritable_places_are_named(tmp_path: Path) -> None:

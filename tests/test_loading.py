@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
+from diffusers import StableDiffusionPipeline
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 
@@ -97,6 +99,18 @@ def test_unknown_names_are_refused_before_the_network(
     assert caught.value.hint
 
 
+def test_whatever_the_network_raises_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    class ForbiddenError(Exception):  # as HTTP libraries have them, of no common kind
+        pass
+
+    def download(_: str) -> None:
+        raise ForbiddenError("403 by the proxy")
+
+    monkeypatch.setattr("diffusers.DiffusionPipeline.load_config", download)
+    with pytest.raises(ModelNotFoundError, match=r"the hub gave none of that name: .*403 by the proxy"):
+        load_backbone("owner/model-1.5")
+
+
 def test_a_hub_that_does_not_answer_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
     def download(source: str, **settings: object) -> None:
         assert settings["use_safetensors"] is True
@@ -104,6 +118,7 @@ def test_a_hub_that_does_not_answer_is_said_to_be(monkeypatch: pytest.MonkeyPatc
         raise OSError(f"cannot reach the host for {source}\nand much more")
 
     index = {part: ["diffusers", kind] for part, kind in loading.FAMILY.items()}
+    index |= {part: ["diffusers", "Any"] for part in ("text_encoder", "tokenizer")}
     monkeypatch.setattr("diffusers.DiffusionPipeline.load_config", lambda _: index)
     monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", download)
     with pytest.raises(ModelNotFoundError, match=r"'owner/model-1\.5'") as caught:
@@ -128,8 +143,10 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 def test_pipelines_of_other_families_are_refused(tiny: Tiny) -> None:
     other = SimpleNamespace(components={"transformer": object(), "vae": object()})
     with_another_autoencoder = SimpleNamespace(components={**tiny().pipeline.components, "vae": object()})
-    with pytest.raises(UsageError, match="not supported"):
-        from_pipe(with_another_autoencoder)
+    of_pictures = SimpleNamespace(components={**tiny().pipeline.components, "text_encoder": None})
+    for pipeline in (with_another_autoencoder, of_pictures):
+        with pytest.raises(UsageError, match="not supported"):
+            from_pipe(pipeline)
     with pytest.raises(UsageError, match="not supported") as caught:
         from_pipe(other)
     assert caught.value.field == "model"
@@ -144,6 +161,7 @@ def test_folders_of_other_families_are_refused_before_any_weights_are_read(tmp_p
         {"_class_name": "StableDiffusionXLPipeline", "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]},
         {"_class_name": "FluxPipeline", "unet": [None, None], "transformer": ["diffusers", "FluxTransformer2DModel"]},
         {"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderTiny"]},
+        {"_class_name": "StableDiffusionPipeline", "text_encoder": [None, None]},
     ):
         (tmp_path / "model_index.json").write_text(json.dumps(index | change))
         with pytest.raises(UsageError, match=f"{change['_class_name']} is not supported yet"):
@@ -154,6 +172,15 @@ def test_any_loaded_pipeline_is_a_backbone(tiny: Tiny) -> None:
     backbone = from_pipe(tiny().pipeline, name="mine")
     assert isinstance(backbone, UNetBackbone)
     assert (backbone.name, backbone.network) == ("mine", tiny().network)
+
+
+def test_a_pipeline_loaded_by_diffusers_draws_what_it_does_when_loaded_by_its_name(original: Path) -> None:
+    settings: dict[str, Any] = {"seed": 1, "steps": 2, "count": 2, "size": (64, 64)}
+    ours = generate("a cat", backbone=load_backbone(original, device="cpu"), **settings)
+    theirs = generate("a cat", backbone=from_pipe(StableDiffusionPipeline.from_pretrained(original)), **settings)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.image.tobytes() == other.image.tobytes()
+        assert one.recipe == other.recipe  # the folder's name, as text, too
 
 
 # ----------------------------------------------------------------------------------------------------- damaged files
@@ -377,7 +404,7 @@ def test_the_fingerprint_of_a_model_follows_all_its_networks(tiny: Tiny) -> None
     attention = SketchAttention(describe_attention(backbone.taps, backbone="tiny", pixels=backbone.stride))
     told = with_sketch_attention(backbone, attention, torch.zeros(1, 1, 64, 64))
     before = fingerprint_of_model(backbone)
-    assert before == fingerprint_of_model(tiny()) == fingerprint_of_model(told)
+    assert before == fingerprint_of_model(tiny()) != fingerprint_of_model(told)
     for part in (backbone.network, backbone.autoencoder, backbone.pipeline.text_encoder):
         weight = next(iter(part.parameters()))
         with torch.no_grad():
@@ -386,6 +413,21 @@ def test_the_fingerprint_of_a_model_follows_all_its_networks(tiny: Tiny) -> None
         with torch.no_grad():
             weight.div_(2)
     assert fingerprint_of_model(backbone) == before
+
+
+def test_offloaded_weights_have_the_fingerprint_of_those_at_hand() -> None:
+    pipeline: Any = tiny_stable_diffusion()
+    before = fingerprint(pipeline.unet)
+    cpu_offload(pipeline.unet, execution_device=torch.device("cpu"))
+    assert next(pipeline.unet.parameters()).is_meta
+    assert fingerprint(pipeline.unet) == before
+    (picture,) = generate("a cat", backbone=from_pipe(pipeline), seed=1, steps=1, size=(64, 64))
+    assert picture.made_with["model"]
+
+
+def test_weights_that_are_nowhere_are_named() -> None:
+    with pytest.raises(UsageError, match=r"conv_in\.weight are not there"):
+        fingerprint(tiny_stable_diffusion().unet.to("meta"))
 
 
 # -------------------------------------------------------------------------------------------------------------- LoRAs
@@ -477,6 +519,22 @@ def test_a_lora_that_does_not_fit_leaves_nothing_behind(styled: UNetBackbone, tm
             load_lora(styled, tmp_path / f"{file}.safetensors")
         assert caught.value.field == "lora"
         assert state_of(styled) == before
+
+
+def test_a_lora_for_one_request_gives_way_to_the_one_before(styled: UNetBackbone, tmp_path: Path) -> None:
+    mine = lora_of("unet", tmp_path / "mine.safetensors", "to_q", "to_v")
+    other = lora_of("unet", tmp_path / "other.safetensors", "to_k")
+    save_file({"lora.of.another.kind": torch.zeros(2)}, tmp_path / "bad.safetensors")
+    settings: dict[str, Any] = {"seed": 1, "steps": 1, "size": (64, 64)}
+    (alone,) = generate("a cat", backbone=styled, lora=str(other), **settings)
+    load_lora(styled, mine, scale=0.5)
+    before, printed = state_of(styled), fingerprint_of_model(styled)
+    (beside,) = generate("a cat", backbone=styled, lora=str(other), **settings)
+    assert beside.made_with == alone.made_with
+    assert (state_of(styled), fingerprint_of_model(styled)) == (before, printed)
+    with pytest.raises(MismatchError):
+        generate("a cat", backbone=styled, lora=str(tmp_path / "bad.safetensors"), **settings)
+    assert (state_of(styled), fingerprint_of_model(styled)) == (before, printed)
 
 
 @pytest.mark.parametrize("way", ["fuse_lora", "disable_lora"])

@@ -206,6 +206,18 @@ def test_generated_sources_that_cannot_be_had(tiny: Tiny, tmp_path: Path) -> Non
             list(run(request, backbone=tiny()))  # nothing pulled the picture: which predictor there was is no matter
 
 
+def test_another_precision_is_not_called_another_model(tiny: Tiny) -> None:
+    source = generated(tiny)
+    changed = source.recipe.model_copy(
+        update={"made_with": {**source.made_with, "model": "0" * 12, "dtype": "float16"}}
+    )
+    layout = Layout.checked(picture=to_base64(source.image), source="generated", made=changed)
+    request = Request.checked(prompt="a cat", seed=5, steps=STEPS, size=SIZE, layout=layout)
+    with pytest.raises(UsageError, match="was made in float16, and the model is in float32") as caught:
+        list(run(request, backbone=tiny()))
+    assert caught.value.field == "dtype"
+
+
 def test_a_generated_source_is_a_picture_however_much_it_looks_like_a_drawing(tiny: Tiny) -> None:
     source = generated(tiny)
     inked = Image.new("RGB", SIZE, "white")

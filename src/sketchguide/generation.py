@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -25,7 +26,7 @@ from sketchguide.guidance import controls_of
 from sketchguide.images import carried, from_base64, read_png_text, save_png, to_images, to_tensor
 from sketchguide.inversion import Trajectory, recur
 from sketchguide.levels import Level
-from sketchguide.loading import fingerprint, fingerprint_of_model, load_backbone, load_lora, unload_lora
+from sketchguide.loading import fingerprint, fingerprint_of_model, load_backbone, wearing
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Recipe, Request
 from sketchguide.sampling import Evaluations, Moment, sample
@@ -159,7 +160,8 @@ def run(
     """Carry out `request`: Progress after every step, a Picture when one is finished.
 
     With `prompts` it is carried out for each of them in place of its own; the layout's source runs once for all.
-    `only` makes just the picture of that index. A LoRA that the request names is on the backbone meanwhile.
+    `only` makes just the picture of that index. A LoRA that the request names is on the backbone meanwhile, in place of
+    one that `load_lora` loaded.
     """
     if only is not None and not 0 <= only < request.count:
         raise UsageError(f"Picture {only} was asked for; the request makes {request.count}.", field="only")
@@ -167,11 +169,8 @@ def run(
     if request.lora is None:
         yield from _carried_out(request, backbone, predictor, prompts=prompts, only=only)
         return
-    load_lora(backbone, request.lora, scale=request.lora_scale)
-    try:
+    with wearing(backbone, request.lora, scale=request.lora_scale):
         yield from _carried_out(request, backbone, predictor, prompts=prompts, only=only)
-    finally:
-        unload_lora(backbone)
 
 
 def _carried_out(
@@ -195,6 +194,7 @@ def _carried_out(
     _warn(requests, sketch, picture, backbone)
     made_with = {"sketchguide": sketchguide.__version__, "torch": torch.__version__, "dtype": str(backbone.dtype)[6:]}
     made_with |= {"device": backbone.device.type, "model": fingerprint_of_model(backbone)}
+    made_with["levels"] = _digest(levels_of(request, backbone))
     drawing = None if sketch is None else sketch.rasterize(size=size)
     controls = controls_of(request, backbone, drawing, predictor)
     made_with |= controls.made_with
@@ -239,6 +239,11 @@ def _carried_out(
         for index, image in zip(chunk, to_images(made), strict=True):
             if only is None or index == only:
                 yield Picture(image, one, index, made_with, evaluations)
+
+
+def _digest(levels: Sequence[Level]) -> str:
+    """12 hex digits that change with the levels of noise, but not with their rounding."""
+    return sha256(" ".join(f"{value:.4f}" for level in levels for value in level).encode()).hexdigest()[:12]
 
 
 def _source(
@@ -302,6 +307,12 @@ def _made_again(
     controls = controls_of(made, backbone, drawing, predictor)
     found = {"model": fingerprint_of_model(backbone), **controls.made_with}
     differing = [name for name, value in found.items() if recipe.made_with.get(name) != value]
+    if "model" in differing and recipe.made_with.get("dtype") != (dtype := str(backbone.dtype)[6:]):
+        raise UsageError(
+            f"The picture was made in {recipe.made_with.get('dtype')}, and the model is in {dtype}.",
+            hint="Choose the same dtype, or take the picture with source `inverted`.",
+            field="dtype",
+        )
     if (made.lora, made.lora_scale) != (request.lora, request.lora_scale):
         differing.append("LoRA")
     if differing:

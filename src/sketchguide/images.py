@@ -266,11 +266,17 @@ def to_base64(image: Image.Image) -> str:
 def carried(picture: Image.Image | str | Path, *, field: str = "image") -> str:
     """A picture or its file as a request carries it to be looked at: shrunk to 512 pixels a side, if it has more.
 
-    Raises SketchError as `open_image` does.
+    Raises SketchError as `open_image` does, and for one more than 32 times as wide as high, or as high as wide.
     """
     image = (
         as_rgb(picture, field=field).copy() if isinstance(picture, Image.Image) else open_image(picture, field=field)
     )
+    if max(image.size) * MIN_SIDE > min(image.size) * CARRIED_SIDE:
+        raise SketchError(
+            f"The picture is {image.width} × {image.height} pixels; at most 1:{CARRIED_SIDE // MIN_SIDE} is allowed.",
+            hint="Cut it to what matters.",
+            field=field,
+        )
     image.thumbnail((CARRIED_SIDE, CARRIED_SIDE), Image.Resampling.LANCZOS)
     return to_base64(image)
 

@@ -6,18 +6,18 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import nn
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.backbones.unet import Lora, UNetBackbone
 from sketchguide.defaults import MODEL, DType, find_dtype
 from sketchguide.errors import (
     MismatchError,
@@ -143,13 +143,13 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
     try:
         index: Any = DiffusionPipeline.load_config(source)
         kinds = {part: entry[1] for part, entry in index.items() if isinstance(entry, list) and entry[0]}
-        if FAMILY.items() - kinds.items() or "text_encoder_2" in kinds:  # before any weights are read, or even fetched
+        if FAMILY.items() - kinds.items() or not _one_prompt(kinds):  # before any weights are read, or even fetched
             raise _unsupported(str(index.get("_class_name", name)))
         encoders = _text_encoders(source, index, chosen)
         pipeline = DiffusionPipeline.from_pretrained(source, dtype=chosen, use_safetensors=True, **encoders)
-    except SketchguideError:
+    except (SketchguideError, MemoryError, torch.OutOfMemoryError):
         raise
-    except (OSError, ValueError, RuntimeError, AttributeError, KeyError, TypeError, SafetensorError) as error:
+    except Exception as error:  # not only their own: those of the hub's HTTP library come through
         reason = reason_of(error)
         if isinstance(source, Path):
             raise WeightsError(f"{source} does not load as a diffusers pipeline: {reason}", field="model") from error
@@ -168,8 +168,6 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
             raise WeightsError(
                 f"The weights of {part} in {source} are not finite.", hint="Get them again.", field="model"
             )
-        if where.type == "cpu":  # convolutions are a tenth to a third faster there
-            module.to(memory_format=torch.channels_last)
     return from_pipe(pipeline.to(where), name=str(name))
 
 
@@ -203,15 +201,24 @@ def _incomplete(part: str, source: str | Path, missing: Sequence[str]) -> Weight
 def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
     """Use a diffusers pipeline that is already loaded, with the LoRA, dtype and offloading it has.
 
-    The family is read from its components. Raises UsageError for one that is not supported.
+    The family is read from its components. On the CPU its weights are laid out `channels_last`. Raises UsageError for
+    one that is not supported.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
-    parts = pipeline.components
+    parts: dict[str, Any] = {name: part for name, part in pipeline.components.items() if part is not None}
     known = isinstance(parts.get("unet"), UNet2DConditionModel) and isinstance(parts.get("vae"), AutoencoderKL)
-    if known and "text_encoder_2" not in parts:
-        return UNetBackbone(pipeline, name=name)
-    raise _unsupported(type(pipeline).__name__)
+    if not known or not _one_prompt(parts):
+        raise _unsupported(type(pipeline).__name__)
+    for module in parts.values():
+        if isinstance(module, nn.Module) and all(p.device.type == "cpu" for p in module.parameters()):
+            module.to(memory_format=torch.channels_last)  # convolutions are a tenth to a third faster there
+    return UNetBackbone(pipeline, name=name)
+
+
+def _one_prompt(parts: Collection[str]) -> bool:
+    """Whether a pipeline with these parts is told its prompt by one text encoder."""
+    return {"text_encoder", "tokenizer"} <= set(parts) and "text_encoder_2" not in parts
 
 
 def _unsupported(pipeline: str) -> UsageError:
@@ -261,16 +268,44 @@ def load_lora(backbone: Backbone, name: str | Path, *, scale: float = 1.0) -> Ba
     `scale` is the slider between the model as it was (0) and as it was tuned (1): the weights are W + scale * B A, so
     a picture costs what it always did. One that was loaded here before is replaced; others stay as they are.
     Raises ModelNotFoundError, WeightsError, UsageError where others are fused or switched off, and MismatchError for a
-    LoRA made for another network, which leaves nothing behind.
+    LoRA made for another network; the backbone is then as it was.
     """
-    pipeline: Any = getattr(backbone, "pipeline", None)
-    if pipeline is None or not hasattr(pipeline, "load_lora_weights"):
-        raise MismatchError(f"{backbone.name!r} takes no LoRA.", hint="Use a Stable Diffusion model.", field="lora")
+    if not isinstance(backbone, UNetBackbone) or not hasattr(backbone.pipeline, "load_lora_weights"):
+        raise MismatchError(
+            f"{backbone.name!r} takes no LoRA.",
+            hint="Use a Stable Diffusion model; a LoRA goes on before a ControlNet or an adapter.",
+            field="lora",
+        )
     if not math.isfinite(scale):
         raise UsageError(f"lora_scale is {scale}; it must be a number, usually 0 to 1.", field="lora_scale")
     file = find_file(name, LORA_FILE, kind="LoRA", field="lora")
     read_weights(file, field="lora")  # refuses damage; diffusers reads the file again, for the scales in its header
+    before = backbone.lora
     unload_lora(backbone)
+    try:
+        _put_on(backbone, Lora(str(name), file, scale))
+    except SketchguideError:
+        if before is not None:
+            _put_on(backbone, before)
+        raise
+    return backbone
+
+
+@contextmanager
+def wearing(backbone: Backbone, name: str | Path, *, scale: float) -> Generator[None]:
+    """Within the block the LoRA `name` is on the backbone, in place of one that `load_lora` loaded before."""
+    before = backbone.lora if isinstance(backbone, UNetBackbone) else None
+    load_lora(backbone, name, scale=scale)
+    try:
+        yield
+    finally:
+        unload_lora(backbone)
+        if before is not None and isinstance(backbone, UNetBackbone):
+            _put_on(backbone, before)
+
+
+def _put_on(backbone: UNetBackbone, lora: Lora) -> None:
+    pipeline = backbone.pipeline
     if any(layer.merged or layer.disable_adapters for _, _, layer in _adapted(pipeline.unet, pipeline.text_encoder)):
         raise UsageError(
             f"The LoRAs that {backbone.name!r} has are fused or switched off, and another one would be too.",
@@ -278,26 +313,26 @@ def load_lora(backbone: Backbone, name: str | Path, *, scale: float = 1.0) -> Ba
             field="lora",
         )
     try:
-        with warnings.catch_warnings(), _beside_others(pipeline, scale):
+        with warnings.catch_warnings(), _beside_others(pipeline, lora.scale):
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-            pipeline.load_lora_weights(str(file), adapter_name=LORA, use_safetensors=True)
+            pipeline.load_lora_weights(str(lora.file), adapter_name=LORA, use_safetensors=True)
         if not any(LORA in names for names in pipeline.get_list_adapters().values()):
             raise ValueError("it has no weights for any of its networks")
     except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
         unload_lora(backbone)
         raise MismatchError(
-            f"The LoRA {str(name)!r} does not fit {backbone.name!r}: {reason_of(error)}",
+            f"The LoRA {lora.name!r} does not fit {backbone.name!r}: {reason_of(error)}",
             hint="Use it with the model that it was tuned on.",
             field="lora",
         ) from error
-    return backbone
+    backbone.lora = lora
 
 
 def unload_lora(backbone: Backbone) -> None:
     """Take the LoRA that `load_lora` loaded off the backbone, which is then as it was; without one, do nothing."""
-    pipeline: Any = getattr(backbone, "pipeline", None)
-    if pipeline is not None:
-        take_off(LORA, pipeline.unet, pipeline.text_encoder)
+    if isinstance(backbone, UNetBackbone):
+        take_off(LORA, backbone.pipeline.unet, backbone.pipeline.text_encoder)
+        backbone.lora = None
 
 
 def take_off(adapter: str, *networks: nn.Module) -> None:
@@ -399,5 +434,20 @@ def fingerprint(network: nn.Module) -> str:
 
 
 def _tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    yield from network.named_parameters()
-    yield from network.named_buffers()
+    for name, tensor in chain(network.named_parameters(), network.named_buffers()):
+        yield name, _offloaded(network, name) if tensor.is_meta else tensor
+
+
+def _offloaded(network: nn.Module, name: str) -> torch.Tensor:
+    """A tensor that accelerate keeps elsewhere until its module runs."""
+    path, _, leaf = name.rpartition(".")
+    hook = getattr(network.get_submodule(path), "_hf_hook", None)
+    for one in getattr(hook, "hooks", (hook,)):
+        kept: Mapping[str, torch.Tensor] | None = getattr(one, "weights_map", None)
+        if kept is not None and leaf in kept:
+            return kept[leaf]
+    raise UsageError(
+        f"The weights {name} are not there: they are on no device.",
+        hint="Load the pipeline with its weights, or offload it by diffusers' own methods.",
+        field="model",
+    )

@@ -81,6 +81,19 @@ def test_from_with_a_count_goes_on_from_the_seed(sketchguide: Run, three: list[P
     assert [picture["seed"] for picture in result.json["pictures"]] == [6, 7]
 
 
+def test_a_sheet_of_one_picture_of_several_is_that_picture(sketchguide: Run, three: list[Path], tmp_path: Path):
+    result = sketchguide("generate", "--from", three[2], "--sheet", "-o", tmp_path / "one.png")
+    assert result.code == 0
+    assert "--sheet changes nothing" in result.err
+    assert (tmp_path / "one.png").read_bytes() == three[2].read_bytes()
+
+
+def test_from_with_other_steps_or_a_solver_warns_of_nothing(sketchguide: Run, three: list[Path], tmp_path: Path):
+    for option in (("--steps", "3"), ("--solver", "euler"), ("--dtype", "bfloat16")):
+        result = sketchguide("generate", "--from", three[0], *option, "-o", tmp_path / "other.png")
+        assert (result.code, result.err) == (0, "")
+
+
 def test_from_warns_when_the_circumstances_differ(sketchguide: Run, three: list[Path], tmp_path: Path):
     recipe = json.loads(read_png_text(three[0])["sketchguide"])
     recipe["made_with"] |= {"model": "000000000000", "torch": "1.0", "predictor": "only for sketches"}

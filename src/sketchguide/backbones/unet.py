@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import diffusers
 import torch
@@ -18,6 +19,14 @@ from sketchguide.taps import TapInfo, survey
 TRAINING_STEPS = 1000
 
 
+class Lora(NamedTuple):
+    """One that is on a pipeline."""
+
+    name: str
+    file: Path
+    scale: float
+
+
 class UNetBackbone:
     """A loaded diffusers pipeline (`StableDiffusionPipeline` and its like), used as it is: LoRA, dtype and offloading
     stay as the user set them. The networks are put into eval mode and frozen.
@@ -27,7 +36,8 @@ class UNetBackbone:
 
     def __init__(self, pipeline: Any, *, name: str = "") -> None:
         self.pipeline = pipeline
-        self.name = name or pipeline.config.get("_name_or_path") or type(pipeline).__name__
+        self.lora: Lora | None = None  # what `load_lora` loaded
+        self.name = str(name or pipeline.config.get("_name_or_path") or type(pipeline).__name__)
         self.network: nn.Module = pipeline.unet
         self.autoencoder: Any = pipeline.vae
         for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):

@@ -177,7 +177,8 @@ class Told(ABC):
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
-        return self.inner.networks
+        inner = self.inner.networks
+        return {**inner, f"control {len(inner)}": self.control}
 
     @property
     def taps(self) -> Sequence[TapInfo]:

@@ -77,7 +77,9 @@ def command(
     options = given(prompt=prompt, sketch=sketch, polarity=polarity, **options)
     job = _fresh(options) if source is None else _recalled(source, options)
     warn_of_idle(options, report, drawing=job.request.sketch is not None)
-    carry_out(job, report, output=output, as_sheet=as_sheet or job.sheet)
+    if as_sheet and job.only is not None:
+        report.warn("--sheet changes nothing: one picture of several is made again.")
+    carry_out(job, report, output=output, as_sheet=job.sheet or (as_sheet and job.only is None))
 
 
 def given(
@@ -141,7 +143,10 @@ def _recalled(source: Path, options: Mapping[str, Any]) -> Job:
         start = {} if recipe.sheet else {"seed": recipe.request.seed + recipe.index, "count": 1}
         values, only = {**values, **start, **options}, None
     changed = {
-        "model": {"model", "predictor"},
+        "model": {"model", "predictor", "levels"},
+        "steps": {"levels"},
+        "solver": {"levels"},
+        "dtype": {"dtype", "model"},
         "lora": {"model"},
         "lora_scale": {"model"},
         "predictor": {"predictor"},
@@ -150,9 +155,9 @@ def _recalled(source: Path, options: Mapping[str, Any]) -> Job:
         "sketcher": {"sketcher"},
         "drawing_features": {"drawing_features"},
         "picture_features": {"picture_features"},
-        "device": {"device", "dtype"},
+        "device": {"device", "dtype", "model"},
     }
-    meant = {"dtype"} & options.keys() | {name for option in options for name in changed.get(option, ())}
+    meant = {name for option in options for name in changed.get(option, ())}
     kept = {name: value for name, value in recipe.made_with.items() if name not in meant}
     return Job(request=Request.checked(**values), only=only, sheet=recipe.sheet, made_with=kept)
 
