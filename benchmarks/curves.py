@@ -1,10 +1,14 @@
-"""How closely pictures follow, and what that costs: over strength and stop, over training pictures, over steps.
+"""How closely pictures follow, and what that costs: over strength and stop, over training pictures, over steps, and for
+LGP and its peers over how hard each acts.
 
     python recipes/icons/pictures.py --data ../shared/data --out runs/icon-pictures
     python benchmarks/curves.py strength --shared ../shared --classifier FILE --out runs/curves/strength
     python benchmarks/curves.py steps    --shared ../shared --classifier FILE --out runs/curves/steps
     python benchmarks/curves.py pictures --shared ../shared --classifier FILE --out runs/curves/pictures \\
         --pictures runs/icon-pictures
+    python benchmarks/curves.py methods  --shared ../shared --classifier FILE --out runs/curves/methods \\
+        --predictor runs/peers/lgp-300 --controlnet runs/peers/controlnet-1000 \\
+        --t2i-adapter runs/peers/t2i-adapter-1000
 
 Every point is a method of `sketchguide bench` on the same Quick, Draw! sketches. Points are kept: the same command goes
 on. The classifier is what benchmarks/classifier.py wrote.
@@ -25,6 +29,7 @@ from judged import add_options, judged
 from sketchguide import load_backbone
 from sketchguide.backbones.base import Backbone
 from sketchguide.cli.environment import hardware
+from sketchguide.defaults import STRENGTH
 from sketchguide.evaluation.summary import Row, table
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.loading import fingerprint_of_model
@@ -32,10 +37,12 @@ from sketchguide.methods import build_method
 from sketchguide.training.data import Pictures, digest, find_examples, split
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
 
+EVERY_STEP = 1.5  # the strength that goes with pulling at every step
 STRENGTHS = (0.8, 1.6, 2.5, 3.5)
 STOPS = (0.3, 0.5, 0.7, 0.85)
 STEPS = (8, 15, 25, 50)
 PICTURES = (50, 100, 300, 1000, 2000)
+SHARES = (0.4, 0.6, 0.8, 1.0, 1.3)  # of a method's usual strength
 
 
 class Point(NamedTuple):
@@ -56,6 +63,14 @@ def points(args: argparse.Namespace, backbone: Backbone) -> Iterator[Point]:
             for steps in STEPS:
                 yield Point("unguided", steps, f"text:steps={steps}")
                 yield Point("LGP", steps, f"lgp:steps={steps}")
+        case "methods":
+            named = f"predictor={args.predictor}," if args.predictor else ""
+            for share in SHARES:
+                yield Point("LGP", share, f"lgp:{named}strength={STRENGTH.default * share:g}")
+                yield Point("LGP, every step", share, f"lgp:{named}every=1,strength={EVERY_STEP * share:g}")
+                for curve, peer in (("ControlNet", args.controlnet), ("T2I-Adapter", args.t2i_adapter)):
+                    if peer is not None:
+                        yield Point(curve, share, f"{curve.lower()}:path={peer},weight={share:g}")
         case _:
             for count in PICTURES:
                 folder = args.out / f"predictor-{count}"
@@ -112,8 +127,11 @@ def plot(curves: Mapping[str, Sequence[tuple[float, Row]]], across: str, file: P
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("kind", choices=["strength", "steps", "pictures"])
+    parser.add_argument("kind", choices=["strength", "steps", "pictures", "methods"])
     parser.add_argument("--pictures", type=Path, help="folder that recipes/icons/pictures.py wrote (for `pictures`)")
+    parser.add_argument("--predictor", type=Path, help="LGP's, in place of the shipped one (for `methods`)")
+    parser.add_argument("--controlnet", type=Path, help="folder that benchmarks/peers/train.py wrote (for `methods`)")
+    parser.add_argument("--t2i-adapter", type=Path, help="folder that benchmarks/peers/train.py wrote (for `methods`)")
     add_options(parser)
     args = parser.parse_args()
     if args.kind == "pictures" and args.pictures is None:
@@ -127,7 +145,12 @@ def main() -> None:
     curves: dict[str, list[tuple[float, Row]]] = {}
     for point in wanted:
         curves.setdefault(point.curve, []).append((point.across, by_label[point.label]))
-    across = {"strength": "strength (beta)", "steps": "sampling steps", "pictures": "training pictures"}[args.kind]
+    across = {
+        "strength": "strength (beta)",
+        "steps": "sampling steps",
+        "pictures": "training pictures",
+        "methods": f"share of strength {STRENGTH.default:g}, at every step {EVERY_STEP:g}; of the peers' weight 1",
+    }[args.kind]
     plot(curves, across, args.out / f"{args.kind}.png")
     on = hardware(backbone.device.type)
     report = {"hardware": on, "sketches": args.sketches, "rows": [asdict(row) for row in rows]}

@@ -10,10 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers import ControlNetModel
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.classifiers import IconClassifier, save_classifier
 from sketchguide.evaluation.drawings import class_map
+from sketchguide.loading import load_backbone
+from sketchguide.predictors import LatentPredictor
 from sketchguide.training.predictor import PredictorTraining
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
@@ -72,6 +75,34 @@ def test_a_curve_over_training_pictures(
     monkeypatch.setattr(curves.PredictorRun, "__iter__", lambda _: pytest.fail("it is trained already"))
     curves.main()
     assert (out / "results.jsonl").read_text() == made
+
+
+def test_a_curve_of_each_method_over_its_strength(
+    study: Study,
+    options: list[str | Path],
+    predictor: LatentPredictor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out, lines, control = tmp_path / "curve", tmp_path / "lines", tmp_path / "control"
+    predictor.save_pretrained(lines)
+    unet: Any = load_backbone(options[options.index("--model") + 1]).network
+    ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 8)).save_pretrained(control)
+    curves = study("curves", "methods", *options, "--out", out, "--predictor", lines, "--controlnet", control)
+    monkeypatch.setattr(curves, "SHARES", (0.5, 1.0))
+    curves.main()
+    rows = json.loads((out / "methods.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == [
+        "text",
+        f"lgp:predictor={lines},strength=1.25",
+        f"lgp:predictor={lines},every=1,strength=0.75",
+        f"controlnet:path={control},weight=0.5",
+        f"lgp:predictor={lines},strength=2.5",
+        f"lgp:predictor={lines},every=1,strength=1.5",
+        f"controlnet:path={control},weight=1",
+    ]
+    assert all(row["failed"] == 0 and row["f1"] is not None for row in rows)
+    assert (out / "methods.png").stat().st_size > 0
 
 
 def test_a_word_that_the_judge_does_not_know_is_refused_before_the_tuning(
