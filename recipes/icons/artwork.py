@@ -18,7 +18,7 @@ from PIL import Image
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from proportions import Layout, people_fits
+from proportions import people_fits
 from sketchguide.evaluation.drawings import STYLES, class_map, held_out, with_article
 
 DEFAULT_STYLE = "fluent3d"  # what a caption without a style word means
@@ -127,9 +127,9 @@ class Artwork:
         ]
         return pictures.clamp(0, 1) * 2 - 1, captions
 
-    def layouts(self, chosen: Tensor, laid_out: Tensor, rng: Generator) -> dict[int, Layout]:
-        """For the places `laid_out` (B,) in `chosen` (B,) whose thing people have drawn: one layout of theirs."""
-        layout: dict[int, Layout] = {}
+    def layouts(self, chosen: Tensor, laid_out: Tensor, rng: Generator) -> dict[int, Tensor]:
+        """For the places `laid_out` (B,) in `chosen` (B,) whose thing people have drawn: one map (2, 3) of theirs."""
+        layout: dict[int, Tensor] = {}
         for place in laid_out.nonzero()[:, 0].tolist():
             fits = self.fits[int(chosen[place])]
             if len(fits):
@@ -155,12 +155,12 @@ def warp(
     rng: Generator,
     *,
     loose: float | Tensor = 1.0,
-    layout: Mapping[int, Layout] = MappingProxyType({}),
+    layout: Mapping[int, Tensor] = MappingProxyType({}),
 ) -> Tensor:
     """Flip, rotate, scale, stretch, shift and bend each picture its own way; stretch and bend `loose` times as far.
 
-    Where `loose` is 0, pictures are only flipped and moved by up to a fortieth. Those with a layout in `layout`
-    are laid out by it and bent.
+    Where `loose` is 0, pictures are only flipped and moved by up to a fortieth. Those with a map (2, 3) in `layout` are
+    laid out by it and bent.
     """
     count = len(layers)
     moved = torch.as_tensor(loose).clamp(max=1)
@@ -180,14 +180,10 @@ def warp(
         dim=1,
     )
     for i, laid in layout.items():
-        matrix[i] = laid.matrix
+        matrix[i] = laid
     grid = F.affine_grid(matrix.to(layers), [count, 4, size, size], align_corners=False)
     bend = torch.randn(count, 2, 4, 4, generator=rng) * (loose * uniform(count, 0, 0.05, rng))[:, None, None, None]
     bend = F.interpolate(bend.to(layers), size=(size, size), mode="bicubic", align_corners=True)
-    if layout:
-        places = list(layout)
-        outlines = torch.stack([layout[i].bend for i in places]).to(layers)
-        bend[places] += F.interpolate(outlines, size=(size, size), mode="bicubic", align_corners=False)
     return F.grid_sample(layers, grid + bend.permute(0, 2, 3, 1), mode="bilinear", align_corners=False)
 
 

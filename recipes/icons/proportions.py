@@ -1,132 +1,42 @@
-"""Icons in the proportions that people give things: maps that lay an icon into the outline of a drawing."""
+"""Icons in the proportions that people give things: affine maps that lay an icon into the outline of a drawing."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
-from scipy.ndimage import gaussian_filter1d, map_coordinates
 from scipy.spatial import ConvexHull, QhullError
 from torch import Tensor
-from torch.nn import functional as F
 
 from sketchguide.evaluation.drawings import SCORED, quickdraw
 
 MOST_STRETCH = 1.7  # of one side against the other
 MOST_TURN = math.radians(60)
 LONG = 1.5  # sides of what has a direction, one against the other
-SIDE = 64  # pixels of the masks that outlines are compared in
-MOST_BEND = 1.4  # of one row or column, and its inverse
-MOST_SHIFT = 0.25  # of one row or column; the picture is 2 wide
-LEAST_SPAN = 0.15  # of a row or column, so that whiskers and tails are not blown up
-SMOOTH = 5.0  # pixels over which neighbouring rows go together
-ALIKE = 0.7  # of the outlines, intersection over union: what is drawn in another pose is not bent
-KNOTS = 16  # of a bend, each way
 
 Moments = tuple[NDArray[np.float64], NDArray[np.float64]]  # mean (2,), covariance (2, 2); x and y in -1..1
-Mask = NDArray[np.float32]  # (SIDE, SIDE) in [0, 1]
-PLACES = (np.arange(SIDE) + 0.5) / SIDE * 2 - 1
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Where in the icon each place of a picture is looked up: a map (2, 3) of `affine_grid`, and what is added to it at
-    `KNOTS` x `KNOTS` places, (2, KNOTS, KNOTS), x and y in -1..1."""
-
-    matrix: Tensor
-    bend: Tensor
-
-
-def people_fits(data: Path, codes: list[str], alphas: Tensor) -> list[list[Layout]]:
-    """For each icon of `codes` with its `alphas` (N, h, w) in [0, 1], a layout for every drawing of its concept that no
-    benchmark uses; there may be none.
+def people_fits(data: Path, codes: list[str], alphas: Tensor) -> list[Tensor]:
+    """For each icon of `codes` with its `alphas` (N, h, w) in [0, 1], affine maps (K, 2, 3) of `affine_grid`, one for
+    every drawing of its concept that no benchmark uses; K may be 0.
     """
-    drawn: dict[str, list[tuple[Mask, Moments]]] = {}
-    for drawing in quickdraw(data, count=10**6, size=(SIDE, SIDE))[SCORED:]:
-        ink = drawing.ink.ink
-        moments = hull_moments(ink)
+    drawn: dict[str, list[Moments]] = {}
+    for drawing in quickdraw(data, count=10**6, size=(64, 64))[SCORED:]:
+        moments = hull_moments(drawing.ink.ink)
         if moments is not None:
             for code in drawing.answers:
-                drawn.setdefault(code, []).append((ink, moments))
-    return [
-        [] if (icon := hull_moments(alpha.numpy())) is None else layouts(alpha, icon, drawn.get(code, []))
-        for code, alpha in zip(codes, alphas, strict=True)
-    ]
-
-
-def layouts(alpha: Tensor, icon: Moments, drawings: list[tuple[Mask, Moments]]) -> list[Layout]:
-    """Of an icon with `alpha` (h, w), in the way of each of the `drawings`."""
-    if not drawings:
-        return []
-    matrices = torch.tensor(np.stack([fit(icon, moments) for _, moments in drawings]), dtype=torch.float32)
-    grid = F.affine_grid(matrices, [len(drawings), 1, SIDE, SIDE], align_corners=False)
-    laid = F.grid_sample(alpha.expand(len(drawings), 1, -1, -1), grid, align_corners=False)[:, 0].numpy()
-    bends = torch.tensor(
-        np.stack([outline_bend(mask, ink) for mask, (ink, _) in zip(laid, drawings, strict=True)]), dtype=torch.float32
-    )
-    bends = torch.einsum("kij,kjhw->kihw", matrices[:, :, :2], F.adaptive_avg_pool2d(bends, KNOTS))
-    return [Layout(matrix, bend) for matrix, bend in zip(matrices, bends, strict=True)]
-
-
-def outline_bend(icon: Mask, drawing: Mask) -> NDArray[np.float64]:
-    """Displacements (2, SIDE, SIDE), x and y, by which `icon` is looked up so that its rows, then its columns, are as
-    long and lie where those of `drawing` do; 0 everywhere where the two are not alike even so.
-
-    Only the first and last ink of a row or column counts, so lines measure like solid shapes, closed or not.
-    """
-    across = row_bend(icon, drawing)
-    rows, columns = np.indices((SIDE, SIDE))
-    half = SIDE / 2
-    narrowed = map_coordinates(icon, [rows, columns + across * half], order=1, mode="constant")
-    down = row_bend(narrowed.T, drawing.T).T
-    bent = map_coordinates(narrowed, [rows + down * half, columns], order=1, mode="constant")
-    ours, theirs = outline(bent), outline(drawing)
-    if (ours & theirs).sum() < ALIKE * (ours | theirs).sum():
-        return np.zeros((2, SIDE, SIDE))
-    return np.stack([map_coordinates(across, [rows + down * half, columns], order=1, mode="nearest"), down])
-
-
-def row_bend(icon: Mask, drawing: Mask) -> NDArray[np.float64]:
-    """How far along its row (SIDE, SIDE) each place of the picture is from the place that it shows of `icon`."""
-    (from_left, from_right), (to_left, to_right) = spans(icon), spans(drawing)
-    known = ~np.isnan(from_left + to_left)
-    if not known.any():
-        return np.zeros((SIDE, SIDE))
-    source = np.maximum(from_right - from_left, LEAST_SPAN)
-    target = np.maximum(to_right - to_left, LEAST_SPAN)
-    stretch = np.clip(source / target, 1 / MOST_BEND, MOST_BEND)
-    middle = (to_left + to_right) / 2
-    shift = np.clip((from_left + from_right) / 2 - middle, -MOST_SHIFT, MOST_SHIFT)
-    numbers = np.arange(SIDE)
-    stretch, middle, shift = (
-        gaussian_filter1d(np.interp(numbers, numbers[known], values[known]), SMOOTH, mode="nearest")
-        for values in (np.log(stretch), middle, shift)
-    )
-    return (np.exp(stretch)[:, None] - 1) * (PLACES[None] - middle[:, None]) + shift[:, None]
-
-
-def spans(mask: Mask) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The places (SIDE,) of the first and last ink of every row, in -1..1; NaN where there is none."""
-    inked = mask > 0.5
-    some = inked.any(axis=1)
-    first = np.where(some, PLACES[inked.argmax(axis=1)], np.nan)
-    last = np.where(some, PLACES[SIDE - 1 - inked[:, ::-1].argmax(axis=1)], np.nan)
-    return first, last
-
-
-def outline(mask: Mask) -> NDArray[np.bool_]:
-    """What lies between the first and the last ink of its row and of its column."""
-    inked = mask > 0.5
-
-    def between(rows: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        return np.logical_or.accumulate(rows, axis=1) & np.logical_or.accumulate(rows[:, ::-1], axis=1)[:, ::-1]
-
-    return between(inked) & between(inked.T).T
+                drawn.setdefault(code, []).append(moments)
+    fits: list[Tensor] = []
+    for code, alpha in zip(codes, alphas, strict=True):
+        icon = hull_moments(alpha.numpy())
+        maps = [] if icon is None else [fit(icon, moments) for moments in drawn.get(code, [])]
+        fits.append(torch.tensor(np.stack(maps), dtype=torch.float32) if maps else torch.zeros(0, 2, 3))
+    return fits
 
 
 def hull_moments(ink: NDArray[np.float32]) -> Moments | None:
