@@ -15,7 +15,6 @@ import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from itertools import pairwise
 from pathlib import Path
 
@@ -33,13 +32,13 @@ from sketchguide.evaluation.alike import fingerprints
 from sketchguide.evaluation.benchmark import TOLERANCE
 from sketchguide.evaluation.classifier import accuracy
 from sketchguide.evaluation.detectors import load_detector
-from sketchguide.evaluation.drawings import SCORED, class_map, icon_records, load_set, with_article
+from sketchguide.evaluation.drawings import SCORED, class_map, digest_of, icon_records, load_set, with_article
 from sketchguide.evaluation.features import SqueezeNet, load_squeezenet
 from sketchguide.evaluation.metrics import bootstrap_interval, edge_f1
 from sketchguide.evaluation.similarity import perceptual_distance, structure_distance
 from sketchguide.extractors import Extractor
 from sketchguide.images import from_ink, open_image, save_png, sheet, to_images, to_tensor
-from sketchguide.loading import fingerprint_of_model
+from sketchguide.loading import identity_of
 from sketchguide.methods import Batch, Method, build_method
 from sketchguide.request import Request
 
@@ -96,10 +95,7 @@ class Edit:
     @property
     def file(self) -> str:
         """The name of its picture, another one where the edit is another one."""
-        digest = sha256(self.prompt.encode())
-        for values in (self.picture.numpy(), self.ink.ink):
-            digest.update(np.round(values, 2).astype(np.float32).tobytes())
-        return f"{self.name}-{digest.hexdigest()[:12]}.png"
+        return f"{self.name}-{digest_of([self.prompt], self.picture.numpy(), self.ink.ink)}.png"
 
 
 def edits_of_pictures(data: Path, known: set[str], *, count: int, size: tuple[int, int]) -> list[Edit]:
@@ -314,13 +310,7 @@ def run(args: argparse.Namespace) -> None:
     settings = {"steps": args.steps, "scale": args.scale, "seed": args.seed}
     rows = {method: build_method(method, backbone) for method in (*PICTURES.values(), *DRAWINGS.values())}
     asked = {"pictures": dict(PICTURES), "drawings": dict(DRAWINGS)}
-    networks = {
-        "model": fingerprint_of_model(backbone),
-        "dtype": str(backbone.dtype).removeprefix("torch."),
-        "device": backbone.device.type,
-        "networks": fingerprints(rows),
-    }
-    check_folder(args.out, {**networks, **settings, "rows": asked})
+    check_folder(args.out, {**identity_of(backbone), "networks": fingerprints(rows), **settings, "rows": asked})
     request = Request.checked(prompt="", **settings)
     report: dict[str, object] = {"hardware": hardware(backbone.device.type), **settings}
     text = ""

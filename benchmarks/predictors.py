@@ -44,48 +44,48 @@ REACH = 6 / 64  # of the longer side: how far from a line the map of distances f
 
 
 @dataclass(frozen=True)
-class SpoiltEdges:
-    """Five of six edge maps as rough drawings are: the pen too thick or too thin, lines broken, misplaced, too many."""
+class ChangedEdges:
+    """Edge maps (H, W) in [0, 1], each changed."""
 
-    name: str = "spoilt edges"
-
-    def __call__(self, images: Tensor, /) -> Tensor:
-        return torch.stack([self.spoilt(one) for one in EXTRACTORS["edges"](images)[:, 0]])[:, None]
-
-    def spoilt(self, ink: Tensor) -> Tensor:
-        seed = zlib.crc32(ink.numpy(force=True).tobytes())
-        kinds = (*SPOILS, None)
-        kind = kinds[seed % len(kinds)]
-        if kind is None:
-            return ink
-        values = ink.numpy(force=True)
-        return torch.tensor(perturb(SpatialMap(values, values * 0 + 1), kind, seed=seed).ink).to(ink)
-
-
-@dataclass(frozen=True)
-class Distances:
-    """Edge maps whose lines fade into the paper, so that a line that is nearly in place is nearly right."""
-
-    name: str = "distances"
+    name: str
+    change: Callable[[Tensor], Tensor]
 
     def __call__(self, images: Tensor, /) -> Tensor:
-        return torch.stack([self.faded(one) for one in EXTRACTORS["edges"](images)[:, 0]])[:, None]
+        return torch.stack([self.change(one) for one in EXTRACTORS["edges"](images)[:, 0]])[:, None]
 
-    def faded(self, ink: Tensor) -> Tensor:
-        if ink.max() < 0.5:
-            return torch.zeros_like(ink)
-        distance = torch.tensor(ndimage.distance_transform_edt(ink.numpy(force=True) < 0.5))
-        return (1 - distance / (REACH * max(ink.shape))).clamp(min=0).to(ink)
 
-    def guidance(self, predictor: LatentPredictor) -> Method:
-        """LGP towards drawings that fade likewise."""
-        pull = latent_guidance(predictor)
+def spoilt(ink: Tensor) -> Tensor:
+    """Five of six as rough drawings are: the pen too thick or too thin, lines broken, misplaced, too many."""
+    values = ink.numpy(force=True)
+    seed = zlib.crc32(values.tobytes())
+    kinds = (*SPOILS, None)
+    kind = kinds[seed % len(kinds)]
+    return (
+        ink if kind is None else torch.tensor(perturb(SpatialMap(values, values * 0 + 1), kind, seed=seed).ink).to(ink)
+    )
 
-        def method(batch: Batch) -> Iterator[Any]:
-            faded = [replace(one, ink=self.faded(torch.tensor(one.ink)).numpy()) for one in batch.maps]
-            return pull(replace(batch, maps=faded))
 
-        return method
+def faded(ink: Tensor) -> Tensor:
+    """Lines fade into the paper, so that one that is nearly in place is nearly right."""
+    if ink.max() < 0.5:
+        return torch.zeros_like(ink)
+    distance = torch.tensor(ndimage.distance_transform_edt(ink.numpy(force=True) < 0.5))
+    return (1 - distance / (REACH * max(ink.shape))).clamp(min=0).to(ink)
+
+
+def towards_faded(predictor: LatentPredictor) -> Method:
+    """LGP towards drawings whose lines fade."""
+    pull = latent_guidance(predictor)
+
+    def method(batch: Batch) -> Iterator[Any]:
+        maps = [replace(one, ink=faded(torch.tensor(one.ink)).numpy()) for one in batch.maps]
+        return pull(replace(batch, maps=maps))
+
+    return method
+
+
+SPOILT_EDGES = ChangedEdges("spoilt edges", spoilt)
+DISTANCES = ChangedEdges("distances", faded)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,6 @@ class Variant:
 def variants(backbone: Backbone, steps: int) -> Iterator[tuple[str, Variant]]:
     shallow = tuple(tap.path for tap in choose_taps(backbone.taps) if not tap.path.startswith("up_blocks"))
     ours = PredictorTraining(steps=steps)
-    distances = Distances()
     yield "ours", Variant(ours)
     yield "no reading of clean latents", Variant(replace(ours, clean_widths=()))
     yield "layers 512-256-128-64", Variant(replace(ours, widths=PAPER_WIDTHS))
@@ -107,8 +106,8 @@ def variants(backbone: Backbone, steps: int) -> Iterator[tuple[str, Variant]]:
     yield "learning rate 1e-4", Variant(replace(ours, rate=1e-4))
     yield "taps up to the middle block", Variant(replace(ours, taps=shallow))
     yield "noise down to none", Variant(replace(ours, window=(0.0, 1.0)))
-    yield "maps spoilt as drawings are", Variant(ours, SpoiltEdges())
-    yield "lines that fade, in maps and drawings", Variant(ours, distances, distances.guidance)
+    yield "maps spoilt as drawings are", Variant(ours, SPOILT_EDGES)
+    yield "lines that fade, in maps and drawings", Variant(ours, DISTANCES, towards_faded)
     yield (
         "the paper's but for the taps, cut short (the paper trains 3000 steps of 16)",
         Variant(

@@ -128,12 +128,11 @@ def test_predictors_beside_each_other(
     out = tmp_path / "predictors"
     predictors = study("predictors", *options, "--pictures", boxes, "--steps", "2", "--out", out)
     short = {"steps": 2, "batch": 4}
-    distances = predictors.Distances()
     names = {
         "ours": predictors.Variant(PredictorTraining(**short)),
         "plain": predictors.Variant(PredictorTraining(**short, normalize_taps=False, clean_widths=())),
-        "spoilt": predictors.Variant(PredictorTraining(**short), predictors.SpoiltEdges()),
-        "faded": predictors.Variant(PredictorTraining(**short), distances, distances.guidance),
+        "spoilt": predictors.Variant(PredictorTraining(**short), predictors.SPOILT_EDGES),
+        "faded": predictors.Variant(PredictorTraining(**short), predictors.DISTANCES, predictors.towards_faded),
     }
     monkeypatch.setattr(predictors, "variants", lambda *_: iter(names.items()))
     predictors.main()

@@ -26,7 +26,7 @@ from sketchguide.guidance import controls_of
 from sketchguide.images import carried, from_base64, read_png_text, save_png, to_images, to_tensor
 from sketchguide.inversion import Trajectory, recur
 from sketchguide.levels import Level
-from sketchguide.loading import fingerprint, fingerprint_of_model, load_backbone, wearing
+from sketchguide.loading import dtype_of, fingerprint, fingerprint_of_model, identity_of, load_backbone, wearing
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Recipe, Request
 from sketchguide.sampling import Evaluations, Moment, sample
@@ -140,7 +140,7 @@ def names_of(backbone: Backbone | None, predictor: LatentPredictor | str | Path 
         )
     if backbone is not None:
         names["model"] = backbone.name
-        dtype = str(backbone.dtype).removeprefix("torch.")
+        dtype = dtype_of(backbone)
         if dtype in get_args(DType):  # a pipeline that was loaded elsewhere may have any
             names["dtype"] = dtype
     name = predictor if predictor is None or isinstance(predictor, str | Path) else predictor.source
@@ -192,8 +192,7 @@ def _carried_out(
         picture = to_tensor([image])
     requests = [Request.checked(**{**request.model_dump(), "prompt": prompt}) for prompt in prompts] or [request]
     _warn(requests, sketch, picture, backbone)
-    made_with = {"sketchguide": sketchguide.__version__, "torch": torch.__version__, "dtype": str(backbone.dtype)[6:]}
-    made_with |= {"device": backbone.device.type, "model": fingerprint_of_model(backbone)}
+    made_with = {"sketchguide": sketchguide.__version__, "torch": torch.__version__, **identity_of(backbone)}
     made_with["levels"] = _digest(levels_of(request, backbone))
     drawing = None if sketch is None else sketch.rasterize(size=size)
     controls = controls_of(request, backbone, drawing, predictor)
@@ -307,7 +306,7 @@ def _made_again(
     controls = controls_of(made, backbone, drawing, predictor)
     found = {"model": fingerprint_of_model(backbone), **controls.made_with}
     differing = [name for name, value in found.items() if recipe.made_with.get(name) != value]
-    if "model" in differing and recipe.made_with.get("dtype") != (dtype := str(backbone.dtype)[6:]):
+    if "model" in differing and recipe.made_with.get("dtype") != (dtype := dtype_of(backbone)):
         raise UsageError(
             f"The picture was made in {recipe.made_with.get('dtype')}, and the model is in {dtype}.",
             hint="Choose the same dtype, or take the picture with source `inverted`.",

@@ -423,6 +423,16 @@ def fingerprint_of_model(backbone: Backbone) -> str:
     return fingerprint(nn.ModuleDict(backbone.networks))
 
 
+def dtype_of(backbone: Backbone) -> str:
+    """The name of its precision, as in "float32"."""
+    return str(backbone.dtype).removeprefix("torch.")
+
+
+def identity_of(backbone: Backbone) -> dict[str, str]:
+    """What pictures depend on besides their request: `model`, its fingerprint, `dtype` and kind of `device`."""
+    return {"dtype": dtype_of(backbone), "device": backbone.device.type, "model": fingerprint_of_model(backbone)}
+
+
 def fingerprint(network: nn.Module) -> str:
     """12 hex digits that change with the architecture or the weights, at the cost of a few values per tensor."""
     digest = hashlib.sha256()

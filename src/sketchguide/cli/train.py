@@ -147,7 +147,7 @@ def command(
         hush_libraries()
         from sketchguide.cli.environment import hardware
         from sketchguide.extractors import EXTRACTORS
-        from sketchguide.loading import fingerprint_of_model, load_backbone
+        from sketchguide.loading import dtype_of, fingerprint_of_model, load_backbone
         from sketchguide.training.card import model_card, usage
         from sketchguide.training.checkpoints import Checkpoints
         from sketchguide.training.data import Pictures, digest, find_examples, split
@@ -168,7 +168,7 @@ def command(
             scored = others.fixed(SCORED) if others else None
             run = PredictorRun(backbone, pictures, EXTRACTORS[map_kind], asked)
             config = {**run.config, "minutes": minutes, "pictures": digest(examples)}
-            config |= {"weights": fingerprint_of_model(backbone), "dtype": str(backbone.dtype).removeprefix("torch.")}
+            config |= {"weights": fingerprint_of_model(backbone), "dtype": dtype_of(backbone)}
             if latest is not None:
                 run = _continued(run, latest, config)
             elif fresh:

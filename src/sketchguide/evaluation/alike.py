@@ -12,7 +12,7 @@ from sketchguide.errors import OutputError, UsageError
 from sketchguide.evaluation.benchmark import Judges
 from sketchguide.evaluation.detectors import Detector
 from sketchguide.files import write_text
-from sketchguide.loading import fingerprint, fingerprint_of_model
+from sketchguide.loading import fingerprint, identity_of
 from sketchguide.methods import STEERING, Built
 from sketchguide.request import Request
 from sketchguide.training.checkpoints import check_config
@@ -25,9 +25,7 @@ def made_with(backbone: Backbone, request: Request, judges: Judges, *, batch: in
     if judges.classifier is not None:
         named["recognised"] = fingerprint(judges.classifier)
     return {
-        "model": fingerprint_of_model(backbone),
-        "dtype": str(backbone.dtype).removeprefix("torch."),
-        "device": backbone.device.type,
+        **identity_of(backbone),
         "seed": request.seed,
         "batch": batch,
         "settings": request.model_dump(include={*STEERING, "size", "model"}),

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from sketchguide.backbones.base import Backbone
@@ -57,10 +58,16 @@ class Drawing:
     @cached_property
     def digest(self) -> str:
         """12 hex digits that change with what a picture is asked for or measured by; the last bits do not count."""
-        digest = sha256(json.dumps([self.prompt, self.answers, self.ink.ink.shape]).encode())
-        for values in (self.ink.ink, self.ink.weight, self.lines.ink):
-            digest.update(np.round(values, 2).astype(np.float32).tobytes())
-        return digest.hexdigest()[:12]
+        head = [self.prompt, self.answers, self.ink.ink.shape]
+        return digest_of(head, self.ink.ink, self.ink.weight, self.lines.ink)
+
+
+def digest_of(head: Sequence[Any], *arrays: NDArray[np.float32]) -> str:
+    """12 hex digits that change with `head`, JSON values, and with `arrays`, but not with their rounding."""
+    digest = sha256(json.dumps(head).encode())
+    for values in arrays:
+        digest.update(np.round(values, 2).astype(np.float32).tobytes())
+    return digest.hexdigest()[:12]
 
 
 SCORED = 500  # Quick, Draw! drawings, the first ones, that the embedded model, its parts and judges have not seen
