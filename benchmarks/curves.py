@@ -140,7 +140,7 @@ def main() -> None:
     backbone = load_backbone(args.model)
     wanted = list(points(args, backbone))
     methods = {label: build_method(label, backbone) for label in ("text", *(point.label for point in wanted))}
-    rows = judged(args, backbone, methods)
+    rows = judged(args, backbone, methods).rows()
     by_label = {row.method: row for row in rows}
     curves: dict[str, list[tuple[float, Row]]] = {}
     for point in wanted:

@@ -13,7 +13,7 @@ from sketchguide.evaluation.benchmark import Benchmark, Judges
 from sketchguide.evaluation.detectors import load_detector
 from sketchguide.evaluation.drawings import SCORED, artwork, load_set
 from sketchguide.evaluation.features import load_squeezenet
-from sketchguide.evaluation.summary import Row, Summary
+from sketchguide.evaluation.summary import Summary
 from sketchguide.methods import Built
 from sketchguide.request import Request
 
@@ -30,9 +30,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1000)
 
 
-def judged(args: argparse.Namespace, backbone: Backbone, methods: Mapping[str, Built]) -> list[Row]:
-    """One row for each method, on the sketches that `args` asks for; pictures that `args.out` holds are kept, and other
-    networks or settings than theirs are refused."""
+def judged(args: argparse.Namespace, backbone: Backbone, methods: Mapping[str, Built]) -> Summary:
+    """Of each method, on the sketches that `args` asks for; pictures that `args.out` holds are kept, and other networks
+    or settings than theirs are refused."""
     drawings = load_set("quickdraw", args.shared / "data", count=args.sketches, size=backbone.default_size)
     request = Request.checked(prompt="", seed=args.seed, model=backbone.name)
     weights = args.shared / "weights"
@@ -53,4 +53,4 @@ def judged(args: argparse.Namespace, backbone: Backbone, methods: Mapping[str, B
         seeds=args.seeds,
         batch=BATCH,
     )
-    return Summary(benchmark, list(benchmark)).rows()
+    return Summary(benchmark, list(benchmark))

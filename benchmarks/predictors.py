@@ -14,7 +14,7 @@ import argparse
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.cli.environment import hardware
 from sketchguide.defaults import TRAINING_STEPS
 from sketchguide.evaluation.perturb import perturb
+from sketchguide.evaluation.summary import comparison_table, table
 from sketchguide.extractors import EXTRACTORS, Extractor
 from sketchguide.loading import fingerprint_of_model
 from sketchguide.methods import Batch, Built, Method, Trained, latent_guidance, text_to_image
@@ -36,9 +37,8 @@ from sketchguide.sketch import SpatialMap
 from sketchguide.training.data import Pictures, digest, find_examples, split
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
 
+OURS = "ours"
 PAPER_WIDTHS = (512, 256, 128, 64)
-
-
 SPOILS = ("thick", "thin", "broken", "shifted", "stray")
 REACH = 6 / 64  # of the longer side: how far from a line the map of distances falls to 0
 
@@ -98,7 +98,7 @@ class Variant:
 def variants(backbone: Backbone, steps: int) -> Iterator[tuple[str, Variant]]:
     shallow = tuple(tap.path for tap in choose_taps(backbone.taps) if not tap.path.startswith("up_blocks"))
     ours = PredictorTraining(steps=steps)
-    yield "ours", Variant(ours)
+    yield OURS, Variant(ours)
     yield "no reading of clean latents", Variant(replace(ours, clean_widths=()))
     yield "layers 512-256-128-64", Variant(replace(ours, widths=PAPER_WIDTHS))
     yield "taps not normalised", Variant(replace(ours, normalize_taps=False))
@@ -156,17 +156,11 @@ def trained(name: str, variant: Variant, backbone: Backbone, pictures: Path, fol
     return row
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
-    lines = [
-        "| predictor | parameters | training | held-out error | F1 | 95 % | recognised | time × text |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+def training_table(rows: Sequence[dict[str, Any]]) -> str:
+    lines = ["| predictor | parameters | training | held-out error |", "|---" * 4 + "|"]
     for r in rows:
         error = "–" if r["held_out"] is None else f"{r['held_out']:.3f}"
-        lines.append(
-            f"| {r['predictor']} | {r['parameters']:,} | {r['training_seconds']:.0f} s | {error} "
-            f"| {r['f1']:.3f} | {r['low']:.3f}–{r['high']:.3f} | {r['recognised']:.2f} | {r['time']:.2f} |"
-        )
+        lines.append(f"| {r['predictor']} | {r['parameters']:,} | {r['training_seconds']:.0f} s | {error} |")
     return "\n".join(lines) + "\n"
 
 
@@ -179,21 +173,21 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     backbone = load_backbone(args.model)
     methods = {"text": Built(text_to_image)}
-    made: dict[str, dict[str, Any]] = {}
+    made: list[dict[str, Any]] = []
     for i, (name, variant) in enumerate(variants(backbone, args.steps)):
         folder = args.out / f"{i}"
-        made[name] = trained(name, variant, backbone, args.pictures, folder)
+        made.append(trained(name, variant, backbone, args.pictures, folder))
         predictor = LatentPredictor.from_pretrained(folder).to(backbone.device)
         methods[name] = Built(variant.guidance(predictor), (Trained(predictor, {}),))
-    rows: list[dict[str, Any]] = []
-    for row in judged(args, backbone, methods):
-        if row.method in made and row.f1 and row.right:
-            f1 = {"f1": round(row.f1.estimate, 4), "low": round(row.f1.low, 4), "high": round(row.f1.high, 4)}
-            rows.append(made[row.method] | f1 | {"recognised": round(row.right.estimate, 4), "time": row.seconds})
-    report = {"hardware": hardware(backbone.device.type), "steps": args.steps, "sketches": args.sketches, "rows": rows}
+    summary = judged(args, backbone, methods)
+    rows, beside = summary.rows(), summary.comparisons(OURS)
+    on = hardware(backbone.device.type)
+    report = {"hardware": on, "steps": args.steps, "sketches": args.sketches, "training": made}
+    report |= {"rows": [asdict(row) for row in rows], "comparisons": [asdict(one) for one in beside]}
     (args.out / "predictors.json").write_text(json.dumps(report, indent=1) + "\n")
-    (args.out / "predictors.md").write_text(table(rows))
-    print(table(rows))
+    tables = "\n".join([training_table(made), table(rows), comparison_table(beside)])
+    (args.out / "predictors.md").write_text(f"{on}\n\n{tables}")
+    print(tables)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from sketchguide.classifiers import ClassifierConfig, LatentClassifier, calibration_error, find_class, fit_temperature
+from sketchguide.classifiers import (
+    ClassifierConfig,
+    LatentClassifier,
+    calibration_error,
+    find_class,
+    find_class_in,
+    fit_temperature,
+)
 from sketchguide.errors import MismatchError, UsageError, WeightsError
 from support import Tiny
 
@@ -70,6 +77,16 @@ def test_names_are_found_and_near_ones_offered() -> None:
     with pytest.raises(UsageError) as caught:
         find_class("zzz", CLASSES)
     assert "duck, house" in caught.value.hint
+
+
+def test_the_class_that_a_text_names() -> None:
+    classes = ("apple", "red apple", "car", "t-shirt", "hat")
+    assert find_class_in("A Red Apple, on a hat", classes) == 1
+    assert find_class_in("an apple-red car", classes) == 0
+    assert find_class_in("noto t-shirt", classes) == 3
+    assert find_class_in("a hat in a car", classes) == 2  # of equally long names the first class
+    with pytest.raises(UsageError, match="'a carpet' names none of the 5 classes"):
+        find_class_in("a carpet", classes)
 
 
 def test_calibration_error_by_hand() -> None:

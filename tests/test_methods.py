@@ -7,7 +7,9 @@ import torch
 from diffusers import ControlNetModel, T2IAdapter
 from torch import Tensor
 
-from sketchguide.classifiers import IconClassifier, save_classifier
+from sketchguide.classifiers import ClassifierConfig, IconClassifier, LatentClassifier, save_classifier
+from sketchguide.controls.classes import ClassGuide
+from sketchguide.controls.strengths import Score
 from sketchguide.errors import ModelNotFoundError, UsageError
 from sketchguide.generation import walk
 from sketchguide.guidance import latent_guide
@@ -199,6 +201,37 @@ def test_the_sketch_loss_brings_two_networks_and_their_records(batch: Batch, tmp
     assert isinstance(sketcher.network, Sketcher)
     assert isinstance(classifier.network, IconClassifier)
     assert (sketcher.training, classifier.training) == ({"seconds": 3}, {"seconds": 4})
+
+
+def test_classifier_guidance_stands_beside_any_method(batch: Batch, predictor: LatentPredictor, tmp_path: Path):
+    config = ClassifierConfig(
+        classes=("dog", "cat"),
+        latent_channels=4,
+        stride=batch.backbone.stride,
+        family="unet",
+        backbone="",
+        widths=(8, 8),
+    )
+    classifier = LatentClassifier(config).eval()
+    classifier.save(tmp_path / "latent-classifier.safetensors")
+    (tmp_path / "latent-classifier-report.json").write_text('{"seconds": 3}')
+    predictor.save_pretrained(tmp_path)
+    guides = [
+        latent_guide(batch.request, batch.maps, batch.backbone, predictor),
+        ClassGuide(classifier, [1, 0], strength=Score(9)),  # a cat, a dog
+    ]
+    *_, last = walk(batch.request, batch.backbone, prompts=batch.prompts, seeds=batch.seeds, guides=guides)
+    built = build_method(f"lgp:predictor={tmp_path},classifier={tmp_path},class_scale=9", batch.backbone)
+    assert torch.equal(made(built.method, batch), last.latent)
+    assert [one.training for one in built.networks] == [{}, {"seconds": 3}]
+    for name in ("text", "sdedit"):
+        plain = made(build_method(name, batch.backbone).method, batch)
+        beside = build_method(f"{name}:classifier={tmp_path},class_scale=9", batch.backbone).method
+        assert not torch.allclose(made(beside, batch), plain)
+        off = build_method(f"{name}:classifier={tmp_path},class_scale=0", batch.backbone).method
+        assert torch.equal(made(off, batch), plain)
+        with pytest.raises(UsageError, match="'a cow' names none of the 2 classes"):
+            made(beside, replace(batch, prompts=["a cat", "a cow"]))
 
 
 @pytest.mark.parametrize(

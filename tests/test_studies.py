@@ -136,10 +136,14 @@ def test_predictors_beside_each_other(
     }
     monkeypatch.setattr(predictors, "variants", lambda *_: iter(names.items()))
     predictors.main()
-    rows: list[dict[str, Any]] = json.loads((out / "predictors.json").read_text())["rows"]
-    assert [row["predictor"] for row in rows] == list(names)
-    assert rows[0]["parameters"] > rows[1]["parameters"] > 0
-    assert all(row["time"] > 0 and 0 <= row["low"] <= row["f1"] <= row["high"] <= 1 for row in rows)
+    report: dict[str, Any] = json.loads((out / "predictors.json").read_text())
+    training = report["training"]
+    assert [one["predictor"] for one in training] == list(names)
+    assert training[0]["parameters"] > training[1]["parameters"] > 0
+    assert [one["held_out"] is None for one in training] == [False, False, True, True]
+    assert [row["method"] for row in report["rows"]] == ["text", *names]
+    assert all(row["failed"] == 0 and row["f1"] is not None for row in report["rows"])
+    assert [one["other"] for one in report["comparisons"]] == ["text", "plain", "spoilt", "faded"]
 
     names["plain"] = predictors.Variant(PredictorTraining(**short))
     with pytest.raises(SystemExit, match="was trained otherwise"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import math
+import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -40,6 +41,21 @@ def find_class(name: str, classes: Sequence[str]) -> int:
         hint=f"Did you mean {', '.join(near)}?" if near else f"Some of them: {', '.join(classes[:5])}.",
         field="class",
     )
+
+
+def find_class_in(text: str, classes: Sequence[str]) -> int:
+    """The number of the class whose name `text` has as whole words, upper and lower case alike; of several the longest,
+    and of equally long ones the first in `classes`. Raises UsageError where there is none.
+    """
+
+    def padded(words: str) -> str:
+        return " ".join(["", *re.findall(r"[^\W_]+", words.casefold()), ""])
+
+    here = padded(text)
+    named = [number for number, name in enumerate(classes) if padded(name) in here]
+    if not named:
+        raise UsageError(f"{text!r} names none of the {len(classes)} classes that the classifier knows.", field="class")
+    return max(named, key=lambda number: len(classes[number]))
 
 
 def calibration_error(scores: Tensor, labels: Tensor, *, bins: int = 15) -> float:

@@ -61,8 +61,7 @@ def controls_of(
         classifier = LatentClassifier.load(find_part(request.classifier, "latent-classifier", field="classifier"))
         classifier.to(backbone.device).check_fits(backbone)
         controls.made_with["classifier"] = fingerprint(classifier)
-        number, window = classifier.class_number(request.class_name), classifier.config.window
-        controls.guides.append(ClassGuide(classifier, [number], window=window, strength=Score(request.class_scale)))
+        controls.guides.append(class_guide(request, [classifier.class_number(request.class_name)], classifier))
     return controls
 
 
@@ -143,6 +142,11 @@ def sketch_guide(
         strength=Proportional(strength),
         every=request.every,
     )
+
+
+def class_guide(request: Request, numbers: Sequence[int], classifier: LatentClassifier) -> ClassGuide:
+    """Classifier guidance to one class for all pictures or one for each, with the scale of `request`."""
+    return ClassGuide(classifier, numbers, window=classifier.config.window, strength=Score(request.class_scale))
 
 
 def _within(request: Request, part: float) -> float:

@@ -15,9 +15,11 @@ from torch import Tensor, nn
 from sketchguide.attention import SketchAttention
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.wrapped import with_controlnet, with_sketch_attention, with_t2i_adapter
+from sketchguide.classifiers import LatentClassifier, find_class_in
+from sketchguide.controls.base import Guide
 from sketchguide.errors import ModelNotFoundError, UsageError
 from sketchguide.generation import walk
-from sketchguide.guidance import latent_guide, sketch_guide
+from sketchguide.guidance import class_guide, latent_guide, sketch_guide
 from sketchguide.images import from_ink
 from sketchguide.loading import find_features, find_part, load_predictor, own_predictor, shipped
 from sketchguide.perception import Features, load_features
@@ -26,7 +28,7 @@ from sketchguide.request import FOR_DRAWINGS, LayoutSettings, Request
 from sketchguide.sampling import Moment
 from sketchguide.sketch import SpatialMap
 from sketchguide.sketchers import Sketcher
-from sketchguide.sources import Change, borrow, near_strokes, steps_of
+from sketchguide.sources import Borrowed, Change, borrow, near_strokes, steps_of
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Batch:
     """Pictures to make: row i shows `prompts[i]`, follows `maps[i]` and starts from `seeds[i]`.
 
     Methods that begin with a picture get the drawing, dark ink on white paper, or `pictures[i]`. `request` has every
-    other setting; its own prompt, seed, sketch and layout are not looked at.
+    other setting; its own prompt, seed, sketch and layout are not looked at. `guides` pull beside those of the method.
     """
 
     backbone: Backbone
@@ -43,6 +45,12 @@ class Batch:
     maps: Sequence[SpatialMap]
     seeds: Sequence[int]
     pictures: Tensor | None = None  # (B, 3, H, W) in [-1, 1]
+    guides: Sequence[Guide] = ()
+
+    def walk(self, *, guides: Sequence[Guide] = (), source: Borrowed | Change | None = None) -> Iterator[Moment]:
+        """`generation.walk` of these pictures."""
+        every = [*guides, *self.guides]
+        return walk(self.request, self.backbone, prompts=self.prompts, seeds=self.seeds, guides=every, source=source)
 
     @property
     def ink(self) -> Tensor:
@@ -60,7 +68,7 @@ Method = Callable[[Batch], Iterator[Moment]]
 
 def text_to_image(batch: Batch) -> Iterator[Moment]:
     """The prompt alone: the floor."""
-    return walk(batch.request, batch.backbone, prompts=batch.prompts, seeds=batch.seeds)
+    return batch.walk()
 
 
 def latent_guidance(predictor: LatentPredictor) -> Method:
@@ -68,7 +76,7 @@ def latent_guidance(predictor: LatentPredictor) -> Method:
 
     def method(batch: Batch) -> Iterator[Moment]:
         guide = latent_guide(batch.request, batch.maps, batch.backbone, predictor)
-        return walk(batch.request, batch.backbone, prompts=batch.prompts, seeds=batch.seeds, guides=[guide])
+        return batch.walk(guides=[guide])
 
     return method
 
@@ -79,7 +87,7 @@ def likeness(sketcher: Sketcher, drawing: Features) -> Method:
     def method(batch: Batch) -> Iterator[Moment]:
         request = batch.request
         guide = sketch_guide(request, batch.maps, batch.backbone, sketcher, drawing, strength=request.strength)
-        return walk(request, batch.backbone, prompts=batch.prompts, seeds=batch.seeds, guides=[guide])
+        return batch.walk(guides=[guide])
 
     return method
 
@@ -89,7 +97,7 @@ def sdedit(amount: float = 0.85) -> Method:
 
     def method(batch: Batch) -> Iterator[Moment]:
         source = Change(batch.clean, steps_of(amount, batch.request))
-        return walk(batch.request, batch.backbone, prompts=batch.prompts, seeds=batch.seeds, source=source)
+        return batch.walk(source=source)
 
     return method
 
@@ -107,9 +115,7 @@ def plug_and_play(settings: LayoutSettings, predictor: LatentPredictor | None = 
         mask = near_strokes(batch.ink, settings.near, batch.backbone) if settings.near else None
         borrowed = yield from borrow(settings, batch.request, batch.backbone, batch.clean, mask=mask)
         guides = [] if predictor is None else [latent_guide(batch.request, batch.maps, batch.backbone, predictor)]
-        yield from walk(
-            batch.request, batch.backbone, prompts=batch.prompts, seeds=batch.seeds, guides=guides, source=borrowed
-        )
+        yield from batch.walk(guides=guides, source=borrowed)
 
     return method
 
@@ -129,15 +135,26 @@ def sketch_attention(attention: SketchAttention, weight: float = 1.0) -> Method:
 
     def method(batch: Batch) -> Iterator[Moment]:
         told = with_sketch_attention(batch.backbone, attention, batch.ink, scale=weight)
-        return walk(batch.request, told, prompts=batch.prompts, seeds=batch.seeds)
+        return replace(batch, backbone=told).walk()
 
     return method
+
+
+def towards_class(method: Method, classifier: LatentClassifier) -> Method:
+    """`method` with classifier guidance beside it (Dhariwal & Nichol 2021), each picture to what its prompt names."""
+
+    def towards(batch: Batch) -> Iterator[Moment]:
+        numbers = [find_class_in(prompt, classifier.config.classes) for prompt in batch.prompts]
+        guide = class_guide(batch.request, numbers, classifier)
+        return method(replace(batch, guides=[*batch.guides, guide]))
+
+    return towards
 
 
 def _told(wrap: Callable[[Backbone, Tensor], Backbone]) -> Method:
     def method(batch: Batch) -> Iterator[Moment]:
         told = wrap(batch.backbone, batch.ink.expand(-1, 3, -1, -1))
-        return walk(batch.request, told, prompts=batch.prompts, seeds=batch.seeds)
+        return replace(batch, backbone=told).walk()
 
     return method
 
@@ -153,9 +170,10 @@ LGP_PNP: Mapping[str, Any] = MappingProxyType({**FOR_DRAWINGS, "source": "noised
 
 WALKING = ("negative", "steps", "scale", "solver")  # settings of the request that act in every method
 PULLING = ("strength", "stop", "every", "even", "blank", "handover")  # those that act where LGP pulls
+CLASSIFYING = ("class_scale", "classifier")  # either brings classifier guidance into any method
 STEERING = (*WALKING, *PULLING)
 
-# Name -> what it takes besides WALKING.
+# Name -> what it takes besides WALKING and CLASSIFYING.
 METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "text": (),
@@ -189,7 +207,8 @@ class Built(NamedTuple):
 def build_method(description: str, backbone: Backbone) -> Built:
     """The method that `description` names: `NAME` or `NAME:option=value,option=value`.
 
-    Options are those of WALKING (`text:steps=20`) and those that METHODS lists, which act in that method: PULLING
+    Options are those of WALKING (`text:steps=20`), of CLASSIFYING (`lgp:class_scale=4`; `classifier` is a folder or
+    file of `sketchguide component`) and those that METHODS lists, which act in that method: PULLING
     (`lgp:strength=3,stop=0.5`), `predictor` (shipped name, folder, hub id), `sketcher` and `drawing` (files of
     `sketchguide component`), `path` (for the peers a folder that diffusers' `from_pretrained` reads, for sketch
     attention one of `sketchguide component`, or its file), `weight`, `amount`, and for Plug-and-Play the fields of
@@ -199,7 +218,7 @@ def build_method(description: str, backbone: Backbone) -> Built:
     name, _, rest = description.partition(":")
     if name not in METHODS:
         raise UsageError(f"There is no method {name!r}.", hint=f"Choose from: {', '.join(METHODS)}.", field="method")
-    taken = (*METHODS[name], *WALKING)
+    taken = (*METHODS[name], *WALKING, *CLASSIFYING)
     options: dict[str, str] = {}
     for part in filter(None, rest.split(",")):
         key, equals, value = part.partition("=")
@@ -210,7 +229,9 @@ def build_method(description: str, backbone: Backbone) -> Built:
                 field="method",
             )
         options[key.strip()] = value.strip()
-    settings = {key: options.pop(key) for key in STEERING if key in options}
+    classifying = any(key in options for key in CLASSIFYING)
+    named = options.pop("classifier", None)
+    settings = {key: options.pop(key) for key in (*STEERING, "class_scale") if key in options}
     if name == "lgp-paper":
         settings = {**PAPER, **settings}
     Request.checked(prompt="", seed=0, **settings)
@@ -233,9 +254,9 @@ def build_method(description: str, backbone: Backbone) -> Built:
         case "sketch-loss":
             file = find_part(options.get("sketcher"), "sketcher", field="method", model=backbone.name)
             sketcher = Sketcher.load(file).to(backbone.device)
-            named = find_features(options.get("drawing"), "drawing-classifier", field="method", model=backbone.name)
-            drawing = load_features(named, device=backbone.device)
-            networks += [Trained(sketcher, _report(file)), Trained(drawing.network, _report(Path(named)))]
+            seeing = find_features(options.get("drawing"), "drawing-classifier", field="method", model=backbone.name)
+            drawing = load_features(seeing, device=backbone.device)
+            networks += [Trained(sketcher, _report(file)), Trained(drawing.network, _report(Path(seeing)))]
             method = likeness(sketcher, drawing)
         case "sketch-attention":
             file = find_part(options.get("path"), "sketch-attention", field="method")
@@ -252,6 +273,12 @@ def build_method(description: str, backbone: Backbone) -> Built:
             peer = _loaded(kind, options.get("path"), backbone)
             networks.append(Trained(peer, _record(options["path"])))
             method = make(peer, weight)
+    if classifying:
+        file = find_part(named, "latent-classifier", field="classifier", model=backbone.name)
+        classifier = LatentClassifier.load(file).to(backbone.device)
+        classifier.check_fits(backbone)
+        networks.append(Trained(classifier, _report(file)))
+        method = towards_class(method, classifier)
     if not settings:
         return Built(method, tuple(networks))
 
