@@ -143,6 +143,7 @@ def measure(options: argparse.Namespace) -> None:
             print(f"step {step.step}, loss {sum(losses[-10:]) / 10:.4f}", flush=True)
         if time.monotonic() - started > options.minutes * 60:
             break
+    minutes = (time.monotonic() - started) / 60
     with run.averaged():
         after = run.pictures(seeds, scale=options.scale)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -153,7 +154,7 @@ def measure(options: argparse.Namespace) -> None:
     result = {
         "prompt": prompt,
         "steps": run.step,
-        "minutes": (time.monotonic() - started) / 60,
+        "minutes": minutes,
         "inversion_psnr": run.fidelity(),
         "a_drawing_from_all": float(torch.stack(each).mean()),
         "first_loss": losses[0],

@@ -230,6 +230,11 @@ def test_text_is_read_from_pictures_too_large_to_open(tmp_path: Path) -> None:
         open_image(tmp_path / "sheet.png")
 
 
+def test_text_is_read_from_sheets_beyond_the_limits_of_the_library(tmp_path: Path) -> None:
+    save_png(Image.new("1", (16400, 16400)), tmp_path / "sheet.png", text={"sketchguide": "{}"})
+    assert read_png_text(tmp_path / "sheet.png")["sketchguide"] == "{}"
+
+
 def test_compressed_text_bombs_are_refused(tmp_path: Path) -> None:
     bomb = zlib.compress(bytes(64 * 2**20), 9)
     for kind, body in {

@@ -41,7 +41,10 @@ def test_flow_levels_blend_image_and_noise() -> None:
     assert levels[-1].sigma == 0
 
 
-@pytest.mark.parametrize(("solver", "steps"), [("ddim", 0), ("ddim", -3), ("lcm", 60), ("ddim", 1000), ("ddim", 1001)])
+@pytest.mark.parametrize(
+    ("solver", "steps"),
+    [("ddim", 0), ("ddim", -3), ("lcm", 60), ("ddim", 1000), ("ddim", 1001), ("dpm++2m", 1000)],
+)
 def test_step_counts_that_a_schedule_cannot_make_are_refused(tiny: Tiny, solver: str, steps: int) -> None:
     with pytest.raises(UsageError) as caught:
         tiny().levels(steps, solver)

@@ -12,8 +12,10 @@ import pytest
 import torch
 from accelerate import cpu_offload
 from diffusers import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
+from transformers import CLIPConfig, CLIPImageProcessor
 
 from sketchguide import generate, loading
 from sketchguide.attention import SketchAttention, describe_attention
@@ -131,10 +133,28 @@ def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
         load_backbone(tmp_path)
 
 
+def test_what_looks_for_indecency_stays_on_the_disk(tiny: Tiny, tmp_path: Path) -> None:
+    sight = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = CLIPConfig(vision_config={**sight, "image_size": 8, "patch_size": 4}, projection_dim=8)
+    parts = {"safety_checker": StableDiffusionSafetyChecker(config), "feature_extractor": CLIPImageProcessor()}
+    StableDiffusionPipeline(**(tiny().pipeline.components | parts)).save_pretrained(tmp_path)
+    assert (tmp_path / "safety_checker").is_dir()
+    assert load_backbone(tmp_path).pipeline.safety_checker is None
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a/b/" + "c" * 300])
+def test_a_name_that_no_file_can_have_is_not_found(tiny: Tiny, name: str) -> None:
+    for load in (load_backbone, lambda one: load_predictor(one, tiny()), lambda one: load_lora(tiny(), one)):
+        with pytest.raises(ModelNotFoundError):
+            load(name)
+    with pytest.raises(ModelNotFoundError):
+        find_part(name, "sketcher", field="sketcher")
+
+
 def test_a_device_that_is_not_there_is_refused() -> None:
     assert choose_device("cpu").type == "cpu"
     assert choose_device("auto").type in ("cpu", "cuda", "mps")
-    for name in ("toaster", "cuda:99", ""):
+    for name in ("toaster", "cuda:99", "", "meta", "hpu"):
         with pytest.raises(UsageError) as caught:
             choose_device(name)
         assert caught.value.field == "device"
@@ -505,6 +525,15 @@ def test_the_scale_of_a_lora_is_its_own(styled: UNetBackbone, tmp_path: Path) ->
     seen = seen_by(styled)
     load_lora(styled, file, scale=0.0)
     assert torch.allclose(seen_by(styled), seen, atol=1e-6)
+
+
+def test_the_fingerprint_of_a_model_follows_how_much_of_a_lora_is_on(styled: UNetBackbone, tmp_path: Path) -> None:
+    file = lora_of("unet", tmp_path / "lora.safetensors", "to_q")
+    printed = [fingerprint_of_model(load_lora(styled, file, scale=scale)) for scale in (0.3, 1.0, 0.3)]
+    assert printed[0] == printed[2] != printed[1]
+    styled.pipeline.disable_lora()
+    assert fingerprint_of_model(styled) != printed[2]
+    styled.pipeline.enable_lora()
 
 
 def test_a_lora_that_does_not_fit_leaves_nothing_behind(styled: UNetBackbone, tmp_path: Path) -> None:

@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel, T2IAdapter
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from sketchguide.classifiers import ClassifierConfig, IconClassifier, LatentClassifier, save_classifier
 from sketchguide.controls.classes import ClassGuide
 from sketchguide.controls.strengths import Score
-from sketchguide.errors import ModelNotFoundError, UsageError
+from sketchguide.errors import ModelNotFoundError, UsageError, WeightsError
 from sketchguide.generation import walk
 from sketchguide.guidance import latent_guide
 from sketchguide.images import from_ink
@@ -68,6 +69,13 @@ def test_guidance_is_the_guide_of_the_request(batch: Batch, predictor: LatentPre
     *_, last = walk(batch.request, batch.backbone, prompts=batch.prompts, seeds=batch.seeds, guides=[guide])
     assert torch.equal(made(latent_guidance(predictor), batch), last.latent)
     assert not torch.equal(made(text_to_image, batch), last.latent)
+
+
+def test_a_predictor_learns_nothing_from_what_it_guides(batch: Batch, predictor: LatentPredictor):
+    before = {name: values.clone() for name, values in predictor.state_dict().items()}
+    wanted = made(latent_guidance(predictor), batch)
+    assert torch.equal(made(latent_guidance(predictor.train()), batch), wanted)
+    assert all(torch.equal(values, before[name]) for name, values in predictor.state_dict().items())
 
 
 def test_sdedit_stays_nearer_to_the_drawing_the_fewer_steps_it_walks(batch: Batch):
@@ -253,11 +261,41 @@ def test_classifier_guidance_stands_beside_any_method(batch: Batch, predictor: L
         ("pnp:source=generated", "A drawing was not generated"),
         ("pnp:layout=x", "'layout=x' in 'pnp:layout=x' is no setting"),
         ("sdedit:amount=much", "amount is 'much'; it must be a number"),
+        ("sdedit:amount=nan", "amount is 'nan'; it must be a number"),
+        ("sdedit:amount=5", "amount is 5.0; it must be above 0 and at most 1"),
+        ("text:solver=magic", "magic"),
+        ("pnp:features=a+b", "'a'"),
+        ("text:class_scale=x", "class_scale is 'x'"),
+        ("text:classifier=nowhere", "No latent-classifier at 'nowhere'"),
     ],
 )
 def test_what_cannot_be_understood_is_named(tiny: Tiny, description: str, message: str):
     with pytest.raises(UsageError, match=message):
         build_method(description, tiny())
+
+
+@pytest.mark.parametrize("damage", ["cut", "not finite", "incomplete", "no json", "another"])
+def test_a_damaged_peer_is_named(tiny: Tiny, tmp_path: Path, damage: str):
+    backbone = tiny()
+    network = ControlNetModel.from_unet(backbone.network, conditioning_embedding_out_channels=(8, 16))
+    network.save_pretrained(tmp_path)
+    file, config = tmp_path / "diffusion_pytorch_model.safetensors", tmp_path / "config.json"
+    match damage:
+        case "cut":
+            file.write_bytes(file.read_bytes()[:-100])
+        case "no json":
+            config.write_text("{")
+        case "another":
+            config.write_text(config.read_text().replace("32,", "64,"))
+        case _:
+            tensors = load_file(file)
+            if damage == "incomplete":
+                tensors.pop("conv_in.weight")
+            else:
+                tensors["conv_in.weight"][:] = float("nan")
+            save_file(tensors, file, {"format": "pt"})
+    with pytest.raises(WeightsError):
+        build_method(f"controlnet:path={tmp_path}", backbone)
 
 
 @pytest.mark.parametrize("name", ["controlnet", "t2i-adapter"])

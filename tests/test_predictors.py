@@ -333,6 +333,10 @@ def describe(file: Path) -> str:
         other_header(channels=["a"]),
         other_header(channels=[-1]),
         other_header(widths=[16, 9]),
+        other_header(widths=[2**20 - 1, 2**20 - 1]),
+        other_header(window=[0.0]),
+        other_header(window=["a", "b"]),
+        other_header(window=[0.9, 0.1]),
     ],
     ids=[
         "truncated",
@@ -353,6 +357,10 @@ def describe(file: Path) -> str:
         "channels-are-text",
         "negative-channels",
         "other-widths",
+        "widths-beyond-measure",
+        "half-a-window",
+        "window-is-text",
+        "window-turned-round",
     ],
 )
 def test_a_damaged_file_is_refused_by_name(saved: Path, damage: Callable[[Path], None]) -> None:

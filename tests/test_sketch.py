@@ -341,6 +341,13 @@ def test_polarity_is_detected(cat: Sketch, ink: Any, paper: Any) -> None:
     assert difference(mapped, cat.rasterize(size=(64, 64))) < 0.09
 
 
+@pytest.mark.parametrize("pair", [("yellow", "blue"), ("yellow", "red"), ("cyan", "blue"), ("lime", "red")])
+def test_of_pure_colours_the_lighter_and_the_darker_can_be_ink(cat: Sketch, pair: tuple[str, str]) -> None:
+    for ink, paper in (pair, pair[::-1]):
+        mapped = Sketch.from_image(drawn(cat, 256, ink=ink, paper=paper)).rasterize(size=(64, 64))
+        assert difference(mapped, cat.rasterize(size=(64, 64))) < 0.09
+
+
 @pytest.mark.parametrize(("ink", "paper", "stray"), [(25, 115, 255), (230, 140, 0), (90, 150, 255), (150, 90, 0)])
 def test_a_stray_pixel_does_not_turn_a_drawing_over(cat: Sketch, ink: int, paper: int, stray: int) -> None:
     image = drawn(cat, 256, ink=(ink,) * 3, paper=(paper,) * 3)
@@ -788,10 +795,30 @@ HIDDEN = [
         '<path d="M1 1 9 9 1 9" stroke="rgba(0, 0, 0, 0)" fill="NONE"/>',
         '<path d="M1 1 9 9 1 9" stroke="#00000000" fill="#fff0"/>',
         '<path d="M1 1 9 9 1 9" stroke="rgb(9 9 9 / 0%)" fill="hsla(1,2%,3%,.0)"/>',
+        '<path d="M1 1 9 9 1 9" style="/* not */ Display: NONE"/>',
+        '<path d="M1 1 9 9 1 9" display=" none "/>',
     ],
 )
 def test_what_a_style_hides_is_not_drawn(shape: str) -> None:
     assert svg(shape).strokes == ()
+
+
+def test_a_switch_shows_the_first_that_it_can() -> None:
+    first, second = (f'<path d="M{x} 1 9 9" {LINE}/>' for x in (1, 2))
+    foreign = '<foreignObject requiredExtensions="http://example.org"/>'
+    (stroke,) = svg(f"<switch>{second}{first}</switch>").strokes
+    assert np.array_equal(stroke.points, svg(second).strokes[0].points)
+    nested = f"<switch>{foreign}<g>{first}<switch>{second}{first}</switch></g>{first}</switch>{first}"
+    assert len(svg(nested).strokes) == 3
+
+
+def test_a_style_may_have_comments() -> None:
+    assert len(svg('<path d="M1 1 9 9" style="/* a */stroke:black;/*fill:red;*/fill:none"/>').strokes) == 1
+
+
+@pytest.mark.parametrize("hostile", ['<path stroke="rgba(0,0,0,{}x)" d="M0 0L9 9"/>', "<style>{}</style>"])
+def test_styles_are_read_in_the_time_that_their_length_takes(hostile: str) -> None:
+    svg(hostile.format(("@" if "style" in hostile else "0") * 2_000_000))  # quadratic, this took hours
 
 
 def test_what_is_shown_again_inside_something_hidden_is_drawn() -> None:

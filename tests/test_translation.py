@@ -12,6 +12,7 @@ from sketchguide import generation
 from sketchguide.errors import SketchError, SketchguideWarning, TapError, UsageError
 from sketchguide.generation import Picture, Progress, recall, run
 from sketchguide.images import from_base64, from_ink, open_image, to_base64, to_tensor
+from sketchguide.loading import load_backbone
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Request
 from sketchguide.sampling import Evaluations
@@ -156,6 +157,16 @@ def test_a_generated_source_with_its_own_prompt_is_the_picture_itself(tiny: Tiny
     assert layout is not None
     assert layout.source_prompt == "a cat"
     assert layout.made == source.recipe
+
+
+def test_of_a_trained_model_it_is_where_the_negative_pass_keeps_its_own_features() -> None:
+    backbone = load_backbone("icons-64")
+    (source,) = generation.generate("a red apple", backbone=backbone, seed=5, steps=STEPS, scale=4.0)
+    settings = {"source": "generated", "backbone": backbone, "seed": 5, "steps": STEPS, "scale": 4.0}
+    (same,) = translate(source, "a red apple", **settings, branches="conditional")
+    (near,) = translate(source, "a red apple", **settings, branches="both")
+    assert difference(same, source) <= 1
+    assert difference(near, source) > 1
 
 
 def test_a_generated_source_has_what_pulled_it(tiny: Tiny, predictor: LatentPredictor, tmp_path: Path) -> None:

@@ -584,7 +584,7 @@ def train_diffusion(args: argparse.Namespace) -> None:
                     "rng": rng.get_state(),
                 },
             )
-        if time.monotonic() - previewed > 60 * args.preview or run.progress >= 1:
+        if time.monotonic() - previewed > 60 * args.preview:
             previewed = time.monotonic()
             average.swap()
             assemble(run.folder, unet, text, autoencoder, tokenizer)
@@ -592,6 +592,9 @@ def train_diffusion(args: argparse.Namespace) -> None:
             average.swap()
             unet.train().requires_grad_(True)
             text.train().requires_grad_(True)
+    average.swap()
+    assemble(run.folder, unet, text, autoencoder, tokenizer)
+    preview(run.folder, args.device, step)
 
 
 def draw_times(share: Tensor, count: int, rng: Generator) -> Tensor:

@@ -38,6 +38,22 @@ def replacing(path: Path, *, field: str = "output") -> Generator[Path]:
         raise OutputError(f"{str(path)!r} cannot be written: {reason}.", hint=hint, field=field) from error
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is an ordinary file; a name that no file can have, or one that may not be looked at, is none."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def is_dir(path: Path) -> bool:
+    """Whether there is a folder, as `is_file`."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8. Raises OutputError as `replacing` does."""
     with replacing(path) as part:

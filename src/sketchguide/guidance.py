@@ -26,6 +26,7 @@ from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sketch import SpatialMap
 from sketchguide.sketchers import Sketcher
+from sketchguide.sources import steps_of
 
 
 class Controls(NamedTuple):
@@ -105,7 +106,7 @@ def latent_guide(
     end = _within(request, request.stop)
     if request.edit is not None:
         trained, amount = predictor.config.window[1], request.edit.amount
-        if 1 - amount >= trained:
+        if 1 - steps_of(amount, request) / request.steps >= trained:
             raise UsageError(
                 f"An edit of amount {amount:g} has less noise than this predictor was trained for.",
                 hint=f"Give an amount above {1 - trained:.2g}.",

@@ -31,6 +31,7 @@ MAX_BYTES = 256 * 2**20
 
 CARRIED_SIDE = 512  # more would only make every PNG that carries it large
 
+_PNG = b"\x89PNG\r\n\x1a\n"
 _LEVELS = 255
 _GREY_16 = 65535
 
@@ -300,9 +301,12 @@ def read_png_text(path: str | Path) -> dict[str, str]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
-            with _opened(data, name=str(path), field="image") as image:
-                if not isinstance(image, PngImagePlugin.PngImageFile):
+            if not data.startswith(_PNG):
+                with _opened(data, name=str(path), field="image") as image:
                     raise SketchError(f"{path} is {image.format}, not PNG; only PNG carries text.", field="image")
+            # not by `Image.open`, which refuses sheets of many large pictures unread
+            PngImagePlugin.PngImageFile(io.BytesIO(data)).verify()
+            with PngImagePlugin.PngImageFile(io.BytesIO(data)) as image:
                 if image.width * image.height <= MAX_PIXELS:
                     return {key: str(value) for key, value in image.text.items()}
                 # Large sheets of ours: `text` would decode the pixels to see what comes after them.

@@ -6,6 +6,7 @@ A latent is `alpha * clean + sigma * noise`. Variance-preserving models (SD) hav
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from sketchguide.errors import UsageError
@@ -97,6 +98,12 @@ def levels_of(scheduler: Any, steps: int) -> list[Level]:
             )
         last = float(getattr(scheduler, "final_alpha_cumprod", 1.0))
         pairs = [_from_product(float(products[int(t)])) for t in times] + [_from_product(last)]
+    if any(pair == after for pair, after in pairwise(pairs[:-1])):
+        raise UsageError(
+            f"{type(scheduler).__name__} makes {steps} steps with equal noise before and after.",
+            hint="Take fewer.",
+            field="steps",
+        )
     times.append(0.0)
     return [Level(t, a, s, i / steps) for i, (t, (a, s)) in enumerate(zip(times, pairs, strict=True))]
 

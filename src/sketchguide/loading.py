@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import sys
 import warnings
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,7 @@ from sketchguide.errors import (
     WeightsError,
     reason_of,
 )
+from sketchguide.files import is_dir, is_file
 from sketchguide.predictors import FILE_NAME as PREDICTOR_FILE
 from sketchguide.predictors import LatentPredictor, find_file, is_hub_id
 from sketchguide.weights import opened, read_weights
@@ -91,8 +93,8 @@ def find_part(name: str | Path | None, part: str, *, field: str, model: str | No
     file = f"{part}.safetensors"
     if name is not None:
         path = Path(name)
-        path = path / file if path.is_dir() else path
-        if path.is_file():
+        path = path / file if is_dir(path) else path
+        if is_file(path):
             return path
     for one in shipped():
         if one.kind == "parts" and name in (None, one.name) and (one.folder / file).is_file():
@@ -118,7 +120,7 @@ def find_part(name: str | Path | None, part: str, *, field: str, model: str | No
 
 def find_features(name: str | None, part: str, *, field: str, model: str | None = None) -> str:
     """What `load_features` takes: `name`, or the file of `part` where that is a folder, a shipped name or None."""
-    if name is None or Path(name).is_dir() or any(one.kind == "parts" and one.name == name for one in shipped()):
+    if name is None or is_dir(Path(name)) or any(one.kind == "parts" and one.name == name for one in shipped()):
         return str(find_part(name, part, field=field, model=model))
     return name
 
@@ -146,7 +148,8 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
         if FAMILY.items() - kinds.items() or not _one_prompt(kinds):  # before any weights are read, or even fetched
             raise _unsupported(str(index.get("_class_name", name)))
         encoders = _text_encoders(source, index, chosen)
-        pipeline = DiffusionPipeline.from_pretrained(source, dtype=chosen, use_safetensors=True, **encoders)
+        spared = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in kinds else {}
+        pipeline = DiffusionPipeline.from_pretrained(source, dtype=chosen, use_safetensors=True, **encoders, **spared)
     except (SketchguideError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # not only their own: those of the hub's HTTP library come through
@@ -380,7 +383,9 @@ def choose_device(device: str) -> torch.device:
     try:
         chosen = torch.device(device)
         torch.empty(1, device=chosen)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        if chosen.type == "meta":
+            raise NotImplementedError("it holds no values")
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         raise UsageError(f"No device {device!r} here.", hint="Use auto, cpu, cuda or mps.", field="device") from error
     return chosen
 
@@ -393,8 +398,8 @@ def _source(name: str | Path) -> str | Path:
             one.verify()
             return one.folder
     path = Path(name)
-    if path.is_dir():
-        if not (path / "model_index.json").is_file():
+    if is_dir(path):
+        if not is_file(path / "model_index.json"):
             raise ModelNotFoundError(
                 f"{path} is no diffusers pipeline: it has no model_index.json.",
                 hint="Give the folder that `pipeline.save_pretrained` wrote.",
@@ -434,8 +439,18 @@ def identity_of(backbone: Backbone) -> dict[str, str]:
 
 
 def fingerprint(network: nn.Module) -> str:
-    """12 hex digits that change with the architecture or the weights, at the cost of a few values per tensor."""
+    """12 hex digits that change with the architecture, the weights or how much of which adapters is switched on, at the
+    cost of a few values per tensor.
+    """
     digest = hashlib.sha256()
+    if "peft" in sys.modules:  # else nothing has an adapter; to import it takes a second
+        for _, name, layer in _adapted(network):
+            on = (
+                []
+                if layer.disable_adapters
+                else [(one, layer.scaling[one]) for one in layer.active_adapters if one in layer.scaling]
+            )
+            digest.update(f"{name} {sorted(on)} {sorted(layer.merged_adapters)} ".encode())
     for name, tensor in sorted(_tensors(network)):
         flat = tensor.detach().flatten()
         some = flat[:: max(1, len(flat) // 16)][:17].to("cpu", torch.float64)

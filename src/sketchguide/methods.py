@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.wrapped import with_controlnet, with_sketch_attention, with_t2i_adapter
 from sketchguide.classifiers import LatentClassifier, find_class_in
 from sketchguide.controls.base import Guide
-from sketchguide.errors import ModelNotFoundError, UsageError
+from sketchguide.errors import ModelNotFoundError, SketchguideError, UsageError, WeightsError, reason_of
+from sketchguide.files import is_file
 from sketchguide.generation import walk
 from sketchguide.guidance import class_guide, latent_guide, sketch_guide
 from sketchguide.images import from_ink
@@ -28,7 +30,8 @@ from sketchguide.request import FOR_DRAWINGS, LayoutSettings, Request
 from sketchguide.sampling import Moment
 from sketchguide.sketch import SpatialMap
 from sketchguide.sketchers import Sketcher
-from sketchguide.sources import Borrowed, Change, borrow, near_strokes, steps_of
+from sketchguide.sources import Borrowed, Change, borrow, levels_of, near_strokes, places_of, steps_of
+from sketchguide.weights import read_weights
 
 
 @dataclass(frozen=True)
@@ -234,7 +237,8 @@ def build_method(description: str, backbone: Backbone) -> Built:
     settings = {key: options.pop(key) for key in (*STEERING, "class_scale") if key in options}
     if name == "lgp-paper":
         settings = {**PAPER, **settings}
-    Request.checked(prompt="", seed=0, **settings)
+    asked = Request.checked(prompt="", seed=0, **settings)
+    levels_of(asked, backbone)  # tells of a solver that the model has not
     networks: list[Trained] = []
     match name:
         case "text":
@@ -245,12 +249,16 @@ def build_method(description: str, backbone: Backbone) -> Built:
             networks.append(Trained(predictor, _record(chosen)))
             method = latent_guidance(predictor)
         case "pnp":
-            method = plug_and_play(LayoutSettings.checked(**{**FOR_DRAWINGS, **options}))
+            layout = LayoutSettings.checked(**{**FOR_DRAWINGS, **options})
+            places_of(layout, backbone)
+            method = plug_and_play(layout)
         case "lgp-pnp":
             chosen = options.pop("predictor", None) or own_predictor(backbone)
             predictor = load_predictor(chosen, backbone)
             networks.append(Trained(predictor, _record(chosen)))
-            method = plug_and_play(LayoutSettings.checked(**{**LGP_PNP, **options}), predictor)
+            layout = LayoutSettings.checked(**{**LGP_PNP, **options})
+            places_of(layout, backbone)
+            method = plug_and_play(layout, predictor)
         case "sketch-loss":
             file = find_part(options.get("sketcher"), "sketcher", field="method", model=backbone.name)
             sketcher = Sketcher.load(file).to(backbone.device)
@@ -264,7 +272,9 @@ def build_method(description: str, backbone: Backbone) -> Built:
             networks.append(Trained(attention, _report(file)))
             method = sketch_attention(attention, _number("weight", options.get("weight", "1")))
         case "sdedit":
-            method = sdedit(_number("amount", options.get("amount", "0.85")))
+            amount = _number("amount", options.get("amount", "0.85"))
+            steps_of(amount, asked)
+            method = sdedit(amount)
         case _:
             from diffusers import ControlNetModel, T2IAdapter
 
@@ -307,16 +317,30 @@ def _read(record: Path) -> Mapping[str, Any]:
 
 def _number(name: str, text: str) -> float:
     try:
-        return float(text)
-    except ValueError as error:
-        raise UsageError(f"{name} is {text!r}; it must be a number.", field="method") from error
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise UsageError(f"{name} is {text!r}; it must be a number.", field="method")
+    return value
 
 
 def _loaded(kind: Any, path: str | None, backbone: Backbone) -> nn.Module:
-    if path is None or not (Path(path) / "config.json").is_file():
+    if path is None or not is_file(Path(path) / "config.json"):
         raise ModelNotFoundError(
             f"{kind.__name__} needs path=FOLDER, and {path or 'none'} is no folder that it can be loaded from.",
             hint="Train one with benchmarks/peers/train.py.",
             field="method",
         )
-    return kind.from_pretrained(path, use_safetensors=True, dtype=backbone.dtype).to(backbone.device)
+    try:
+        for file in Path(path).glob("*.safetensors"):
+            read_weights(file, field="method")  # refuses damage, and values that are not finite
+        return kind.from_pretrained(path, use_safetensors=True, dtype=backbone.dtype).to(backbone.device)
+    except (OSError, ValueError, RuntimeError, TypeError) as error:
+        if isinstance(error, SketchguideError):
+            raise
+        raise WeightsError(
+            f"{path} does not load as a {kind.__name__}: {reason_of(error)}",
+            hint="Train it again, or get it again.",
+            field="method",
+        ) from error

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from sketchguide.classifiers import FORMAT, load_classifier
 from sketchguide.errors import ModelNotFoundError, UsageError, WeightsError, reason_of
 from sketchguide.extractors import check_images
+from sketchguide.files import is_file
 from sketchguide.taps import TapInfo, survey, tapped
 from sketchguide.weights import opened, read_weights
 
@@ -97,7 +98,7 @@ def load_features(name: str, *, device: torch.device | str = "cpu") -> Features:
     kind, colon, rest = name.partition(":")
     if not colon or kind not in ("torchvision", "timm", "transformers"):
         path = Path(name)
-        if not path.is_file():
+        if not is_file(path):
             raise ModelNotFoundError(
                 f"No classifier at {name!r}.",
                 hint="Give its .safetensors file, or torchvision:NAME, timm:NAME or transformers:HUB_ID.",

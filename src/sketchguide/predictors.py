@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.errors import MismatchError, ModelNotFoundError, OutputError, UsageError, WeightsError
-from sketchguide.files import write_text
-from sketchguide.levels import Level
+from sketchguide.files import is_dir, is_file, write_text
+from sketchguide.levels import Level, check_window
 from sketchguide.taps import TapInfo
 from sketchguide.weights import read_weights, write_weights
 
@@ -66,6 +66,7 @@ class PredictorConfig:
             raise UsageError(f"{len(self.taps)} taps with {len(self.channels)} channel counts.", field="taps")
         if not self.widths:
             raise UsageError("widths is empty; give at least one hidden layer.", field="widths")
+        check_window(self.window)
 
 
 class LatentPredictor(nn.Module):
@@ -262,9 +263,9 @@ def find_file(source: str | Path, name: str, *, kind: str, field: str) -> Path:
     `kind` is what messages call it.
     """
     path = Path(source)
-    if path.is_dir():
+    if is_dir(path):
         path = path / name
-    if path.is_file():
+    if is_file(path):
         return path
     text = str(source)
     if is_hub_id(text) and path.suffix not in (".safetensors", ".bin", ".pt", ".pth", ".ckpt"):
@@ -292,7 +293,7 @@ def _read_header(header: str | None, file: Path) -> PredictorConfig:
         for name in ("taps", "channels", "widths", "clean_widths", "window"):
             values[name] = tuple(values[name])
         counts = (*values["channels"], *values["widths"], *values["clean_widths"], values["latent_channels"])
-        if not all(type(count) is int and 0 < count < 2**20 for count in counts):
+        if not all(type(count) is int and 0 < count < 2**14 for count in counts):
             raise ValueError
         return PredictorConfig(**values)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:

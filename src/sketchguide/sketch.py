@@ -241,12 +241,13 @@ class Sketch:
             refuse(f"Polarity {polarity!r} is unknown; allowed are auto, dark-on-light and light-on-dark.")
         image = as_rgb(image, field="sketch")
         low, high = channel_extremes(image)
-        if polarity == "auto":
-            polarity = "light-on-dark" if _light_on_dark(0.5 * low + 0.5 * high) else "dark-on-light"
-        dark = polarity == "dark-on-light"
+        found = polarity == "auto"
+        dark = not _light_on_dark(0.5 * low + 0.5 * high) if found else polarity == "dark-on-light"
         ink = _ink(1 - low if dark else high)
         if not ink.any():  # paper of a strong colour is as dark in one channel as ink, or as light
-            ink = _ink(1 - to_grey(image) if dark else to_grey(image))
+            grey = to_grey(image)
+            dark = not _light_on_dark(grey) if found else dark
+            ink = _ink(1 - grey if dark else grey)
         return cls(raster=ink, aspect=image.width / image.height)
 
     def to_json(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from scipy import ndimage
 from torch import Generator, Tensor
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.controls.features import PlugAndPlay, Source, choose_places
+from sketchguide.controls.features import Places, PlugAndPlay, Source, choose_places
 from sketchguide.defaults import SEED
 from sketchguide.errors import TapError, UsageError
 from sketchguide.inversion import Noised, Trajectory, ascend
@@ -48,6 +48,22 @@ class Borrowed:
         return Evaluations(0, 0, source=self.injection.evaluations, inversion=self.inversion)
 
 
+def places_of(settings: LayoutSettings, backbone: Backbone) -> Places:
+    """Where the layout is borrowed. Raises TapError for a place that has no features."""
+    places = choose_places(backbone.taps)
+    places = places._replace(features=settings.features or places.features)
+    known = {tap.path for tap in backbone.taps}
+    for path in places.features:
+        module = submodule_at(backbone.network, path)
+        if path not in known:
+            raise TapError(
+                f"{path!r} yields no tensor that could be borrowed.",
+                hint=f"Name one of its children: {children_of(module)}.",
+                field="features",
+            )
+    return places
+
+
 def borrow(
     settings: LayoutSettings,
     request: Request,
@@ -62,17 +78,7 @@ def borrow(
 
     Yields the moments of an inversion, one source per row. `mask` (1 or R, 1, h, w) and `keep` as in PlugAndPlay.
     """
-    places = choose_places(backbone.taps)
-    places = places._replace(features=settings.features or places.features)
-    known = {tap.path for tap in backbone.taps}
-    for path in places.features:  # what cannot be borrowed is told before the source is walked
-        module = submodule_at(backbone.network, path)
-        if path not in known:
-            raise TapError(
-                f"{path!r} yields no tensor that could be borrowed.",
-                hint=f"Name one of its children: {children_of(module)}.",
-                field="features",
-            )
+    places = places_of(settings, backbone)  # what cannot be borrowed is told before the source is walked
     levels = levels_of(request, backbone)
     told = [settings.source_prompt] * len(clean)
     source: Source

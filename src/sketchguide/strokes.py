@@ -76,7 +76,10 @@ def refuse(message: str, *, hint: str = "") -> NoReturn:
 
 
 def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # a whole number beyond all floats
+        return False
 
 
 def as_numbers(values: object) -> NDArray[np.float64] | None:

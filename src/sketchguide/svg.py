@@ -50,12 +50,12 @@ _TRANSFORM = re.compile(r"([a-zA-Z]+) ?\(([^()]*)\)")
 _COMMAND = re.compile(r"([MmZzLlHhVvCcSsQqTtAa])")
 _VALUE = f"({_NUMBER.pattern})"
 _ARC = re.compile(r"[\s,]*+".join(["", *[_VALUE] * 3, "([01])", "([01])", *[_VALUE] * 2]))
-_AT_RULE = re.compile(r"@[^{};]*+(?:;|\{(?:[^{}]*+\{[^{}]*+\})*+[^{}]*+\})")
+_AT_RULE = re.compile(r"@[^{};@]*+(?:;|\{(?:[^{}]*+\{[^{}]*+\})*+[^{}]*+\})")
 _SELECTOR = re.compile(r"(\*|[a-zA-Z][\w-]*)?((?:[.#][\w-]+)*)")
 _UNIT = re.compile(r"(?<=[\d.])(?:px|deg)\b")
 _SEE_THROUGH = re.compile(
     r"none|transparent|#[0-9a-f]{3}0|#[0-9a-f]{6}00"
-    r"|(?:rgb|hsl)a?\((?:(?:[^(),/]*,){3}|[^(),/]*/)\s*(?:0+\.?0*|\.0+)%?\s*\)"
+    r"|(?:rgb|hsl)a?\((?:(?:[^(),/]*,){3}|[^(),/]*/)\s*(?:0++(?:\.0*+)?|\.0++)%?\s*\)"
 )
 _ORIGINS = {"left": "0%", "top": "0%", "center": "50%", "right": "100%", "bottom": "100%"}
 _UNITS = {"": 1.0, "px": 1.0, "pt": 4 / 3, "pc": 16.0, "in": 96.0, "cm": 96 / 2.54, "mm": 9.6 / 2.54, "em": 16.0}
@@ -155,6 +155,7 @@ class _Reader:
         self.parser.CharacterDataHandler = self.on_text
         self.stack: list[_Style | None] = []  # None: inside something that is not drawn
         self.rules: dict[str, dict[_Selector, tuple[int, dict[str, str]]]] = {}  # with the place of each
+        self.open_switches: dict[int, bool] = {}  # by the depth of their children: whether one was chosen
         self.unread: list[str] = []  # selectors of rules
         self.matches = 0
         self.sheet: list[str] | None = None
@@ -191,7 +192,7 @@ class _Reader:
         parent = self.stack[-1]
         if name == "style":
             self.sheet = []
-        if parent is None or namespace not in ("", _SVG):
+        if parent is None or namespace not in ("", _SVG) or self.passed_over(name, values):
             self.stack.append(None)
             return
         if name in _UNSUPPORTED:
@@ -207,19 +208,29 @@ class _Reader:
         if style is not None and name == "svg":
             style = self.nested(values, style)
         self.stack.append(style)
+        if name == "switch":
+            self.open_switches[len(self.stack)] = False
 
     def on_end(self, tag: str) -> None:
+        self.open_switches.pop(len(self.stack), None)
         self.stack.pop()
         if tag.rpartition(" ")[2] == "style" and self.sheet is not None:
-            before, *commented = "".join(self.sheet).split("/*")
-            plain = "".join([before, *(part.partition("*/")[2] for part in commented)])
-            for rule in _AT_RULE.sub("", plain).split("}"):
+            for rule in _AT_RULE.sub("", _uncommented("".join(self.sheet))).split("}"):
                 selectors, _, body = rule.partition("{")
                 declared = _declarations(body)
                 self.count(1 + selectors.count(","))
                 for selector in selectors.split(",") if declared else ():
                     self.add_rule(" ".join(selector.split()), declared)
             self.sheet = None
+
+    def passed_over(self, name: str, values: dict[str, str]) -> bool:
+        """Whether a <switch> does not show this child: it shows the first that it can, in whatever language."""
+        chosen = self.open_switches.get(len(self.stack))
+        if chosen is None:
+            return False
+        fit = not chosen and (name in _GROUPS or name in _SHAPES) and not values.get("requiredExtensions")
+        self.open_switches[len(self.stack)] = chosen or fit
+        return not fit
 
     def add_rule(self, text: str, declared: dict[str, str]) -> None:
         match = _SELECTOR.fullmatch(text.removeprefix("svg "))  # which all shapes are in
@@ -272,13 +283,13 @@ class _Reader:
 
     def inherited(self, parent: _Style, values: Mapping[str, str]) -> _Style | None:
         """The element's own style; None when it is not to be seen."""
-        if values.get("display") == "none":
+        if values.get("display", "").strip().lower() == "none":
             return None
         if "opacity" in values and self.length(values["opacity"], 1.0) <= 0:
             return None
         style = parent
         if values.get("visibility", "inherit") != "inherit":
-            style = replace(style, visible=values["visibility"] == "visible")
+            style = replace(style, visible=values["visibility"].strip().lower() == "visible")
         if values.get("stroke-opacity", "inherit") != "inherit":
             style = replace(style, line_seen=self.length(values["stroke-opacity"], 1.0) > 0)
         if values.get("fill-opacity", "inherit") != "inherit":
@@ -596,8 +607,14 @@ class _Pen:
 
 def _declarations(text: str) -> dict[str, str]:
     """`name: value; …` of a style attribute or rule: those properties that matter here."""
-    pairs = (part.partition(":") for part in text.split(";"))
-    return {name.strip(): value.partition("!")[0].strip() for name, _, value in pairs if name.strip() in _PROPERTIES}
+    pairs = (part.partition(":") for part in _uncommented(text).split(";"))
+    named = ((name.strip().lower(), value.partition("!")[0].strip()) for name, _, value in pairs)
+    return {name: value for name, value in named if name in _PROPERTIES}
+
+
+def _uncommented(text: str) -> str:
+    before, *commented = text.split("/*")
+    return "".join([before, *(part.partition("*/")[2] for part in commented)])
 
 
 def _diagonal(viewport: Size) -> float:

@@ -1,10 +1,12 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
-from sketchguide.errors import UsageError
+from sketchguide.errors import SketchguideWarning, UsageError
 from support import Tiny
 
 
@@ -100,3 +102,79 @@ def test_an_inpainting_network_is_refused(tiny: Tiny) -> None:
     with pytest.raises(UsageError, match="9 channels") as caught:
         UNetBackbone(StableDiffusionPipeline(**parts, requires_safety_checker=False), name="inpainting")
     assert caught.value.field == "model"
+
+
+@pytest.mark.parametrize("part", ["encoder_hid_proj", "class_embedding", "text_time"])
+def test_a_network_that_is_told_more_than_a_prompt_is_refused(part: str) -> None:
+    pipeline = tiny_stable_diffusion()
+    if part == "text_time":  # as in Stable Diffusion XL
+        pipeline.unet.register_to_config(addition_embed_type=part)
+    else:
+        setattr(pipeline.unet, part, torch.nn.Linear(2, 2))
+    with pytest.raises(UsageError, match=part) as caught:
+        UNetBackbone(pipeline)
+    assert "unload_ip_adapter" in caught.value.hint
+
+
+def test_a_network_without_a_size_of_its_own_is_refused() -> None:
+    pipeline = tiny_stable_diffusion()
+    pipeline.unet.register_to_config(sample_size=None)
+    with pytest.raises(UsageError, match="does not say for which size"):
+        UNetBackbone(pipeline)
+
+
+@pytest.mark.parametrize(
+    "variant", [{"algorithm_type": "sde-dpmsolver++"}, {"solver_order": 1}, {"solver_type": "heun"}]
+)
+def test_a_variant_of_dpm_solver_is_told_of(variant: dict[str, object]) -> None:
+    pipeline = tiny_stable_diffusion()
+    pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config, **variant)
+    with pytest.warns(SketchguideWarning, match="a variant of DPM-Solver that is not offered"):
+        assert next(iter(UNetBackbone(pipeline).solvers)) == "dpm++2m"
+
+
+@pytest.mark.parametrize("swapping", ["group_offloading", "layerwise_casting"])
+def test_weights_that_change_behind_a_pass_are_refused_where_something_pulls(swapping: str) -> None:
+    pipeline = tiny_stable_diffusion()
+    backbone = UNetBackbone(pipeline)
+    if swapping == "group_offloading":
+        cpu = torch.device("cpu")
+        pipeline.unet.enable_group_offload(cpu, cpu, offload_type="leaf_level")
+    else:
+        pipeline.unet.enable_layerwise_casting(storage_dtype=torch.bfloat16, compute_dtype=torch.float32)
+    latent = torch.zeros(1, 4, 8, 8)
+    condition, level = backbone.describe(["a cat"]), backbone.level(0.5)
+    with torch.no_grad():
+        assert backbone.predict(latent, level, condition).clean.isfinite().all()
+    with pytest.raises(UsageError, match=f"with {swapping}: its weights change"):
+        backbone.predict(latent.requires_grad_(), level, condition)
+
+
+def test_a_gradient_through_the_decoder_leaves_the_network_where_it_is() -> None:
+    """Model offloading sends the network away when the decoder is called."""
+    pipeline = tiny_stable_diffusion()
+    backbone = UNetBackbone(pipeline)
+    calls: list[object] = []
+    pipeline.vae._hf_hook = SimpleNamespace(pre_forward=calls.append)
+    latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+    plain = backbone.decode(latent)
+    assert len(calls) == 1
+    pulled = backbone.decode(latent.requires_grad_())
+    assert len(calls) == 1
+    assert torch.equal(pulled, plain)
+    (gradient,) = torch.autograd.grad(pulled.sum(), latent)
+    assert gradient.abs().sum() > 0
+
+
+def test_many_pictures_go_through_the_autoencoder_in_parts(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny()
+    images = torch.rand(5, 3, 32, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    whole = backbone.encode(images)
+    pictures = backbone.decode(whole)
+    monkeypatch.setattr("sketchguide.backbones.unet._AT_ONCE", 2 * 32 * 16)
+    seen: list[int] = []
+    encode = backbone.autoencoder.encode
+    monkeypatch.setattr(backbone.autoencoder, "encode", lambda part: (seen.append(len(part)), encode(part))[1])
+    torch.testing.assert_close(backbone.encode(images), whole)
+    torch.testing.assert_close(backbone.decode(whole), pictures)
+    assert seen == [2, 2, 1]

@@ -117,7 +117,8 @@ def test_a_method_that_never_works_costs_its_own_rows_alone(
 ):
     broken = f"lgp:steps=3,stop=1,predictor={trained[0]}"
     result = sketchguide(*bench, "--method", broken, "-o", done[0], "--json")
-    assert result.code == 0, result.err
+    assert result.code == 1
+    assert result.json["error"]["message"] == f"No picture of {broken} on own could be made."
     rows = {row["method"]: row for row in result.json["rows"]}
     assert (rows[broken]["drawings"], rows[broken]["failed"]) == (0, 3)
     assert [row for row in result.json["rows"] if row["method"] != broken] == done[1].json["rows"]
@@ -136,6 +137,10 @@ def test_a_method_that_never_works_costs_its_own_rows_alone(
         (["--set", "icon"], "There is no set of drawings 'icon'"),
         (["--set", "own", "--set", "own-blurred"], "There is no set of drawings 'own-blurred'"),
         (["--sketches", "0"], "greater than or equal to 1"),
+        (
+            ["--seed", "4294967295", "--seeds", "2", "--sketches", "3"],
+            "The last picture would have seed 4294977297; 4294967295 is",
+        ),
     ],
 )
 def test_bad_input(sketchguide: Run, model: Path, tmp_path: Path, options: list[str], message: str):

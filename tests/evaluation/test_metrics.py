@@ -164,6 +164,13 @@ def test_bootstrap_of_a_ratio_is_paired() -> None:
     assert ours.low < ours.estimate < ours.high
 
 
+def test_samples_without_a_ratio_are_left_out() -> None:
+    values, over = torch.tensor([0.5, 0.5, 0.6]), torch.tensor([0.0, 0.3, 0.0])
+    ratio = bootstrap_interval(values, over=over)
+    assert ratio.estimate == pytest.approx(16 / 3)
+    assert 1 < ratio.low < ratio.estimate < ratio.high < 8
+
+
 def test_bootstrap_repeats_with_its_seed() -> None:
     values = torch.arange(30.0)
     assert bootstrap_interval(values, seed=1) == bootstrap_interval(values, seed=1)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from sketchguide.backbones.base import Condition
-from sketchguide.errors import UsageError
+from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.levels import Level, Prediction, PredictionKind, levels_of
 from sketchguide.solvers import OF_SCHEDULER, SOLVERS, SolverChoice, choose_solver
 from sketchguide.taps import TapInfo, survey
 
 TRAINING_STEPS = 1000
+_AT_ONCE = 2**20  # pixels that the autoencoder sees at once where no graph is kept: four pictures of 512
+_SWAPPING = ("group_offloading", "layerwise_casting")  # hooks of diffusers that change weights behind a pass
 
 
 class Lora(NamedTuple):
@@ -40,6 +44,12 @@ class UNetBackbone:
         self.name = str(name or pipeline.config.get("_name_or_path") or type(pipeline).__name__)
         self.network: nn.Module = pipeline.unet
         self.autoencoder: Any = pipeline.vae
+        if more := _more_than_a_prompt(pipeline.unet):
+            raise UsageError(
+                f"{self.name} is told more than a prompt ({more}), which is not supported.",
+                hint="Of an IP-Adapter: call `unload_ip_adapter()` on the pipeline first.",
+                field="model",
+            )
         for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             module.eval().requires_grad_(False)
         config = pipeline.scheduler.config
@@ -61,9 +71,22 @@ class UNetBackbone:
         self.stride: int = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
         self.multiple: int = self.stride * 2 ** (len(pipeline.unet.config.block_out_channels) - 1)
         side = pipeline.unet.config.sample_size
+        if side is None:
+            raise UsageError(
+                f"The configuration of {self.name} does not say for which size the model is.",
+                hint="Set it: pipeline.unet.register_to_config(sample_size=64) for 512 pixels.",
+                field="model",
+            )
         grid = (side, side) if isinstance(side, int) else tuple(reversed(side))
         self.default_size: tuple[int, int] = (grid[0] * self.stride, grid[1] * self.stride)
         products = self._scheduler("DDIMScheduler").alphas_cumprod
+        if type(pipeline.scheduler).__name__ == "DPMSolverMultistepScheduler" and not _is_plain_2m(config):
+            warnings.warn(
+                f"The scheduler of {self.name} is a variant of DPM-Solver that is not offered: its levels are walked "
+                "by plain DPM-Solver++(2M), and pictures differ from diffusers'.",
+                SketchguideWarning,
+                stacklevel=2,
+            )
         self._taps: Sequence[TapInfo] | None = None
         self._alphas = [float(p) ** 0.5 for p in products]
         self._sigmas = [(1 - float(p)) ** 0.5 for p in products]
@@ -119,6 +142,13 @@ class UNetBackbone:
 
     def run(self, latent: Tensor, times: Tensor, condition: Condition) -> Tensor:
         """The network's raw float32 output (B, C, h, w); `times` is (1,), or (B,) as training needs it."""
+        if latent.requires_grad and torch.is_grad_enabled() and (hook := _swapping(self.network)):
+            raise UsageError(
+                f"Nothing can be pulled through a network with {hook}: its weights change before the gradient is "
+                "computed.",
+                hint="Take enable_model_cpu_offload() or enable_sequential_cpu_offload() instead.",
+                field="model",
+            )
         dtype = self.dtype  # diffusers looks through the parameters for it
         return self.network(
             latent.to(dtype),
@@ -131,13 +161,22 @@ class UNetBackbone:
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> float32 latents (B, C, h, w), the mode of the posterior."""
-        posterior = self.autoencoder.encode(images.to(self.device, self.autoencoder.dtype)).latent_dist
-        return posterior.mode().float() * self.autoencoder.config.scaling_factor
+        made: list[Tensor] = []
+        for part in images.split(max(1, _AT_ONCE // (images.shape[-2] * images.shape[-1]))):
+            posterior = self.autoencoder.encode(part.to(self.device, self.autoencoder.dtype)).latent_dist
+            made.append(posterior.mode().float() * self.autoencoder.config.scaling_factor)
+        return torch.cat(made)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) -> float32 images (B, 3, H, W), about [-1, 1]; the graph of latents is kept."""
         scaled = (latents / self.autoencoder.config.scaling_factor).to(self.device, self.autoencoder.dtype)
-        return self.autoencoder.decode(scaled, return_dict=False)[0].float()
+        if scaled.requires_grad and torch.is_grad_enabled():
+            # Unwrapped: with model offloading it would send the network away, whose gradient is still to be taken.
+            decode = inspect.unwrap(type(self.autoencoder).decode)
+            return decode(self.autoencoder.to(self.device), scaled, return_dict=False)[0].float()
+        pixels = scaled.shape[-2] * scaled.shape[-1] * self.stride**2
+        parts = scaled.split(max(1, _AT_ONCE // pixels))
+        return torch.cat([self.autoencoder.decode(part, return_dict=False)[0].float() for part in parts])
 
     @property
     def taps(self) -> Sequence[TapInfo]:
@@ -153,3 +192,23 @@ class UNetBackbone:
         condition = Condition(torch.zeros(1, 7, self.pipeline.unet.config.cross_attention_dim, device=self.device))
         with torch.no_grad():
             return survey(self.network, lambda: self.predict(latent, self.level(0.5), condition), grid=grid)
+
+
+def _more_than_a_prompt(unet: Any) -> str | None:
+    """What else the network is told: pictures by an IP-Adapter, a class, a size or the like."""
+    for part in ("encoder_hid_proj", "class_embedding"):
+        if getattr(unet, part, None) is not None:
+            return part
+    kind = unet.config.get("addition_embed_type")
+    return None if kind in (None, "text") else f"addition_embed_type {kind}"
+
+
+def _is_plain_2m(config: Any) -> bool:
+    wanted = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint", "thresholding": False}
+    return all(config.get(name, value) == value for name, value in wanted.items())
+
+
+def _swapping(network: nn.Module) -> str | None:
+    """The name of a hook of diffusers on the network that exchanges its weights, if there is one."""
+    registries = [hooks for module in network.modules() if (hooks := getattr(module, "_diffusers_hook", None))]
+    return next((name for name in _SWAPPING for hooks in registries if hooks.get_hook(name)), None)

@@ -14,7 +14,7 @@ import typer
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.session import is_folder
 from sketchguide.defaults import MODEL, SEED
-from sketchguide.errors import OutputError, SketchguideError, UsageError
+from sketchguide.errors import FailureError, OutputError, SketchguideError, UsageError
 from sketchguide.files import write_text
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def command(
         typer.Option(
             help=f"Of the first picture: {FIRST_SEED}.",
             min=SEED.low,
+            max=SEED.high,
             show_default=False,
             metavar="N",
             rich_help_panel=WHAT,
@@ -161,7 +162,7 @@ def command(
         hush_libraries()
         from sketchguide.cli.environment import hardware
         from sketchguide.evaluation.alike import keep_alike, made_with
-        from sketchguide.evaluation.benchmark import Benchmark
+        from sketchguide.evaluation.benchmark import SEED_STRIDE, Benchmark
         from sketchguide.evaluation.costs import cost_table, costs, peak_memory
         from sketchguide.evaluation.drawings import SCORED, split_name
         from sketchguide.evaluation.plots import plot, sheets
@@ -171,6 +172,13 @@ def command(
         from sketchguide.request import Request
         from sketchguide.training.checkpoints import Checkpoints
 
+        last = seed + SEED_STRIDE * (seeds - 1) + count - 1
+        if last > SEED.high:
+            raise UsageError(
+                f"The last picture would have seed {last}; {SEED.high} is the highest.",
+                hint="Give a smaller --seed, or fewer --seeds.",
+                field="seed",
+            )
         kinds = {name: split_name(name, (OWN, *SETS)) for name in names}
         if count > SCORED and any(base == "quickdraw" for base, _ in kinds.values()):
             report.warn(
@@ -232,6 +240,12 @@ def command(
     report.facts = summary | {"output": str(output)}
     _show(report, rows)
     report.say(f"{output / 'table.md'}; results.jsonl, {', '.join(file.name for file in files)} beside it.")
+    if lost := [row for row in rows if row.failed and not row.drawings]:
+        raise FailureError(
+            f"No picture of {lost[0].method} on {lost[0].set} could be made.",
+            hint="The warnings say why; all other figures are kept, and the same command tries again.",
+            field="method",
+        )
 
 
 def _judges(

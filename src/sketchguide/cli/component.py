@@ -181,7 +181,8 @@ def command(
                     f"{', '.join(trainee.unknown[:5])}{', …' if len(trainee.unknown) > 5 else ''}."
                 )
             write_text(output / f"{part}-report.json", json.dumps(facts, indent=1) + "\n")
-    report.facts = facts
+    # `--json` has the seconds of the whole command
+    report.facts = {"training_seconds" if name == "seconds" else name: value for name, value in facts.items()}
     report.say(f"{file}: {run.step} steps in {run.seconds / 60:.1f} minutes")
     for name, value in facts.items():
         if name not in ("part", "steps", "training_images", "seconds"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.session import Session, check_run, earlier, finite, until_stopped, workplace
 from sketchguide.defaults import MODEL, SCALE, find_dtype
 from sketchguide.errors import SketchError, TrainingError, UsageError
+from sketchguide.files import is_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -302,8 +304,8 @@ def command(
     report.say(f"The inversion leads back to the references with {fidelity:.1f} dB.")
     if after is not None:
         report.say(f"Distance from the drawings on seeds not trained on: {before:.3f} before, {after:.3f} now.")
-    use = f"--model {file}" if full else f"--model {model} --lora {output}"
-    report.say(f'Use it: sketchguide generate "{prompt}" {use}')
+    use = ["--model", str(file)] if full else ["--model", model, "--lora", str(output)]
+    report.say(f"Use it: {shlex.join(['sketchguide', 'generate', prompt, *use])}")
 
 
 def _opened(paths: Sequence[Path]) -> list[Any]:
@@ -352,7 +354,7 @@ def _recognised(drawings: Tensor, comparing: str, report: Report) -> str:
     from sketchguide.images import from_ink
     from sketchguide.loading import find_part
 
-    own = Path(comparing).is_file()
+    own = is_file(Path(comparing))
     classifier = load_classifier(Path(comparing) if own else find_part(None, "drawing-classifier", field="prompt"))
     chances = classifier(from_ink(drawings)).log_softmax(dim=1).mean(dim=0)
     name, *others = (classifier.classes[i] for i in chances.topk(min(3, len(chances))).indices.tolist())
@@ -364,7 +366,7 @@ def _warn_of_unknown(prompt: str, comparing: str, report: Report) -> None:
     """References that are made of a misspelt prompt show anything."""
     from sketchguide.classifiers import find_class, load_classifier
 
-    if not Path(comparing).is_file():  # a published network: its classes are no prompts
+    if not is_file(Path(comparing)):  # a published network: its classes are no prompts
         return
     classes = load_classifier(Path(comparing)).classes
     said = f" {' '.join(prompt.split()).casefold()} "

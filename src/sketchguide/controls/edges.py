@@ -36,6 +36,7 @@ class LatentGuide:
 
     def __post_init__(self) -> None:
         check_window(self.window)
+        self.predictor.eval()  # in training its BatchNorm would learn from what it guides
         if self.every < 1:
             raise UsageError(f"every is {self.every}; it must be at least 1, every step.", field="every")
         if self.handover < 1 and not self.predictor.config.clean_widths:

@@ -108,7 +108,8 @@ def bootstrap_interval(
     The N items are drawn with replacement `samples` times (Efron and Tibshirani 1993, chapter 13); `values[i]` and
     `over[i]` belong to the same item and are drawn together. Items must be independent: average the seeds of one sketch
     first.
-    Raises `UsageError` for empty, unequal or non-finite input and where the mean of `over` is 0.
+    Samples in which all of `over` is 0 have no ratio and are left out. Raises `UsageError` for empty, unequal or
+    non-finite input and where the mean of `over` is 0.
     """
     paired = [values] if over is None else [values, over]
     if values.ndim != 1 or len(values) == 0 or any(v.shape != values.shape for v in paired):
@@ -122,7 +123,9 @@ def bootstrap_interval(
         raise UsageError("The ratio is not defined: the mean of `over` is 0.", field="over")
     drawn = torch.randint(values.shape[0], (samples, values.shape[0]), generator=Generator().manual_seed(seed))
     means = columns[:, drawn].mean(dim=2)
-    statistics = means[0] if over is None else means[0] / means[1]
+    statistics = means[0] if over is None else (means[0] / means[1])[means[1] != 0]
+    if not len(statistics):  # rather than no interval, all that there is
+        statistics = (columns[0].mean() / columns[1].mean())[None]
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = statistics.quantile(tails).tolist()
     estimate = columns[0].mean() if over is None else columns[0].mean() / columns[1].mean()

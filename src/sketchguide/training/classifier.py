@@ -116,9 +116,11 @@ class _ClassRun(TrainingRun):
     def cross_entropy(self, classify: Callable[[], Tensor], labels: Tensor) -> Tensor:
         """Of the logits (B, K) that `classify` gives in training mode, and labels (B,)."""
         self.module.train()  # no longer than this: BatchNorm must not move elsewhere
-        with torch.autocast(labels.device.type, torch.bfloat16, enabled=self.settings.bf16):
-            logits = classify()
-        self.module.eval()
+        try:
+            with torch.autocast(labels.device.type, torch.bfloat16, enabled=self.settings.bf16):
+                logits = classify()
+        finally:
+            self.module.eval()
         return F.cross_entropy(logits.float(), labels, label_smoothing=self.settings.smoothing)
 
     @abstractmethod

@@ -112,8 +112,10 @@ class PredictorRun(TrainingRun):
         images, captions = self.pictures.batch(self.rng, self._pictures_at_once)
         levels = self._levels(self.settings.batch)
         self.predictor.train()  # no longer than this: BatchNorm must not move elsewhere
-        errors = self._error(images, captions, levels, self.rng)
-        self.predictor.eval()
+        try:
+            errors = self._error(images, captions, levels, self.rng)
+        finally:
+            self.predictor.eval()
         return errors.mean()
 
     @property
