@@ -1,7 +1,7 @@
-from types import SimpleNamespace
-
 import pytest
 import torch
+from accelerate import cpu_offload
+from accelerate.hooks import CpuOffload
 from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
@@ -155,7 +155,13 @@ def test_a_gradient_through_the_decoder_leaves_the_network_where_it_is() -> None
     pipeline = tiny_stable_diffusion()
     backbone = UNetBackbone(pipeline)
     calls: list[object] = []
-    pipeline.vae._hf_hook = SimpleNamespace(pre_forward=calls.append)
+
+    class Hook(CpuOffload):
+        def pre_forward(self, module: torch.nn.Module, *args: object, **kwargs: object) -> tuple[object, object]:
+            calls.append(module)
+            return args, kwargs
+
+    pipeline.vae._hf_hook = Hook("cpu")
     latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     plain = backbone.decode(latent)
     assert len(calls) == 1
@@ -164,6 +170,16 @@ def test_a_gradient_through_the_decoder_leaves_the_network_where_it_is() -> None
     assert torch.equal(pulled, plain)
     (gradient,) = torch.autograd.grad(pulled.sum(), latent)
     assert gradient.abs().sum() > 0
+
+
+def test_a_gradient_goes_through_a_decoder_whose_layers_come_one_by_one() -> None:
+    pipeline = tiny_stable_diffusion()
+    backbone = UNetBackbone(pipeline)
+    latent = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    wanted = torch.autograd.grad(backbone.decode(latent).sum(), latent)
+    cpu_offload(pipeline.vae, execution_device=torch.device("cpu"))
+    assert all(p.is_meta for p in pipeline.vae.parameters())
+    assert torch.allclose(torch.autograd.grad(backbone.decode(latent).sum(), latent)[0], wanted[0])
 
 
 def test_many_pictures_go_through_the_autoencoder_in_parts(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import diffusers
 import torch
+from accelerate.hooks import CpuOffload
 from torch import Tensor, nn
 
 from sketchguide.backbones.base import Condition
@@ -170,13 +172,13 @@ class UNetBackbone:
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) -> float32 images (B, 3, H, W), about [-1, 1]; the graph of latents is kept."""
         scaled = (latents / self.autoencoder.config.scaling_factor).to(self.device, self.autoencoder.dtype)
-        if scaled.requires_grad and torch.is_grad_enabled():
-            # Unwrapped: with model offloading it would send the network away, whose gradient is still to be taken.
-            decode = inspect.unwrap(type(self.autoencoder).decode)
-            return decode(self.autoencoder.to(self.device), scaled, return_dict=False)[0].float()
-        pixels = scaled.shape[-2] * scaled.shape[-1] * self.stride**2
-        parts = scaled.split(max(1, _AT_ONCE // pixels))
-        return torch.cat([self.autoencoder.decode(part, return_dict=False)[0].float() for part in parts])
+        decode = self.autoencoder.decode
+        pulled = scaled.requires_grad and torch.is_grad_enabled()
+        if pulled and isinstance(getattr(self.autoencoder, "_hf_hook", None), CpuOffload):
+            # As it comes it would send the network away, whose gradient is still to be taken.
+            decode = partial(inspect.unwrap(type(self.autoencoder).decode), self.autoencoder.to(self.device))
+        parts = scaled.split(max(1, _AT_ONCE // (scaled.shape[-2] * scaled.shape[-1] * self.stride**2)))
+        return torch.cat([decode(part, return_dict=False)[0].float() for part in parts])
 
     @property
     def taps(self) -> Sequence[TapInfo]:
