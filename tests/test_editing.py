@@ -97,7 +97,7 @@ def test_what_a_predictor_is_not_trained_for_is_refused(tiny: Tiny, predictor: L
     assert len(make(tiny, predictor=predictor, amount=0.3, steps=10)) == 1
     with pytest.raises(UsageError, match="less noise") as caught:
         make(tiny, predictor=predictor, amount=0.1, steps=10)
-    with pytest.raises(UsageError, match="less noise"):  # one step of ten, too
+    with pytest.raises(UsageError, match=r"less noise.*Give an amount of 0\.2 or more"):  # one step of ten, too
         make(tiny, predictor=predictor, amount=0.13, steps=10)
     assert caught.value.field == "amount"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -107,9 +108,10 @@ def latent_guide(
     if request.edit is not None:
         trained, amount = predictor.config.window[1], request.edit.amount
         if 1 - steps_of(amount, request) / request.steps >= trained:
+            enough = math.floor((1 - trained) * request.steps + 1e-9) + 1
             raise UsageError(
                 f"An edit of amount {amount:g} has less noise than this predictor was trained for.",
-                hint=f"Give an amount above {1 - trained:.2g}.",
+                hint=f"Give an amount of {enough / request.steps:.3g} or more.",
                 field="amount",
             )
         end = min(end, trained)

@@ -445,12 +445,9 @@ def fingerprint(network: nn.Module) -> str:
     digest = hashlib.sha256()
     if "peft" in sys.modules:  # else nothing has an adapter; to import it takes a second
         for _, name, layer in _adapted(network):
-            on = (
-                []
-                if layer.disable_adapters
-                else [(one, layer.scaling[one]) for one in layer.active_adapters if one in layer.scaling]
-            )
-            digest.update(f"{name} {sorted(on)} {sorted(layer.merged_adapters)} ".encode())
+            active = set() if layer.disable_adapters else set(layer.active_adapters)
+            on = {one: scale for one, scale in layer.scaling.items() if one in active}
+            digest.update(f"{name} {sorted(on.items())} {sorted(layer.merged_adapters)} ".encode())
     for name, tensor in sorted(_tensors(network)):
         flat = tensor.detach().flatten()
         some = flat[:: max(1, len(flat) // 16)][:17].to("cpu", torch.float64)
