@@ -13,12 +13,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
+from scipy.ndimage import distance_transform_edt
 from skimage.measure import euler_number, label
 from skimage.morphology import skeletonize
 
 from sketchguide.defaults import Polarity
 from sketchguide.errors import SketchError, SketchguideWarning
-from sketchguide.lines import distance_to, thin
+from sketchguide.lines import covered, distance_to, thin
 from sketchguide.sketch import LINE_WIDTH, MAX_POINTS, Sketch, SpatialMap, Stroke, read_ndjson
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples" / "sketches"
@@ -885,7 +886,7 @@ def test_shapes_without_line_and_fill_are_not_drawn() -> None:
 
 
 def test_filled_shapes_give_their_closed_outline_and_paper_gives_nothing() -> None:
-    paper = '<rect width="100%" height="100%" fill="#fff"/><path d="M-5-5H105V105H-5"/>'
+    paper = '<rect width="100%" height="100%" fill="#fff"/><path d="M-5-5H105V105H-5" fill="#eee"/>'
     sketch = svg(f'{paper}<path d="M20 20 80 20 50 70" fill="red"/><rect width="100" height="100" {LINE}/>')
     assert [stroke.closed for stroke in sketch.strokes] == [True, True]
     assert len(sketch.strokes[0].points) == 3
@@ -966,6 +967,142 @@ def test_prefixed_and_unqualified_names_are_read() -> None:
     assert len(Sketch.from_svg(f'<svg><path d="M5 5 95 5" {LINE}/></svg>').strokes) == 1
 
 
+def ribbon(width: float) -> str:
+    """The outline of a brush that goes along the waves of a sine, as path data."""
+    x = np.linspace(10, 90, 60)
+    y = 50 + 25 * np.sin(x / 12)
+    normal = np.stack([-np.gradient(y), np.gradient(x)], axis=1)
+    normal *= width / 2 / np.linalg.norm(normal, axis=1, keepdims=True)
+    middle = np.stack([x, y], axis=1)
+    points = np.concatenate([middle + normal, (middle - normal)[::-1]])
+    return "M" + " ".join(f"{a:.2f} {b:.2f}" for a, b in points) + "Z"
+
+
+@pytest.mark.parametrize("width", [1.5, 4, 8])
+def test_the_mark_of_a_brush_gives_its_centre_line(width: float) -> None:
+    x = np.linspace(10, 90, 60)
+    wave = " ".join(f"{a:.2f},{50 + 25 * np.sin(a / 12):.2f}" for a in x)
+    line = svg(f'<polyline points="{wave}" {LINE}/>').rasterize(size=(128, 128)).ink
+    mark = svg(f'<path d="{ribbon(width)}"/>')
+    assert not mark.strokes
+    ink = mark.rasterize(size=(128, 128)).ink
+    assert abs(ink.sum() / line.sum() - 1) < 0.12
+    near = np.where(line > 0.3, 0.0, 1.0)
+    assert distance_transform_edt(near)[ink > 0.5].max() < 2 + 0.6 * width
+    assert np.array_equal(Sketch.from_json(mark.to_json()).rasterize(size=(128, 128)).ink, ink)
+
+
+def test_a_brush_that_crosses_itself_and_a_ring_are_filled_as_their_rule_says() -> None:
+    ring = "M20 50A30 30 0 1 1 80 50A30 30 0 1 1 20 50ZM24 50A26 26 0 1 0 76 50A26 26 0 1 0 24 50Z"
+    (circle,) = (svg(f'<circle cx="50" cy="50" r="28" {LINE}/>').rasterize(size=(64, 64)).ink,)
+    for rule in ("nonzero", "evenodd"):
+        ink = svg(f'<path d="{ring}" fill-rule="{rule}"/>').rasterize(size=(64, 64)).ink
+        assert np.abs(ink - circle).mean() < 0.02
+
+
+def test_a_brush_with_a_weight_keeps_it_as_an_outline_and_solid_shapes_stay_outlines() -> None:
+    (mark,) = svg(f'<path d="{ribbon(4)}" data-weight="2"/>').strokes
+    assert (mark.weight, mark.closed) == (2, True)
+    for shape in ('<circle cx="50" cy="50" r="3"/>', '<rect x="10" y="10" width="9" height="30"/>'):
+        assert svg(shape).raster is None
+        assert len(svg(shape).strokes) == 1
+
+
+def test_covered_counts_turns() -> None:
+    square = np.array([[1.0, 1.0], [5.0, 1.0], [5.0, 5.0], [1.0, 5.0]])
+    hole = square * 0.5 + 1.5
+    inside = covered([square], grid=(6, 6))
+    assert inside.sum() == 16
+    assert inside[1:5, 1:5].all()
+    assert covered([square, hole], grid=(6, 6)).sum() == 16
+    assert covered([square, hole], grid=(6, 6), even_odd=True).sum() == 12
+    assert covered([square, hole[::-1]], grid=(6, 6)).sum() == 12
+    assert covered([square - 100], grid=(6, 6)).sum() == 0
+    assert covered([(square - 3) * 100], grid=(6, 6)).all()
+
+
+def test_brushes_without_end_cost_no_hours() -> None:
+    mark = '<path d="M0 0 100 90 100 92Z"/>'
+    sketch = svg(mark * 5_000)
+    assert sketch.raster is not None
+    assert sketch.strokes
+
+
+def test_lines_of_the_papers_colour_are_no_ink() -> None:
+    line = '<path d="M10 10 90 90" stroke="{}" fill="none"/>'
+    with pytest.warns(SketchguideWarning, match="colour of its paper"):
+        assert len(svg(line.format("#000") + line.format("#FFF")).strokes) == 1
+    dark = '<rect width="100" height="100" fill="#101010"/>'
+    with pytest.warns(SketchguideWarning, match="colour of its paper"):
+        assert len(svg(dark + line.format("white") + line.format("#101010")).strokes) == 1
+    assert len(svg(line.format("white")).strokes) == 1  # for dark paper that was not saved
+    assert (
+        len(svg(dark.replace("/>", ' fill-opacity="0.1"/>') + line.format("#101010") + line.format("red")).strokes) == 2
+    )
+
+
+def test_white_shapes_show_only_on_something() -> None:
+    white, dark = '<circle cx="50" cy="50" r="9" fill="#fff"/>', '<circle cx="50" cy="50" r="30"/>'
+    assert not svg(white).strokes
+    assert len(svg(dark + white).strokes) == 2
+    assert len(svg(white + dark).strokes) == 1
+
+
+def test_paper_with_a_line_of_its_own_colour_is_paper() -> None:
+    triangle = f'<path d="M10 10 90 10 50 90Z" {LINE} stroke-width="2"/>'
+    for paper in ("#fff", "#ffe"):
+        page = f'<rect width="100" height="100" fill="{paper}" stroke="{paper}"/>'
+        (stroke,) = svg(page + triangle).strokes
+        assert stroke.width is None
+
+
+def test_clips_and_masks_are_told_unless_they_hide_nothing() -> None:
+    drawn = f'<path d="M10 10 90 90" {LINE}/>'
+    whole = '<clipPath id="a"><rect width="100" height="100" fill="white"/></clipPath>'
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        svg(f'<g clip-path="url(#a)">{drawn}</g><defs>{whole}</defs>')
+    part = whole.replace('width="100"', 'width="50"')
+    for text in (f'<g clip-path="url(#a)">{drawn}</g><defs>{part}</defs>', f'<g style="mask:url(#m)">{drawn}</g>'):
+        with pytest.warns(SketchguideWarning, match="not applied"):
+            svg(text)
+
+
+def test_a_doctype_without_declarations_is_passed_over() -> None:
+    head = '<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "http://www.w3.org/Graphics/SVG/1.1/DTD/svg11.dtd">'
+    assert Sketch.from_svg(head + SVG.format(f'<path d="M1 1 9 9" {LINE}/>')).strokes
+
+
+@pytest.mark.parametrize(
+    "hidden",
+    [
+        '<image style="display:none" href="data:image/png;base64,AAAA"/>',
+        '<image display="none" href="photo.jpg"/>',
+        '<g style="display:none"><image href="photo.jpg"/></g>',
+        '<defs><image xlink:href="http://example.org/a.png"/></defs>',
+    ],
+)
+def test_what_is_hidden_is_not_refused(hidden: str) -> None:
+    assert len(svg(f'{hidden}<path d="M1 1 9 9" {LINE}/>').strokes) == 1
+
+
+@pytest.mark.parametrize("turn", ["matrix(-1,0,0,1,0,0)", "rotate(180)", "scale(1 -1)"])
+def test_a_page_is_turned_about_its_middle(turn: str) -> None:
+    page = f'<svg viewBox="-50 0 100 50" transform="{turn}"><path d="M-40 10 20 10" {LINE}/></svg>'
+    (stroke,) = Sketch.from_svg(page).strokes
+    assert ((stroke.points > 0) & (stroke.points < 1)).all()
+    mirrored = turn.startswith(("matrix", "rotate"))
+    assert stroke.points[0, 0] == pytest.approx(0.9 if mirrored else 0.1)
+
+
+def test_an_import_with_a_semicolon_hides_no_rule() -> None:
+    sheet = "@import url('https://fonts/css2?family=Inter:wght@400;700');.a{display:none}.b{fill:none;stroke:#000}"
+    shapes = '<rect class="a" width="9" height="9"/><path class="b" d="M1 1 9 9"/>'
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(svg(f"<style>{sheet}</style>{shapes}").strokes) == 1
+
+
 # -- SVG: what is refused
 
 BILLION = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10 if i else "lol"}">' for i in range(10))
@@ -974,7 +1111,6 @@ BILLION = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10 if i else "lol"}">' for i
 @pytest.mark.parametrize(
     ("source", "reason"),
     [
-        ('<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "http://www.w3.org/svg11.dtd"><svg/>', "DOCTYPE"),
         ('<!DOCTYPE svg [<!ENTITY x SYSTEM "file:///etc/passwd">]><svg><text>&x;</text></svg>', "DOCTYPE"),
         (f"<!DOCTYPE svg [{BILLION}]><svg>&l9;</svg>", "DOCTYPE"),
         ("<svg>&x;</svg>", "well-formed"),
@@ -986,10 +1122,9 @@ BILLION = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10 if i else "lol"}">' for i
         ('<svg xmlns="http://example.org"/>', "not <svg>"),
         (SVG.format('<g id="a"><use href="#a"/></g>'), "use"),
         (SVG.format('<use xlink:href="#a"/>'), "use"),
-        (SVG.format('<use xlink:href="other.svg#a"/>'), "link to 'other.svg"),
-        (SVG.format('<image href="file:///etc/passwd"/>'), "link to 'file:"),
+        (SVG.format('<use xlink:href="other.svg#a"/>'), "<use>"),
+        (SVG.format('<image href="file:///etc/passwd"/>'), "<image>"),
         (SVG.format('<a href=" http://example.org/"><path d="M1 1"/></a>'), "link to"),
-        (SVG.format('<defs><image xlink:href="http://example.org/a.png"/></defs>'), "link to 'http:"),
         (SVG.format('<image href="data:image/png;base64,AAAA"/>'), "<image>"),
         (SVG.format("<foreignObject/>"), "<foreignObject>"),
         (SVG.format("<script>alert(1)</script>"), "scripts"),

@@ -5,6 +5,7 @@ The last two axes of an array are rows and columns; those before them number the
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 Mask = NDArray[np.bool_]
 Distance = TypeVar("Distance", NDArray[np.float64], "Tensor")
+
+_EDGES = 4096  # at a time
 
 # the eight neighbours, counter-clockwise from the right: (row, column)
 _AROUND = ((0, 1), (-1, 1), (-1, 0), (-1, -1), (0, -1), (1, -1), (1, 0), (1, 1))
@@ -70,6 +73,31 @@ def distance_to(ink: Mask) -> NDArray[np.float64]:
         if ink[picture].any():
             ndimage.distance_transform_edt(~ink[picture], distances=distance[picture])
     return distance
+
+
+def covered(outlines: Sequence[NDArray[np.float64]], *, grid: tuple[int, int], even_odd: bool = False) -> Mask:
+    """Which cells (H, W) of a grid have their middle within closed outlines (N, 2), x and y in cells: those that the
+    outlines wind around, or with `even_odd` an odd number of times.
+    """
+    start = np.concatenate(outlines)
+    end = np.concatenate([np.roll(outline, -1, axis=0) for outline in outlines])
+    height, width = grid
+    turns = np.zeros((height, width + 1), np.int32)
+    first, last = (
+        np.ceil(pick(start[:, 1], end[:, 1]) - 0.5).clip(0, height).astype(int) for pick in (np.minimum, np.maximum)
+    )
+    met = last > first
+    start, end, first, last = start[met], end[met], first[met], last[met]
+    for part in range(0, len(start), _EDGES):
+        some = slice(part, part + _EDGES)
+        rows = last[some] - first[some]
+        edge = np.repeat(np.arange(part, part + len(rows)), rows)
+        row = np.arange(len(edge)) - np.repeat(np.cumsum(rows) - rows, rows) + first[edge]
+        (x, y), (across, down) = start[edge].T, (end - start)[edge].T
+        column = np.ceil(x + (row + 0.5 - y) / down * across - 0.5).clip(0, width).astype(int)
+        np.add.at(turns, (row, column), np.sign(down).astype(np.int32))
+    inside = turns.cumsum(axis=1)[:, :-1]
+    return inside % 2 == 1 if even_odd else inside != 0
 
 
 def round_pen(distance: Distance, *, width: float) -> Distance:

@@ -182,19 +182,21 @@ class Sketch:
     def from_svg(cls, source: str | bytes, *, name: str = "") -> Sketch:
         """A drawing from SVG text: the outlines of path, line, polyline, polygon, rect, circle and ellipse.
 
-        Groups, nested `svg`, transforms, units, style attributes and simple style sheets are read; colours are not:
-        every visible line is ink, a shape without a line gives its outline, and a filled shape that covers the canvas
-        is paper. The line width met most is the default line, others keep their ratio to it. `data-weight="0.5"` on an
-        element or group is the weight of its strokes. The canvas is the viewBox, else width and height, else what is
-        drawn.
+        Groups, nested `svg`, transforms, units, style attributes and simple style sheets are read. Of colours only
+        that of the paper counts, which a filled shape that covers the canvas has, and white is without one: what is
+        painted in it is no ink. Every other visible line is; a shape without a line gives its outline, a long and
+        narrow one, such as the mark of a brush, its centre line. Clips and masks are not applied. The line width met
+        most is the default line, others keep their ratio to it. `data-weight="0.5"` on an element or group is the
+        weight of its strokes (and the mark of a brush gives its outline then). The canvas is the viewBox, else width
+        and height, else what is drawn.
 
         Raises:
-            SketchError: not well-formed, larger than 10 MB, over 200,000 points or 64 levels; a DOCTYPE, script, event
-                handler or link to another file; `use`, `image` or `foreignObject`; a size that is zero, huge or not a
-                number.
+            SketchError: not well-formed, larger than 10 MB, over 200,000 points or 64 levels; a DOCTYPE with
+                declarations, script, event handler or link to another file; `use`, `image` or `foreignObject`; a size
+                that is zero, huge or not a number.
         """
-        strokes, aspect = read_svg(source)
-        return cls(strokes=strokes, aspect=aspect, name=name)
+        read = read_svg(source)
+        return cls(strokes=read.strokes, raster=read.painted, aspect=read.aspect, name=name)
 
     @classmethod
     def from_quickdraw(cls, record: Mapping[str, Any]) -> Sketch:

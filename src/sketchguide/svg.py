@@ -5,16 +5,30 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 from xml.parsers import expat
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import ImageColor
 
 from sketchguide.errors import SketchError, SketchguideWarning
-from sketchguide.strokes import LINE_WIDTH, MAX_ASPECT, MAX_POINTS, Points, Stroke, fitted, in_reach, refuse
+from sketchguide.images import MIN_SIDE
+from sketchguide.lines import covered
+from sketchguide.strokes import (
+    LINE_WIDTH,
+    MAX_ASPECT,
+    MAX_COORDINATE,
+    MAX_POINTS,
+    Float,
+    Points,
+    Stroke,
+    fitted,
+    in_reach,
+    refuse,
+)
 
 _MAX_BYTES = 10_000_000
 _SVG = "http://www.w3.org/2000/svg"
@@ -36,6 +50,9 @@ _PROPERTIES = frozenset(
         "stroke-opacity",
         "fill",
         "fill-opacity",
+        "fill-rule",
+        "clip-path",
+        "mask",
         "display",
         "visibility",
         "opacity",
@@ -50,7 +67,9 @@ _TRANSFORM = re.compile(r"([a-zA-Z]+) ?\(([^()]*)\)")
 _COMMAND = re.compile(r"([MmZzLlHhVvCcSsQqTtAa])")
 _VALUE = f"({_NUMBER.pattern})"
 _ARC = re.compile(r"[\s,]*+".join(["", *[_VALUE] * 3, "([01])", "([01])", *[_VALUE] * 2]))
-_AT_RULE = re.compile(r"@[^{};@]*+(?:;|\{(?:[^{}]*+\{[^{}]*+\})*+[^{}]*+\})")
+_AT_RULE = re.compile(
+    r"""@(?:url\([^()"']*+\)|"[^"]*+"|'[^']*+'|[^{};@"'])*+(?:;|\{(?:[^{}]*+\{[^{}]*+\})*+[^{}]*+\})"""
+)
 _SELECTOR = re.compile(r"(\*|[a-zA-Z][\w-]*)?((?:[.#][\w-]+)*)")
 _UNIT = re.compile(r"(?<=[\d.])(?:px|deg)\b")
 _SEE_THROUGH = re.compile(
@@ -60,17 +79,26 @@ _SEE_THROUGH = re.compile(
 _ORIGINS = {"left": "0%", "top": "0%", "center": "50%", "right": "100%", "bottom": "100%"}
 _UNITS = {"": 1.0, "px": 1.0, "pt": 4 / 3, "pc": 16.0, "in": 96.0, "cm": 96 / 2.54, "mm": 9.6 / 2.54, "em": 16.0}
 
+_PAINTED_SIDE = 1024
+_PAINTED_PAGES = 50.0
+
+Colour = tuple[int, ...]
 Matrix = NDArray[np.float64]
 Point = tuple[float, float]
 Size = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, width, height
 
 
-def read_svg(source: str | bytes) -> tuple[tuple[Stroke, ...], float]:
-    """The visible outlines of an SVG document as strokes, and the canvas's width / height.
+class Read(NamedTuple):
+    """What an SVG document draws: strokes in canvas units, what is painted (H, W), and the canvas's width / height."""
 
-    `Sketch.from_svg` says what is read and what is refused.
-    """
+    strokes: tuple[Stroke, ...]
+    painted: Float | None
+    aspect: float
+
+
+def read_svg(source: str | bytes) -> Read:
+    """The visible lines and outlines of an SVG document; `Sketch.from_svg` says what is read and what is refused."""
     if len(source) > _MAX_BYTES:
         refuse(f"The SVG drawing is larger than the {_MAX_BYTES // 1_000_000} MB allowed.")
     encoding = None
@@ -84,17 +112,10 @@ def read_svg(source: str | bytes) -> tuple[tuple[Stroke, ...], float]:
         raise
     except (expat.ExpatError, LookupError, ValueError) as error:
         reader.refuse(f"this is not well-formed SVG ({error}).")
-    if reader.texts:
-        told = f"{reader.texts} text element(s) of the SVG drawing are not drawn."
+    page = _Page.of(reader.shapes, canvas=reader.canvas)
+    for told in (*reader.told(), *page.told()):
         warnings.warn(told, SketchguideWarning, stacklevel=3)
-    if reader.unread:
-        told = (
-            f"{len(reader.unread)} style rule(s) of the SVG drawing are not read, such as that for "
-            f"{reader.unread[0][:40]!r}: only those for tags, classes and ids are."
-        )
-        warnings.warn(told, SketchguideWarning, stacklevel=3)
-    strokes, aspect = _as_strokes(reader.outlines, canvas=reader.canvas)
-    return strokes, reader.aspect or aspect
+    return Read(page.strokes(), page.painted(), reader.aspect or page.aspect)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +126,13 @@ class _Style:
     viewport: Size
     lined: bool = False
     filled: bool = True
+    line_colour: Colour | None = None
+    fill_colour: Colour | None = (0, 0, 0)
+    even_odd: bool = False
     line_seen: bool = True
     fill_seen: bool = True
+    line_solid: bool = True  # what shines through has no colour of its own
+    fill_solid: bool = True
     visible: bool = True
     width: float = 1.0
     weight: float = 1.0
@@ -134,14 +160,19 @@ class _Selector:
         return self.tag in ("", tag) and self.classes.issubset(classes) and self.identity in ("", identity)
 
 
-@dataclass(frozen=True)
-class _Outline:
-    """One subpath in root coordinates; `width` is None for the outline of a shape without a line."""
+@dataclass(frozen=True, eq=False)
+class _Shape:
+    """The subpaths of one element, each with whether it is closed; `width` is None for a shape without a line.
 
-    points: Points
-    closed: bool
+    A colour is None where there is none, or none that can be told.
+    """
+
+    paths: tuple[tuple[Points, bool], ...]
     width: float | None
     weight: float
+    line_colour: Colour | None
+    fill_colour: Colour | None
+    even_odd: bool
 
 
 class _Reader:
@@ -159,7 +190,10 @@ class _Reader:
         self.unread: list[str] = []  # selectors of rules
         self.matches = 0
         self.sheet: list[str] | None = None
-        self.outlines: list[_Outline] = []
+        self.shapes: list[_Shape] = []
+        self.clip: str | None = None  # the one that is being read
+        self.whole_clips: set[str] = set()  # those that hide nothing of the canvas
+        self.cut: list[str] = []  # clips and masks of what is drawn
         self.canvas: Box | None = None
         self.aspect: float | None = None  # of a canvas that is shown stretched
         self.elements = 0
@@ -171,8 +205,11 @@ class _Reader:
 
     # -- what expat reports
 
-    def on_doctype(self, *_: object) -> None:
-        self.refuse("a DOCTYPE is not allowed.", hint="Delete that line, or save as plain SVG.")
+    def on_doctype(self, _name: str, _system: str | None, _public: str | None, has_subset: bool) -> None:
+        if has_subset:  # entities may be in it; a bare DOCTYPE names a file, which nobody loads
+            self.refuse(
+                "a DOCTYPE with declarations is not allowed.", hint="Delete its [...] part, or save as plain SVG."
+            )
 
     def on_text(self, text: str) -> None:
         if self.sheet is not None:
@@ -183,7 +220,8 @@ class _Reader:
         if len(self.stack) >= _MAX_DEPTH:
             self.refuse(f"elements are nested more than {_MAX_DEPTH} deep.", hint="Ungroup the drawing first.")
         namespace, _, name = tag.rpartition(" ")
-        values = self.checked(name, attributes)
+        hidden = bool(self.stack) and self.stack[-1] is None
+        values = self.checked(name, attributes, loads=not hidden and name not in _UNSUPPORTED)
         if not self.stack:
             if name != "svg" or namespace not in ("", _SVG):
                 self.refuse(f"the outermost element is <{name[:40]}>, not <svg>.")
@@ -192,10 +230,14 @@ class _Reader:
         parent = self.stack[-1]
         if name == "style":
             self.sheet = []
+        if name == "clipPath":
+            self.clip = values.get("id")
+        elif name == "rect" and self.clip is not None and self.covers_canvas(values):
+            self.whole_clips.add(self.clip)
         if parent is None or namespace not in ("", _SVG) or self.passed_over(name, values):
             self.stack.append(None)
             return
-        if name in _UNSUPPORTED:
+        if name in _UNSUPPORTED and self.inherited(parent, self.styled(name, values)) is not None:
             self.refuse(f"<{name}> is not supported.", hint="Convert clones and pictures to paths before exporting.")
         self.texts += name == "text"
         style = None
@@ -214,7 +256,10 @@ class _Reader:
     def on_end(self, tag: str) -> None:
         self.open_switches.pop(len(self.stack), None)
         self.stack.pop()
-        if tag.rpartition(" ")[2] == "style" and self.sheet is not None:
+        name = tag.rpartition(" ")[2]
+        if name == "clipPath":
+            self.clip = None
+        if name == "style" and self.sheet is not None:
             for rule in _AT_RULE.sub("", _uncommented("".join(self.sheet))).split("}"):
                 selectors, _, body = rule.partition("{")
                 declared = _declarations(body)
@@ -252,8 +297,8 @@ class _Reader:
 
     # -- attributes
 
-    def checked(self, name: str, attributes: dict[str, str]) -> dict[str, str]:
-        """The attributes by local name; anything that could run or load is refused."""
+    def checked(self, name: str, attributes: dict[str, str], *, loads: bool) -> dict[str, str]:
+        """The attributes by local name; anything that could run is refused, and with `loads` what could load."""
         if name == "script":
             self.refuse("scripts are not allowed.", hint="Save as plain SVG.")
         values: dict[str, str] = {}
@@ -261,7 +306,7 @@ class _Reader:
             namespace, _, local = key.rpartition(" ")
             if not namespace and local.lower().startswith("on"):
                 self.refuse(f"the event handler {local[:40]!r} is not allowed.", hint="Save as plain SVG.")
-            if local == "href" and not value.strip().startswith(("#", "data:")):
+            if local == "href" and loads and not value.strip().startswith(("#", "data:")):
                 self.refuse(f"a link to {value[:60]!r} is not allowed.", hint="Embed or remove what it points to.")
             if not namespace:
                 values[local] = value
@@ -285,19 +330,27 @@ class _Reader:
         """The element's own style; None when it is not to be seen."""
         if values.get("display", "").strip().lower() == "none":
             return None
-        if "opacity" in values and self.length(values["opacity"], 1.0) <= 0:
+        opacity = self.length(values.get("opacity", "1"), 1.0)
+        if opacity <= 0:
             return None
-        style = parent
+        style = parent if opacity >= 1 else replace(parent, line_solid=False, fill_solid=False)
         if values.get("visibility", "inherit") != "inherit":
             style = replace(style, visible=values["visibility"].strip().lower() == "visible")
         if values.get("stroke-opacity", "inherit") != "inherit":
-            style = replace(style, line_seen=self.length(values["stroke-opacity"], 1.0) > 0)
+            opacity = self.length(values["stroke-opacity"], 1.0)
+            style = replace(style, line_seen=opacity > 0, line_solid=opacity >= 1)
         if values.get("fill-opacity", "inherit") != "inherit":
-            style = replace(style, fill_seen=self.length(values["fill-opacity"], 1.0) > 0)
+            opacity = self.length(values["fill-opacity"], 1.0)
+            style = replace(style, fill_seen=opacity > 0, fill_solid=opacity >= 1)
         if values.get("stroke", "inherit") != "inherit":
-            style = replace(style, lined=not _SEE_THROUGH.fullmatch(values["stroke"].strip().lower()))
+            line = values["stroke"].strip().lower()
+            style = replace(style, lined=not _SEE_THROUGH.fullmatch(line), line_colour=_colour(line))
         if values.get("fill", "inherit") != "inherit":
-            style = replace(style, filled=not _SEE_THROUGH.fullmatch(values["fill"].strip().lower()))
+            fill = values["fill"].strip().lower()
+            style = replace(style, filled=not _SEE_THROUGH.fullmatch(fill), fill_colour=_colour(fill))
+        if values.get("fill-rule", "inherit") != "inherit":
+            style = replace(style, even_odd=values["fill-rule"].strip().lower() == "evenodd")
+        self.cut += (values[name] for name in ("clip-path", "mask") if values.get(name, "none").strip() != "none")
         if values.get("stroke-width", "inherit") != "inherit":
             style = replace(style, width=self.length(values["stroke-width"], _diagonal(parent.viewport)))
         if "data-weight" in values:
@@ -307,8 +360,10 @@ class _Reader:
             style = replace(style, weight=weight)
         if "transform" in values:
             step = self.transform(values["transform"])
-            if "transform-origin" in values:
-                x, y = self.origin(values["transform-origin"], parent.viewport)
+            if "transform-origin" in values or not self.stack:
+                x, y = self.origin(values.get("transform-origin", ""), parent.viewport)
+                if not self.stack and self.canvas is not None:  # a page is turned about its middle, as browsers do
+                    x, y = x + self.canvas[0], y + self.canvas[1]
                 step = _affine(1, 0, 0, 1, x, y) @ step @ _affine(1, 0, 0, 1, -x, -y)
             style = replace(style, matrix=style.matrix @ step)
         return style
@@ -431,11 +486,42 @@ class _Reader:
         pen = _Pen(style.matrix, tolerance=tolerance, room=MAX_POINTS - self.points, refuse=self.refuse)
         getattr(self, f"trace_{name}")(values, style.viewport, pen)
         pen.endPath()
+        self.points += sum(len(points) for points, _ in pen.paths)
         scale = math.sqrt(abs(float(np.linalg.det(style.matrix[:2, :2]))))
-        for points, closed in pen.paths:
-            self.points += len(points)
-            width = style.width * scale if lined else None
-            self.outlines.append(_Outline(points, closed or not lined, width, style.weight))
+        shape = _Shape(
+            paths=tuple((points, closed or not lined) for points, closed in pen.paths),
+            width=style.width * scale if lined else None,
+            weight=style.weight,
+            line_colour=style.line_colour if lined and style.line_solid else None,
+            fill_colour=style.fill_colour if style.filled and style.fill_solid else None,
+            even_odd=style.even_odd,
+        )
+        if shape.paths:
+            self.shapes.append(shape)
+
+    def covers_canvas(self, values: Mapping[str, str]) -> bool:
+        """Whether a rectangle that is not transformed hides nothing of the canvas."""
+        if self.canvas is None or "transform" in values:
+            return False
+        left, top, width, height = self.canvas
+        x, y, across, down = self.lengths(values, "x y width height", (width, height))
+        return x <= left and y <= top and x + across >= left + width and y + down >= top + height
+
+    def told(self) -> Iterator[str]:
+        """What of the document is not drawn."""
+        if self.texts:
+            yield f"{self.texts} text element(s) of the SVG drawing are not drawn."
+        if self.unread:
+            yield (
+                f"{len(self.unread)} style rule(s) of the SVG drawing are not read, such as that for "
+                f"{self.unread[0][:40]!r}: only those for tags, classes and ids are."
+            )
+        cut = [name for name in self.cut if name.strip()[5:-1].strip("\"'") not in self.whole_clips]
+        if cut:
+            yield (
+                f"{len(cut)} clip(s) or mask(s) of the SVG drawing are not applied: what they hide is drawn. "
+                "A PNG of the drawing has it as it looks."
+            )
 
     def trace_path(self, values: Mapping[str, str], _viewport: Size, pen: _Pen) -> None:
         from fontTools.svgLib.path.parser import parse_path
@@ -657,46 +743,128 @@ def _transformation(name: str, values: Sequence[float]) -> Matrix | None:
             return None
 
 
-def _as_strokes(outlines: Sequence[_Outline], *, canvas: Box | None) -> tuple[tuple[Stroke, ...], float]:
-    """Outlines in canvas units, without those of the paper; and the canvas's width / height."""
-    if not all(in_reach(outline.points, _MAX_NUMBER) for outline in outlines):
-        refuse("The SVG drawing has coordinates that are not finite or absurdly large.")
-    if canvas is not None:
-        left, top, width, height = canvas
-        units, aspect = [(outline.points - (left, top)) / (width, height) for outline in outlines], width / height
-    elif outlines:
-        units, aspect = fitted([outline.points for outline in outlines], square=False)
-    else:
-        return (), 1.0
-    pairs = zip(outlines, units, strict=True)
-    shown = [(outline, points) for outline, points in pairs if outline.width is not None or not _is_paper(points)]
-    usual = _usual_width([outline for outline, _ in shown])
-    strokes = (
-        Stroke(
-            points=points,  # pyright: ignore[reportArgumentType]
-            width=_own_width(outline.width, usual),
-            weight=outline.weight,
-            closed=outline.closed,
+@dataclass(frozen=True)
+class _Page:
+    """The shapes on their canvas, points in canvas units, without the paper and what is painted in its colour."""
+
+    drawn: tuple[_Shape, ...]
+    brushed: tuple[_Shape, ...]  # painted along a path, as drawing programs save the marks of a brush
+    aspect: float  # width / height
+    rubbed: int  # lines of the paper's colour
+
+    @classmethod
+    def of(cls, shapes: Sequence[_Shape], *, canvas: Box | None) -> _Page:
+        everything = [points for shape in shapes for points, _ in shape.paths]
+        if not all(in_reach(points, _MAX_NUMBER) for points in everything):
+            refuse("The SVG drawing has coordinates that are not finite or absurdly large.")
+        aspect = 1.0
+        if canvas is not None:
+            left, top, width, height = canvas
+            units, aspect = [(points - (left, top)) / (width, height) for points in everything], width / height
+        else:
+            units, aspect = fitted(everything, square=False) if everything else ([], 1.0)
+        if not all(in_reach(points, MAX_COORDINATE) for points in units):
+            refuse("The SVG drawing has a coordinate that lies absurdly far off the canvas.")
+        placed = iter(units)
+        shapes = [replace(shape, paths=tuple((next(placed), closed) for _, closed in shape.paths)) for shape in shapes]
+        paper: Colour | None = (255, 255, 255)
+        drawn: list[_Shape] = []
+        brushed: list[_Shape] = []
+        bare, room = True, _PAINTED_PAGES
+        for shape in shapes:
+            if shape.width is None or (shape.line_colour is not None and shape.line_colour == shape.fill_colour):
+                paths = tuple(path for path in shape.paths if not _is_paper(path[0]))
+                if not paths:
+                    paper = shape.fill_colour
+                    continue
+                shape = replace(shape, paths=paths)
+            if shape.width is None:
+                if bare and shape.fill_colour == paper is not None:
+                    continue  # on bare paper its own colour shows nothing
+                bare = False
+            if shape.weight == 1 and _is_brushed(shape, aspect) and (room := room - _extent(shape)) >= 0:
+                brushed.append(shape)
+            else:
+                drawn.append(shape)
+        rubbing = [shape.width is not None and shape.line_colour == paper is not None for shape in drawn]
+        if all(rubbing) and not brushed:  # light lines whose dark paper was not saved, or the other way round
+            rubbing = [False] * len(drawn)
+        seen = tuple(shape for shape, rubs in zip(drawn, rubbing, strict=True) if not rubs)
+        return cls(seen, tuple(brushed), aspect, sum(rubbing))
+
+    def strokes(self) -> tuple[Stroke, ...]:
+        usual = _usual_width(self.drawn)
+        return tuple(
+            Stroke(
+                points=points,  # pyright: ignore[reportArgumentType]
+                width=_own_width(shape.width, usual),
+                weight=shape.weight,
+                closed=closed,
+            )
+            for shape in self.drawn
+            for points, closed in shape.paths
         )
-        for outline, points in shown
-    )
-    return tuple(strokes), aspect
+
+    def painted(self) -> Float | None:
+        """Where brushes have painted, (H, W)."""
+        if not self.brushed:
+            return None
+        longer = max(self.aspect, 1.0)
+        width, height = (max(MIN_SIDE, round(_PAINTED_SIDE * side / longer)) for side in (self.aspect, 1.0))
+        page = np.zeros((height, width), np.float32)
+        for shape in self.brushed:
+            cells = [points * (width, height) for points, _ in shape.paths]
+            low = np.floor(np.min([points.min(axis=0) for points in cells], axis=0)).clip(0, (width, height))
+            high = np.ceil(np.max([points.max(axis=0) for points in cells], axis=0)).clip(0, (width, height))
+            (left, top), (right, bottom) = low.astype(int), high.astype(int)
+            inside = covered(
+                [points - low for points in cells], grid=(bottom - top, right - left), even_odd=shape.even_odd
+            )
+            page[top:bottom, left:right][inside] = 1
+        return page
+
+    def told(self) -> Iterator[str]:
+        if self.rubbed:
+            yield (
+                f"{self.rubbed} line(s) of the SVG drawing have the colour of its paper and are not drawn. What they "
+                "rub out stays: a PNG of the drawing has it as it looks."
+            )
 
 
 def _is_paper(points: Points) -> bool:
-    """A filled shape that runs along the edges of the canvas, or outside them, on all four sides."""
+    """An outline that runs along the edges of the canvas, or outside them, on all four sides."""
     low, high = points.min(axis=0), points.max(axis=0)
     on_edge = ((points <= 0.01) | (points >= 0.99)).any(axis=1)
     return bool((low <= 0.01).all() and (high >= 0.99).all() and on_edge.all())
 
 
-def _usual_width(outlines: Sequence[_Outline]) -> float:
+def _extent(shape: _Shape) -> float:
+    """The share of the canvas that a rectangle around the shape takes."""
+    points = np.concatenate([points for points, _ in shape.paths])
+    return float(np.ptp(points.clip(0, 1), axis=0).prod())
+
+
+def _is_brushed(shape: _Shape, aspect: float) -> bool:
+    """A long, narrow painted shape: the mark of a brush of up to a tenth of the canvas."""
+    if shape.width is not None:
+        return False
+    area = length = 0.0
+    for points, _ in shape.paths:
+        points = points * (aspect, 1.0)
+        following = np.roll(points, -1, axis=0)
+        area += float(points[:, 0] @ following[:, 1] - points[:, 1] @ following[:, 0]) / 2
+        length += float(np.hypot(*(following - points).T).sum())
+    side, area = max(aspect, 1.0), abs(area)
+    return 1e-3 * side * length < 2 * area < 0.1 * side * length and length * length > 32 * area
+
+
+def _usual_width(shapes: Sequence[_Shape]) -> float:
     """The line width that most of the drawn length has."""
     lengths: dict[float, float] = {}
-    for outline in outlines:
-        if outline.width:
-            length = float(np.hypot(*np.diff(outline.points, axis=0).T).sum())
-            lengths[outline.width] = lengths.get(outline.width, 0.0) + length
+    for shape in shapes:
+        if shape.width:
+            length = sum(float(np.hypot(*np.diff(points, axis=0).T).sum()) for points, _ in shape.paths)
+            lengths[shape.width] = lengths.get(shape.width, 0.0) + length
     return max(lengths, key=lambda width: lengths[width], default=1.0)
 
 
@@ -705,3 +873,11 @@ def _own_width(width: float | None, usual: float) -> float | None:
     if not width or abs(width / usual - 1) < 0.1:
         return None
     return LINE_WIDTH * min(max(width / usual, 1 / 3), 3.0)
+
+
+def _colour(text: str) -> Colour | None:
+    """Red, green and blue, 0 to 255; None for what is no plain colour, such as a gradient."""
+    try:
+        return ImageColor.getrgb(text)[:3]
+    except ValueError:
+        return None
