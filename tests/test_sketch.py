@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy.ndimage import distance_transform_edt
 from skimage.measure import euler_number, label
@@ -413,6 +414,67 @@ def test_a_photographed_pencil_drawing(cat: Sketch) -> None:
     shot = light * (0.6 + 0.4 * clean) + np.random.default_rng(0).normal(0, 0.015, clean.shape)
     image = Image.fromarray((shot.clip(0, 1) * 255).astype(np.uint8))
     assert difference(Sketch.from_image(image).rasterize(size=(64, 64)), cat.rasterize(size=(64, 64))) < 0.1
+
+
+def photo(cat: Sketch, light: NDArray[np.float64], *, width: int = 4) -> Image.Image:
+    """The cat on paper that `light` (400, 400) falls on."""
+    clean = np.asarray(drawn(cat, 400, width=width).convert("L")) / 255
+    return Image.fromarray((light * (0.2 + 0.8 * clean) * 255).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("depth", [0.85, 0.7, 0.6])
+@pytest.mark.parametrize("edge", [0.005, 0.05, 0.2])
+def test_a_shadow_from_the_edge_hides_nothing(cat: Sketch, depth: float, edge: float) -> None:
+    y, x = np.mgrid[0:1:400j, 0:1:400j]
+    expected = cat.rasterize(size=(64, 64))
+    for away in (x + y - 1, np.hypot(x - 1, y - 1) - 0.6):  # over half of the page, and a hand in the corner
+        light = depth + (1 - depth) / (1 + np.exp(-away / edge))
+        assert difference(Sketch.from_image(photo(cat, light)).rasterize(size=(64, 64)), expected) < 0.1
+
+
+def test_a_dark_shape_that_bleeds_off_the_page_is_no_shadow() -> None:
+    image = Image.new("L", (400, 400), 255)
+    ImageDraw.Draw(image).ellipse([100, 200, 300, 500], fill=60)
+    ink = Sketch.from_image(image).rasterize(size=(64, 64)).ink
+    assert ink[31:34, 32].max() > 0.5  # its outline
+    assert ink[45, 32] == 0
+
+
+@pytest.mark.parametrize("squared", [False, True])
+@pytest.mark.parametrize("width", [2, 6])
+def test_the_lines_of_ruled_paper_are_no_drawing(cat: Sketch, *, squared: bool, width: int) -> None:
+    image = Image.new("RGB", (400, 400), "white")
+    draw = ImageDraw.Draw(image)
+    for at in range(10, 400, 20):
+        draw.line([0, at, 400, at], fill=(190, 215, 240))
+        if squared:
+            draw.line([at, 0, at, 400], fill=(190, 215, 240))
+    image.paste(
+        drawn(cat, 400, width=width), mask=Image.eval(drawn(cat, 400, width=width).convert("L"), lambda v: 255 - v)
+    )
+    expected = cat.rasterize(size=(64, 64))
+    assert difference(Sketch.from_image(image).rasterize(size=(64, 64)), expected) < 0.1
+
+
+def test_lines_that_are_drawn_across_the_page_stay() -> None:
+    image = Image.new("L", (400, 400), 255)
+    for at in range(50, 400, 60):
+        ImageDraw.Draw(image).line([0, at, 400, at], fill=40, width=4)
+    assert (Sketch.from_image(image).rasterize(size=(64, 64)).ink[:, 32] > 0.5).sum() >= 6
+
+
+@pytest.mark.parametrize(
+    "colour", [(255, 255, 255), (250, 250, 250), (245, 245, 240), (255, 240, 150), (200, 200, 200)]
+)
+@pytest.mark.parametrize("polarity", ["auto", "light-on-dark"])
+def test_light_lines_on_nothing_are_seen(tmp_path: Path, colour: tuple[int, int, int], polarity: Polarity) -> None:
+    image = Image.new("RGBA", (200, 200), (0, 0, 0, 0))
+    ImageDraw.Draw(image).ellipse([40, 40, 160, 160], outline=colour, width=4)
+    image.save(tmp_path / "ring.png")
+    for sketch in (Sketch.from_image(image, polarity=polarity), Sketch.open(tmp_path / "ring.png", polarity=polarity)):
+        ink = sketch.rasterize(size=(64, 64)).ink
+        assert ink[12:15, 32].max() > 0.5
+        assert ink[32, 32] == 0
 
 
 @pytest.mark.parametrize("polarity", ["auto", "dark-on-light", "light-on-dark"])

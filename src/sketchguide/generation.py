@@ -49,6 +49,8 @@ from sketchguide.sources import (
 RECIPE_KEY = "sketchguide"
 BATCH = 8  # pictures made at once; part of the recipe, since rounding depends on it
 
+_MOST_INK = 0.45  # of a map; drawings by people and edge maps of icons have up to 0.36
+
 
 class Progress(NamedTuple):
     """One network step of one batch, or of a source's inversion, has ended."""
@@ -485,8 +487,15 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
     needs |= {"identity": "like", "picture_features": "like"}
     for name in (name for name, nothing in idle.items() if nothing):
         warn(f"{name} changes nothing without {needs.get(name, 'class_name')}.")
-    if sketch is not None and sketch.rasterize(size=(64, 64)).blank:
-        warn("The sketch is blank: nothing will follow it.")
+    if sketch is not None:
+        drawing = sketch.rasterize(size=(64, 64))
+        if drawing.blank:
+            warn("The sketch is blank: nothing will follow it.")
+        elif (share := float(drawing.ink.mean())) > _MOST_INK:
+            warn(
+                f"The lines that were found in the sketch cover {share:.0%} of it, as on squared paper or in a photo "
+                "of something else than a drawing."
+            )
     if picture is not None and float(picture.amax((2, 3)).sub(picture.amin((2, 3))).max()) < 0.05:
         warn("The picture is blank: it has nothing to keep.")
     if (layout := request.layout) is not None:

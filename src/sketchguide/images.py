@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,8 @@ MIN_SIDE = 16
 MAX_SIDE = 8192
 MAX_PIXELS = 32_000_000
 MAX_BYTES = 256 * 2**20
+
+Paper = Literal["white", "black"]
 
 CARRIED_SIDE = 512  # more would only make every PNG that carries it large
 
@@ -64,13 +66,13 @@ def read_file(path: str | Path, *, limit: int = MAX_BYTES, field: str = "image")
     return data
 
 
-def open_image(source: str | Path | bytes, *, field: str = "image") -> Image.Image:
-    """A picture file (or its bytes) as RGB, upright, on white paper, fully decoded.
+def open_image(source: str | Path | bytes, *, field: str = "image", paper: Paper | None = None) -> Image.Image:
+    """A picture file (or its bytes) as RGB, upright, on paper, fully decoded.
 
     PNG, JPEG, WebP, BMP, GIF and TIFF; each side 16 to 8192 pixels and at most 32 megapixels, read from the header
     before anything is decoded. EXIF rotation and colour profiles are applied, 16-bit grey is rescaled, CMYK becomes
-    RGB. Transparent pictures are laid on white, or on black when they hold nothing but white. Of an animated picture
-    the first frame is used, with a warning.
+    RGB. Transparent pictures are laid on `paper`: by default on white, or on black when they hold hardly anything that
+    is not as light. Of an animated picture the first frame is used, with a warning.
 
     Raises:
         SketchError: the file is missing, damaged, too small, too large or of another format.
@@ -81,18 +83,18 @@ def open_image(source: str | Path | bytes, *, field: str = "image") -> Image.Ima
         raise SketchError(f"{name} is empty.", field=field)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
-        image, several = _decode(data, name=name, field=field)
+        image, several = _decode(data, name=name, field=field, paper=paper)
     if several:
         warnings.warn(f"{name} holds several frames; the first one is used.", SketchguideWarning, stacklevel=2)
     return image
 
 
-def _decode(data: bytes, *, name: str, field: str) -> tuple[Image.Image, bool]:
+def _decode(data: bytes, *, name: str, field: str, paper: Paper | None) -> tuple[Image.Image, bool]:
     """The picture as RGB, and whether the file holds further frames."""
     try:
         with _opened(data, name=name, field=field) as image:
             several = bool(getattr(image, "is_animated", False)) and image.format != "MPO"
-            return as_rgb(image, name=name, field=field), several
+            return as_rgb(image, name=name, field=field, paper=paper), several
     except SketchError:
         raise
     except Exception as error:  # the decoders raise nearly everything on damaged files
@@ -101,8 +103,10 @@ def _decode(data: bytes, *, name: str, field: str) -> tuple[Image.Image, bool]:
         ) from error
 
 
-def as_rgb(image: Image.Image, *, name: str = "The picture", field: str = "image") -> Image.Image:
-    """A PIL picture as `open_image` gives it: of the sizes allowed, upright, RGB, on white paper."""
+def as_rgb(
+    image: Image.Image, *, name: str = "The picture", field: str = "image", paper: Paper | None = None
+) -> Image.Image:
+    """A PIL picture as `open_image` gives it: of the sizes allowed, upright, RGB, on paper."""
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise _too_large(name, f"{width} × {height}", field=field)
@@ -114,7 +118,7 @@ def as_rgb(image: Image.Image, *, name: str = "The picture", field: str = "image
     upright = image
     with suppress(Exception):  # a damaged EXIF block is no reason to refuse the picture
         upright = ImageOps.exif_transpose(image)
-    return _rgb(upright, name=name, field=field)
+    return _rgb(upright, name=name, field=field, paper=paper)
 
 
 def _opened(data: bytes, *, name: str, field: str) -> Image.Image:
@@ -140,7 +144,7 @@ def _too_large(name: str, pixels: str, *, field: str) -> SketchError:
     )
 
 
-def _rgb(image: Image.Image, *, name: str, field: str) -> Image.Image:
+def _rgb(image: Image.Image, *, name: str, field: str, paper: Paper | None) -> Image.Image:
     if image.mode.startswith("I;16"):
         return from_grey(np.asarray(image).astype(np.float32) / np.float32(_GREY_16)).convert("RGB")
     if image.mode in ("I", "F"):  # no agreed range: the darkest value becomes black, the lightest white
@@ -151,7 +155,7 @@ def _rgb(image: Image.Image, *, name: str, field: str) -> Image.Image:
         return from_grey(((values - low) / span if span else np.ones_like(values)).astype(np.float32)).convert("RGB")
     profile = image.info.get("icc_profile")
     if image.has_transparency_data:
-        image = _on_paper(image.convert("RGBA"))
+        image = _laid(image.convert("RGBA"), paper)
     if profile and image.mode in ("RGB", "CMYK"):
         from PIL import ImageCms
 
@@ -164,18 +168,23 @@ def _rgb(image: Image.Image, *, name: str, field: str) -> Image.Image:
     return image.convert("RGB")
 
 
-def _on_paper(image: Image.Image) -> Image.Image:
-    """RGBA laid on white; on black where white would hide all that is drawn."""
+def _laid(image: Image.Image, paper: Paper | None = None) -> Image.Image:
+    """RGBA laid on `paper`: by default white, or black for a drawing that white would hide, but for a speck."""
 
-    def laid(paper: str) -> Image.Image:
+    def laid(paper: Paper) -> Image.Image:
         flat = Image.new("RGBA", image.size, paper)
         flat.alpha_composite(image)
         return flat.convert("RGB")
 
-    on_white = laid("white")
-    faintest, strongest = image.getchannel("A").getextrema()
-    hidden = faintest != strongest and on_white.convert("L").getextrema() == (_LEVELS, _LEVELS)
-    return laid("black") if hidden else on_white
+    if paper is not None:
+        return laid(paper)
+    on_white, alpha = laid("white"), np.asarray(image.getchannel("A"))
+    faintest, strongest = int(alpha.min()), int(alpha.max())
+    if faintest == strongest:
+        return on_white
+    lightness, _ = channel_extremes(on_white)
+    contrast = np.quantile(1 - lightness[alpha > strongest / 2], 0.998)
+    return on_white if contrast > 0.1 else laid("black")
 
 
 def to_tensor(images: Sequence[Image.Image], *, size: tuple[int, int] | None = None) -> Tensor:
@@ -240,7 +249,7 @@ def from_grey(values: NDArray[np.float32]) -> Image.Image:
 def channel_extremes(image: Image.Image) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The smallest and the largest of each pixel's colour channels, both (H, W) in [0, 1]; see-through is white."""
     if image.has_transparency_data:
-        image = _on_paper(image.convert("RGBA"))
+        image = _laid(image.convert("RGBA"))
     red, green, blue = image.convert("RGB").split()
     return (
         to_grey(ImageChops.darker(ImageChops.darker(red, green), blue)),

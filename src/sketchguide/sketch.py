@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from sketchguide.images import (
     MAX_PIXELS,
     MAX_SIDE,
     MIN_SIDE,
+    Paper,
     as_rgb,
     channel_extremes,
     from_base64,
@@ -57,6 +59,7 @@ from sketchguide.svg import read_svg
 _MAX_LINE_BYTES = 4_000_000
 _MAX_MAP_SIDE = 4096
 _MAX_RASTER_SIDE = 1024
+_PAPER: Mapping[Polarity, Paper] = MappingProxyType({"dark-on-light": "white", "light-on-dark": "black"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +150,8 @@ class Sketch:
         if start != b"{":
             if packed:
                 refuse(f"{path} holds neither SVG nor ndjson; pictures are read as they are, not gzipped.")
-            return replace(cls.from_image(open_image(path, field="sketch"), polarity=polarity), name=name)
+            image = open_image(path, field="sketch", paper=_PAPER.get(polarity))
+            return replace(cls.from_image(image, polarity=polarity), name=name)
         first, _, rest = data.strip().partition(b"\n")
         record = _loads(first)
         if record is None:
@@ -228,12 +232,13 @@ class Sketch:
     def from_image(cls, image: Image.Image, *, polarity: Polarity = "auto") -> Sketch:
         """A drawing from a picture of lines: scanned, photographed, or drawn white on black.
 
-        It is turned upright and laid on paper as `open_image` does. Uneven light is evened out and faint lines are
-        strengthened; the longer side is reduced to 1024 without losing thin lines. A picture without contrast is a
-        blank sketch.
+        It is turned upright and laid on paper as `open_image` does. Uneven light and shadows that fall in from the edge
+        are evened out, faint lines that rule the whole page are taken off, and faint lines are strengthened; the longer
+        side is reduced to 1024 without losing thin lines. A picture without contrast is a blank sketch.
 
         Args:
-            polarity: which is ink. "auto" decides by the border and by which of the two covers less.
+            polarity: which is ink. "auto" decides by the border and by which of the two covers less; what is
+                transparent is white with "dark-on-light" and black with "light-on-dark".
 
         Raises:
             SketchError: an unknown polarity, a side below 16 or above 8192 pixels, or a canvas longer than 32 times its
@@ -241,7 +246,7 @@ class Sketch:
         """
         if polarity not in ("auto", "dark-on-light", "light-on-dark"):
             refuse(f"Polarity {polarity!r} is unknown; allowed are auto, dark-on-light and light-on-dark.")
-        image = as_rgb(image, field="sketch")
+        image = as_rgb(image, field="sketch", paper=_PAPER.get(polarity))
         low, high = channel_extremes(image)
         found = polarity == "auto"
         dark = not _light_on_dark(0.5 * low + 0.5 * high) if found else polarity == "dark-on-light"
@@ -461,6 +466,8 @@ def _ink(marks: NDArray[Any]) -> Float:
     """(H, W) darkness of a drawing on light paper -> ink in [0, 1]: paper is 0, however lit, and a full line is 1."""
     marks = _reduced(marks, max(marks.shape) / _MAX_RASTER_SIDE)
     marks = np.maximum(marks - _paper(marks), 0).astype(np.float32)
+    shadow = _shadow(marks)
+    marks = _unruled((np.maximum(marks - shadow, 0) / (1 - shadow)).astype(np.float32))
     certain = marks[marks > 0.06]
     full = float(np.percentile(certain, 90)) if certain.size else 0.0
     return (marks / full).clip(0, 1) if full > 0.08 else np.zeros_like(marks)
@@ -499,6 +506,35 @@ def _paper(marks: NDArray[Any]) -> Float:
             break
         keep = fewer
     return (basis(*(np.linspace(-1, 1, side) for side in marks.shape)) @ surface).astype(np.float32)
+
+
+def _shadow(marks: Float) -> Float:
+    """How dark a shadow makes the paper (H, W): it falls in from the edge, is wider than any pen, and never black."""
+    from scipy import ndimage
+
+    wide = np.asarray(ndimage.grey_opening(marks, size=max(9, max(marks.shape) // 8)))
+    places = np.empty(wide.shape, np.int32)
+    ndimage.label(wide > 0.04, output=places)
+    falling = np.unique(np.concatenate([places[0], places[-1], places[:, 0], places[:, -1]]))
+    shadow = np.zeros_like(marks)
+    for place in falling[falling > 0]:
+        there = places == place
+        if np.median(wide[there]) < 0.5:
+            shadow[there] = wide[there]
+    return shadow
+
+
+def _unruled(marks: Float) -> Float:
+    """Marks (H, W) without the lines of ruled or squared paper: four or more that go through the whole picture and are
+    fainter than the pen.
+    """
+    faint = 0.6 * float(np.quantile(marks, 0.998))
+    for axis in (0, 1):
+        ruling = np.median(marks, axis=1 - axis, keepdims=True)
+        lines = np.diff(np.pad(ruling.ravel() > 0.06, 1).astype(int)).clip(0).sum()
+        if lines >= 4 and ruling.max() < faint:
+            marks = np.maximum(marks - 1.2 * ruling, 0)
+    return marks
 
 
 # ---- from ink or strokes to even lines on a grid
