@@ -62,3 +62,18 @@ def test_a_folder_that_is_missing_or_a_file_in_its_place_is_named(tmp_path: Path
         write_text(tmp_path, "")
     with pytest.raises(OutputError, match="cannot be written"):
         write_text(tmp_path / "nul\0", "")
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    link, real = tmp_path / "link.txt", tmp_path / "real" / "target.txt"
+    for present in (True, False):
+        real.unlink(missing_ok=True)
+        if present:
+            real.write_text("old")
+        link.unlink(missing_ok=True)
+        link.symlink_to(real)
+        write_text(link, "new")
+        assert link.is_symlink()
+        assert real.read_text() == "new"
+        assert not list(tmp_path.rglob("*.part"))

@@ -1416,3 +1416,18 @@ def test_rasters_and_strokes_stay_together_on_another_canvas(aspect: float, cut:
     assert one.max() == other.max() == 1
     assert np.abs(one.sum(axis=0).argmax() - other.sum(axis=0).argmax()) <= 1
     assert abs(one.sum() - other.sum()) < 0.25 * other.sum()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"type": "excalidraw", "elements": [], "appState": {}}', "Excalidraw"),
+        ('{"tldrawFileFormatVersion": 1, "records": []}', "tldraw"),
+        ('{"strokes": []}', "to_json"),
+    ],
+)
+def test_files_of_other_programs_are_named(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "mine.json").write_text(text)
+    with pytest.raises(SketchError, match=reason) as caught:
+        Sketch.open(tmp_path / "mine.json")
+    assert "mine.json" in caught.value.message

@@ -20,8 +20,9 @@ def replacing(path: Path, *, field: str = "output") -> Generator[Path]:
     Raises:
         OutputError: naming `field`; the folder is missing or read-only, the disk is full, the path is no ordinary file.
     """
-    temporary = path.parent / f".{secrets.token_hex(8)}.part"
     try:
+        path = Path(os.path.realpath(path))  # a link stays one, and what it leads to is replaced
+        temporary = path.parent / f".{secrets.token_hex(8)}.part"
         if path.exists() and not path.is_file():
             raise OutputError(f"{path} is a folder or a device, not a file to write.", field=field)
         try:

@@ -486,7 +486,7 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
     needs |= {"sketcher": "sketch_loss", "drawing_features": "sketch_loss", "like": "sketch_loss"}
     needs |= {"identity": "like", "picture_features": "like"}
     for name in (name for name, nothing in idle.items() if nothing):
-        warn(f"{name} changes nothing without {needs.get(name, 'class_name')}.")
+        warn(f"{name} changes nothing without {needs.get(name, 'a class')}.")
     if sketch is not None:
         drawing = sketch.rasterize(size=(64, 64))
         if drawing.blank:
@@ -514,7 +514,8 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
     if request.edit is not None and request.edit.source != "noised" and request.count > 1:
         warn("Every picture starts from the source's noise: with most solvers seeds change nothing.")
     if request.scale == 1:
-        warn("scale is 1: the prompt steers only weakly.")
+        unread = " and the negative prompt is not read" if request.negative else ""
+        warn(f"scale is 1: the prompt steers only weakly{unread}.")
     texts = {"prompt": [one.prompt for one in requests], "negative prompt": [request.negative]}
     texts["source prompt"] = [given.source_prompt for given in (request.layout, request.edit) if given is not None]
     for name, asked in texts.items():

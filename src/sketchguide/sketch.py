@@ -59,6 +59,7 @@ from sketchguide.svg import read_svg
 _MAX_LINE_BYTES = 4_000_000
 _MAX_MAP_SIDE = 4096
 _MAX_RASTER_SIDE = 1024
+_FOREIGN = MappingProxyType({"appState": "Excalidraw", "tldrawFileFormatVersion": "tldraw"})
 _PAPER: Mapping[Polarity, Paper] = MappingProxyType({"dark-on-light": "white", "light-on-dark": "black"})
 
 
@@ -145,6 +146,9 @@ class Sketch:
         if packed:
             data, name = _unpacked(data, name=str(path)), Path(name).stem
         start = _first_letter(data)
+        if start in (b"<", b"{") and polarity != "auto":
+            told = f"{path} holds strokes, which are ink: polarity {polarity} changes nothing."
+            warnings.warn(told, SketchguideWarning, stacklevel=2)
         if start == b"<":
             return cls.from_svg(data, name=name)
         if start != b"{":
@@ -158,7 +162,12 @@ class Sketch:
             record, rest = _loads(data), b""
         if record is None:
             refuse(f"{path} is neither Quick, Draw! ndjson nor a saved sketch: its text is not valid JSON.")
+        for mark, program in _FOREIGN.items():
+            if mark in record:
+                refuse(f"{path} is a file of {program}, which is not read.", hint="Export the drawing as SVG or PNG.")
         if "drawing" not in record:
+            if not {"strokes", "raster"} <= record.keys():
+                refuse(f"{path} is neither Quick, Draw! ndjson nor a sketch that `to_json` wrote.")
             return cls.from_json(record)
         if rest.strip():
             warnings.warn(f"{path} holds several drawings; the first one is used.", SketchguideWarning, stacklevel=2)

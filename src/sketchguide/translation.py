@@ -115,7 +115,7 @@ def open_source(path: str | Path, *, drawn: bool | None = None, polarity: Polari
     if holds_strokes(read_file(path)):
         if drawn is False:
             raise UsageError(f"{path} holds strokes, no picture.", hint="Take it as a sketch.", field="drawn")
-        return Sketch.open(path)
+        return Sketch.open(path, polarity=polarity)
     return taken(open_image(path), drawn=drawn, polarity=polarity)
 
 

@@ -176,6 +176,50 @@ def test_what_is_ink_can_be_said(sketchguide: Run, quick: list[str], trained: tu
     assert "Give --sketch" in nothing.err
 
 
+def test_an_output_that_is_an_input_is_refused(
+    sketchguide: Run, quick: list[str], trained: tuple[Path, Any], tmp_path: Path
+):
+    drawing, link = tmp_path / "mine.png", tmp_path / "link.png"
+    Image.new("RGB", (64, 64), "white").save(drawing)
+    link.symlink_to(drawing)
+    before = drawing.read_bytes()
+    more = [*quick, "--sketch", drawing, "--predictor", trained[0]]
+    for output in (drawing, link):
+        result = sketchguide("generate", "a", *more, "-o", output)
+        assert result.code == 2
+        assert "would be lost" in result.err
+    numbered = tmp_path / "mine-2.png"
+    drawing.rename(numbered)
+    more[more.index(drawing)] = numbered
+    assert sketchguide("generate", "a", *more, "--count", "2", "-o", drawing).code == 2
+    assert numbered.read_bytes() == before
+    assert not (tmp_path / "mine-1.png").exists()
+    edited = sketchguide("edit", numbered, "a", "--sketch", numbered, "-o", numbered, *quick)
+    assert edited.code == 2
+    assert "would be lost" in edited.err
+
+
+def test_every_numbered_name_is_tried_before_the_work(sketchguide: Run, quick: list[str], tmp_path: Path):
+    (tmp_path / "n-2.png").mkdir()
+    result = sketchguide("generate", "a", *quick, "--count", "2", "-o", tmp_path / "n.png")
+    assert result.code == 2
+    assert "n-2.png is a folder" in result.err
+    assert not (tmp_path / "n-1.png").exists()
+    result = sketchguide("generate", "a", *quick, "--count", "2", "-o", tmp_path / f"{'n' * 251}.png")
+    assert result.code == 1
+    assert not list(tmp_path.glob("nn*"))
+
+
+def test_polarity_of_strokes_changes_nothing(
+    sketchguide: Run, quick: list[str], trained: tuple[Path, Any], tmp_path: Path
+):
+    drawing = Path(__file__).parents[2] / "examples" / "sketches" / "apple.svg"
+    more = [*quick, "--sketch", drawing, "--predictor", trained[0], "-o", tmp_path / "a.png"]
+    result = sketchguide("generate", "a", *more, "--polarity", "dark-on-light")
+    assert result.code == 0
+    assert "polarity dark-on-light changes nothing" in " ".join(result.err.split())
+
+
 def test_guidance_options_without_a_drawing_warn(sketchguide: Run, quick: list[str], tmp_path: Path):
     result = sketchguide("generate", "a", *quick, "--strength", "2", "-o", tmp_path / "a.png")
     assert result.err == "Warning: There is no drawing: --strength change nothing.\n"

@@ -72,7 +72,8 @@ def command(
     carries all that is needed to make it again: sketchguide generate --from.
     """
     report = Report.of(context, as_json=as_json)
-    check_output(output)
+    inputs = (image, sketch, options["like"])
+    check_output(output, inputs=inputs)
     options = given(sketch=None, polarity=None, **options)
     settings: dict[str, Any] = {
         "amount": amount,
@@ -98,4 +99,4 @@ def command(
         backbone = backbone_for(options)
         values = {"seed": random_seed(), **options}
         request = prepare(opened, prompt, drawing, backbone, changes=changes, **values)
-    carry_out(Job(request=request, backbone=backbone), report, output=output)
+    carry_out(Job(request=request, backbone=backbone, inputs=inputs), report, output=output)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sketchguide.cli.options import FreshOption, PolarityOption, ResumeOption
-from sketchguide.cli.report import JsonFlag, Report, hush_libraries
+from sketchguide.cli.report import JsonFlag, Report, hush_libraries, was_given
 from sketchguide.cli.session import Session, check_run, earlier, finite, until_stopped, workplace
 from sketchguide.defaults import MODEL, SCALE, find_dtype
 from sketchguide.errors import SketchError, TrainingError, UsageError
@@ -195,6 +195,10 @@ def command(
     The result is a LoRA of a few MB that diffusers loads too. Ctrl-C saves.
     """
     report = Report.of(context, as_json=as_json)
+    if full and was_given(context, "rank"):
+        report.warn("--rank changes nothing with --full: there is no LoRA.")
+    if gradient != "last" and was_given(context, "last"):
+        report.warn("--last changes nothing without --gradient last.")
     check_run(resume=resume, fresh=fresh, minutes=minutes, seed=seed)
     chosen = find_dtype(dtype)
     if preview_every < 1:

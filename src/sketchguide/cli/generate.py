@@ -9,7 +9,7 @@ import secrets
 import shlex
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,13 +69,15 @@ def command(
             hint='Say what the picture shows: sketchguide generate "a red apple".',
             field="prompt",
         )
-    check_output(output)
+    inputs = (sketch, options["like"], source)
+    check_output(output, inputs=inputs)
     if polarity is not None and sketch is None:
         raise UsageError(
             "--polarity says what is ink in a drawing, and there is none.", hint="Give --sketch.", field="polarity"
         )
     options = given(prompt=prompt, sketch=sketch, polarity=polarity, **options)
     job = _fresh(options) if source is None else _recalled(source, options)
+    job = replace(job, inputs=inputs)
     warn_of_idle(options, report, drawing=job.request.sketch is not None)
     if as_sheet and job.only is not None:
         report.warn("--sheet changes nothing: one picture of several is made again.")
@@ -114,6 +116,7 @@ class Job:
     # What a repeated picture was made with, where it should be the same now.
     made_with: Mapping[str, str] = field(default_factory=dict[str, str])
     prompts: Sequence[str] = ()  # in place of the request's own
+    inputs: Sequence[Path | None] = ()  # files that must stay
     backbone: Backbone | None = None  # already loaded
 
 
@@ -172,6 +175,9 @@ def carry_out(job: Job, report: Report, *, output: Path | None, as_sheet: bool =
         wanted = 1 if job.only is not None else job.request.count * max(1, len(job.prompts))
         several = not as_sheet and wanted > 1
         made: list[Picture] = []
+        if several and output is not None:
+            for number in range(1, wanted + 1):
+                check_writable(_place(output, "", number=number), inputs=job.inputs)
         files = report.facts["pictures"] = list[dict[str, Any]]()
         try:
             for event in run(job.request, prompts=job.prompts, backbone=job.backbone, only=job.only):
@@ -234,9 +240,9 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def check_output(path: Path | None) -> None:
+def check_output(path: Path | None, *, inputs: Sequence[Path | None] = ()) -> None:
     """UsageError or OutputError where a PNG cannot be written at `path`: before the work, not after it."""
-    check_writable(path)
+    check_writable(path, inputs=inputs)
     if path is not None and path.suffix.lower() != ".png":
         raise UsageError(
             f"The output {str(path)!r} does not end in .png.",
@@ -245,8 +251,10 @@ def check_output(path: Path | None) -> None:
         )
 
 
-def check_writable(path: Path | None) -> None:
-    """UsageError or OutputError where no file can be written at `path`, None being a name in this folder."""
+def check_writable(path: Path | None, *, inputs: Sequence[Path | None] = ()) -> None:
+    """UsageError or OutputError where no file can be written at `path`, None being a name in this folder, or where it
+    is one of the `inputs`, which would be lost.
+    """
     folder = Path() if path is None else path.parent
     trial = folder / f".{secrets.token_hex(8)}.part"
     try:
@@ -254,6 +262,12 @@ def check_writable(path: Path | None) -> None:
             raise UsageError(f"{path} is a folder.", hint=f"Give a file in it: {path / 'picture.png'}.", field="output")
         if path is not None and path.exists() and not path.is_file():
             raise UsageError(f"{path} is a device, not a file.", field="output")
+        if path is not None and path.exists() and any(one and one.exists() and path.samefile(one) for one in inputs):
+            raise UsageError(
+                f"{path} is what the picture is made from; it would be lost.",
+                hint="Give another name with -o.",
+                field="output",
+            )
         if not folder.is_dir():
             what = "is not a folder" if folder.exists() else "does not exist"
             raise UsageError(f"The folder {folder} {what}.", hint="Create it first.", field="output")

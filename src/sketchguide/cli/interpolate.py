@@ -11,7 +11,7 @@ import typer
 
 from sketchguide.cli.generate import check_writable, parse_size
 from sketchguide.cli.options import PolarityOption, PredictorOption
-from sketchguide.cli.report import JsonFlag, Report, hush_libraries
+from sketchguide.cli.report import JsonFlag, Report, hush_libraries, was_given
 from sketchguide.defaults import LORA_SCALE, MODEL, SCALE, SEED, STEPS
 from sketchguide.errors import OutputError, UsageError
 from sketchguide.files import replacing
@@ -87,7 +87,7 @@ def command(
             field="output",
         )
     _check_video(output)
-    check_writable(output)
+    check_writable(output, inputs=[*(sketch or []), *(Path(end) for end in (first, second) if not end.isdecimal())])
     if not 2 <= frames <= 100:
         raise UsageError(f"frames is {frames}; it must be 2 to 100.", field="frames")
     if sketch and len(sketch) > 2:
@@ -136,8 +136,14 @@ def command(
         backbone = load_backbone(model, device=device)
         if lora is not None:
             load_lora(backbone, lora, scale=lora_scale)
-        if predictor is not None and not drawings:
-            report.warn("--predictor changes nothing without a drawing.")
+        idle = {
+            "--predictor": predictor is not None and not drawings,
+            "--polarity": polarity is not None and not drawings,
+        }
+        for name in (name for name, nothing in idle.items() if nothing):
+            report.warn(f"{name} changes nothing without a drawing.")
+        if not drawn and was_given(context, "seed"):
+            report.warn("--seed changes nothing: A and B say where the noise comes from.")
         if lora is None and lora_scale != LORA_SCALE.default:
             report.warn("--lora-scale changes nothing without --lora.")
         report.warn_of_cut(backbone.describe([prompt]).dropped)

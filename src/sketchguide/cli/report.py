@@ -201,3 +201,9 @@ def hush_libraries() -> None:
         logging.set_verbosity_error()
         logging.disable_progress_bar()
     disable_progress_bars()
+
+
+def was_given(context: typer.Context, name: str) -> bool:
+    """Whether a parameter was on the command line, and is not its default."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"

@@ -136,7 +136,8 @@ def command(
     is needed to make it again, IMAGE included: sketchguide generate --from.
     """
     report = Report.of(context, as_json=as_json)
-    check_output(output)
+    inputs = (image, sketch, options["like"])
+    check_output(output, inputs=inputs)
     options = given(sketch=sketch, polarity=polarity, **options)
     settings: dict[str, Any] = {
         "source": source,
@@ -168,7 +169,7 @@ def command(
 
         backbone = backbone_for(options)
         request = prepare(opened, prompts[0], backbone, layout=layout, **{"seed": random_seed(), **options})
-    carry_out(Job(request=request, prompts=prompts, backbone=backbone), report, output=output)
+    carry_out(Job(request=request, prompts=prompts, backbone=backbone, inputs=inputs), report, output=output)
     cost: dict[str, int] = report.facts["evaluations"]
     parts = ", ".join(f"{number} {name}" for name, number in cost.items() if number)
     report.say(f"{sum(cost.values())} network evaluations: {parts}.")
