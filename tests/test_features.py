@@ -321,7 +321,7 @@ def test_pictures_share_one_source_or_have_one_each(backbone: UNetBackbone) -> N
     def together(*sources: int) -> Tensor:
         told = backbone.describe(["a cat"] * len(sources))
         injection = PlugAndPlay(backbone, Drift(begin(*sources)), told)
-        return walk(backbone, injection, rows=2, negative=None).latent
+        return walk(backbone, injection, rows=2, negative=None, scale=1.0).latent
 
     assert relative(together(9), torch.cat([alone(0, 9), alone(1, 9)])) < 1e-4
     assert relative(together(9, 10), torch.cat([alone(0, 9), alone(1, 10)])) < 1e-4

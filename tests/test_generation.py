@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import ControlNetModel, EulerDiscreteScheduler
+from diffusers import ControlNetModel, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
 from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
@@ -132,7 +132,7 @@ def test_a_recipe_tells_other_levels_and_a_wrapped_model_apart() -> None:
     assert {name for name in before if told[name] != before[name]} == {"model"}
     pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, use_karras_sigmas=True)
     other = made_with(UNetBackbone(pipeline, name="tiny"))
-    assert {name for name in before if other[name] != before[name]} == {"levels"}
+    assert {name for name in before if other[name] != before[name]} == {"levels", "solver"}
 
 
 def test_a_pipeline_in_a_precision_of_its_own_draws_as_it_is() -> None:
@@ -342,3 +342,39 @@ def test_the_shipped_model_draws() -> None:
     (picture,) = generate("a red apple", sketch=CROSS, steps=2, seed=7, device="cpu")
     assert picture.image.size == (64, 64)
     assert float(pixels(picture.image).std()) > 5
+
+
+def test_objects_of_other_kinds_are_refused_by_name(tiny: Tiny) -> None:
+    backbone = tiny()
+    with pytest.raises(UsageError, match="loaded model") as caught:
+        generate("a", backbone=backbone.pipeline)
+    assert "from_pipe" in caught.value.hint
+    with pytest.raises(UsageError, match="not a Image") as caught:
+        generate("a", backbone=backbone, sketch=Image.new("L", (64, 64)))  # type: ignore[arg-type]
+    assert "from_image" in caught.value.hint
+    with pytest.raises(UsageError, match="list"):
+        next(run(Request.checked(prompt="a", seed=1), backbone=backbone, prompts="cat"))
+    with pytest.raises(UsageError, match="device is cuda"):
+        generate("a", backbone=backbone, device="cuda")
+
+
+def test_the_recipe_says_which_rule_walked() -> None:
+    pipeline = tiny_stable_diffusion()
+    backbone = UNetBackbone(pipeline)
+    made = {}
+    for kind in (EulerDiscreteScheduler, EulerAncestralDiscreteScheduler):
+        pipeline.scheduler = kind.from_config(pipeline.scheduler.config)
+        (picture,) = generate("a", backbone=backbone, seed=1, steps=2, size=(64, 64))
+        made[kind] = picture.made_with
+    one, other = made.values()
+    assert {name for name in one if one[name] != other[name]} == {"solver"}
+
+
+def test_seeds_do_not_follow_the_default_dtype(tiny: Tiny) -> None:
+    (before,) = generate("a", backbone=tiny(), seed=1, steps=2)
+    torch.set_default_dtype(torch.float64)
+    try:
+        (after,) = generate("a", backbone=tiny(), seed=1, steps=2)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert np.abs(np.asarray(before.image).astype(int) - np.asarray(after.image)).max() <= 2

@@ -179,6 +179,13 @@ def test_law_01_for_other_spacings_of_sigma_schedulers(
     check_equal_to_pipeline(tiny(**schedule), solver, monkeypatch)
 
 
+@pytest.mark.parametrize("spacing", ["use_karras_sigmas", "use_exponential_sigmas"])
+def test_law_01_where_the_schedule_ends_at_the_noise_of_its_last_step(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, spacing: str
+) -> None:
+    check_equal_to_pipeline(tiny(**{spacing: True, "final_sigmas_type": "sigma_min"}), "dpm++2m", monkeypatch)
+
+
 # ---------------------------------------------------------------------------------------------------------- law 2
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import cpu_offload
-from diffusers import StableDiffusionPipeline
+from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
@@ -170,6 +170,26 @@ def test_pipelines_of_other_families_are_refused(tiny: Tiny) -> None:
     with pytest.raises(UsageError, match="not supported") as caught:
         from_pipe(other)
     assert caught.value.field == "model"
+
+
+def test_what_would_not_be_heard_is_refused(tiny: Tiny) -> None:
+    pipeline = tiny().pipeline
+    network = ControlNetModel.from_unet(pipeline.unet, conditioning_embedding_out_channels=(16, 32))
+    told = StableDiffusionControlNetPipeline(
+        **{**pipeline.components, "controlnet": network}, requires_safety_checker=False
+    )
+    with pytest.raises(UsageError, match="controlnet") as caught:
+        from_pipe(told)
+    assert "with_controlnet" in caught.value.hint
+    with pytest.raises(UsageError, match="not a str"):
+        from_pipe("icons-64")
+
+
+def test_a_compiled_network_is_taken_as_it_was() -> None:
+    pipeline = tiny_stable_diffusion()
+    plain = pipeline.unet
+    pipeline.unet = torch.compile(plain, backend="eager")
+    assert from_pipe(pipeline).network is plain
 
 
 def test_folders_of_other_families_are_refused_before_any_weights_are_read(tmp_path: Path, tiny: Tiny) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.controls.base import Step
+from sketchguide.controls.features import NegativePrompt
 from sketchguide.controls.strengths import Proportional
 from sketchguide.errors import GuidanceError, UsageError
 from sketchguide.levels import Level, Window, check_window, is_open
@@ -133,6 +134,44 @@ def test_a_guide_whose_features_are_detached_is_refused(tiny: Tiny) -> None:
 
     with pytest.raises(GuidanceError, match="Detached"):
         walk(tiny(), begin(), guides=[Detached()])
+
+
+def test_a_guide_whose_loss_depends_on_something_else_is_refused(tiny: Tiny) -> None:
+    weight = torch.ones(1, requires_grad=True)
+
+    class Elsewhere(Watch):
+        def loss(self, step: Step) -> Tensor:
+            return step.latent.detach().flatten(1).mean(dim=1) * weight
+
+    with pytest.raises(GuidanceError, match="Elsewhere"):
+        walk(tiny(), begin(), guides=[Elsewhere()])
+
+
+def test_a_pull_in_inference_mode_is_refused_by_its_name(tiny: Tiny) -> None:
+    with torch.inference_mode(), pytest.raises(UsageError, match="inference_mode"):
+        walk(tiny(), begin(), guides=[Watch()])
+    with torch.inference_mode():
+        walk(tiny(), begin())
+
+
+def test_conditions_are_one_for_each_picture(tiny: Tiny) -> None:
+    one = tiny().describe(["a cat"])
+    levels = tiny().levels(2)
+    for settings in ({}, {"negative": tiny().describe(["", ""]), "scale": 3.0}):
+        with pytest.raises(UsageError, match="condition has 1 prompts for 2") as caught:
+            next(sample(tiny(), one, begin(2), levels, **settings))
+        assert caught.value.field == "condition"
+    with pytest.raises(UsageError, match="negative has 2 prompts for 1"):
+        next(sample(tiny(), one, begin(), levels, negative=tiny().describe(["", ""]), scale=3.0))
+    with pytest.raises(UsageError, match="negative has 2 prompts for 1"):
+        next(sample(tiny(), one, begin(), levels, negative=NegativePrompt(one, tiny().describe(["", ""])), scale=3.0))
+
+
+def test_a_scale_that_cannot_act_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(UsageError, match="no negative prompt"):
+        walk(tiny(), begin(), scale=7.5)
+    with pytest.raises(UsageError, match="finite"):
+        walk(tiny(), begin(), scale=float("nan"), negative=tiny().describe([""]))
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.errors import TapError
 from sketchguide.taps import TapInfo, survey, tapped
 
@@ -143,3 +144,13 @@ def test_a_survey_finds_channels_and_strides() -> None:
         TapInfo("tokens", 5, 2),
     ]
     assert hook_count(net) == 0
+
+
+def test_a_network_that_is_run_again_for_its_gradient_cannot_be_rewritten() -> None:
+    network = tiny_stable_diffusion().unet
+    network.enable_gradient_checkpointing()
+    rewrites = {"mid_block.attentions.0": lambda value: value}
+    with pytest.raises(TapError, match="checkpointing"), tapped(network, (), rewrites):
+        pass
+    with pytest.raises(TapError, match="never reached"), torch.no_grad(), tapped(network, (), rewrites):
+        pass

@@ -14,7 +14,7 @@ from sketchguide.images import as_rgb, open_image
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Edit, EditSettings, Request
 from sketchguide.seeds import random_seed
-from sketchguide.sketch import Sketch
+from sketchguide.sketch import Sketch, as_sketch
 from sketchguide.translation import as_made, backbone_for, fit, laid_on
 
 
@@ -40,7 +40,7 @@ def edit(
 
     Raises a SketchguideError; warns (SketchguideWarning) as `translate` does.
     """
-    sketch = sketch if isinstance(sketch, Sketch) else Sketch.open(sketch)
+    sketch = as_sketch(sketch)
     values: dict[str, Any] = {"seed": random_seed() if seed is None else seed, **settings}
     changes = {name: values.pop(name) for name in EditSettings.model_fields if name in values}
     check(prompt, changes, values)

@@ -31,7 +31,7 @@ from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Recipe, Request
 from sketchguide.sampling import Evaluations, Moment, sample
 from sketchguide.seeds import generators, noise, random_seed
-from sketchguide.sketch import Sketch, SpatialMap
+from sketchguide.sketch import Sketch, SpatialMap, as_sketch
 from sketchguide.solvers import Solver
 from sketchguide.sources import (
     Borrowed,
@@ -107,8 +107,7 @@ def generate(
 
     Raises a SketchguideError; warns (SketchguideWarning) of a blank sketch, a prompt cut short and a scale of 1.
     """
-    if isinstance(sketch, str | Path):
-        sketch = Sketch.open(sketch)
+    sketch = None if sketch is None else as_sketch(sketch)
     settings |= names_of(backbone, predictor)
     request = Request.checked(
         prompt=prompt,
@@ -136,9 +135,11 @@ def pictures_of(
 def names_of(backbone: Backbone | None, predictor: LatentPredictor | str | Path | None) -> dict[str, str]:
     """The fields of a Request that name these, as far as what is loaded has a name."""
     names: dict[str, str] = {}
-    if isinstance(backbone, str | Path):
+    if isinstance(backbone, str | Path) or hasattr(backbone, "components"):
         raise UsageError(
-            f"backbone is {str(backbone)!r}; it must be a loaded model.", hint="Names go to `model`.", field="backbone"
+            f"backbone is {str(backbone)[:60]!r}; it must be a loaded model.",
+            hint="Names go to `model`; wrap a pipeline: from_pipe(pipeline).",
+            field="backbone",
         )
     if backbone is not None:
         names["model"] = backbone.name
@@ -165,9 +166,18 @@ def run(
     `only` makes just the picture of that index. A LoRA that the request names is on the backbone meanwhile, in place of
     one that `load_lora` loaded.
     """
+    if isinstance(prompts, str):
+        raise UsageError("prompts is one text; it must be a list of them.", hint="Give [prompt].", field="prompt")
     if only is not None and not 0 <= only < request.count:
         raise UsageError(f"Picture {only} was asked for; the request makes {request.count}.", field="only")
-    backbone = backbone or load_backbone(request.model, device=request.device, dtype=request.dtype)
+    if backbone is None:
+        backbone = load_backbone(request.model, device=request.device, dtype=request.dtype)
+    elif request.device.partition(":")[0] not in ("auto", backbone.device.type):
+        raise UsageError(
+            f"device is {request.device}, but the model that was given is on {backbone.device.type}.",
+            hint="Leave the device out, or load the model there.",
+            field="device",
+        )
     if request.lora is None:
         yield from _carried_out(request, backbone, predictor, prompts=prompts, only=only)
         return
@@ -195,7 +205,7 @@ def _carried_out(
     requests = [Request.checked(**{**request.model_dump(), "prompt": prompt}) for prompt in prompts] or [request]
     _warn(requests, sketch, picture, backbone)
     made_with = {"sketchguide": sketchguide.__version__, "torch": torch.__version__, **identity_of(backbone)}
-    made_with["levels"] = _digest(levels_of(request, backbone))
+    made_with |= {"solver": _solver_name(request, backbone), "levels": _digest(levels_of(request, backbone))}
     drawing = None if sketch is None else sketch.rasterize(size=size)
     controls = controls_of(request, backbone, drawing, predictor)
     made_with |= controls.made_with
@@ -308,6 +318,9 @@ def _made_again(
     controls = controls_of(made, backbone, drawing, predictor)
     found = {"model": fingerprint_of_model(backbone), **controls.made_with}
     differing = [name for name, value in found.items() if recipe.made_with.get(name) != value]
+    solver = _solver_name(made, backbone)
+    if recipe.made_with.get("solver", solver) != solver:
+        differing.append("solver")
     if "model" in differing and recipe.made_with.get("dtype") != (dtype := dtype_of(backbone)):
         raise UsageError(
             f"The picture was made in {recipe.made_with.get('dtype')}, and the model is in {dtype}.",
@@ -433,7 +446,12 @@ def _sampled(
 
 
 def _solver(request: Request, backbone: Backbone) -> Solver:
-    return backbone.solvers[request.solver or next(iter(backbone.solvers))].solver
+    return backbone.solvers[_solver_name(request, backbone)].solver
+
+
+def _solver_name(request: Request, backbone: Backbone) -> str:
+    """The one that is asked for, else the model's own."""
+    return request.solver or next(iter(backbone.solvers))
 
 
 def recall(path: str | Path) -> Recipe:
@@ -453,7 +471,7 @@ def recall(path: str | Path) -> Recipe:
 
 def check_size(size: tuple[int, int], backbone: Backbone) -> tuple[int, int]:
     """`size` (width, height) itself, or a UsageError naming the nearest size the model can make."""
-    step = backbone.multiple
+    size, step = (size[0], size[1]), backbone.multiple
     nearest = tuple(max(step, round(side / step) * step) for side in size)
     if nearest != size:
         raise UsageError(

@@ -86,7 +86,11 @@ def levels_of(scheduler: Any, steps: int) -> list[Level]:
     times = [float(t) for t in scheduler.timesteps]
     if len(times) != steps:  # second-order schedulers list their inner evaluations
         raise UsageError(f"{type(scheduler).__name__} makes {len(times)} levels of {steps} steps.", field="solver")
-    if hasattr(scheduler, "sigmas") and len(scheduler.sigmas) == steps + 1:
+    if hasattr(scheduler, "sigmas"):
+        if len(scheduler.sigmas) != steps + 1:
+            raise UsageError(
+                f"{type(scheduler).__name__} makes {len(scheduler.sigmas)} levels of {steps} steps.", field="solver"
+            )
         pairs = [_flow_or_variance_preserving(scheduler, float(s)) for s in scheduler.sigmas]
     else:
         products = scheduler.alphas_cumprod

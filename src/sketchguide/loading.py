@@ -204,12 +204,29 @@ def _incomplete(part: str, source: str | Path, missing: Sequence[str]) -> Weight
 def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
     """Use a diffusers pipeline that is already loaded, with the LoRA, dtype and offloading it has.
 
-    The family is read from its components. On the CPU its weights are laid out `channels_last`. Raises UsageError for
-    one that is not supported.
+    The family is read from its components. Its networks are frozen and put into eval mode, for good: go on training
+    with a copy, or set `requires_grad_` and `train` again. On the CPU their weights are laid out `channels_last`. A
+    UNet in the wrapper of `torch.compile` is taken out of it: what is read and rewritten inside needs it plain. Raises
+    UsageError for a pipeline that is not supported.
     """
     from diffusers import AutoencoderKL, UNet2DConditionModel
 
+    if not hasattr(pipeline, "components"):
+        raise UsageError(
+            f"from_pipe takes a loaded diffusers pipeline, not a {type(pipeline).__name__}.",
+            hint="Names, folders and hub ids go to load_backbone.",
+            field="model",
+        )
+    if isinstance(plain := getattr(pipeline.components.get("unet"), "_orig_mod", None), UNet2DConditionModel):
+        pipeline.unet = plain
     parts: dict[str, Any] = {name: part for name, part in pipeline.components.items() if part is not None}
+    for part, wrap in (("controlnet", "with_controlnet"), ("adapter", "with_t2i_adapter")):
+        if part in parts:
+            raise UsageError(
+                f"The {part} of a {type(pipeline).__name__} would not be heard.",
+                hint=f"Take the plain pipeline, StableDiffusionPipeline.from_pipe(…), and {wrap}.",
+                field="model",
+            )
     known = isinstance(parts.get("unet"), UNet2DConditionModel) and isinstance(parts.get("vae"), AutoencoderKL)
     if not known or not _one_prompt(parts):
         raise _unsupported(type(pipeline).__name__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -62,9 +63,11 @@ def sample(
     a NegativePrompt mixes. Every guide's gradient becomes a displacement of the next latent, so guides add up in any
     order. `generators`, one per image, feed solvers that draw noise.
 
-    Raises GuidanceError for a gradient that is not finite, UsageError for controls that contradict each other.
+    Raises GuidanceError for a gradient that is not finite, UsageError for controls that contradict each other and for
+    conditions that are not one per image.
     """
     solver = solver or DDIM()
+    _check(latent, condition, negative, scale)
     shape = latent.shape[1:]
     previous: tuple[Prediction, Level] | None = None
     negatives = 0
@@ -99,6 +102,25 @@ def sample(
         yield Moment(latent, prediction.clean, to, Evaluations(step, negatives))
 
 
+def _check(latent: Tensor, condition: Condition, negative: Condition | NegativePrompt | None, scale: float) -> None:
+    if not math.isfinite(scale):
+        raise UsageError(f"scale is {scale}; it must be finite.", field="scale")
+    if negative is None and scale != 1:
+        raise UsageError(
+            f"scale is {scale:g}, but there is no negative prompt to start from.",
+            hint='Give negative=backbone.describe([""] * pictures).',
+            field="negative",
+        )
+    told = [("condition", condition)]
+    if isinstance(negative, NegativePrompt):
+        told += [("negative", negative.empty), ("negative", negative.prompt)]
+    elif negative is not None:
+        told.append(("negative", negative))
+    for name, one in told:
+        if len(one) != len(latent):
+            raise UsageError(f"{name} has {len(one)} prompts for {len(latent)} pictures.", field=name)
+
+
 def _look(
     backbone: Backbone,
     condition: Condition,
@@ -108,6 +130,10 @@ def _look(
     rewrites: Mapping[str, Rewrite],
 ) -> tuple[Prediction, list[Tensor]]:
     """One conditional pass, and the gradient (B, C, h, w) of each open guide's loss."""
+    if pulling and torch.is_inference_mode_enabled():
+        raise UsageError(
+            "Nothing can be pulled in torch.inference_mode(): a pull is a gradient.", hint="Take torch.no_grad()."
+        )
     reads = {path for guide in pulling for path in guide.reads}
     seen = latent.detach().requires_grad_(bool(pulling))
     with (
@@ -120,12 +146,12 @@ def _look(
     for left, guide in zip(reversed(range(len(pulling))), pulling, strict=True):
         with torch.enable_grad():
             loss = guide.loss(step).sum()
-        if not loss.requires_grad:
+        gradient = _gradient(loss, seen, keep=left > 0, dtype=backbone.dtype) if loss.requires_grad else None
+        if gradient is None:
             raise GuidanceError(
                 f"The loss of {type(guide).__name__} does not depend on the latent.",
                 hint="Something in it is detached, or computed without gradients.",
             )
-        gradient = _gradient(loss, seen, keep=left > 0, dtype=backbone.dtype)
         if not gradient.isfinite().all():
             raise GuidanceError(
                 f"The gradient of {type(guide).__name__} is not finite at step {now.progress:.0%}.",
@@ -136,8 +162,8 @@ def _look(
     return Prediction(prediction.clean.detach(), prediction.noise.detach()), gradients
 
 
-def _gradient(loss: Tensor, seen: Tensor, *, keep: bool, dtype: torch.dtype) -> Tensor:
-    """The gradient (B, C, h, w) of `loss`, whose graph stays where `keep` says so.
+def _gradient(loss: Tensor, seen: Tensor, *, keep: bool, dtype: torch.dtype) -> Tensor | None:
+    """The gradient (B, C, h, w) of `loss`, whose graph stays where `keep` says so; None where it has none.
 
     In a network of float16 most of that of a mean would vanish: the loss is multiplied by the highest power of two
     that does not overflow on the way, and the gradient, which is float32, divided by it.
@@ -145,8 +171,11 @@ def _gradient(loss: Tensor, seen: Tensor, *, keep: bool, dtype: torch.dtype) -> 
     gradient = seen
     for power in _POWERS if dtype == torch.float16 else (0,):
         factor = torch.full_like(loss, 2.0**power)
-        (gradient,) = torch.autograd.grad(loss, seen, factor, retain_graph=keep or power > 0)
-        gradient = gradient / factor
+        kept = keep or power > 0
+        (found,) = torch.autograd.grad(loss, seen, factor, retain_graph=kept, allow_unused=True)
+        if found is None:  # pyright: ignore[reportUnnecessaryComparison]
+            return None
+        gradient = found / factor
         if gradient.isfinite().all():
             break
     return gradient

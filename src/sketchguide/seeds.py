@@ -27,5 +27,5 @@ def random_seed() -> int:
 
 def noise(each: Sequence[Generator], shape: Sequence[int], like: Tensor | None = None) -> Tensor:
     """Standard normal (len(each), *shape), row i drawn from generator i; device and dtype of `like`."""
-    drawn = torch.stack([torch.randn(*shape, generator=one) for one in each])
+    drawn = torch.stack([torch.randn(*shape, generator=one, device="cpu", dtype=torch.float32) for one in each])
     return drawn if like is None else drawn.to(like)

@@ -23,7 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
 from sketchguide.defaults import Polarity
-from sketchguide.errors import SketchError, SketchguideWarning
+from sketchguide.errors import SketchError, SketchguideWarning, UsageError
 from sketchguide.images import (
     MAX_PIXELS,
     MAX_SIDE,
@@ -377,6 +377,19 @@ class Sketch:
         else:
             weight = np.ones(grid, dtype=np.float32)
         return SpatialMap(ink=_pooled(ink, fine), weight=_pooled(weight, fine))
+
+
+def as_sketch(given: object) -> Sketch:
+    """A drawing, or that in the file that is named. Raises a UsageError for anything else."""
+    if isinstance(given, Sketch):
+        return given
+    if isinstance(given, str | Path):
+        return Sketch.open(given)
+    raise UsageError(
+        f"A sketch is a Sketch or a file, not a {type(given).__name__}.",
+        hint="Of a picture: Sketch.from_image(picture).",
+        field="sketch",
+    )
 
 
 def holds_strokes(data: bytes) -> bool:

@@ -80,6 +80,8 @@ class Multistep:
         if to.sigma == 0:
             return to.alpha * prediction.clean
         step = _log_snr(to) - _log_snr(now)
+        if step == 0:  # where the schedule ends at the noise of its last step
+            return latent
         clean = prediction.clean
         if previous is not None and previous[1].alpha > 0:
             before, level = previous

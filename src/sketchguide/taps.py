@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from sketchguide.errors import TapError
@@ -42,6 +43,12 @@ def tapped(
     record: dict[str, Tensor] = {}
     reached: set[str] = set()
     modules = {path: submodule_at(network, path) for path in paths}
+    if rewrites and torch.is_grad_enabled() and getattr(network, "is_gradient_checkpointing", False):
+        raise TapError(
+            "Gradient checkpointing runs the network again for the gradient, without what is rewritten in it.",
+            hint="Call `disable_gradient_checkpointing()` on it.",
+            field="taps",
+        )
 
     def hook(path: str) -> Callable[[nn.Module, Any, Any], Any]:
         def on_output(module: nn.Module, _: Any, output: Any) -> Any:
@@ -68,7 +75,8 @@ def tapped(
         if missed := sorted(paths - reached):
             raise TapError(
                 f"Taps never reached in this pass: {', '.join(missed)}.",
-                hint="The module is skipped or fused; unfuse projections (`unfuse_qkv_projections`) or tap its parent.",
+                hint="The module is skipped, fused or compiled; unfuse projections (`unfuse_qkv_projections`), tap its "
+                "parent, or take the network as it was before `compile()`.",
                 field="taps",
             )
     finally:

@@ -21,7 +21,7 @@ from sketchguide.loading import load_backbone
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Recipe, Request
 from sketchguide.seeds import random_seed
-from sketchguide.sketch import Sketch, holds_strokes, looks_drawn
+from sketchguide.sketch import Sketch, as_sketch, holds_strokes, looks_drawn
 
 MAX_ASPECT = 2.0  # of sizes that are chosen here
 
@@ -52,8 +52,7 @@ def translate(
     Raises a SketchguideError; warns (SketchguideWarning) as `generate` does, of another size than the model's own, of
     a blank picture, and where seeds change nothing.
     """
-    if isinstance(sketch, str | Path):
-        sketch = Sketch.open(sketch)
+    sketch = None if sketch is None else as_sketch(sketch)
     prompts = [prompt] if isinstance(prompt, str) else list(prompt)
     layout = {name: settings.pop(name) for name in LayoutSettings.model_fields if name in settings}
     values: dict[str, Any] = {"seed": random_seed() if seed is None else seed, **settings}

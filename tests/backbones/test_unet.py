@@ -1,8 +1,19 @@
+from typing import Any
+
 import pytest
 import torch
 from accelerate import cpu_offload
 from accelerate.hooks import CpuOffload
-from diffusers import DPMSolverMultistepScheduler, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
@@ -131,6 +142,76 @@ def test_a_variant_of_dpm_solver_is_told_of(variant: dict[str, object]) -> None:
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config, **variant)
     with pytest.warns(SketchguideWarning, match="a variant of DPM-Solver that is not offered"):
         assert next(iter(UNetBackbone(pipeline).solvers)) == "dpm++2m"
+
+
+def test_a_scheduler_that_is_exchanged_is_followed() -> None:
+    pipeline = tiny_stable_diffusion()
+    backbone = UNetBackbone(pipeline)
+    before = backbone.level(0.5)
+    pipeline.scheduler = DDIMScheduler.from_config(
+        pipeline.scheduler.config, prediction_type="v_prediction", beta_end=0.03
+    )
+    anew = UNetBackbone(pipeline)
+    assert backbone.prediction_kind == anew.prediction_kind == "v_prediction"
+    assert backbone.level(0.5) == anew.level(0.5) != before
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        (EDMEulerScheduler, {}),
+        (FlowMatchEulerDiscreteScheduler, {}),
+        (DPMSolverMultistepScheduler, {"use_flow_sigmas": True}),
+        (DPMSolverMultistepScheduler, {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}),
+    ],
+)
+def test_noise_of_another_kind_is_refused(kind: Any, settings: dict[str, object]) -> None:
+    pipeline = tiny_stable_diffusion()
+    pipeline.scheduler = kind(**settings)
+    with pytest.raises(UsageError, match=kind.__name__):
+        UNetBackbone(pipeline)
+
+
+def test_levels_that_cannot_be_walked_are_refused() -> None:
+    pipeline = tiny_stable_diffusion()
+    backbone = UNetBackbone(pipeline)
+    pipeline.scheduler = DDPMScheduler(beta_schedule="sigmoid", clip_sample=False)
+    with pytest.raises(UsageError, match="sigmoid"):
+        backbone.level(0.5)
+    pipeline.scheduler = EulerDiscreteScheduler(interpolation_type="log_linear")
+    with pytest.raises(UsageError, match="levels of 4 steps"):
+        backbone.levels(4)
+    pipeline.scheduler = DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False)
+    with pytest.raises(UsageError, match="zero terminal SNR"):
+        backbone.levels(4)
+
+
+@pytest.mark.parametrize("setting", ["clip_sample", "thresholding"])
+def test_clipping_that_is_not_done_is_told_of(setting: str) -> None:
+    pipeline = tiny_stable_diffusion()
+    pipeline.scheduler = DDIMScheduler(**{"clip_sample": False, setting: True})
+    with pytest.warns(SketchguideWarning, match="clips what the network predicts"):
+        UNetBackbone(pipeline)
+
+
+def test_a_network_that_predicts_its_variance_too_is_refused() -> None:
+    pipeline = tiny_stable_diffusion()
+    pipeline.unet.register_to_config(out_channels=8)
+    with pytest.raises(UsageError, match="variance"):
+        UNetBackbone(pipeline)
+
+
+def test_words_behind_a_token_of_many_vectors_are_told_to_be_cut() -> None:
+    pipeline = tiny_stable_diffusion()
+    vectors = torch.randn(70, pipeline.text_encoder.config.hidden_size)
+    pipeline.load_textual_inversion({"<cat>": vectors}, token="<cat>")
+    (dropped,) = UNetBackbone(pipeline).describe(["<cat> on a red mat with a blue bird, far away"]).dropped
+    assert dropped
+
+
+def test_a_text_in_place_of_a_list_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(UsageError, match="list of prompts"):
+        tiny().describe("a red apple")
 
 
 @pytest.mark.parametrize("swapping", ["group_offloading", "layerwise_casting"])

@@ -75,6 +75,27 @@ def test_from_the_handover_on_the_predicted_picture_is_read(tiny: Tiny, make_pre
     assert not torch.allclose(late, early)
 
 
+@pytest.mark.parametrize(
+    ("settings", "field"),
+    [
+        ({"target": torch.zeros(1, 1, *GRID)}, "target"),
+        ({"target": torch.zeros(4, *GRID)}, "target"),
+        ({"weight": torch.ones(1, 1, 3, 3)}, "weight"),
+        ({"weight": torch.ones(2, 1, *GRID)}, "weight"),
+        ({"weight": -torch.ones(1, 1, *GRID)}, "weight"),
+        ({"weight": torch.full((1, 1, *GRID), torch.nan)}, "weight"),
+        ({"handover": 5.0}, "handover"),
+        ({"every": 1.5}, "every"),
+    ],
+)
+def test_a_guide_that_could_not_work_is_refused_at_once(
+    predictor: LatentPredictor, settings: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        LatentGuide(predictor, **{"target": target(), **settings})
+    assert caught.value.field == field
+
+
 def test_a_predictor_of_activations_alone_never_hands_over(predictor: LatentPredictor, tiny: Tiny) -> None:
     with pytest.raises(UsageError, match="reads activations alone") as caught:
         LatentGuide(predictor, target(), handover=0.3)

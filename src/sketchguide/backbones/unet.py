@@ -22,6 +22,7 @@ from sketchguide.taps import TapInfo, survey
 
 TRAINING_STEPS = 1000
 _AT_ONCE = 2**20  # pixels that the autoencoder sees at once where no graph is kept: four pictures of 512
+_CLIPPING = ("DDIMScheduler", "DDPMScheduler", "LCMScheduler")
 _SWAPPING = ("group_offloading", "layerwise_casting")  # hooks of diffusers that change weights behind a pass
 
 
@@ -33,9 +34,19 @@ class Lora(NamedTuple):
     scale: float
 
 
+class _Noise(NamedTuple):
+    """What a scheduler says of the network: what it predicts, and the noise at each level that it was trained on."""
+
+    scheduler: Any
+    kind: PredictionKind
+    alphas: Sequence[float]
+    sigmas: Sequence[float]
+
+
 class UNetBackbone:
     """A loaded diffusers pipeline (`StableDiffusionPipeline` and its like), used as it is: LoRA, dtype and offloading
-    stay as the user set them. The networks are put into eval mode and frozen.
+    stay as the user set them, and a scheduler that is exchanged is followed. The networks are those that it had at
+    first; they are put into eval mode and frozen.
     """
 
     family = "unet"
@@ -54,14 +65,18 @@ class UNetBackbone:
             )
         for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
             module.eval().requires_grad_(False)
-        config = pipeline.scheduler.config
-        self.prediction_kind: PredictionKind = config.get("prediction_type", "epsilon")
         self.latent_channels: int = pipeline.unet.config.in_channels
         if self.latent_channels != pipeline.vae.config.latent_channels:
             raise UsageError(
                 f"{self.name} takes {self.latent_channels} channels where its autoencoder makes "
                 f"{pipeline.vae.config.latent_channels}: an inpainting or depth variant.",
                 hint="Use the plain text-to-image model.",
+                field="model",
+            )
+        if pipeline.unet.config.out_channels != self.latent_channels:
+            raise UsageError(
+                f"{self.name} predicts {pipeline.unet.config.out_channels} channels of {self.latent_channels}: its "
+                "variance too, which is not supported.",
                 field="model",
             )
         if pipeline.unet.config.get("time_cond_proj_dim") is not None:
@@ -81,17 +96,40 @@ class UNetBackbone:
             )
         grid = (side, side) if isinstance(side, int) else tuple(reversed(side))
         self.default_size: tuple[int, int] = (grid[0] * self.stride, grid[1] * self.stride)
-        products = self._scheduler("DDIMScheduler").alphas_cumprod
-        if type(pipeline.scheduler).__name__ == "DPMSolverMultistepScheduler" and not _is_plain_2m(config):
-            warnings.warn(
-                f"The scheduler of {self.name} is a variant of DPM-Solver that is not offered: its levels are walked "
-                "by plain DPM-Solver++(2M), and pictures differ from diffusers'.",
-                SketchguideWarning,
-                stacklevel=2,
-            )
         self._taps: Sequence[TapInfo] | None = None
-        self._alphas = [float(p) ** 0.5 for p in products]
-        self._sigmas = [(1 - float(p)) ** 0.5 for p in products]
+        self._read = self._read_scheduler()
+
+    @property
+    def _noise(self) -> _Noise:
+        if self._read.scheduler is not self.pipeline.scheduler:
+            self._read = self._read_scheduler()
+        return self._read
+
+    def _read_scheduler(self) -> _Noise:
+        scheduler = self.pipeline.scheduler
+        kind, name = scheduler.config.get("prediction_type", "epsilon"), type(scheduler).__name__
+        preserving = hasattr(scheduler, "alphas_cumprod") and not scheduler.config.get("use_flow_sigmas")
+        if not preserving or kind not in ("epsilon", "sample", "v_prediction"):
+            raise UsageError(
+                f"{self.name} has the scheduler {name} with {kind}: only networks that predict epsilon, sample or "
+                "v_prediction at variance-preserving noise can be walked.",
+                hint="Set pipeline.scheduler to the kind that the model was trained with, such as a DDIMScheduler.",
+                field="model",
+            )
+        differing = ""
+        if name == "DPMSolverMultistepScheduler" and not _is_plain_2m(scheduler.config):
+            differing = "is a variant of DPM-Solver that is not offered: its levels are walked by DPM-Solver++(2M)"
+        elif name in _CLIPPING and any(scheduler.config.get(one) for one in ("clip_sample", "thresholding")):
+            differing = "clips what the network predicts (clip_sample or thresholding), which is not done"
+        if differing:
+            told = f"The scheduler of {self.name} {differing}, and pictures differ from diffusers'."
+            warnings.warn(told, SketchguideWarning, stacklevel=2)
+        products = [float(product) for product in self._scheduler("DDIMScheduler").alphas_cumprod]
+        return _Noise(scheduler, kind, [p**0.5 for p in products], [(1 - p) ** 0.5 for p in products])
+
+    @property
+    def prediction_kind(self) -> PredictionKind:
+        return self._noise.kind
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
@@ -113,24 +151,41 @@ class UNetBackbone:
     def levels(self, steps: int, solver: str | None = None) -> list[Level]:
         """`steps + 1` levels, noisiest first, as the scheduler behind `solver` spaces them for this model."""
         choice = choose_solver(solver or next(iter(self.solvers)))
-        return levels_of(self._scheduler(choice.scheduler), steps)
+        levels = levels_of(self._scheduler(choice.scheduler), steps)
+        if levels[0].alpha == 0 and self.prediction_kind == "epsilon":
+            raise UsageError(
+                f"{self.name} predicts the noise, and its walk begins where there is nothing else (zero terminal SNR).",
+                hint="Set rescale_betas_zero_snr of the scheduler to False, or another solver.",
+                field="solver",
+            )
+        return levels
 
     def level(self, progress: float) -> Level:
         """The training level at `progress` (0: pure noise, 1: almost clean)."""
-        last = len(self._alphas) - 1
+        noise = self._noise
+        last = len(noise.alphas) - 1
         time = min(last, max(0, round((1 - progress) * last)))
-        return Level(float(time), self._alphas[time], self._sigmas[time], progress)
+        return Level(float(time), noise.alphas[time], noise.sigmas[time], progress)
 
     def _scheduler(self, name: str) -> Any:
         # A fresh one each time: diffusers schedulers keep state between calls.
-        return getattr(diffusers, name).from_config(self.pipeline.scheduler.config)
+        config = self.pipeline.scheduler.config
+        try:
+            return getattr(diffusers, name).from_config(config)
+        except NotImplementedError as error:
+            schedule = config.get("beta_schedule")
+            raise UsageError(f"{self.name} has noise ({schedule}) that no {name} makes.", field="solver") from error
 
     def describe(self, prompts: Sequence[str]) -> Condition:
         """Text conditions, one row per prompt, made by the pipeline's own `encode_prompt`."""
         tokenizer = self.pipeline.tokenizer
         limit: int = tokenizer.model_max_length
         dropped: list[str] = []
+        if isinstance(prompts, str):
+            raise UsageError("describe takes a list of prompts.", hint="Give [prompt].", field="prompt")
         for prompt in prompts:
+            if hasattr(self.pipeline, "maybe_convert_prompt"):  # textual inversion: one word, several vectors
+                prompt = self.pipeline.maybe_convert_prompt(prompt, tokenizer)
             ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
             dropped.append(tokenizer.decode(ids[limit - 1 : -1]).strip() if len(ids) > limit else "")
         with torch.no_grad():
@@ -191,7 +246,8 @@ class UNetBackbone:
         deepest = self.multiple // self.stride
         grid = (2 * deepest, 3 * deepest)
         latent = torch.zeros(1, self.latent_channels, *grid, device=self.device)
-        condition = Condition(torch.zeros(1, 7, self.pipeline.unet.config.cross_attention_dim, device=self.device))
+        width = self.describe([""]).embedding.shape[-1]
+        condition = Condition(torch.zeros(1, 7, width, device=self.device))
         with torch.no_grad():
             return survey(self.network, lambda: self.predict(latent, self.level(0.5), condition), grid=grid)
 

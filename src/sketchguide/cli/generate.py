@@ -146,9 +146,9 @@ def _recalled(source: Path, options: Mapping[str, Any]) -> Job:
         start = {} if recipe.sheet else {"seed": recipe.request.seed + recipe.index, "count": 1}
         values, only = {**values, **start, **options}, None
     changed = {
-        "model": {"model", "predictor", "levels"},
+        "model": {"model", "predictor", "levels", "solver"},
         "steps": {"levels"},
-        "solver": {"levels"},
+        "solver": {"levels", "solver"},
         "dtype": {"dtype", "model"},
         "lora": {"model"},
         "lora_scale": {"model"},

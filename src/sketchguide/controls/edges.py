@@ -37,8 +37,26 @@ class LatentGuide:
     def __post_init__(self) -> None:
         check_window(self.window)
         self.predictor.eval()  # in training its BatchNorm would learn from what it guides
-        if self.every < 1:
-            raise UsageError(f"every is {self.every}; it must be at least 1, every step.", field="every")
+        if self.every < 1 or self.every != int(self.every):
+            raise UsageError(f"every is {self.every}; it must be a whole number, at least 1.", field="every")
+        if not 0 <= self.handover <= 1:
+            raise UsageError(f"handover is {self.handover}; it must lie in 0..1.", field="handover")
+        channels = self.predictor.config.latent_channels
+        if self.target.ndim != 4 or self.target.shape[1] != channels:
+            raise UsageError(
+                f"The target is {tuple(self.target.shape)}; it must be an encoded map (B, {channels}, h, w).",
+                hint="encode_map makes it of a SpatialMap.",
+                field="target",
+            )
+        if self.weight is not None:
+            grid, rows = tuple(self.target.shape[-2:]), (1, len(self.target))
+            if self.weight.ndim != 4 or self.weight.shape[1:] != (1, *grid) or len(self.weight) not in rows:
+                raise UsageError(
+                    f"The weight is {tuple(self.weight.shape)}; it must be (B or 1, 1, {grid[0]}, {grid[1]}).",
+                    field="weight",
+                )
+            if not (self.weight >= 0).all():
+                raise UsageError("A weight is below 0 or not a number.", field="weight")
         if self.handover < 1 and not self.predictor.config.clean_widths:
             raise UsageError(
                 "This predictor reads activations alone.",

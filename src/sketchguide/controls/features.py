@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -121,6 +121,12 @@ class PlugAndPlay:
             value: float = getattr(self, name)
             if not 0 <= value <= 1:
                 raise UsageError(f"{name} is {value:g}; it must lie in 0..1.", field=name)
+        if self.branches not in get_args(Branches):
+            raise UsageError(
+                f"Unknown branches {self.branches!r}.",
+                hint=f"Choose one of: {', '.join(get_args(Branches))}.",
+                field="branches",
+            )
         if self.mask is not None:
             if self.mask.ndim != 4 or self.mask.shape[1] != 1:
                 raise UsageError(f"mask is {tuple(self.mask.shape)}; it must be (1 or B, 1, h, w).", field="mask")

@@ -41,7 +41,7 @@ class Proportional:
 
     def __call__(self, gradient: Tensor, move: Tensor, now: Level, to: Level) -> Tensor:
         del now, to
-        beta = torch.tensor(self._each(), device=gradient.device)
+        beta = torch.tensor(self._each(), device=gradient.device, dtype=gradient.dtype)
         if len(beta) not in (1, len(gradient)):
             raise UsageError(f"{len(beta)} strengths for {len(gradient)} images.", field="strength")
         direction = _unit(gradient)
