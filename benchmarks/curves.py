@@ -21,7 +21,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
@@ -84,10 +84,9 @@ def train(backbone: Backbone, pictures: Path, count: int, folder: Path) -> None:
     if len(examples) < count:
         raise SystemExit(f"{pictures} has {len(examples)} pictures; make {count}: recipes/icons/pictures.py.")
     training, _ = split(examples, seed=0)
-    run = PredictorRun(
-        backbone, Pictures(training, size=backbone.default_size), EXTRACTORS["edges"], PredictorTraining()
-    )
-    asked = {"training_images": len(training), "pictures": digest(examples), "model": fingerprint_of_model(backbone)}
+    drawn = Pictures(training, size=backbone.default_size)
+    run = PredictorRun(backbone, drawn, EXTRACTORS["edges"], PredictorTraining())
+    asked: dict[str, Any] = {"pictures": digest(examples), "model": fingerprint_of_model(backbone)}
     asked["config"] = json.loads(json.dumps(run.config))
     if (folder / "training.json").exists():
         facts = json.loads((folder / "training.json").read_text())
@@ -97,7 +96,7 @@ def train(backbone: Backbone, pictures: Path, count: int, folder: Path) -> None:
     for _ in run:
         pass
     run.predictor.save_pretrained(folder)
-    facts = {**asked, "seconds": round(run.seconds, 1)}
+    facts = {**asked, "training_images": len(drawn.used), "seconds": round(run.seconds, 1)}
     (folder / "training.json").write_text(json.dumps(facts) + "\n")
 
 

@@ -93,7 +93,8 @@ def test_the_command(
     monkeypatch.setattr(sys, "argv", [*command, "--images", "5"])
     peers.main()
     facts = json.loads((out / "training.json").read_text())
-    assert (facts["kind"], facts["steps"], facts["images"], facts["training_images"]) == (kind, 1, 5, 4)
+    assert (facts["kind"], facts["steps"], facts["images"]) == (kind, 1, 5)
+    assert 1 <= facts["training_images"] <= 2  # a batch of two, drawn with replacement
     trained: Any = (ControlNetModel if kind == "controlnet" else T2IAdapter).from_pretrained(out)
     assert facts["trainable_parameters"] == sum(p.numel() for p in trained.parameters())
     told = (with_controlnet if kind == "controlnet" else with_t2i_adapter)(backbone, trained, torch.rand(1, 3, 32, 32))

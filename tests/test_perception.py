@@ -94,6 +94,17 @@ def test_networks_are_shown_pictures_of_the_size_they_were_trained_on() -> None:
         Features(Silent())
 
 
+def test_the_network_sees_colours_by_their_mean_and_deviation() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, stride=2, padding=1), nn.Conv2d(4, 4, 3, stride=2, padding=1))
+    features = Features(network, mean=(0.1, 0.2, 0.3), deviation=(0.4, 0.5, 0.8))
+    seen: list[torch.Tensor] = []
+    network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    features(torch.tensor([-1.0, 0.0, 1.0])[:, None, None].expand(1, 3, 64, 64))
+    (shown,) = seen
+    assert shown.shape == (1, 3, 64, 64)
+    assert shown[0, :, 0, 0].tolist() == pytest.approx([(0 - 0.1) / 0.4, (0.5 - 0.2) / 0.5, (1 - 0.3) / 0.8])
+
+
 def test_a_transformers_network_is_taken_from_its_folder_with_its_own_size_and_colours(tmp_path: Path) -> None:
     config = ViTConfig(
         hidden_size=16, num_hidden_layers=4, num_attention_heads=2, intermediate_size=16, image_size=96, patch_size=32

@@ -34,7 +34,7 @@ from sketchguide.cli.session import Session, until_stopped
 from sketchguide.cli.signals import Stopped, handling, stop_now
 from sketchguide.errors import SketchguideError
 from sketchguide.extractors import EXTRACTORS
-from sketchguide.loading import load_backbone
+from sketchguide.loading import fingerprint_of_model, load_backbone
 from sketchguide.training.checkpoints import Checkpoints, check_config
 from sketchguide.training.data import Pictures, digest, find_examples, split
 from sketchguide.training.told import ToldRun, ToldTraining
@@ -119,6 +119,7 @@ def train(args: argparse.Namespace) -> None:
             "images": len(examples),
             "minutes": args.minutes,
             "pictures": digest(examples),
+            "weights": fingerprint_of_model(backbone),
         }
         if (latest := checkpoints.latest()) is not None:
             check_config(latest.meta["config"], config, afresh="--fresh")
@@ -145,7 +146,7 @@ def train(args: argparse.Namespace) -> None:
         facts = {
             **config,
             "trainable_parameters": parameters,
-            "training_images": len(training),
+            "training_images": len(pictures.used),
             "held_out_images": len(held_out),
             "steps": run.step,
             "seconds": round(run.seconds, 1),

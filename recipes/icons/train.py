@@ -392,7 +392,7 @@ def train_autoencoder(args: argparse.Namespace) -> None:
             if decoder_only:
                 latent = spoil(posterior.mode().float(), rng)
             else:
-                latent, target = turned(posterior.sample(), target, rng)
+                latent, target = turned(posterior.sample(rng), target, rng)
             output = model.decode(latent).sample
         loss, parts = reconstruction_loss(output.float(), target, posterior.mean.float(), posterior.logvar.float())
         if critic is not None:

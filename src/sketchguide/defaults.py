@@ -66,4 +66,4 @@ IDENTITY = Setting[float](0.4, 0, 1)
 
 TRAINING_STEPS = Setting[int](300, 1, 10**6)
 TRAINING_BATCH = Setting[int](32, 2, 1024)
-TRAINING_RATE = Setting[float](2e-3, 0, 1)
+TRAINING_RATE = Setting[float](2e-3, 1e-7, 1)

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from sketchguide.errors import TrainingError, UsageError
 from sketchguide.images import to_images, to_tensor
-from sketchguide.training.data import Augmentation, Example, Pictures, find_examples, split
+from sketchguide.training.data import Augmentation, Example, Pictures, digest, find_examples, split
 
 STILL = Augmentation(flip=False, scale=(1.0, 1.0), rotate=0.0, shift=0.0)
 
@@ -156,8 +157,14 @@ class TestLimit:
         moved = tmp_path.rename(tmp_path.with_name(tmp_path.name + "-moved"))
         assert [e.name for e in find_examples(moved, limit=10)] == [e.name for e in ten]
         moved.rename(tmp_path)
-        # A drawn few split like any others: both draws are independent.
-        assert 0 < len(split(ten, held_out=0.5)[1]) < 10
+
+    @pytest.mark.parametrize("seed", [0, 1])
+    def test_a_drawn_few_split_like_any_others(self, tmp_path: Path, seed: int) -> None:
+        for i in range(400):
+            (tmp_path / f"{i}.png").touch()
+            (tmp_path / f"{i}.txt").touch()
+        drawn = find_examples(tmp_path, limit=100, seed=seed)
+        assert 30 < len(split(drawn, held_out=0.5, seed=seed)[1]) < 70
 
 
 def named(*names: str) -> list[Example]:
@@ -276,6 +283,23 @@ class TestBatches:
         wide, high = ink.any(1).sum(1), ink.any(2).sum(1)
         assert (wide - high).abs().max() <= 1
 
+    @pytest.mark.parametrize("size", [(64, 64), (96, 48)])
+    def test_pictures_turn_as_far_as_said_to_either_side(self, tmp_path: Path, size: tuple[int, int]) -> None:
+        picture = Image.new("RGB", size, "white")
+        picture.paste("black", (size[0] // 2 - 20, size[1] // 2 - 3, size[0] // 2 + 20, size[1] // 2 + 3))
+        picture.save(tmp_path / "a.png")
+        augmentation = Augmentation(flip=False, scale=(1.0, 1.0), rotate=40.0, shift=0.0)
+        pictures = Pictures([example(tmp_path / "a.png")], size=size, augmentation=augmentation)
+        images, _ = pictures.batch(torch.Generator().manual_seed(0), 200)
+        ink = (1 - images[:, 0]) / 2
+        across = torch.arange(size[0]) + 0.5 - size[0] / 2
+        down = (torch.arange(size[1]) + 0.5 - size[1] / 2)[:, None]
+        wide, high, both = ((ink * weight).sum((1, 2)) for weight in (across**2, down**2, across * down))
+        angles = (torch.atan2(2 * both, wide - high) / 2).rad2deg()
+        assert angles.min().item() == pytest.approx(-40, abs=2)
+        assert angles.max().item() == pytest.approx(40, abs=2)
+        assert angles.mean().item() == pytest.approx(0, abs=5)
+
     def test_the_shift_is_as_large_as_said(self, tmp_path: Path) -> None:
         picture = Image.new("RGB", (80, 40), "white")
         picture.paste("black", (38, 18, 42, 22))
@@ -303,6 +327,19 @@ class TestBatches:
         fixed, _ = pictures.fixed(5)
         assert len(fixed) == 1
         assert fixed[0, 1].mean() > 0.8
+
+    def test_crops_of_wide_and_tall_pictures_are_drawn_apart(self, tmp_path: Path) -> None:
+        ramp = Image.linear_gradient("L").convert("RGB")  # black above, white below
+        places: list[Tensor] = []
+        for name, picture in (("tall", ramp.resize((32, 96))), ("wide", ramp.rotate(90).resize((96, 32)))):
+            picture.save(tmp_path / f"{name}.png")
+            pictures = Pictures([example(tmp_path / f"{name}.png")], size=(32, 32), augmentation=STILL)
+            images, _ = pictures.batch(torch.Generator().manual_seed(0), 200)
+            places.append(images.mean((1, 2, 3)))
+            # The middles of the first and the last third of the ramp.
+            assert places[-1].min().item() == pytest.approx(-2 / 3, abs=0.05)
+            assert places[-1].max().item() == pytest.approx(2 / 3, abs=0.05)
+        assert abs(torch.corrcoef(torch.stack(places))[0, 1].item()) < 0.3
 
     @pytest.mark.parametrize("size", [(3000, 16), (16, 3000), (40, 17), (16, 16)])
     def test_any_aspect_fills_the_size(self, tmp_path: Path, size: tuple[int, int]) -> None:
@@ -420,3 +457,47 @@ def test_real_photos() -> None:
     assert set(captions) <= {e.caption for e in training}
     assert len(Pictures(held, size=(64, 64)).fixed(40)[1]) == len(held)
     assert pictures.skipped == []
+
+
+def test_a_table_of_captions_is_read_as_a_list_is(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png", "sub.png"):
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    text = '\ufefffile_name,split,text\r\na.png,x,"a cat, asleep"\r\nb.png,x,a dog\r\n'
+    (tmp_path / "metadata.csv").write_text(text, encoding="utf-8", newline="")
+    assert [(one.name, one.caption) for one in find_examples(tmp_path)] == [
+        ("a.png", "a cat, asleep"),
+        ("b.png", "a dog"),
+    ]
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "caption": "a lion"}\n')
+    assert [one.caption for one in find_examples(tmp_path)] == ["a lion"]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("file_name,text\na.png\n", "lacks a file name or a caption"),
+        ("name,text\na.png,a cat\n", "lacks a file name or a caption"),
+        ("file_name,text\nz.png,a cat\n", "names 'z.png'"),
+        ('file_name,text\na.png,"a cat\n', "not a table"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path, text: str, reason: str) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text(text)
+    with pytest.raises(UsageError, match=reason):
+        find_examples(tmp_path)
+
+
+def test_a_table_of_a_kind_that_is_not_read_is_named(tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    (tmp_path / "metadata.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UsageError, match=r"metadata\.parquet is not read"):
+        find_examples(tmp_path)
+
+
+def test_other_pictures_under_the_same_names_are_others(tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32)).save(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_text("a cat")
+    before = digest(find_examples(tmp_path))
+    Image.effect_noise((32, 32), 50).save(tmp_path / "a.png")
+    assert digest(find_examples(tmp_path)) != before

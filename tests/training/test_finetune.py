@@ -180,19 +180,25 @@ def test_lora_files_that_do_not_fit_are_refused(backbone: UNetBackbone, judges: 
         load_lora(UNetBackbone(tiny_stable_diffusion(), name="other"), tmp_path)
 
 
-@pytest.mark.parametrize("mode", ["last", "step"])
+@pytest.mark.parametrize(("mode", "levels"), [("last", 2), ("step", 3)])
 def test_a_resumed_run_is_the_uninterrupted_one(
-    backbone: UNetBackbone, judges: Judges, mode: str, tmp_path: Path
+    backbone: UNetBackbone, judges: Judges, mode: str, levels: int, tmp_path: Path
 ) -> None:
-    whole = tune(backbone, judges, steps=5, gradient=mode, last=1, count=2)
+    """Also one that stops within a walk."""
+
+    def begin(**more: Any) -> FineTuneRun:
+        more |= {"steps": 4, "levels": levels, "gradient": mode, "last": 1, "count": 2, "unseen": 1}
+        return tune(backbone, judges, **more)
+
+    whole = begin()
     list(whole)
     expected = [value.clone() for value in [*whole.trained, *whole._average]]
-    half = tune(backbone, judges, steps=5, gradient=mode, last=1, count=2)
+    half = begin()
     for _ in zip(range(2), half, strict=False):
         pass
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(half.step, half.state(), {})
-    rest = tune(backbone, judges, steps=5, gradient=mode, last=1, count=2, resume=checkpoints.latest())
+    rest = begin(resume=checkpoints.latest())
     list(rest)
     for one, other in zip(expected, [*rest.trained, *rest._average], strict=True):
         assert torch.equal(one, other)
@@ -214,11 +220,13 @@ def test_bad_losses_are_skipped_and_then_stop_with_the_last_good_weights(
     assert all(torch.equal(one, other) for one, other in zip(good, [*run.trained, *run._average], strict=True))
 
 
-def test_the_average_warms_up(backbone: UNetBackbone, judges: Judges) -> None:
-    run = tune(backbone, judges, gradient="last", last=1)
+@pytest.mark.parametrize(("updates", "decay"), [(1, 2 / 11), (90, 0.91), (10**6, 0.9999)])
+def test_the_average_warms_up(backbone: UNetBackbone, judges: Judges, updates: int, decay: float) -> None:
+    run = tune(backbone, judges, gradient="step", levels=1, unseen=0)
+    run._updates = updates - 1
+    run._average = [value + 1 for value in run._average]
     before = [value.clone() for value in run._average]
     next(iter(run))
-    decay = 2 / 11
     expected = [decay * old + (1 - decay) * new.detach() for old, new in zip(before, run.trained, strict=True)]
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(expected, run._average, strict=True))
     own = [p.detach().clone() for p in run.trained]
@@ -336,6 +344,40 @@ def test_rows_of_noise_alone_move_the_weights(
     list(run)
     assert seen == [(4, 1, 3)]
     assert any(not torch.equal(p, old) for p, old in zip(run.trained, before, strict=True))
+
+
+def test_every_photo_and_drawing_has_its_turn(
+    backbone: UNetBackbone, judges: Judges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two photos and two drawings, one to one: every walk begins at a pair's own photo and is held to that pair."""
+    settings = FineTuning(
+        steps=1, batch=4, levels=1, rank=2, targets=("attn1.to_q",), refine=1, unseen=0, gradient="step"
+    )
+    run = FineTuneRun(backbone, photos(2), drawings(2), judges, settings, prompt="a cat")
+    held: list[tuple[int, int]] = []
+    monkeypatch.setattr(run, "compare", lambda images, pairs, _: held.extend(pairs) or images.mean(dim=(1, 2, 3)))
+    for _ in range(4):
+        run.loss()
+    assert set(held) == {(0, 0), (1, 1)}
+    assert not torch.allclose(run._starts[0], run._starts[1], atol=0.1)
+    assert torch.equal(run._begun([(1, 1), (0, 0)]), run._starts.flip(0))
+    monkeypatch.undo()
+    with torch.no_grad():
+        losses = run.compare(photos(2), [(1, 1), (0, 0)])
+        identity, apart = judges.identity(photos(2))[-1], run._apart(photos(2))
+    for row, wanted in ((0, 1), (1, 0)):
+        kind = (identity[row] - identity[wanted]).abs().mean() / identity[wanted].abs().mean()
+        assert float(losses[row]) == pytest.approx(float(0.4 * kind + 0.6 * apart[row, wanted]), rel=1e-4)
+
+
+def test_gradients_are_shortened_to_one(
+    backbone: UNetBackbone, judges: Judges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tune(backbone, judges, gradient="step", levels=1, unseen=0)
+    monkeypatch.setattr(run, "compare", lambda images, *_: 1e6 * images.sum(dim=(1, 2, 3)))
+    next(iter(run))
+    gradient = torch.cat([p.grad.flatten() for p in run.trained if p.grad is not None])
+    assert float(gradient.norm()) == pytest.approx(1, rel=1e-3)
 
 
 def test_a_row_of_noise_is_held_to_the_frozen_picture_and_the_nearest_drawing(

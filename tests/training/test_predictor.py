@@ -1,3 +1,4 @@
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,53 @@ def test_it_learns_to_read_clean_latents_too(tiny: Tiny, pictures: Pictures) -> 
     alone = PredictorRun(tiny(), pictures, Ink(), settings(clean_widths=()))
     assert len(alone._error(images, captions, levels, Generator().manual_seed(3))) == 1
     assert not alone.predictor.config.clean_widths
+
+
+def test_clean_latents_are_read_through_noise_of_every_amount(
+    tiny: Tiny, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = Recording(tiny())
+    run = PredictorRun(backbone, pictures, Ink(), settings(steps=1, batch=24, views=6, clean_widths=(16,)))
+    given: list[Tensor] = []
+    read = run.predictor.read_clean
+    monkeypatch.setattr(run.predictor, "read_clean", lambda latent: given.append(latent) or read(latent))
+    list(run)
+    (spoilt,) = given
+    clean = backbone.backbone.encode(backbone.encoded[0])[:4]
+    amounts = (spoilt - clean.repeat(6, 1, 1, 1)).flatten(1).std(dim=1)
+    assert float(amounts.min()) < 0.1
+    assert 0.3 < float(amounts.max()) < 0.45
+
+
+def test_the_score_is_a_share_of_what_varies(tiny: Tiny, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One who knows the targets' mean alone has 1, one who knows the half of what varies a quarter."""
+    backbone = tiny()
+    images, captions = pictures.fixed(4)
+    run = PredictorRun(backbone, pictures, Ink(), settings())
+    _, target = run._encoded(images)
+    mean = target.mean(dim=(0, 2, 3), keepdim=True)
+    for known, score in ((0.0, 1.0), (0.5, 0.25), (1.0, 0.0)):
+        monkeypatch.setattr(run, "_read", lambda *_, known=known: mean + known * (target - mean))
+        assert run.score(images, captions) == pytest.approx(score, abs=1e-4)
+
+
+def test_the_rate_falls_along_a_cosine(tiny: Tiny, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = PredictorRun(tiny(), pictures, Ink(), settings(steps=10, rate=0.01))
+    monkeypatch.setattr(run, "loss", lambda: sum(0 * p.sum() for p in run.predictor.parameters()))
+    rates = [run.optimizer.param_groups[0]["lr"] for _ in run]
+    assert rates == pytest.approx([0.005 * (1 + math.cos(math.pi * step / 10)) for step in range(10)])
+
+
+@pytest.mark.parametrize(("size", "clipped"), [(1e4, 1.0), (0.25, 0.25)])
+def test_gradients_are_shortened_to_one(
+    tiny: Tiny, pictures: Pictures, monkeypatch: pytest.MonkeyPatch, size: float, clipped: float
+) -> None:
+    run = PredictorRun(tiny(), pictures, Ink(), settings())
+    count = sum(p.numel() for p in run.predictor.parameters())
+    monkeypatch.setattr(run, "loss", lambda: size / count**0.5 * sum(p.sum() for p in run.predictor.parameters()))
+    next(iter(run))
+    gradient = torch.cat([p.grad.flatten() for p in run.predictor.parameters() if p.grad is not None])
+    assert float(gradient.norm()) == pytest.approx(clipped, rel=1e-3)
 
 
 def test_equal_seeds_give_equal_runs(tiny: Tiny, pictures: Pictures) -> None:
@@ -293,6 +341,20 @@ class OneBadBatch:
         images, captions = self.pictures.batch(rng, count)
         self.made += 1
         return (images * float("nan") if self.made == 2 else images), captions
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.pictures, name)
+
+
+def test_a_resumed_run_remembers_what_was_skipped(tiny: Tiny, pictures: Pictures, tmp_path: Path) -> None:
+    bad: Any = OneBadBatch(pictures)
+    first = PredictorRun(tiny(), bad, Ink(), settings(steps=3))
+    for _ in zip(range(2), first, strict=False):
+        pass
+    store = Checkpoints(tmp_path)
+    store.save(first.step, first.state(), first.config)
+    second = PredictorRun(tiny(), pictures, Ink(), settings(steps=3), resume=store.latest())
+    assert [(step.step, step.skipped) for step in second] == [(3, 1)]
 
 
 def test_one_bad_batch_is_skipped_and_leaves_no_trace(tiny: Tiny, pictures: Pictures) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Generator, Tensor
 
+from sketchguide.backbones.base import Condition
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.errors import TrainingError, UsageError
 from sketchguide.extractors import EXTRACTORS
@@ -36,6 +38,72 @@ def test_training_helps_and_leaves_the_model_alone(tiny: Tiny, boxes: Path) -> N
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.network.state_dict().items())
     moved = {name for name, p in run.module.named_parameters() if p.grad is not None and p.grad.abs().max() > 0}
     assert moved == {name for name, _ in run.module.named_parameters()}
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_the_error_is_that_of_the_models_own_objective(
+    tiny: Tiny, boxes: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    backbone = tiny(prediction_type=kind)
+    run = make_run(backbone, boxes)
+    clean = torch.randn(2, 4, 16, 16, generator=Generator().manual_seed(7))
+    levels = [backbone.level(0.3), backbone.level(0.7)]
+    offsets = (0.5, 2.0)
+
+    def off_by_these(latent: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        assert times.tolist() == [level.time for level in levels]
+        assert len(condition.embedding) == 2
+        rows: list[Tensor] = []
+        for seen, wanted, level, offset in zip(latent, clean, levels, offsets, strict=True):
+            noise = (seen - level.alpha * wanted) / level.sigma
+            assert float(noise.std()) == pytest.approx(1, abs=0.1)
+            velocity = level.alpha * noise - level.sigma * wanted
+            rows.append({"epsilon": noise, "v_prediction": velocity, "sample": wanted}[kind] + offset)
+        return torch.stack(rows)
+
+    monkeypatch.setattr(backbone, "run", off_by_these)
+    errors = run._error(None, clean, ["a", "b"], levels, Generator().manual_seed(3))
+    assert errors.tolist() == pytest.approx([0.25, 4.0], rel=1e-4)
+
+
+@pytest.mark.parametrize(("cubic", "drop"), [(False, 0.5), (True, 0.0), (True, 1.0)])
+def test_the_levels_and_captions_that_the_network_is_asked_at(
+    tiny: Tiny, boxes: Path, monkeypatch: pytest.MonkeyPatch, cubic: bool, drop: float
+) -> None:
+    backbone = tiny()
+    run = make_run(backbone, boxes, batch=400, cubic=cubic, drop=drop)
+    asked: list[Tensor] = []
+    captions: list[str] = []
+    describe = backbone.describe
+
+    def noted(prompts: list[str]) -> Condition:
+        captions.extend(prompts)
+        return describe(prompts[:1])
+
+    monkeypatch.setattr(run, "_image", lambda _: None)
+    monkeypatch.setattr(backbone, "describe", noted)
+    monkeypatch.setattr(backbone, "run", lambda latent, times, _: asked.append(times) or torch.zeros_like(latent))
+    run.loss()
+    (times,) = asked
+    progress = 1 - times / 999
+    assert float(progress.mean()) == pytest.approx(0.25 if cubic else 0.5, abs=0.06)
+    assert float((progress < 1 / 8).float().mean()) == pytest.approx(0.5 if cubic else 0.125, abs=0.1)
+    assert float(progress.max()) > 0.9
+    assert len(captions) == 400
+    assert set(captions) <= {"", "a box"}
+    assert captions.count("") == pytest.approx(400 * drop, abs=50 if 0 < drop < 1 else 0)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+def test_bfloat16_is_for_the_pass_alone(tiny: Tiny, boxes: Path, bf16: bool) -> None:
+    backbone = tiny()
+    run = make_run(backbone, boxes, steps=1, bf16=bf16)
+    seen: set[torch.dtype] = set()
+    hook = backbone.network.get_submodule("conv_in").register_forward_hook(lambda *given: seen.add(given[2].dtype))
+    list(run)
+    hook.remove()
+    assert seen == {torch.bfloat16 if bf16 else torch.float32}
+    assert {p.dtype for p in run.module.parameters()} == {torch.float32}
 
 
 def test_a_resumed_run_goes_on_to_the_bit(tiny: Tiny, boxes: Path, tmp_path: Path) -> None:

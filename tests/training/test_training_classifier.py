@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,43 @@ def test_pictures_are_encoded_once_and_more_come_as_it_goes_on(
     first, second = encoded
     assert first == 0
     assert second >= 4
+
+
+@pytest.mark.parametrize("window", [(0.0, 1.0), (0.4, 0.6)])
+def test_latents_are_classified_at_every_noise_level_of_the_window(
+    backbone: UNetBackbone, pictures: Pictures, monkeypatch: pytest.MonkeyPatch, window: tuple[float, float]
+) -> None:
+    asked = settings(steps=1, batch=64, window=window)
+    run = LatentClassifierRun(backbone, pictures, asked, classes=("bright", "dark"))
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+    predict = run.classifier.predict_at
+    monkeypatch.setattr(run.classifier, "predict_at", lambda *given: seen.append(given) or predict(*given))
+    list(run)
+    ((latents, times),) = seen
+    progress, width = 1 - times / 999, window[1] - window[0]
+    assert progress.min().item() == pytest.approx(window[0], abs=0.1 * width)
+    assert progress.max().item() == pytest.approx(window[1], abs=0.1 * width)
+    assert progress.mean().item() == pytest.approx(sum(window) / 2, abs=0.15 * width)
+    clean = run._group(0)[0].repeat(2, 1, 1, 1)  # the pool has one group yet
+    for latent, time, picture in zip(latents, times, clean, strict=True):
+        level = backbone.level(1 - float(time) / 999)
+        assert float(((latent - level.alpha * picture) / level.sigma).std()) == pytest.approx(1, abs=0.1)
+
+
+def test_the_loss_is_the_cross_entropy_of_smoothed_labels(pictures: Pictures) -> None:
+    asked = settings(smoothing=0.2)
+    run = PictureClassifierRun(pictures, asked, classes=("bright", "dark"), device=torch.device("cpu"))
+    logits = torch.tensor([[math.log(3), 0.0]])
+    loss = run.cross_entropy(lambda: logits, torch.tensor([0]))
+    assert float(loss) == pytest.approx(-0.9 * math.log(0.75) - 0.1 * math.log(0.25))
+
+
+def test_the_rate_falls_along_a_cosine(pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = settings(steps=10, rate=0.01)
+    run = PictureClassifierRun(pictures, asked, classes=("bright", "dark"), device=torch.device("cpu"))
+    monkeypatch.setattr(run, "loss", lambda: sum(0 * p.sum() for p in run.classifier.parameters()))
+    rates = [run.optimizer.param_groups[0]["lr"] for _ in run]
+    assert rates == pytest.approx([0.005 * (1 + math.cos(math.pi * step / 10)) for step in range(10)])
 
 
 @pytest.mark.parametrize("kind", ["latent", "picture"])

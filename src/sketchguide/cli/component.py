@@ -132,6 +132,7 @@ def command(
     with report.progress("{task.fields[figures]}") as bar:
         task = bar.add_task("Loading", total=None, figures="")
         hush_libraries()
+        from sketchguide.loading import fingerprint_of_model
         from sketchguide.training.checkpoints import Checkpoints, check_config
         from sketchguide.training.data import digest, find_examples, split
 
@@ -140,6 +141,8 @@ def command(
             training, scored = split(examples, seed=seed)
         else:
             training, scored = examples, find_examples(held_out)
+            if both := {one.path.resolve() for one in training} & {one.path.resolve() for one in scored}:
+                report.warn(f"{len(both)} of the held-out pictures are trained on too: what they say is too good.")
         options = {"steps": steps, "batch": batch, "rate": rate, "bf16": bf16, "seed": seed}
         given = {name: value for name, value in options.items() if value is not None}
         checkpoints = Checkpoints(output / f"{part}-checkpoints")
@@ -149,6 +152,7 @@ def command(
             run = trainee.run()
             config = {**run.config, "part": part, "minutes": minutes, "model": trainee.backbone.name}
             config |= {"pictures": digest(training), "held_out": digest(scored)}
+            config["weights"] = fingerprint_of_model(trainee.backbone)
             if latest is not None:
                 check_config(latest.meta["config"], config, afresh="--fresh")
                 given["steps"] = latest.meta["steps"]
@@ -172,7 +176,8 @@ def command(
             trainee.fit(run)
             file = trainee.save(run, output / f"{part}.safetensors")
             facts = {"part": str(file), "steps": run.step, "loss": finite(session.loss), **trainee.worth(run)}
-            facts |= {"training_images": trainee.seen(run), "seconds": round(run.seconds, 1)}
+            facts = {name: finite(value) if isinstance(value, float) else value for name, value in facts.items()}
+            facts |= {"training_images": len(trainee.pictures.used), "seconds": round(run.seconds, 1)}
             for path, reason in trainee.pictures.skipped:
                 report.warn(f"{path} was left out: {reason}")
             if trainee.unknown:
@@ -225,11 +230,6 @@ class _Trainee:
         from sketchguide.training.data import Pictures
 
         return Pictures(examples, size=self.backbone.default_size, augmentation=augmentation, beside=beside)
-
-    def seen(self, run: Any) -> int:
-        """Pictures trained on, at most: augmented ones that are used again come from a pool."""
-        readable = len(self.pictures.examples) - len(self.pictures.skipped)
-        return min(readable, run.settings.pool * run.settings.batch) if self.part == "sketcher" else readable
 
     def scored(self, count: int) -> tuple[Any, list[str]]:
         assert self.held_out is not None

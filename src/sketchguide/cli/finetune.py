@@ -207,7 +207,15 @@ def command(
         task = bar.add_task("Loading", total=None, figures="")
         hush_libraries()
         from sketchguide.backbones.unet import UNetBackbone
-        from sketchguide.loading import LORA_FILE, dtype_of, find_features, find_part, fingerprint, load_backbone
+        from sketchguide.loading import (
+            LORA_FILE,
+            dtype_of,
+            find_features,
+            find_part,
+            fingerprint,
+            fingerprint_of_model,
+            load_backbone,
+        )
         from sketchguide.perception import load_features
         from sketchguide.sketch import Sketch
         from sketchguide.sketchers import Sketcher
@@ -262,7 +270,7 @@ def command(
             networks = {"sketcher": judges.sketcher, "features": judges.identity.network}
             networks["drawing_features"] = judges.drawing.network
             config |= {name: fingerprint(network) for name, network in networks.items()}
-            config["dtype"] = dtype_of(backbone)
+            config |= {"dtype": dtype_of(backbone), "weights": fingerprint_of_model(backbone)}
             if latest is not None:
                 check_config(latest.meta["config"], config, afresh="--fresh")
                 settings = replace(settings, steps=latest.meta["steps"])

@@ -191,7 +191,7 @@ def command(
                 run.predictor.config,
                 run.settings,
                 folder=output,
-                pictures=len(training),
+                pictures=len(pictures.used),
                 held_out_pictures=len(held_out),
                 held_out=session.held_out,
                 seconds=run.seconds,
@@ -200,7 +200,7 @@ def command(
             file = run.predictor.save_pretrained(output, card=card)
             record = {
                 "trainable_parameters": run.predictor.parameter_count,
-                "training_images": len(training),
+                "training_images": len(pictures.used),
                 "held_out_images": len(held_out),
                 "steps": run.step,
                 "seconds": round(run.seconds, 1),

@@ -45,7 +45,7 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What a method has more than another one on the drawings of a set that both made: F1, recognised, KID.
+    """What a method has more than another one on the drawings and seeds of a set that both made: F1, recognised, KID.
 
     Drawings are drawn together for both, so these intervals are narrower than those of two rows suggest: one that
     leaves out 0 shows a difference. More KID is less realistic.
@@ -67,6 +67,7 @@ class Seen:
     embeddings: Tensor  # (N, D)
     apart: Tensor  # (N,), distance to what the drawing shows
     groups: Tensor  # (N,), number of the drawing
+    seeds: Tensor  # (N,)
     diversity: float | None  # between the seeds of the drawings that have all
 
 
@@ -100,10 +101,10 @@ class Summary:
         if not good:
             return Row(method=label, set=set_name, drawings=0, failed=failed)
         floor = self._good(self.benchmark.floor, set_name) if self.benchmark.floor else []
-        f1, plain = by_drawing(good, "f1"), by_drawing(floor, "f1")
-        both = [name for name in f1 if name in plain]
-        right = by_drawing(good, "right")
-        seconds, plain_seconds = by_drawing(good, "seconds"), by_drawing(floor, "seconds")
+        f1, right = by_drawing(good, "f1"), by_drawing(good, "right")
+        ours, plain = paired(good, floor)
+        over = list(by_drawing(plain, "f1").values())
+        timed = [(r.seconds, p.seconds) for r, p in zip(ours, plain, strict=True) if r.seconds and p.seconds]
         seen = None if label == CEILING else self._features(label, set_name)
         return Row(
             method=label,
@@ -112,20 +113,18 @@ class Summary:
             failed=failed,
             f1=interval(f1.values()),
             ods=self._ods(good),
-            ratio=interval([f1[n] for n in both], over=whole) if any(whole := [plain[n] for n in both]) else None,
+            ratio=interval(by_drawing(ours, "f1").values(), over=over) if any(over) else None,
             chamfer=interval(by_drawing(good, "chamfer").values()),
             right=interval(right.values()) if right else None,
-            more_right=less(right, by_drawing(floor, "right")),
+            more_right=less(by_drawing(ours, "right"), by_drawing(plain, "right")),
             kid=self._kid(seen),
             diversity=None if seen is None else seen.diversity,
             structure=None if seen is None else interval(mean_of_groups(seen.apart, seen.groups).tolist()),
-            seconds=sum(seconds.values()) / sum(plain_seconds[n] for n in seconds)
-            if seconds and all(n in plain_seconds for n in seconds)
-            else None,
+            seconds=sum(own for own, _ in timed) / sum(others for _, others in timed) if timed else None,
         )
 
     def _comparison(self, label: str, other: str, set_name: str) -> Comparison | None:
-        ours, theirs = self._good(label, set_name), self._good(other, set_name)
+        ours, theirs = paired(self._good(label, set_name), self._good(other, set_name))
         f1 = less(by_drawing(ours, "f1"), by_drawing(theirs, "f1"))
         if f1 is None:
             return None
@@ -133,7 +132,7 @@ class Summary:
         reference = self._reference
         realism = None
         if seen is not None and seen_theirs is not None and reference is not None:
-            both, theirs_too = torch.isin(seen.groups, seen_theirs.groups), torch.isin(seen_theirs.groups, seen.groups)
+            both, theirs_too = torch.isin(seen.seeds, seen_theirs.seeds), torch.isin(seen_theirs.seeds, seen.seeds)
             if len(seen.groups[both].unique()) > 1:
                 realism = kid_difference(
                     seen.embeddings[both],
@@ -146,7 +145,7 @@ class Summary:
             method=label,
             other=other,
             set=set_name,
-            drawings=len({r.drawing for r in ours} & {r.drawing for r in theirs}),
+            drawings=len({r.drawing for r in ours}),
             f1=f1,
             right=less(by_drawing(ours, "right"), by_drawing(theirs, "right")),
             kid=realism,
@@ -193,6 +192,7 @@ class Summary:
             embeddings: list[Tensor] = []
             apart: list[Tensor] = []
             groups: list[Tensor] = []
+            seeds: list[int] = []
             varied: list[Tensor] = []
             for part in batched_by_drawing(good, PART):
                 look = features.look(self.benchmark.pictures(part))
@@ -201,11 +201,12 @@ class Summary:
                 apart.append(between_places(look.places, wanted))
                 own = torch.tensor([numbers[r.drawing] for r in part])
                 groups.append(own)
+                seeds += [r.seed for r in part]
                 for number, count in zip(*own.unique(return_counts=True), strict=True):
                     if count == self.benchmark.seeds > 1:
                         varied.append(between_seeds([stage[own == number] for stage in look.stages]))
             diversity = float(torch.stack(varied).mean()) if varied else None
-            seen = Seen(torch.cat(embeddings), torch.cat(apart), torch.cat(groups), diversity)
+            seen = Seen(torch.cat(embeddings), torch.cat(apart), torch.cat(groups), torch.tensor(seeds), diversity)
             self._seen[label, set_name] = seen
         return self._seen[label, set_name]
 
@@ -230,6 +231,13 @@ def batched_by_drawing(results: Sequence[Result], count: int) -> Iterator[list[R
             part = []
     if part:
         yield part
+
+
+def paired(ours: Sequence[Result], others: Sequence[Result]) -> tuple[list[Result], list[Result]]:
+    """Those of both that are of the same drawing and seed, in the same order."""
+    same = {(result.drawing, result.seed): result for result in others}
+    both = [(result, same[key]) for result in ours if (key := (result.drawing, result.seed)) in same]
+    return [result for result, _ in both], [other for _, other in both]
 
 
 def by_drawing(results: Sequence[Result], field: str) -> dict[str, float]:

@@ -42,7 +42,7 @@ picture.save("apple.png")
 |---|---|
 | base model | `{model}` ({family}, {latent_channels} latent channels) |
 | maps | {map_kind} |
-| pictures | {pictures} to train on, {held_out_pictures} held out |
+| pictures | {pictures} drawn to train on, {held_out_pictures} held out |
 | steps | {steps} of batch {batch} ({views} noise levels a picture), learning rate {rate:g}, seed {seed} |
 | time | {minutes:.1f} minutes on {hardware} |
 | held-out error | {score} |

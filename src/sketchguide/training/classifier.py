@@ -95,7 +95,7 @@ class _ClassRun(TrainingRun):
         self.pictures = pictures
         self._number = {name: number for number, name in enumerate(classes)}
         optimizer = torch.optim.AdamW(module.parameters(), lr=settings.rate, weight_decay=0.02)
-        super().__init__(module, optimizer, seed=settings.seed, resume=resume)
+        super().__init__(module, optimizer, seed=settings.seed, pictures=pictures, resume=resume)
         module.eval()
 
     @property

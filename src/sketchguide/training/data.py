@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import math
 import os
@@ -10,6 +12,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,7 @@ from sketchguide.errors import SketchguideError, TrainingError, UsageError
 from sketchguide.images import open_image, to_tensor
 
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-_LIST = "metadata.jsonl"
+_LIST, _TABLE = "metadata.jsonl", "metadata.csv"
 _CORRUPT = 0.1  # share of files that may be unreadable
 _LONGEST = 4  # a picture keeps at most this many times the wanted side; the ends of longer ones are cut off
 
@@ -67,7 +70,8 @@ class Pictures:
 
     Decoded pictures stay in memory, at about the wanted size, up to `cache_bytes`. Files that cannot be read are
     skipped and listed in `skipped` with the reason. Those `beside` it are others of the same data: the two count
-    their files and list the unreadable ones together.
+    their files and list the unreadable ones together. `used` has the places among `examples` of those that were in a
+    batch.
     """
 
     def __init__(
@@ -87,6 +91,7 @@ class Pictures:
         self.skipped: list[tuple[Path, str]] = [] if beside is None else beside.skipped
         self._files: set[Path] = set() if beside is None else beside._files
         self._files.update(example.path for example in examples)
+        self.used: set[int] = set()
         self._cache: dict[Path, Image.Image | None] = {}
         self._room = cache_bytes
 
@@ -100,8 +105,10 @@ class Pictures:
         draws = torch.rand(8, count, generator=rng, dtype=torch.float64, device=rng.device).cpu()
         chosen: list[tuple[Image.Image, str]] = []
         for place in draws[0].tolist():
-            start = int(place * len(self.examples))
-            chosen.append(next(self._readable(self.examples[start - index] for index in range(len(self.examples)))))
+            start, all_of_them = int(place * len(self.examples)), len(self.examples)
+            number, picture = next(self._readable((start - back) % all_of_them for back in range(all_of_them)))
+            self.used.add(number)
+            chosen.append((picture, self.examples[number].caption))
         crops = [
             _crop(picture, self.size, (across, down))
             for (picture, _), across, down in zip(chosen, *draws[1:3].tolist(), strict=True)
@@ -113,17 +120,18 @@ class Pictures:
 
         Which ones does not depend on the order of the examples. Shapes, ranges and errors as for `batch`.
         """
-        shuffled = sorted(self.examples, key=lambda example: _place(example.name, "fixed", 0))
-        chosen = [pair for pair, _ in zip(self._readable(shuffled), range(count), strict=False)]
+        shuffled = sorted(range(len(self.examples)), key=lambda n: _place(self.examples[n].name, "fixed", 0))
+        readable = islice(self._readable(shuffled), count)
+        chosen = [(picture, self.examples[number].caption) for number, picture in readable]
         if not chosen:
             return torch.empty(0, 3, self.size[1], self.size[0]), []
         return to_tensor([_crop(picture, self.size, (0.5, 0.5)) for picture, _ in chosen]), [text for _, text in chosen]
 
-    def _readable(self, examples: Iterable[Example]) -> Iterator[tuple[Image.Image, str]]:
-        for example in examples:
-            picture = self._picture(example.path)
+    def _readable(self, numbers: Iterable[int]) -> Iterator[tuple[int, Image.Image]]:
+        for number in numbers:
+            picture = self._picture(self.examples[number].path)
             if picture is not None:
-                yield picture, example.caption
+                yield number, picture
             elif len(self.skipped) > _CORRUPT * len(self._files):
                 raise TrainingError(
                     f"{len(self.skipped)} of {len(self._files)} pictures cannot be read, and at most 10 % may fail. "
@@ -168,9 +176,9 @@ def find_examples(folder: Path, *, limit: int | None = None, seed: int = 0) -> l
     """Every captioned picture below `folder`, in the order of their paths; or `limit` of them, drawn by `seed`.
 
     The caption comes from `metadata.jsonl` (one object a line: `file_name`, relative to that file, and `text` or
-    `caption`), else from the `.txt` beside the picture, else from the name of its folder. A folder with a
-    `metadata.jsonl` takes part with the pictures that are listed there, and no others. Pictures in `folder` itself
-    that have no caption get an empty one, with a UserWarning. Hidden files are left out.
+    `caption`) or `metadata.csv` (columns of these names), else from the `.txt` beside the picture, else from the name
+    of its folder. A folder with such a list takes part with the pictures in it, and no others. Pictures in `folder`
+    itself that have no caption get an empty one, with a UserWarning. Hidden files are left out.
 
     Of the same files the same are drawn, on any machine; a larger limit adds to those of a smaller one.
 
@@ -182,8 +190,14 @@ def find_examples(folder: Path, *, limit: int | None = None, seed: int = 0) -> l
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise UsageError(f"The data folder {folder} {what}.", hint="Give a folder of pictures.", field="data")
     files = _files(folder)
+    if tables := [path for path in files if path.name == "metadata.parquet"]:
+        raise UsageError(
+            f"{tables[0]} is not read.", hint="Save it as metadata.jsonl or metadata.csv, or remove it.", field="data"
+        )
     lists = [path for path in files if path.name == _LIST]
     listed = {path.parent for path in lists}
+    lists += [path for path in files if path.name == _TABLE and path.parent not in listed]
+    listed |= {path.parent for path in lists}
     captions = [pair for path in lists for pair in _listed(path, set(files))]
     captions += [
         (path, _caption_beside(path, folder))
@@ -226,9 +240,16 @@ def split(examples: Sequence[Example], *, held_out: float = 0.1, seed: int = 0) 
 
 
 def digest(examples: Sequence[Example]) -> str:
-    """The number of pictures and 8 hex digits that change with their names and captions."""
-    text = json.dumps(sorted((example.name, example.caption) for example in examples))
+    """The number of pictures and 8 hex digits that change with their names, captions and sizes in bytes."""
+    text = json.dumps(sorted((one.name, one.caption, _bytes(one.path)) for one in examples))
     return f"{len(examples)} ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
+
+
+def _bytes(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # a link to nothing, which will be listed as unreadable
+        return 0
 
 
 def _place(name: str, purpose: str, seed: int) -> float:
@@ -253,20 +274,12 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _listed(path: Path, known: set[Path]) -> Iterator[tuple[Path, str]]:
-    for number, line in enumerate(_read(path).split(b"\n"), 1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            entry: Any = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"{where} is not JSON: {error}.", hint="One object a line.", field="data") from error
-        entry = entry if isinstance(entry, dict) else {}
+    for where, entry in _rows(path) if path.name == _TABLE else _lines(path):
         name, text = entry.get("file_name"), entry.get("text", entry.get("caption"))
         if not isinstance(name, str) or not isinstance(text, str):
             raise UsageError(
                 f"{where} lacks a file name or a caption.",
-                hint='A line is {"file_name": "apple.png", "text": "a red apple"}.',
+                hint='A line is {"file_name": "apple.png", "text": "a red apple"}, or has these columns.',
                 field="data",
             )
         picture = path.parent / name
@@ -277,6 +290,29 @@ def _listed(path: Path, known: set[Path]) -> Iterator[tuple[Path, str]]:
                 field="data",
             )
         yield picture, _clean(text, where)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(_read(path).split(b"\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        try:
+            entry: Any = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise UsageError(f"{where} is not JSON: {error}.", hint="One object a line.", field="data") from error
+        yield where, entry if isinstance(entry, dict) else {}
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        table = csv.DictReader(io.StringIO(_read(path).decode("utf-8-sig"), newline=""), strict=True)
+        for row in table:
+            yield f"{path}, line {table.line_num}", row
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UsageError(
+            f"{path} is not a table of UTF-8 text: {error}.", hint="Save it as CSV.", field="data"
+        ) from error
 
 
 def _caption_beside(path: Path, folder: Path) -> str | None:

@@ -94,7 +94,7 @@ class PredictorRun(TrainingRun):
             torch.manual_seed(settings.seed)
             self.predictor = LatentPredictor(config).to(backbone.device)
         optimizer = torch.optim.Adam(self.predictor.parameters(), lr=settings.rate)
-        super().__init__(self.predictor, optimizer, seed=settings.seed, resume=resume)
+        super().__init__(self.predictor, optimizer, seed=settings.seed, pictures=pictures, resume=resume)
 
     @property
     def config(self) -> dict[str, Any]:

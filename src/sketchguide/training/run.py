@@ -16,6 +16,7 @@ from sketchguide.errors import TrainingError
 from sketchguide.levels import Level
 from sketchguide.seeds import generators
 from sketchguide.training.checkpoints import Checkpoint
+from sketchguide.training.data import Pictures
 
 MAX_SKIPS = 20  # steps in a row whose loss may be NaN before the run stops
 
@@ -31,11 +32,20 @@ class TrainingStep(NamedTuple):
 class TrainingRun(ABC):
     """Iterate it for steps, ask `state` for a checkpoint; `module` is what learns.
 
-    A run restored from a checkpoint goes on as if it had never stopped.
+    A run restored from a checkpoint goes on as if it had never stopped. `pictures` is what batches are drawn from.
     """
 
-    def __init__(self, module: nn.Module, optimizer: Optimizer, *, seed: int, resume: Checkpoint | None = None) -> None:
+    def __init__(
+        self,
+        module: nn.Module,
+        optimizer: Optimizer,
+        *,
+        seed: int,
+        pictures: Pictures | None = None,
+        resume: Checkpoint | None = None,
+    ) -> None:
         self.module = module
+        self._drawn = pictures
         self.optimizer = optimizer
         (self.rng,) = generators([seed])
         self.step = 0
@@ -48,6 +58,8 @@ class TrainingRun(ABC):
             self.step = resume.step
             self.skipped = int(resume.state["skipped"])
             self.seconds = float(resume.state["seconds"])
+            if pictures is not None:
+                pictures.used.update(resume.state["used"].tolist())
 
     @property
     @abstractmethod
@@ -70,6 +82,7 @@ class TrainingRun(ABC):
             "rng": self.rng.get_state(),
             "skipped": self.skipped,
             "seconds": self.seconds,
+            **({} if self._drawn is None else {"used": torch.tensor(sorted(self._drawn.used), dtype=torch.int64)}),
         }
 
     def __iter__(self) -> Iterator[TrainingStep]:

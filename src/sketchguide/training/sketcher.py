@@ -66,7 +66,7 @@ class SketcherRun(TrainingRun):
             torch.manual_seed(settings.seed)
             self.sketcher = Sketcher(config).to(device)
         optimizer = torch.optim.Adam(self.sketcher.parameters(), lr=settings.rate)
-        super().__init__(self.sketcher, optimizer, seed=settings.seed, resume=resume)
+        super().__init__(self.sketcher, optimizer, seed=settings.seed, pictures=pictures, resume=resume)
 
     @property
     def config(self) -> dict[str, Any]:

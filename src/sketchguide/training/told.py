@@ -40,7 +40,9 @@ class ToldTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("rate", "steps", "batch", "warmup"):
+        if not 0 < self.rate <= 1:
+            raise UsageError(f"rate is {self.rate}; it must be above 0 and at most 1.", field="rate")
+        for name in ("steps", "batch", "warmup"):
             if not getattr(self, name) > 0:
                 raise UsageError(f"{name} is {getattr(self, name)}; it must be above 0.", field=name)
         if not 0 <= self.drop <= 1:
@@ -79,7 +81,7 @@ class ToldRun(TrainingRun):
         control.to(memory_format=torch.channels_last if told.device.type == "cpu" else torch.preserve_format)
         control.train().requires_grad_(True)
         optimizer = torch.optim.AdamW(control.parameters(), lr=settings.rate, weight_decay=settings.decay)
-        super().__init__(control, optimizer, seed=settings.seed, resume=resume)
+        super().__init__(control, optimizer, seed=settings.seed, pictures=pictures, resume=resume)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -1,0 +1,63 @@
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from sketchguide.evaluation.benchmark import Result
+from sketchguide.evaluation.summary import Summary, paired
+
+
+def result(method: str, drawing: str, seed: int, f1: float, *, error: str = "", seconds: float = 1.0) -> Result:
+    figures: dict[str, Any] = {} if error else {"f1": f1, "chamfer": 0.1, "right": float(f1 > 0.5), "seconds": seconds}
+    return Result(method=method, set="s", drawing=drawing, prompt="a", seed=seed, error=error, **figures)
+
+
+@pytest.fixture
+def uneven(monkeypatch: pytest.MonkeyPatch) -> Summary:
+    """Two methods that do exactly alike, but one has failed at the easier seed of two of three drawings."""
+    results: list[Result] = []
+    for number, drawing in enumerate("abc"):
+        for seed, f1 in ((number, 0.2), (10 + number, 0.8)):
+            failed = f1 == 0.8 and drawing != "c"
+            results.append(result("text", drawing, seed, f1))
+            results.append(result("lgp", drawing, seed, f1, error="out of memory" if failed else ""))
+    judges = SimpleNamespace(features=None, reference=None)
+    bench: Any = SimpleNamespace(labels=lambda: [("text", "s"), ("lgp", "s")], floor="text", judges=judges)
+    monkeypatch.setattr(Summary, "_ods", lambda *_: 0.5)
+    return Summary(bench, results)
+
+
+def test_methods_are_compared_on_the_seeds_that_both_have(uneven: Summary) -> None:
+    (beside,) = uneven.comparisons("lgp")
+    assert beside.drawings == 3
+    assert (beside.f1.low, beside.f1.estimate, beside.f1.high) == (0, 0, 0)
+    assert beside.right is not None
+    assert (beside.right.low, beside.right.high) == (0, 0)
+
+
+def test_a_row_is_a_multiple_of_the_floor_at_the_same_seeds(uneven: Summary) -> None:
+    _, row = uneven.rows()
+    assert row.failed == 2
+    assert row.ratio is not None
+    assert (row.ratio.low, row.ratio.high) == (1, 1)
+    assert row.more_right is not None
+    assert (row.more_right.low, row.more_right.high) == (0, 0)
+    assert row.f1 is not None
+    assert row.f1.estimate == pytest.approx((0.2 + 0.2 + 0.5) / 3)  # its own, all that it made
+
+
+def test_times_compare_where_the_floor_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = [result("text", "a", 1, 0.5), result("text", "b", 2, 0.5, error="x")]
+    results += [result("lgp", "a", 1, 0.5, seconds=1.5), result("lgp", "b", 2, 0.5, seconds=9.0)]
+    judges = SimpleNamespace(features=None, reference=None)
+    bench: Any = SimpleNamespace(labels=lambda: [("text", "s"), ("lgp", "s")], floor="text", judges=judges)
+    monkeypatch.setattr(Summary, "_ods", lambda *_: 0.5)
+    assert Summary(bench, results).rows()[1].seconds == 1.5
+
+
+def test_pairs_are_in_one_order() -> None:
+    ours = [result("a", "x", 1, 0.1), result("a", "y", 2, 0.2), result("a", "x", 3, 0.3)]
+    others = [result("b", "x", 3, 0.6), result("b", "x", 1, 0.4), result("b", "z", 2, 0.5)]
+    left, right = paired(ours, others)
+    assert [(r.drawing, r.seed) for r in left] == [(r.drawing, r.seed) for r in right] == [("x", 1), ("x", 3)]
+    assert [r.f1 for r in right] == [0.4, 0.6]

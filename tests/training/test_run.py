@@ -1,0 +1,58 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+from sketchguide.errors import UsageError
+from sketchguide.training.checkpoints import Checkpoints
+from sketchguide.training.data import Pictures, find_examples
+from sketchguide.training.predictor import PredictorRun, PredictorTraining
+from sketchguide.training.told import ToldTraining
+from support import Tiny
+from training.test_predictor import TAPS, Ink
+
+
+def run_of(tiny: Tiny, pictures: Pictures, steps: int, resume: Checkpoints | None = None) -> PredictorRun:
+    asked = PredictorTraining(steps=steps, batch=2, views=2, widths=(8,), taps=TAPS)
+    return PredictorRun(tiny(), pictures, Ink(), asked, resume=None if resume is None else resume.latest())
+
+
+def test_the_pictures_that_were_drawn_are_counted_over_an_interruption(tiny: Tiny, boxes: Path, tmp_path: Path) -> None:
+    examples = find_examples(boxes)
+    whole, first, second = (Pictures(examples, size=(64, 64)) for _ in range(3))
+    assert not whole.used
+    for _ in run_of(tiny, whole, 5):
+        pass
+    assert 1 < len(whole.used) < len(examples)
+    run = run_of(tiny, first, 5)
+    for step in run:
+        if step.step == 2:
+            break
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(2, run.state(), {})
+    assert first.used < whole.used
+    for _ in run_of(tiny, second, 5, resume=checkpoints):
+        pass
+    assert second.used == whole.used
+
+
+def test_a_picture_that_cannot_be_read_is_not_counted(boxes: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes((boxes / "0.png").read_bytes())
+    for number in range(1, 12):
+        (tmp_path / f"b{number}.png").write_bytes((boxes / "1.png").read_bytes())
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match="no caption"):
+        pictures = Pictures(find_examples(tmp_path), size=(64, 64))
+    pictures.batch(torch.Generator().manual_seed(0), 200)
+    assert len(pictures.used) == 11
+    assert pictures.fixed(12)[0].shape[0] == 11
+    assert len(pictures.used) == 11
+
+
+@pytest.mark.parametrize("rate", [0, -1, 1.5, float("inf"), float("nan")])
+def test_a_rate_out_of_range_is_refused(rate: float) -> None:
+    with pytest.raises(UsageError) as caught:
+        ToldTraining(rate=rate)
+    assert caught.value.field == "rate"
+    with pytest.raises(UsageError):
+        PredictorTraining(rate=rate)
