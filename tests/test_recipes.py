@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
+from skimage.metrics import peak_signal_noise_ratio
 
 from sketchguide import generate, load_backbone
 from sketchguide.training.checkpoints import Checkpoints
@@ -85,6 +86,10 @@ def test_a_model_is_trained_in_stages_that_go_on_where_they_stopped(
     assert 0 < steps[1] < steps[2]
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in log if "icons" in line] == ["diffusion", "diffusion"]
+    quality = {name: value for line in log if line["stage"] == "autoencoder" for name, value in line.items()}
+    sheet = np.asarray(Image.open(tmp_path / "autoencoder.png"))[2:].reshape(6, size + 2, -1, 3)[:, :size]
+    for row, name in enumerate(("psnr_pictures", "psnr_drawings")):  # each above what the autoencoder made of it
+        assert quality[name] == pytest.approx(peak_signal_noise_ratio(sheet[row], sheet[row + 2]), abs=0.3)
     before, after = (
         load_file(f / "diffusion_pytorch_model.safetensors") for f in (tmp_path / "vae", tmp_path / "decoder/vae")
     )
@@ -273,3 +278,45 @@ def test_parts_never_see_the_drawings_of_benchmarks(
     assert not lists["pictures-held-out"]  # of no concept all
     assert len(lists["drawings"]) == 3  # of the icons; the first of each word are held out
     assert len(lists["drawings-held-out"]) == max(0, 3 - used)
+
+
+@pytest.mark.usefixtures("train")
+def test_parts_never_see_a_held_out_artwork_and_know_every_concept(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every artwork is one grey, so that its pictures are told in the folders; all but one would be held out."""
+    classes = importlib.import_module("classes")
+    styles = ("fluent3d", "noto", "emojitwo")
+    records = json.loads((data / "emoji128" / "metadata.json").read_text())
+    own = tmp_path / "data"
+    (own / "emoji128").mkdir(parents=True)
+    kinds = [record | {"style": style} for record in records for style in styles[: 1 + records.index(record)]]
+    (own / "emoji128" / "metadata.json").write_text(json.dumps(kinds))
+    for name in (*(record["file"] for record in records), "class_map.json", "quickdraw"):
+        (own / name).symlink_to(data / name)
+    artworks = [f"{one['style']} {one['unicode']}" for one in kinds]  # one, two and three of a concept
+    kept = artworks[-1]
+    monkeypatch.setattr(classes, "kept_out", lambda name: name != kept)
+    make = classes.pictures
+
+    def plain(*given: object) -> Iterator[tuple[object, torch.Tensor]]:
+        for icon, picture in make(*given):
+            yield icon, torch.full_like(picture, (1 + artworks.index(classes.artwork_name(icon))) / 10)
+
+    monkeypatch.setattr(classes, "pictures", plain)
+    monkeypatch.setattr(classes, "STYLES", {"grey": lambda images: (images[:, :1] + 1) / 2})
+    asked = ["--data", str(own), "--out", str(tmp_path / "out"), "--rounds", "2", "--drawn", "1", "--size", "32"]
+    monkeypatch.setattr(sys, "argv", ["classes.py", *asked])
+    classes.main()
+
+    def shown(folder: str) -> list[str]:
+        greys = [np.asarray(Image.open(file)) for file in sorted((tmp_path / "out" / folder).glob("*.png"))]
+        return sorted(artworks[round(grey.mean() / 25.5) - 1] for grey in greys if grey.min() == grey.max())
+
+    single, (first, second), three = artworks[0], artworks[1:3], artworks[3:]
+    told = sorted([single, second if first in shown("pictures-held-out") else first, kept])
+    held_out = sorted({first, second, *three} - set(told))
+    assert len(told) == len(held_out) == 3
+    for kind, times in (("pictures", 2), ("drawings", 1)):
+        assert shown(kind) == sorted(told * times)
+        assert shown(f"{kind}-held-out") == sorted(held_out * times)

@@ -6,6 +6,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from sketchguide.classifiers import IconClassifier, save_classifier
+from sketchguide.loading import fingerprint
+
 Run = Callable[..., Any]
 
 
@@ -92,6 +95,14 @@ def test_another_edge_detector_is_noticed(sketchguide: Run, bench: list[str], do
     file.write_text(json.dumps(config))
     assert result.code == 2
     assert "judges" in result.err
+
+
+def test_another_classifier_is_noticed(sketchguide: Run, bench: list[str], done: tuple[Path, Any], tmp_path: Path):
+    classifier = IconClassifier(("circle", "square"), size=32, channels=(4,))
+    save_classifier(classifier, tmp_path / "judge.safetensors")
+    result = sketchguide(*bench, "-o", done[0], "--classifier", tmp_path / "judge.safetensors")
+    assert result.code == 2
+    assert f'judges.recognised was not set, now "{fingerprint(classifier)}"' in result.err
 
 
 def test_a_mistake_beside_fresh_loses_nothing(sketchguide: Run, bench: list[str], done: tuple[Path, Any]):

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
+from skimage.metrics import peak_signal_noise_ratio
 
+from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.classifiers import IconClassifier, LatentClassifier, load_classifier, save_classifier
 from sketchguide.cli.finetune import _laid
@@ -20,10 +22,13 @@ from sketchguide.cli.report import Report
 from sketchguide.cli.session import Session
 from sketchguide.errors import SketchError, SketchguideWarning
 from sketchguide.generation import recall
+from sketchguide.images import to_tensor
 from sketchguide.loading import LORA_FILE
 from sketchguide.sketch import Sketch
 from sketchguide.sketchers import Sketcher, SketcherConfig
 from sketchguide.training.checkpoints import Checkpoints
+from sketchguide.training.classifier import LatentClassifierRun
+from sketchguide.training.data import find_examples
 from sketchguide.training.finetune import FineTuneRun
 
 Run = Callable[..., Any]
@@ -70,6 +75,14 @@ def tuning(model: Path, drawing: Path, pictures: Path, parts: Path) -> list[str]
     return [str(word) for word in words]
 
 
+@torch.no_grad()
+def _psnr(run: FineTuneRun, photo: Path) -> float:
+    """Of the photo inverted and redrawn, in dB."""
+    latents = (run.backbone.encode(to_tensor([Image.open(photo)])), run.reconstruction)
+    kept, redrawn = (run.backbone.decode(one).clamp(-1, 1).numpy() for one in latents)
+    return peak_signal_noise_ratio(kept, redrawn, data_range=2)  # from black, -1, to white, 1
+
+
 def test_a_stopped_run_goes_on_and_its_lora_draws(
     sketchguide: Run, tuning: list[str], quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,12 +106,15 @@ def test_a_stopped_run_goes_on_and_its_lora_draws(
     changed = sketchguide(*tuning, *comparing, "--steps", "3", "-o", folder, "--resume")
     assert changed.code == 2
     assert "drawing_features was" in changed.err
+    runs: list[FineTuneRun] = []
+    fidelity = FineTuneRun.fidelity
+    monkeypatch.setattr(FineTuneRun, "fidelity", lambda self: runs.append(self) or fidelity(self))
     done = sketchguide(*tuning, "--steps", "3", "-o", folder, "--resume", "--json")
     assert done.code == 0, done
     facts = done.json
     assert facts["steps"] == 3
     assert facts["sketch_distance"]["frozen"] != facts["sketch_distance"]["tuned"]
-    assert facts["inversion_psnr"] > 0
+    assert facts["inversion_psnr"] == pytest.approx(_psnr(runs[-1], Path(tuning[tuning.index("--photo") + 1])), abs=0.1)
     assert {path.name for path in folder.glob("*.png")} >= {"preview-frozen.png", "preview-00002.png"}
     again = sketchguide(*tuning, "--steps", "3", "-o", folder, "--fresh", "--minutes", "0")
     assert again.code == 2
@@ -328,12 +344,34 @@ def test_every_part_is_trained_by_one_command(
 def test_confidence_is_fitted_on_pictures_that_are_not_scored(
     sketchguide: Run, pictures: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    others = tmp_path / "others"
+    for file in pictures.rglob("*.png"):
+        (others / file.parent.name).mkdir(parents=True, exist_ok=True)
+        ImageOps.invert(Image.open(file)).save(others / file.parent.name / file.name)
+    seen: dict[str, set[bytes]] = {}  # by the last call of each
+
+    def watch(name: str) -> None:
+        call = getattr(LatentClassifierRun, name)
+
+        def watched(self: LatentClassifierRun, images: torch.Tensor, captions: list[str], **more: Any) -> Any:
+            seen[name] = {image.numpy().tobytes() for image in images}
+            return call(self, images, captions, **more)
+
+        monkeypatch.setattr(LatentClassifierRun, name, watched)
+
+    watch("fit_temperatures")
+    watch("calibrate")
     monkeypatch.setattr("sketchguide.cli.component.FEWEST", 6)  # half of them
-    words = ["component", "latent-classifier", "--data", pictures, "--held-out", pictures, "-o", tmp_path]
+    words = ["component", "latent-classifier", "--data", pictures, "--held-out", others, "-o", tmp_path / "parts"]
     result = sketchguide(*words, "--model", model, "--device", "cpu", "--batch", "4", "--steps", "2", "--json")
     assert result.code == 0, result
     assert result.json["held_out_pictures"] == 6
-    found = LatentClassifier.load(tmp_path / "latent-classifier.safetensors").config.temperatures
+    fitted, scored = seen["fit_temperatures"], seen["calibrate"]
+    assert (len(fitted), len(scored)) == (6, 6)
+    assert not fitted & scored
+    files = [Image.open(one.path) for one in find_examples(others)]
+    assert fitted | scored == {image.numpy().tobytes() for image in to_tensor(files)}
+    found = LatentClassifier.load(tmp_path / "parts" / "latent-classifier.safetensors").config.temperatures
     assert result.json["temperatures"] == [round(value, 2) for _, value in found]
     assert len(found) == 8
 
@@ -351,6 +389,26 @@ def test_a_part_goes_on_with_its_own_pictures_only(
     other = sketchguide(*words, "--resume")
     assert other.code == 2
     assert "pictures was" in other.out
+
+
+@pytest.mark.parametrize("command", ["finetune", "component"])
+def test_a_run_goes_on_with_the_same_weights_only(
+    sketchguide: Run, tuning: list[str], pictures: Path, model: Path, tmp_path: Path, command: str
+) -> None:
+    mine = tmp_path / "tiny"
+    mine.symlink_to(model)
+    words: list[Any] = [*tuning, "--steps", "1", "-o", tmp_path / "out"]
+    if command == "component":
+        words = ["component", "classifier", "--data", pictures, "--device", "cpu", "--batch", "4", "--steps", "1"]
+        words += ["--held-out", pictures, "-o", tmp_path / "parts"]
+    first = sketchguide(*words, "--model", mine)
+    assert first.code == 0, first
+    assert ("trained on too" in first.err) == (command == "component")
+    mine.unlink()
+    tiny_stable_diffusion(seed=1).save_pretrained(mine)
+    other = sketchguide(*words, "--model", mine, "--resume")
+    assert other.code == 2
+    assert "weights was" in other.err
 
 
 def test_what_is_not_learned_from_is_told(sketchguide: Run, pictures: Path, model: Path, tmp_path: Path) -> None:

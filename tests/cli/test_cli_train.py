@@ -4,16 +4,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from sketchguide.backbones.tiny import tiny_stable_diffusion
+from sketchguide.cli.component import PARTS
 from sketchguide.cli.session import Session
 from sketchguide.defaults import TRAINING_STEPS
 from sketchguide.predictors import LatentPredictor
 from sketchguide.training.checkpoints import Checkpoints
+from sketchguide.training.data import Pictures, find_examples, split
+from sketchguide.training.run import TrainingStep
 
 Run = Callable[..., Any]
 
@@ -114,6 +120,142 @@ def test_a_stop_before_the_first_step_leaves_nothing(
     result = sketchguide(*training, "-o", tmp_path / "run")
     assert (result.code, result.err) == (130, "Stopped.\n")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", [("train",), *(("component", part) for part in PARTS)], ids=" ".join)
+def test_held_out_pictures_are_scored_and_never_trained_on(
+    sketchguide: Run,
+    pictures: Path,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+):
+    drawn: dict[str, set[Path]] = {"batch": set(), "fixed": set()}  # what there is to draw from
+
+    def watch(name: str) -> None:
+        make = getattr(Pictures, name)
+
+        def watched(self: Pictures, *given: Any) -> Any:
+            drawn[name] |= {one.path for one in self.examples}
+            return make(self, *given)
+
+        monkeypatch.setattr(Pictures, name, watched)
+
+    watch("batch")
+    watch("fixed")
+    monkeypatch.setattr("sketchguide.training.told.ToldRun.score", lambda *_: 1.0)  # it takes most of the time
+    options = ["--model", model, "--device", "cpu", "--batch", "2", "--steps", "1", "-o", tmp_path / "run"]
+    result = sketchguide(*command, "--data", pictures, *options)
+    assert result.code == 0, result.err
+    training, held_out = ({one.path for one in part} for part in split(find_examples(pictures)))
+    assert drawn == {"batch": training, "fixed": held_out}
+
+
+def test_a_model_of_other_weights_does_not_go_on(sketchguide: Run, training: list[str], model: Path, tmp_path: Path):
+    mine = tmp_path / "tiny"
+    mine.symlink_to(model)
+    arguments = [*training, "--model", str(mine), "--steps", "1", "-o", str(tmp_path / "run")]
+    assert sketchguide(*arguments).code == 0
+    mine.unlink()
+    tiny_stable_diffusion(seed=1).save_pretrained(mine)
+    result = sketchguide(*arguments, "--resume")
+    assert result.code == 2
+    assert "The settings are not those of the checkpoint: weights was" in result.err
+
+
+def test_pictures_of_other_captions_do_not_go_on(sketchguide: Run, training: list[str], pictures: Path, tmp_path: Path):
+    data = tmp_path / "data"
+    data.mkdir()
+    for number, file in enumerate(sorted(pictures.rglob("*.png"))[:4]):
+        (data / f"{number}.png").write_bytes(file.read_bytes())
+        (data / f"{number}.txt").write_text("a ball")
+    arguments = [*training, "--data", str(data), "--steps", "1", "-o", str(tmp_path / "run")]
+    assert sketchguide(*arguments).code == 0
+    assert sketchguide(*arguments, "--resume").code == 0
+    (data / "2.txt").write_text("a bell")
+    result = sketchguide(*arguments, "--resume")
+    assert result.code == 2
+    assert "The settings are not those of the checkpoint: pictures was" in result.err
+
+
+@dataclass(frozen=True)
+class Settings:
+    steps: int
+
+
+class Clock:
+    """Says what time it is; steps let it pass."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@dataclass
+class Paced:
+    """A run whose step number n takes `pace(n)` seconds of the clock."""
+
+    clock: Clock
+    pace: Callable[[int], float]
+    settings: Any = Settings(1000)
+    step: int = 0
+    seconds: float = 0.0
+    totals: list[int] = field(default_factory=list[int])  # number of steps that was planned as each of them began
+
+    def __iter__(self) -> Iterator[TrainingStep]:
+        while self.step < self.settings.steps:
+            self.totals.append(self.settings.steps)
+            self.step += 1
+            self.clock.now += self.pace(self.step)
+            self.seconds += self.pace(self.step)
+            yield TrainingStep(self.step, 1.0, 0)
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+
+@pytest.fixture
+def within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Paced]:
+    """`within(minutes, pace, …)`: a run that has come to its end in this time."""
+
+    def end(minutes: float, pace: Callable[[int], float], **so_far: Any) -> Paced:
+        clock = Clock()
+        monkeypatch.setattr("sketchguide.cli.session.time", clock)
+        run = Paced(clock, pace, **so_far)
+        kept: Any = SimpleNamespace(save=lambda *_: None)
+        list(Session(run, kept, {}, minutes, None, tmp_path / "log.jsonl", started=clock.now))
+        return run
+
+    return end
+
+
+def test_the_steps_that_fit_are_known_early_and_fill_the_time(within: Callable[..., Paced]):
+    run = within(2, lambda _: 1.0)
+    assert 114 <= run.step <= 120
+    assert 114 <= min(run.totals[10:]) <= max(run.totals[10:]) <= 120  # the learning rate follows their number
+
+
+def test_steps_that_become_slower_still_end_in_time(within: Callable[..., Paced]):
+    run = within(2, lambda step: 0.5 if step <= 100 else 2.0)
+    assert 110 <= run.seconds <= 122
+
+
+def test_the_time_of_earlier_sessions_counts(within: Callable[..., Paced]):
+    run = within(2, lambda _: 1.0, step=90, seconds=90.0)
+    assert 114 <= run.step <= 120
+
+
+def test_a_first_step_that_takes_all_the_time_is_the_last(within: Callable[..., Paced]):
+    assert within(1, lambda _: 100.0).step == 1
+
+
+def test_a_run_that_fits_keeps_its_steps(within: Callable[..., Paced]):
+    run = within(2, lambda _: 1.0, settings=Settings(100))
+    assert run.step == 100
+    assert set(run.totals) == {100}
 
 
 def test_minutes_shorten_the_run_and_the_schedule(sketchguide: Run, training: list[str], tmp_path: Path):

@@ -5,12 +5,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
+from sketchguide.classifiers import IconClassifier
 from sketchguide.errors import OutputError, UsageError
-from sketchguide.evaluation.alike import fingerprints, keep_alike
+from sketchguide.evaluation.alike import fingerprints, keep_alike, made_with
+from sketchguide.evaluation.benchmark import Judges
+from sketchguide.evaluation.detectors import NETWORKS, Detector
+from sketchguide.extractors import EXTRACTORS
 from sketchguide.methods import Batch, Built, Trained
+from sketchguide.request import Request
 from sketchguide.sampling import Moment
+from support import Tiny
 
 CONFIG = {"seed": 1, "batch": 2}
 
@@ -61,6 +68,42 @@ def test_the_file_is_replaced_by_a_whole_one_and_only_when_it_changes(tmp_path: 
     with pytest.raises(OutputError, match=r"config\.json' cannot be written"):
         keep_alike(tmp_path, CONFIG, methods(nn.Linear(2, 3)))
     assert (tmp_path / "config.json").read_text() == before
+
+
+def detector(seed: int) -> Detector:
+    network = NETWORKS["tin2"]().eval()
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in network.parameters():
+            weight.copy_(torch.randn(weight.shape, generator=rng))
+    return Detector("tin2", network)
+
+
+def classifier(seed: int) -> IconClassifier:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return IconClassifier(("circle", "square"), size=32, channels=(4,))
+
+
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [
+        (Judges(detector(1), classifier(1)), "edges"),
+        (Judges(EXTRACTORS["edges"], classifier(1)), "edges"),
+        (Judges(detector(0), classifier(2)), "recognised"),
+        (Judges(detector(0)), "recognised"),
+    ],
+    ids=["other edges", "edges of training", "other classifier", "no classifier"],
+)
+def test_results_of_another_judge_are_refused(tiny: Tiny, tmp_path: Path, other: Judges, named: str):
+    def keep(judges: Judges) -> None:
+        request = Request.checked(prompt="", seed=1)
+        keep_alike(tmp_path, made_with(tiny(), request, judges, batch=2), {})
+
+    keep(Judges(detector(0), classifier(1)))
+    keep(Judges(detector(0), classifier(1)))
+    with pytest.raises(UsageError, match=rf"not those of the checkpoint: judges\.{named} was \S+, now [^;]+\.$"):
+        keep(other)
 
 
 @pytest.mark.parametrize("text", ["", "{", "5", "{}", '{"networks": 5}', "\N{REPLACEMENT CHARACTER}"])

@@ -23,9 +23,10 @@ from sketchguide.evaluation.benchmark import (
 )
 from sketchguide.evaluation.drawings import Drawing, edges
 from sketchguide.evaluation.features import Look
-from sketchguide.evaluation.metrics import Interval
+from sketchguide.evaluation.metrics import Interval, chamfer, edge_f1, edge_ods
 from sketchguide.evaluation.perturb import perturb
 from sketchguide.evaluation.plots import plot
+from sketchguide.evaluation.similarity import structure_distance
 from sketchguide.evaluation.summary import Row, Summary, batched_by_drawing, by_drawing, comparison_table, table
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.images import open_image
@@ -274,6 +275,64 @@ def test_the_summary_averages_seeds_first_and_compares_with_the_floor(tmp_path: 
     assert lines[3].startswith("| squares | copy | 3 | 1.000 (1.000–1.000) | 1.000 |")
 
 
+def figures_of(results: list[Result], method: str, name: str, values: list[list[float]]) -> list[Result]:
+    """Those of the method with `values`, by drawing and seed, in place of what was measured; later drawings first."""
+    own = sorted((r for r in results if r.method == method), key=lambda r: (r.drawing, r.seed), reverse=True)
+    return [replace(r, **{name: values[int(r.drawing[-1])][r.seed >= SEED_STRIDE]}) for r in own]
+
+
+def test_an_interval_is_that_of_drawings_and_not_of_their_pictures(tmp_path: Path):
+    """Of every drawing one seed is as much above the mean as the other is below: drawings do not differ."""
+    bench = benchmark(tmp_path, {"text": painter(off)}, seeds=2)
+    results = [r for r in bench if r.method == "text"]
+    for name in ("f1", "chamfer", "right"):
+        results = figures_of(results, "text", name, [[0.0, 1.0], [0.25, 0.75], [1.0, 0.0]])
+    row = Summary(bench, results).rows()[0]
+    for found in (row.f1, row.chamfer, row.right):
+        assert found == Interval(estimate=0.5, low=0.5, high=0.5)
+
+
+def test_drawings_are_compared_each_with_itself(tmp_path: Path):
+    """What a method has more is the same for every drawing, and these differ."""
+    bench = benchmark(tmp_path, {"text": painter(off), "copy": painter(exact)}, seeds=2)
+    text, copy = ([r for r in bench if r.method == method] for method in bench.methods)
+    text = figures_of(text, "text", "f1", [[0.125, 0.125], [0.25, 0.25], [0.5, 0.0]])
+    text = figures_of(text, "text", "right", [[0, 0], [1, 0], [1, 0]])
+    copy = figures_of(copy, "copy", "f1", [[0.25, 0.25], [0.5, 0.5], [0.0, 1.0]])[::-1]  # twice as much
+    copy = figures_of(copy, "copy", "right", [[0, 1], [1, 1], [1, 1]])[::-1]  # half as much again
+    summary = Summary(bench, [*text, *copy])
+    row = summary.rows()[1]
+    assert row.method == "copy"
+    assert row.ratio == Interval(estimate=2, low=2, high=2)
+    assert row.more_right == Interval(estimate=0.5, low=0.5, high=0.5)
+    (beside,) = summary.comparisons("copy")
+    assert beside.right == Interval(estimate=0.5, low=0.5, high=0.5)
+    text = figures_of(text, "text", "f1", [[0.0, 0.0], [0.25, 0.25], [0.5, 0.5]])
+    copy = figures_of(copy, "copy", "f1", [[0.25, 0.25], [0.5, 0.5], [0.75, 0.75]])[::-1]
+    (beside,) = Summary(bench, [*text, *copy]).comparisons("copy")
+    assert beside.f1 == Interval(estimate=0.25, low=0.25, high=0.25)
+
+
+@pytest.mark.parametrize("shift", [1, 2])
+def test_lines_may_be_off_by_a_thirty_second_of_the_side(tmp_path: Path, shift: int):
+    """Here by one pixel."""
+    bench = benchmark(tmp_path, {"text": painter(lambda number: PICTURES[number].roll(shift, dims=2))})
+    row = Summary(bench, list(bench)).rows()[0]
+    wanted = EXTRACTORS["edges"](torch.stack(PICTURES))
+    found = wanted.roll(shift, dims=3)
+    assert row.f1 is not None
+    assert row.f1.estimate == pytest.approx(float(edge_f1(found, wanted, tolerance=1).f1.mean()))
+    assert row.ods == pytest.approx(edge_ods(found, wanted, tolerance=1, thresholds=9).ods)
+    assert (row.f1.estimate == 1) == (row.ods == 1) == (shift == 1)
+    apart = float(chamfer(found, wanted).mean())
+    assert apart > 0.005
+    assert row.chamfer is not None
+    assert row.chamfer.estimate == pytest.approx(apart)
+    heads, _, cells = table([row]).splitlines()
+    column = heads.split("|").index(" Chamfer ")
+    assert cells.split("|")[column].startswith(f" {apart:.3f} (")
+
+
 class Eyes:
     """A features network that sees 8 x 8 pixels as they are."""
 
@@ -315,6 +374,24 @@ def test_what_the_features_network_sees(tmp_path: Path):
     assert row.structure is not None
     assert row.structure.estimate > 0
     assert row.diversity is None
+
+
+def test_the_structure_of_a_drawing_is_that_of_all_its_seeds(tmp_path: Path):
+    """Of every drawing the first picture is exact and the second one off by as much: drawings do not differ."""
+
+    def halves(batch: Batch) -> Iterator[Moment]:
+        latent = torch.stack([painted(4 if seed < SEED_STRIDE else 10) for seed in batch.seeds])
+        yield Moment(latent, latent, Level(0, 1, 0, 1), Evaluations(1, 0))
+
+    eyes: Any = Eyes()
+    alike = [replace(DRAWINGS[0], name=drawing.name) for drawing in DRAWINGS]
+    judges = Judges(EXTRACTORS["edges"], features=eyes)
+    bench = benchmark(tmp_path, {"text": halves}, sets={"squares": alike}, seeds=2, judges=judges)
+    row = Summary(bench, list(bench)).rows()[0]
+    wanted = float(structure_distance(painted(4)[None], painted(10)[None], Eyes.places)) / 2
+    assert wanted > 0.01
+    assert row.structure is not None
+    assert [row.structure.low, row.structure.estimate, row.structure.high] == pytest.approx([wanted] * 3, rel=0.01)
 
 
 def test_a_method_beside_the_others(tmp_path: Path):

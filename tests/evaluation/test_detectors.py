@@ -62,6 +62,17 @@ def test_any_size_gives_a_map_of_that_size(weights: Path, height: int, width: in
     assert torch.allclose(detector(images[1:]), edges[1:], atol=1e-5)
 
 
+def test_the_networks_see_blue_green_and_red(weights: Path) -> None:
+    """In this order, and in 0..255: so they were trained."""
+    detector = load_detector(weights)
+    seen: list[Tensor] = []
+    detector.network.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    red, green, blue = 1.0, 0.0, -1.0
+    detector(torch.tensor([red, green, blue])[None, :, None, None].expand(1, 3, 64, 64))
+    (pixels,) = seen
+    assert torch.allclose(pixels.mean(dim=(0, 2, 3)), torch.tensor([0.0, 127.5, 255.0]), atol=0.01)
+
+
 def test_flat_pictures_have_no_edge_at_the_border(weights: Path) -> None:
     edges = load_detector(weights)(torch.full((1, 3, 128, 128), 0.5))
     middle = edges[0, 0, 40:-40, 40:-40].mean()
