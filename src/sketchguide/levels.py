@@ -50,8 +50,17 @@ class Prediction(NamedTuple):
 
     @classmethod
     def read(cls, kind: PredictionKind, output: Tensor, latent: Tensor, level: Level) -> Prediction:
-        """Turn a network's raw `output` at `latent` (both (B, C, h, w)) into clean image and noise."""
+        """Turn a network's raw `output` at `latent` (both (B, C, h, w)) into clean image and noise.
+
+        Raises UsageError where a network that predicts the noise is asked of nothing but noise.
+        """
         a, s = level.alpha, level.sigma
+        if kind == "epsilon" and a == 0:
+            raise UsageError(
+                "The network predicts the noise, and the walk begins where there is nothing else (zero terminal SNR).",
+                hint="Set rescale_betas_zero_snr of the scheduler to False, or choose another solver.",
+                field="solver",
+            )
         match kind:
             case "epsilon":
                 return cls((latent - s * output) / a, output)

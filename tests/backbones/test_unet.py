@@ -182,8 +182,9 @@ def test_levels_that_cannot_be_walked_are_refused() -> None:
     with pytest.raises(UsageError, match="levels of 4 steps"):
         backbone.levels(4)
     pipeline.scheduler = DDIMScheduler(rescale_betas_zero_snr=True, timestep_spacing="trailing", clip_sample=False)
+    (first, *_), told = backbone.levels(4), backbone.describe(["a"])
     with pytest.raises(UsageError, match="zero terminal SNR"):
-        backbone.levels(4)
+        backbone.predict(torch.zeros(1, 4, 16, 16), first, told)
 
 
 @pytest.mark.parametrize("setting", ["clip_sample", "thresholding"])

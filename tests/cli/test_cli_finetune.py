@@ -84,9 +84,11 @@ def _psnr(run: FineTuneRun, photo: Path) -> float:
 
 
 def test_a_stopped_run_goes_on_and_its_lora_draws(
-    sketchguide: Run, tuning: list[str], quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sketchguide: Run, tuning: list[str], quick: list[str], model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tmp_path / "ball"
+    folder, mine = tmp_path / "ball", tmp_path / "tiny"
+    mine.symlink_to(model)
+    tuning = [*tuning, "--model", str(mine)]
     write = Session._write
 
     def write_and_stop(self: Session, line: Mapping[str, Any], *, scored: bool) -> None:
@@ -102,6 +104,13 @@ def test_a_stopped_run_goes_on_and_its_lora_draws(
     changed = sketchguide(*tuning, "--steps", "3", "-o", folder, "--identity", "0.1", "--resume")
     assert changed.code == 2
     assert "identity was 0.4, now 0.1" in changed.err
+    mine.unlink()
+    tiny_stable_diffusion(seed=1).save_pretrained(mine)
+    changed = sketchguide(*tuning, "--steps", "3", "-o", folder, "--resume")
+    assert changed.code == 2
+    assert "weights was" in changed.err
+    shutil.rmtree(mine)
+    mine.symlink_to(model)
     comparing = ["--drawing-features", str(Path(tuning[tuning.index("--features") + 1]) / "classifier.safetensors")]
     changed = sketchguide(*tuning, *comparing, "--steps", "3", "-o", folder, "--resume")
     assert changed.code == 2
@@ -391,22 +400,19 @@ def test_a_part_goes_on_with_its_own_pictures_only(
     assert "pictures was" in other.out
 
 
-@pytest.mark.parametrize("command", ["finetune", "component"])
-def test_a_run_goes_on_with_the_same_weights_only(
-    sketchguide: Run, tuning: list[str], pictures: Path, model: Path, tmp_path: Path, command: str
+def test_a_part_goes_on_with_the_same_weights_only(
+    sketchguide: Run, pictures: Path, model: Path, tmp_path: Path
 ) -> None:
     mine = tmp_path / "tiny"
     mine.symlink_to(model)
-    words: list[Any] = [*tuning, "--steps", "1", "-o", tmp_path / "out"]
-    if command == "component":
-        words = ["component", "classifier", "--data", pictures, "--device", "cpu", "--batch", "4", "--steps", "1"]
-        words += ["--held-out", pictures, "-o", tmp_path / "parts"]
-    first = sketchguide(*words, "--model", mine)
+    words: list[Any] = ["component", "classifier", "--data", pictures, "--held-out", pictures, "--device", "cpu"]
+    words += ["--batch", "4", "--steps", "1", "-o", tmp_path / "parts", "--model", mine]
+    first = sketchguide(*words)
     assert first.code == 0, first
-    assert ("trained on too" in first.err) == (command == "component")
+    assert "trained on too" in first.err
     mine.unlink()
     tiny_stable_diffusion(seed=1).save_pretrained(mine)
-    other = sketchguide(*words, "--model", mine, "--resume")
+    other = sketchguide(*words, "--resume")
     assert other.code == 2
     assert "weights was" in other.err
 

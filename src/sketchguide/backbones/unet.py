@@ -151,14 +151,7 @@ class UNetBackbone:
     def levels(self, steps: int, solver: str | None = None) -> list[Level]:
         """`steps + 1` levels, noisiest first, as the scheduler behind `solver` spaces them for this model."""
         choice = choose_solver(solver or next(iter(self.solvers)))
-        levels = levels_of(self._scheduler(choice.scheduler), steps)
-        if levels[0].alpha == 0 and self.prediction_kind == "epsilon":
-            raise UsageError(
-                f"{self.name} predicts the noise, and its walk begins where there is nothing else (zero terminal SNR).",
-                hint="Set rescale_betas_zero_snr of the scheduler to False, or another solver.",
-                field="solver",
-            )
-        return levels
+        return levels_of(self._scheduler(choice.scheduler), steps)
 
     def level(self, progress: float) -> Level:
         """The training level at `progress` (0: pure noise, 1: almost clean)."""

@@ -195,10 +195,6 @@ def command(
     The result is a LoRA of a few MB that diffusers loads too. Ctrl-C saves.
     """
     report = Report.of(context, as_json=as_json)
-    if full and was_given(context, "rank"):
-        report.warn("--rank changes nothing with --full: there is no LoRA.")
-    if gradient != "last" and was_given(context, "last"):
-        report.warn("--last changes nothing without --gradient last.")
     check_run(resume=resume, fresh=fresh, minutes=minutes, seed=seed)
     chosen = find_dtype(dtype)
     if preview_every < 1:
@@ -237,6 +233,10 @@ def command(
             style=style,
             seed=seed,
         )
+        if full and was_given(context, "rank"):
+            report.warn("--rank changes nothing with --full: there is no LoRA.")
+        if gradient != "last" and was_given(context, "last"):
+            report.warn("--last changes nothing without --gradient last.")
         sketches = [Sketch.open(path, polarity=polarity or "auto") for path in sketch]
         photos = _opened(photo or [])
         drawer = find_part(sketcher, "sketcher", field="sketcher", model=model)
