@@ -55,13 +55,13 @@ class Prediction(NamedTuple):
         Raises UsageError where a network that predicts the noise is asked of nothing but noise.
         """
         a, s = level.alpha, level.sigma
-        if kind == "epsilon" and a == 0:
-            raise UsageError(
-                "The network predicts the noise, and the walk begins where there is nothing else (zero terminal SNR).",
-                hint="Set rescale_betas_zero_snr of the scheduler to False, or choose another solver.",
-                field="solver",
-            )
         match kind:
+            case "epsilon" if a == 0:
+                raise UsageError(
+                    "The network predicts noise, and the walk begins where there is nothing else (zero terminal SNR).",
+                    hint="Set rescale_betas_zero_snr of the scheduler to False, or choose another solver.",
+                    field="solver",
+                )
             case "epsilon":
                 return cls((latent - s * output) / a, output)
             case "sample":

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
 from sketchguide.evaluation.benchmark import Result
-from sketchguide.evaluation.summary import by_drawing
+from sketchguide.evaluation.summary import time_over
 from sketchguide.methods import Batch, Built, Method
 
 
@@ -75,22 +75,16 @@ def costs(
     methods: Mapping[str, Built], results: Sequence[Result], memory: Mapping[str, int], *, floor: str | None
 ) -> list[Cost]:
     """One row for each method; `memory` has the `peak_memory` of those that work, `floor` is what to compare with."""
-
-    def seconds(label: str | None) -> dict[str, float]:
-        return by_drawing([r for r in results if r.method == label], "seconds")
-
-    plain = seconds(floor)
+    plain = [result for result in results if result.method == floor]
     rows: list[Cost] = []
     for label, built in methods.items():
-        own = seconds(label)
-        both = [name for name in own if name in plain]
         rows.append(
             Cost(
                 method=label,
                 parameters=sum(p.numel() for one in built.networks for p in one.network.parameters()),
                 images=_recorded(built, "training_images"),
                 training_seconds=_recorded(built, "seconds"),
-                seconds=sum(own[n] for n in both) / sum(plain[n] for n in both) if both else None,
+                seconds=time_over([result for result in results if result.method == label], plain),
                 memory=memory[label] / memory[floor] if floor is not None and {floor, label} <= memory.keys() else None,
             )
         )

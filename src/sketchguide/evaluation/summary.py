@@ -104,7 +104,6 @@ class Summary:
         f1, right = by_drawing(good, "f1"), by_drawing(good, "right")
         ours, plain = paired(good, floor)
         over = list(by_drawing(plain, "f1").values())
-        timed = [(r.seconds, p.seconds) for r, p in zip(ours, plain, strict=True) if r.seconds and p.seconds]
         seen = None if label == CEILING else self._features(label, set_name)
         return Row(
             method=label,
@@ -120,7 +119,7 @@ class Summary:
             kid=self._kid(seen),
             diversity=None if seen is None else seen.diversity,
             structure=None if seen is None else interval(mean_of_groups(seen.apart, seen.groups).tolist()),
-            seconds=sum(own for own, _ in timed) / sum(others for _, others in timed) if timed else None,
+            seconds=time_over(good, floor),
         )
 
     def _comparison(self, label: str, other: str, set_name: str) -> Comparison | None:
@@ -234,10 +233,17 @@ def batched_by_drawing(results: Sequence[Result], count: int) -> Iterator[list[R
 
 
 def paired(ours: Sequence[Result], others: Sequence[Result]) -> tuple[list[Result], list[Result]]:
-    """Those of both that are of the same drawing and seed, in the same order."""
-    same = {(result.drawing, result.seed): result for result in others}
-    both = [(result, same[key]) for result in ours if (key := (result.drawing, result.seed)) in same]
+    """Those of both that are of the same set, drawing and seed, in the same order."""
+    same = {other.key[1:]: other for other in others}
+    both = [(result, same[result.key[1:]]) for result in ours if result.key[1:] in same]
     return [result for result, _ in both], [other for _, other in both]
+
+
+def time_over(ours: Sequence[Result], others: Sequence[Result]) -> float | None:
+    """The time per picture as a multiple of that of the others; None where no picture of both was timed."""
+    pairs = zip(*paired(ours, others), strict=True)
+    timed = [(own.seconds, other.seconds) for own, other in pairs if own.seconds and other.seconds]
+    return sum(own for own, _ in timed) / sum(other for _, other in timed) if timed else None
 
 
 def by_drawing(results: Sequence[Result], field: str) -> dict[str, float]:
