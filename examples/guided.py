@@ -3,18 +3,18 @@
 from pathlib import Path
 
 from sketchguide import LatentGuide, Proportional, Sketch, load_backbone, load_predictor, sample
-from sketchguide.guidance import encode_map
+from sketchguide.guidance import target_of
 from sketchguide.images import save_png, sheet, to_images
 from sketchguide.seeds import generators, noise
 
 backbone = load_backbone("icons-64")
 predictor = load_predictor(None, backbone)
 drawing = Sketch.open(Path(__file__).parent / "sketches" / "umbrella.svg").rasterize(size=backbone.default_size)
-target, weight = encode_map(drawing, backbone)
+target, weight = target_of(drawing, backbone, predictor)
 guide = LatentGuide(predictor, target, weight, window=(0.0, 0.8), strength=Proportional(1.6), every=2)
 
 previews = []
-latent = noise(generators([7]), (backbone.latent_channels, *target.shape[-2:]))
+latent = noise(generators([7]), (backbone.latent_channels, *(side // backbone.stride for side in drawing.ink.shape)))
 for moment in sample(
     backbone,
     backbone.describe(["an umbrella"]),

@@ -31,7 +31,7 @@ from sketchguide.generation import (
     recall,
     run,
 )
-from sketchguide.guidance import encode_map, latent_guide
+from sketchguide.guidance import latent_guide, target_of
 from sketchguide.images import read_png_text, save_png
 from sketchguide.loading import LORA_FILE, fingerprint, load_backbone
 from sketchguide.predictors import LatentPredictor
@@ -300,7 +300,7 @@ def test_an_unknown_model_is_refused() -> None:
 # --------------------------------------------------------------------------------------------------------------- map
 
 
-def test_defect_grey_background_in_the_target(tiny: Tiny) -> None:
+def test_defect_grey_background_in_the_target(tiny: Tiny, predictor: LatentPredictor) -> None:
     """Paper is exactly black, and lines are white, before E(e) is made."""
     drawn: list[Tensor] = []
 
@@ -313,7 +313,7 @@ def test_defect_grey_background_in_the_target(tiny: Tiny) -> None:
 
     sketch: SpatialMap = CROSS.rasterize(size=(48, 32))
     spy: Any = Spy()
-    target, weight = encode_map(sketch, spy, blank=1.0)
+    target, weight = target_of(sketch, spy, predictor, blank=1.0)
     (image,) = drawn
     assert image.shape == (1, 3, 32, 48)
     assert float(image.min()) == -1.0
@@ -323,17 +323,17 @@ def test_defect_grey_background_in_the_target(tiny: Tiny) -> None:
     assert torch.equal(weight, torch.ones(1, 1, 16, 24))
 
 
-def test_weights_of_strokes_reach_the_latent(tiny: Tiny) -> None:
+def test_weights_of_strokes_reach_the_latent(tiny: Tiny, predictor: LatentPredictor) -> None:
     heavy = replace(CROSS, strokes=(replace(CROSS.strokes[0], weight=4.0), replace(CROSS.strokes[1], weight=0.0)))
-    _, weight = encode_map(heavy.rasterize(size=SIZE), tiny(), blank=1.0)
+    _, weight = target_of(heavy.rasterize(size=SIZE), tiny(), predictor, blank=1.0)
     assert float(weight[0, 0, 4, 4]) > 2  # on the first stroke
     assert float(weight[0, 0, 4, 11]) < 0.5  # on the second
     assert float(weight[0, 0, 0, 8]) == pytest.approx(1)
 
 
-def test_blank_paper_binds_as_told(tiny: Tiny) -> None:
+def test_blank_paper_binds_as_told(tiny: Tiny, predictor: LatentPredictor) -> None:
     drawing = CROSS.rasterize(size=SIZE)
-    _, weight = encode_map(drawing, tiny(), blank=0.25)
+    _, weight = target_of(drawing, tiny(), predictor, blank=0.25)
     assert float(weight[0, 0, 0, 8]) == pytest.approx(0.25)  # paper
     assert float(weight[0, 0, 4, 4]) > 0.5  # ink
 

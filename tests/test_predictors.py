@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.controls.edges import LatentGuide
-from sketchguide.errors import ModelNotFoundError, OutputError, TapError, UsageError, WeightsError
+from sketchguide.errors import MismatchError, ModelNotFoundError, OutputError, TapError, UsageError, WeightsError
 from sketchguide.levels import Level
 from sketchguide.predictors import (
     FILE_NAME,
@@ -226,11 +226,60 @@ def test_tokens_find_their_grid() -> None:
         token_grid(77, (32, 48))
 
 
-@pytest.mark.parametrize("values", [{"taps": ()}, {"channels": (3, 4)}, {"widths": ()}], ids=str)
+@pytest.mark.parametrize("values", [{"taps": ()}, {"channels": (3, 4)}, {"widths": ()}, {"reads": "lines"}], ids=str)
 def test_a_configuration_that_contradicts_itself_is_refused(predictor: LatentPredictor, values: Any) -> None:
     with pytest.raises(UsageError) as caught:
         replace(predictor.config, **values)
-    assert caught.value.field in ("taps", "widths")
+    assert caught.value.field in ("taps", "widths", "reads")
+
+
+def test_a_reader_of_ink_says_of_every_pixel_how_likely_it_is_ink(
+    tiny: Tiny, predictor: LatentPredictor, make_predictor: MakePredictor
+) -> None:
+    backbone = tiny()
+    reader = make_predictor(reads="ink", stride=backbone.stride, clean_widths=(8,))
+    assert reader.config.target_shape((8, 12)) == (1, 8 * backbone.stride, 12 * backbone.stride)
+    latent, level = torch.randn(2, 4, 8, 12), backbone.level(0.4)
+    features = features_of(backbone, latent, level, reader.config.taps)
+    for read, last in (
+        (reader(features, level, (8, 12)), reader.rest),
+        (reader.read_clean(latent), reader.clean),
+    ):
+        assert read.shape == (2, 1, 8 * backbone.stride, 12 * backbone.stride)
+        bias = last[-1].bias
+        assert isinstance(bias, Tensor)
+        with torch.no_grad():
+            kept = bias.clone()
+            bias[1] += 5  # the second of a latent pixel's: the one right of its corner
+        moved = (reader(features, level, (8, 12)) if last is reader.rest else reader.read_clean(latent)) - read
+        with torch.no_grad():
+            bias.copy_(kept)
+        assert torch.allclose(moved[..., 0 :: backbone.stride, 1 :: backbone.stride], torch.tensor(5.0), atol=1e-4)
+        assert float(moved.abs().sum()) == pytest.approx(5 * 2 * 8 * 12, rel=1e-4)
+    assert predictor.config.target_shape((8, 12)) == (4, 8, 12)
+
+
+def test_the_error_of_ink_is_minus_its_log_likelihood(
+    predictor: LatentPredictor, make_predictor: MakePredictor
+) -> None:
+    reader = make_predictor(reads="ink", stride=2)
+    odds, ink = torch.tensor([[[[0.0, 3.0], [-3.0, 1.0]]]]), torch.tensor([[[[1.0, 1.0], [1.0, 0.25]]]])
+    likely = odds.sigmoid()
+    wanted = -(ink * likely.log() + (1 - ink) * (1 - likely).log())
+    assert torch.allclose(reader.error(odds, ink), wanted, atol=1e-6)
+    assert torch.equal(predictor.error(odds, ink), (odds - ink).square())
+
+
+def test_a_reader_of_ink_fits_where_a_latent_pixel_is_as_many_pixels(
+    tiny: Tiny, make_predictor: MakePredictor, tmp_path: Path
+) -> None:
+    backbone = tiny()
+    reader = make_predictor(reads="ink", stride=backbone.stride, clean_widths=(8,))
+    reader.check_fits(backbone)
+    with pytest.raises(MismatchError, match=f"{2 * backbone.stride} of the picture here, {backbone.stride} there"):
+        make_predictor(reads="ink", stride=2 * backbone.stride).check_fits(backbone)
+    loaded = LatentPredictor.from_pretrained(reader.save_pretrained(tmp_path))
+    assert loaded.config == reader.config
 
 
 # ------------------------------------------------------------------------------------------------------------- files
@@ -262,9 +311,11 @@ def test_a_predictor_that_reads_the_picture_too_loads_again(make_predictor: Make
 def test_a_file_from_before_that_still_loads(saved: Path) -> None:
     tensors, header = read_weights(saved, field="predictor")
     config = json.loads(header["sketchguide"])
-    del config["clean_widths"]
+    for name in ("clean_widths", "reads", "stride"):
+        del config[name]
     write_weights(tensors, saved, metadata={"sketchguide": json.dumps(config)}, field="output")
-    assert LatentPredictor.from_pretrained(saved).config.clean_widths == ()
+    loaded = LatentPredictor.from_pretrained(saved).config
+    assert (loaded.clean_widths, loaded.reads) == ((), "latent")
 
 
 def truncate(file: Path) -> None:
@@ -337,6 +388,10 @@ def describe(file: Path) -> str:
         other_header(window=[0.0]),
         other_header(window=["a", "b"]),
         other_header(window=[0.9, 0.1]),
+        other_header(reads="lines"),
+        other_header(reads="ink", stride=3),
+        other_header(reads="ink", stride=2**13),
+        other_header(reads="ink", stride="a"),
     ],
     ids=[
         "truncated",
@@ -361,6 +416,10 @@ def describe(file: Path) -> str:
         "half-a-window",
         "window-is-text",
         "window-turned-round",
+        "other-reading",
+        "other-stride",
+        "stride-beyond-measure",
+        "stride-is-text",
     ],
 )
 def test_a_damaged_file_is_refused_by_name(saved: Path, damage: Callable[[Path], None]) -> None:

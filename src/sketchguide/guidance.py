@@ -100,7 +100,7 @@ def latent_guide(
     request: Request, maps: Sequence[SpatialMap], backbone: Backbone, predictor: LatentPredictor
 ) -> LatentGuide:
     """The guide that `request` asks for, towards one map for all pictures or one for each."""
-    pairs = [encode_map(one, backbone, blank=request.blank) for one in maps]
+    pairs = [target_of(one, backbone, predictor, blank=request.blank) for one in maps]
     target, weight = (torch.cat(tensors) for tensors in zip(*pairs, strict=True))
     own = HANDOVER.default if predictor.config.clean_widths else 1.0
     handover = own if request.handover is None else request.handover
@@ -157,12 +157,21 @@ def _within(request: Request, part: float) -> float:
     return part if request.edit is None else 1 - request.edit.amount * (1 - part)
 
 
-def encode_map(drawing: SpatialMap, backbone: Backbone, *, blank: float = BLANK.default) -> tuple[Tensor, Tensor]:
-    """The target E(e) (1, C, h, w) of a map, ink white on black as in the paper, and its weights (1, 1, h, w).
+def target_of(
+    drawing: SpatialMap, backbone: Backbone, predictor: LatentPredictor, *, blank: float = BLANK.default
+) -> tuple[Tensor, Tensor]:
+    """What `predictor` should read off a picture of the drawing, and the weights (1, 1, its height and width): the
+    target E(e) (1, C, h, w) of the map, ink white on black as in the paper, or for a predictor of ink the map
+    (1, 1, H, W) itself.
 
     `blank` (0..1) is the weight of paper, ink being 1 (in Voynov et al. both weigh the same): a drawing says where
     lines are, and less surely where none are.
     """
-    target = backbone.encode(from_ink(torch.tensor(drawing.ink, device=backbone.device)[None, None]))
-    weight = torch.tensor(drawing.weight * (blank + (1 - blank) * drawing.ink), device=backbone.device)[None, None]
+    ink, weight = (
+        torch.tensor(values, device=backbone.device)[None, None]
+        for values in (drawing.ink, drawing.weight * (blank + (1 - blank) * drawing.ink))
+    )
+    if predictor.config.reads == "ink":
+        return ink, weight
+    target = backbone.encode(from_ink(ink))
     return target, torch.nn.functional.adaptive_avg_pool2d(weight, (target.shape[-2], target.shape[-1]))

@@ -29,6 +29,7 @@ from sketchguide.weights import read_weights, write_weights
 
 FILE_NAME = "predictor.safetensors"
 NOISE_BANDS = 10
+READS = ("latent", "ink")
 _PART = r"\w(?:[\w.-]*\w)?"  # of a hub id
 
 # The paper's nine places in SD 1.x, in diffusers' names (input blocks 2, 4, 8; middle 0, 1, 2; output blocks 2, 4, 8):
@@ -60,17 +61,35 @@ class PredictorConfig:
     normalize_taps: bool = True  # each tap to mean 0, deviation 1 per image; the paper: False
     clean_widths: tuple[int, ...] = ()  # 3x3 convolutions that read a clean latent; the paper: none
     window: tuple[float, float] = (0.0, 1.0)  # progress of the noise levels seen in training
+    # "latent": the map's latent, as in the paper. "ink": of each of the map's pixels, the log-odds that it is ink.
+    reads: str = "latent"
+    stride: int = 1  # pixels per latent pixel, where ink is read
 
     def __post_init__(self) -> None:
         if not self.taps or len(self.taps) != len(self.channels):
             raise UsageError(f"{len(self.taps)} taps with {len(self.channels)} channel counts.", field="taps")
         if not self.widths:
             raise UsageError("widths is empty; give at least one hidden layer.", field="widths")
+        if self.reads not in READS:
+            raise UsageError(f"reads is {self.reads!r}; it must be {' or '.join(READS)}.", field="reads")
         check_window(self.window)
+
+    @property
+    def outputs(self) -> int:
+        """Numbers that are read off for each latent pixel."""
+        return self.latent_channels if self.reads == "latent" else self.stride**2
+
+    def target_shape(self, size: tuple[int, int]) -> tuple[int, int, int]:
+        """The (channels, height, width) of what is read off for a latent of `size` (h, w)."""
+        if self.reads == "latent":
+            return self.latent_channels, *size
+        return 1, size[0] * self.stride, size[1] * self.stride
 
 
 class LatentPredictor(nn.Module):
-    """Features of the taps in `config` -> the latent (B, C, h, w) of the spatial map of the image being made."""
+    """Features of the taps in `config` -> the spatial map of the image being made: its latent (B, C, h, w), or where
+    `config.reads` is "ink" the log-odds of ink (B, 1, H, W) at each of its pixels.
+    """
 
     def __init__(self, config: PredictorConfig) -> None:
         super().__init__()
@@ -82,7 +101,7 @@ class LatentPredictor(nn.Module):
         layers: list[nn.Module] = [nn.ReLU(), nn.BatchNorm2d(first)]
         for before, after in zip([first, *rest], rest, strict=False):
             layers += [nn.Conv2d(before, after, 1), nn.ReLU(), nn.BatchNorm2d(after)]
-        layers.append(nn.Conv2d(config.widths[-1], config.latent_channels, 1))
+        layers.append(nn.Conv2d(config.widths[-1], config.outputs, 1))
         self.rest = nn.Sequential(*layers)
         total = sum(config.channels)
         for layer in self.first:  # one layer of `total` inputs, split: its fan-in is the sum
@@ -92,7 +111,7 @@ class LatentPredictor(nn.Module):
         for before, after in pairwise([config.latent_channels, *config.clean_widths]):
             layers += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(after)]
         if layers:
-            layers.append(nn.Conv2d(config.clean_widths[-1], config.latent_channels, 1))
+            layers.append(nn.Conv2d(config.clean_widths[-1], config.outputs, 1))
         self.clean = nn.Sequential(*layers)
         self.eval()  # BatchNorm must not move while guiding; only a training step switches it
 
@@ -112,10 +131,10 @@ class LatentPredictor(nn.Module):
         hidden: Tensor = self.noise(encode_noise(times))[:, :, None, None]
         for value in sums.values():
             hidden = hidden + F.interpolate(value, size=size, mode="bilinear", align_corners=False)
-        return self.rest(hidden)
+        return self._arranged(self.rest(hidden))
 
     def read_clean(self, clean: Tensor) -> Tensor:
-        """The latent (B, C, h, w) of the map of the picture whose latent is `clean` (B, C, h, w).
+        """The map of the picture whose latent is `clean` (B, C, h, w), as `forward` gives it.
 
         The map's extractor, carried over to latents: it sees what is drawn there, and nothing of what may come.
         Raises UsageError for a predictor without `clean_widths`.
@@ -126,7 +145,20 @@ class LatentPredictor(nn.Module):
                 hint="Train it again, or set handover to 1.",
                 field="handover",
             )
-        return self.clean(clean.float())
+        return self._arranged(self.clean(clean.float()))
+
+    def _arranged(self, read: Tensor) -> Tensor:
+        """The outputs (B, n, h, w) of each latent pixel, where they belong in the map."""
+        return F.pixel_shuffle(read, self.config.stride) if self.config.reads == "ink" else read
+
+    def error(self, read: Tensor, target: Tensor) -> Tensor:
+        """How far what was read is off the target, number by number: the squared difference of latents, or minus the
+        log-likelihood of `target` in [0, 1], whose in-betweens are shares of ink. Either may serve for many pictures.
+        """
+        read, target = torch.broadcast_tensors(read, target)
+        if self.config.reads == "ink":
+            return F.binary_cross_entropy_with_logits(read, target, reduction="none")
+        return (read - target).square()
 
     def prepare(self, feature: Tensor, size: tuple[int, int]) -> Tensor:
         """One tap as a float32 picture (B, c, h/s, w/s), normalised per image where the configuration says so."""
@@ -148,6 +180,8 @@ class LatentPredictor(nn.Module):
             for path, count in zip(config.taps, config.channels, strict=True)
             if path not in here or here[path].channels != count
         ]
+        if config.reads == "ink" and config.stride != backbone.stride:
+            wrong.append(f"the latent's pixels ({config.stride} of the picture here, {backbone.stride} there)")
         if config.family != backbone.family or config.latent_channels != backbone.latent_channels or wrong:
             detail = f" Taps that differ: {'; '.join(wrong[:3])}." if wrong else ""
             raise MismatchError(
@@ -292,7 +326,8 @@ def _read_header(header: str | None, file: Path) -> PredictorConfig:
         values.setdefault("clean_widths", ())
         for name in ("taps", "channels", "widths", "clean_widths", "window"):
             values[name] = tuple(values[name])
-        counts = (*values["channels"], *values["widths"], *values["clean_widths"], values["latent_channels"])
+        counts = [*values["channels"], *values["widths"], *values["clean_widths"], values["latent_channels"]]
+        counts.append(values.get("stride", 1) ** 2)
         if not all(type(count) is int and 0 < count < 2**14 for count in counts):
             raise ValueError
         return PredictorConfig(**values)

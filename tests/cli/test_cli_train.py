@@ -57,6 +57,24 @@ def test_training_makes_a_predictor_with_a_card_and_a_log(trained: tuple[Path, A
     assert f"| held-out error | {log[-1]['held_out']:.3f} |" in card
 
 
+def test_a_predictor_of_ink_is_trained_and_guides(
+    sketchguide: Run, training: list[str], quick: list[str], drawing: Path, tmp_path: Path
+):
+    folder, picture = tmp_path / "ink", tmp_path / "picture.png"
+    result = sketchguide(*training, "--steps", "2", "--reads", "ink", "-o", str(folder))
+    assert result.code == 0, result.err
+    assert LatentPredictor.from_pretrained(folder).config.reads == "ink"
+    assert "| maps | edges, read as ink |" in (folder / "README.md").read_text()
+    result = sketchguide(
+        "generate", "a ball", *quick, "--sketch", str(drawing), "--predictor", str(folder), "-o", str(picture)
+    )
+    assert result.code == 0, result.err
+    assert picture.exists()
+    refused = sketchguide(*training, "--steps", "2", "--resume", "-o", str(folder))
+    assert refused.code == 2
+    assert "reads" in refused.err
+
+
 def test_a_stopped_and_resumed_run_is_the_uninterrupted_one(
     sketchguide: Run, training: list[str], trained: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -296,6 +314,7 @@ def test_two_runs_in_one_folder(sketchguide: Run, training: list[str], tmp_path:
         (["--seed", "-1"], "seed is -1"),
         (["--dtype", "int8"], "dtype is 'int8'"),
         (["--map", "depth"], "Unknown map 'depth'"),
+        (["--reads", "lines"], "reads is 'lines'"),
         (["--data", "nowhere"], "does not exist"),
         (["--resume", "--fresh"], "exclude each other"),
     ],

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -37,6 +38,31 @@ def test_the_loss_is_the_distance_of_the_maps_latents(tiny: Tiny, predictor: Lat
     loss = LatentGuide(predictor, target()).loss(step)
     assert loss.shape == (2,)
     assert torch.allclose(loss, error.mean(dim=(1, 2, 3)))
+
+
+def test_with_a_reader_of_ink_the_loss_is_the_drawings_unlikeliness(tiny: Tiny, make_predictor: MakePredictor) -> None:
+    backbone = tiny()
+    reader = make_predictor(reads="ink", stride=backbone.stride, clean_widths=(8,))
+    step = step_of(backbone, reader)
+    size = (GRID[1] * backbone.stride, GRID[0] * backbone.stride)
+    drawing = CROSS.rasterize(size=size)
+    guide = latent_guide(Request.checked(prompt="", seed=1, blank=0.25, handover=0.3), [drawing], backbone, reader)
+    ink = torch.tensor(drawing.ink)
+    assert torch.equal(guide.target[0, 0], ink)
+    assert guide.weight is not None
+    assert torch.allclose(guide.weight[0, 0], 0.25 + 0.75 * ink)
+    for at, read in (
+        (0.3, reader(step.features, step.level, GRID)),
+        (0.2, reader.read_clean(step.prediction.clean)),
+    ):
+        both = -(ink * read.sigmoid().log() + (1 - ink) * (-read).sigmoid().log()) * (0.25 + 0.75 * ink)
+        assert torch.allclose(replace(guide, handover=at).loss(step), both.mean(dim=(1, 2, 3)), rtol=1e-4)
+    with pytest.raises(UsageError, match="a map of ink") as caught:
+        LatentGuide(reader, target())
+    assert caught.value.field == "target"
+    with pytest.raises(UsageError, match="The drawing's target is") as caught:
+        LatentGuide(reader, torch.zeros(1, 1, *GRID)).loss(step)
+    assert caught.value.field == "sketch"
 
 
 def test_weights_say_how_strongly_each_place_binds(tiny: Tiny, predictor: LatentPredictor) -> None:

@@ -157,6 +157,36 @@ def test_clean_latents_are_read_through_noise_of_every_amount(
     assert 0.3 < float(amounts.max()) < 0.45
 
 
+def test_it_learns_to_read_ink(tiny: Tiny, pictures: Pictures) -> None:
+    backbone = Recording(tiny())
+    wanted = settings(steps=60, window=(0.8, 1.0), clean_widths=(16, 16), reads="ink")
+    run = PredictorRun(backbone, pictures, Ink(), wanted)
+    assert (run.predictor.config.reads, run.predictor.config.stride) == ("ink", backbone.stride)
+    images, captions = pictures.fixed(4)
+    before = run.score(images, captions)
+    losses = [step.loss for step in run]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert run.score(images, captions) < min(before, 1.0)
+    assert all(encoded.shape[0] <= 4 for encoded in backbone.encoded)  # pictures alone, and no maps
+
+
+def test_the_score_of_ink_is_a_share_too(tiny: Tiny, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One who knows how much ink there is has 1, one who knows where has 0, of maps with shares of ink as well."""
+
+    class Grey(Ink):
+        def __call__(self, images: Tensor, /) -> Tensor:
+            return 0.1 + 0.7 * super().__call__(images)
+
+    images, captions = pictures.fixed(4)
+    for extractor in (Ink(), Grey()):
+        run = PredictorRun(tiny(), pictures, extractor, settings(reads="ink"))
+        ink = extractor(images)
+        share = ink.mean().expand_as(ink)
+        for known, score in ((share, 1.0), (ink, 0.0)):
+            monkeypatch.setattr(run, "_read", lambda *_, known=known: known.logit(1e-6))
+            assert run.score(images, captions) == pytest.approx(score, abs=1e-4)
+
+
 def test_the_score_is_a_share_of_what_varies(tiny: Tiny, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
     """One who knows the targets' mean alone has 1, one who knows the half of what varies a quarter."""
     backbone = tiny()
@@ -373,6 +403,7 @@ def test_one_bad_batch_is_skipped_and_leaves_no_trace(tiny: Tiny, pictures: Pict
         ({"steps": 10**9}, "steps"),
         ({"batch": 1}, "batch"),
         ({"rate": -1.0}, "rate"),
+        ({"reads": "lines"}, "reads"),
         ({"rate": float("nan")}, "rate"),
         ({"window": (0.5, 0.2)}, "window"),
         ({"window": (0.5, 0.5)}, "window"),

@@ -50,6 +50,15 @@ def command(
     map_kind: Annotated[
         str, typer.Option("--map", help="What drawings will show: edges.", metavar="KIND", rich_help_panel=DATA)
     ] = "edges",
+    reads: Annotated[
+        str | None,
+        typer.Option(
+            help="What the predictor says of a map: its latent, as in the paper, or how likely each of its pixels is "
+            "ink: latent (default) or ink.",
+            metavar="KIND",
+            rich_help_panel=TRAINING,
+        ),
+    ] = None,
     images: Annotated[
         int | None,
         typer.Option(
@@ -155,7 +164,7 @@ def command(
 
         if map_kind not in EXTRACTORS:
             raise UsageError(f"Unknown map {map_kind!r}.", hint=f"Choose one of: {', '.join(EXTRACTORS)}.", field="map")
-        options = {"steps": steps, "batch": batch, "rate": rate, "seed": seed}
+        options = {"steps": steps, "batch": batch, "rate": rate, "reads": reads, "seed": seed}
         asked = PredictorTraining(**{name: value for name, value in options.items() if value is not None})  # pyright: ignore[reportArgumentType]
         examples = find_examples(data, limit=images, seed=asked.seed)
         training, held_out = split(examples, seed=asked.seed)

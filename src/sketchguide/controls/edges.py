@@ -19,11 +19,14 @@ from sketchguide.predictors import LatentPredictor
 class LatentGuide:
     """The loss ‖P - E(e)‖², one value per image: P is LGP(F(z_t), t), as in Voynov et al. 2022, eq. 3, and from
     `handover` on (progress, 0..1) what the predictor reads off the clean latent that the network predicts; at 1 never.
+    With a predictor of ink, minus the log-likelihood of the map e, a mean over its pixels: classifier guidance
+    (Dhariwal & Nichol 2021) with a drawing in place of a class.
 
-    `target` (B or 1, C, h, w) is the encoded map E(e); `weight` (B or 1, 1, h, w), at least 0, says how strongly each
-    latent pixel binds. `window` must lie within the levels that the predictor was trained on; where a scheduler spaces
-    its levels otherwise, it does not pull at those outside. With `every` above 1 the network mends what the pull has
-    bent in the steps between, and they cost nothing more than plain ones.
+    `target` is the encoded map E(e) (B or 1, C, h, w), or for a predictor of ink the map e (B or 1, 1, H, W) in [0, 1];
+    `weight` (B or 1, 1, and its height and width), at least 0, says how strongly each place binds. `window` must lie
+    within the levels that the predictor was trained on; where a scheduler spaces its levels otherwise, it does not pull
+    at those outside. With `every` above 1 the network mends what the pull has bent in the steps between, and they cost
+    nothing more than plain ones.
     """
 
     predictor: LatentPredictor
@@ -41,11 +44,12 @@ class LatentGuide:
             raise UsageError(f"every is {self.every}; it must be a whole number, at least 1.", field="every")
         if not 0 <= self.handover <= 1:
             raise UsageError(f"handover is {self.handover}; it must lie in 0..1.", field="handover")
-        channels = self.predictor.config.latent_channels
+        channels, *_ = self.predictor.config.target_shape((1, 1))
         if self.target.ndim != 4 or self.target.shape[1] != channels:
+            kind = "an encoded map" if self.predictor.config.reads == "latent" else "a map of ink"
             raise UsageError(
-                f"The target is {tuple(self.target.shape)}; it must be an encoded map (B, {channels}, h, w).",
-                hint="encode_map makes it of a SpatialMap.",
+                f"The target is {tuple(self.target.shape)}; it must be {kind} (B, {channels}, height, width).",
+                hint="target_of makes it of a SpatialMap.",
                 field="target",
             )
         if self.weight is not None:
@@ -94,9 +98,12 @@ class LatentGuide:
 
     def loss(self, step: Step) -> Tensor:
         size = (step.latent.shape[-2], step.latent.shape[-1])
-        if self.target.shape[-2:] != step.latent.shape[-2:]:
+        _, *wanted = self.predictor.config.target_shape(size)
+        if list(self.target.shape[-2:]) != wanted:
             raise UsageError(
-                f"The drawing's latent is {tuple(self.target.shape[-2:])}, the picture's {size} (h, w).", field="sketch"
+                f"The drawing's target is {tuple(self.target.shape[-2:])}, the picture's {tuple(wanted)} (height, "
+                "width).",
+                field="sketch",
             )
         if len(self.target) not in (1, len(step.latent)):
             raise UsageError(f"{len(self.target)} drawings for {len(step.latent)} pictures.", field="sketch")
@@ -104,7 +111,7 @@ class LatentGuide:
             read = self.predictor(step.features, step.level, size)
         else:
             read = self.predictor.read_clean(step.prediction.clean)
-        error = (read - self.target).square()
+        error = self.predictor.error(read, self.target)
         if self.weight is not None:
             error = error * self.weight
         return error.flatten(1).mean(dim=1)

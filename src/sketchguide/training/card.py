@@ -41,7 +41,7 @@ picture.save("apple.png")
 | | |
 |---|---|
 | base model | `{model}` ({family}, {latent_channels} latent channels) |
-| maps | {map_kind} |
+| maps | {map_kind}, read as {reads} |
 | pictures | {pictures} drawn to train on, {held_out_pictures} held out |
 | steps | {steps} of batch {batch} ({views} noise levels a picture), learning rate {rate:g}, seed {seed} |
 | time | {minutes:.1f} minutes on {hardware} |
@@ -54,8 +54,8 @@ It reads {count} places, {channels} channels in all:
 
 {taps}
 
-The held-out error is the mean squared error on pictures not trained on, as a share of the variance of their maps:
-0 is perfect, 1 knows nothing.
+The held-out error is that on pictures not trained on, as a share of the error of the best constant: 0 is perfect, 1
+knows nothing.
 
 ## Licence
 
@@ -82,6 +82,7 @@ def model_card(
     return _CARD.format(
         model=config.backbone,
         map_kind=config.map_kind,
+        reads="latents" if config.reads == "latent" else "ink",
         family=config.family,
         latent_channels=config.latent_channels,
         command=usage(config.backbone, folder),

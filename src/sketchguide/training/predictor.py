@@ -15,7 +15,7 @@ from sketchguide.errors import UsageError
 from sketchguide.extractors import Extractor
 from sketchguide.images import from_ink
 from sketchguide.levels import Level, check_window
-from sketchguide.predictors import LatentPredictor, PredictorConfig, choose_taps
+from sketchguide.predictors import READS, LatentPredictor, PredictorConfig, choose_taps
 from sketchguide.seeds import generators
 from sketchguide.taps import tapped
 from sketchguide.training.checkpoints import Checkpoint
@@ -37,6 +37,7 @@ class PredictorTraining:
     widths: tuple[int, ...] = (256, 128, 64)
     normalize_taps: bool = True
     clean_widths: tuple[int, ...] = (96, 96, 96)
+    reads: str = "latent"  # or "ink", as PredictorConfig has it
     taps: tuple[str, ...] = ()  # none: `choose_taps` decides
     seed: int = 0
 
@@ -44,6 +45,8 @@ class PredictorTraining:
         check_window(self.window)
         if self.window[0] == self.window[1]:
             raise UsageError("window is empty; give a range such as 0 to 0.9.", field="window")
+        if self.reads not in READS:
+            raise UsageError(f"reads is {self.reads!r}; it must be {' or '.join(READS)}.", field="reads")
         if self.views < 1:
             raise UsageError(f"views is {self.views}; it must be at least 1.", field="views")
         for name, allowed in (("steps", TRAINING_STEPS), ("batch", TRAINING_BATCH), ("rate", TRAINING_RATE)):
@@ -53,10 +56,10 @@ class PredictorTraining:
 
 class PredictorRun(TrainingRun):
     """One training run; `predictor` is the result. The loss is the mean squared error in latents, whose targets have a
-    variance of about 1.
+    variance of about 1, or minus the log-likelihood of ink.
 
     The features come from the *noised* latent with the *caption* as condition, the noise level is drawn per picture,
-    and the target is the autoencoder's encoding of the extracted map.
+    and the target is the autoencoder's encoding of the extracted map, or where ink is read the map.
     """
 
     def __init__(
@@ -89,6 +92,8 @@ class PredictorRun(TrainingRun):
             normalize_taps=settings.normalize_taps,
             clean_widths=settings.clean_widths,
             window=settings.window,
+            reads=settings.reads,
+            stride=backbone.stride if settings.reads == "ink" else 1,
         )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
@@ -138,17 +143,20 @@ class PredictorRun(TrainingRun):
         if self.settings.clean_widths:
             amount = SPOILT * torch.rand(len(rows), 1, 1, 1, generator=rng).to(clean)
             read.append(self.predictor.read_clean(clean + amount * noisy.noise))
-        return torch.stack([(one - target).square().flatten(1).mean(dim=1) for one in read])
+        return torch.stack([self.predictor.error(one, target).flatten(1).mean(dim=1) for one in read])
 
     @torch.no_grad()
     def _encoded(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The latents (B, C, h, w) of pictures (B, 3, H, W), and those of their maps."""
+        """The latents (B, C, h, w) of pictures (B, 3, H, W), and what should be read off these."""
         images = images.to(self.backbone.device)
-        clean, target = self.backbone.encode(torch.cat([images, from_ink(self.extractor(images))])).chunk(2)
+        maps = self.extractor(images)
+        if self.settings.reads == "ink":
+            return self.backbone.encode(images), maps.float()
+        clean, target = self.backbone.encode(torch.cat([images, from_ink(maps)])).chunk(2)
         return clean, target
 
     def _read(self, noisy: Noisy, captions: Sequence[str]) -> Tensor:
-        """What the predictor reads off the activations, (B, C, h, w)."""
+        """What the predictor reads off the activations."""
         backbone = self.backbone
         with torch.no_grad(), tapped(backbone.network, self.predictor.config.taps) as features:
             backbone.run(noisy.latent, noisy.times, backbone.describe(captions))
@@ -156,7 +164,7 @@ class PredictorRun(TrainingRun):
 
     @torch.no_grad()
     def score(self, images: Tensor, captions: Sequence[str]) -> float:
-        """Error on held-out pictures as a share of the target's variance: 0 is perfect, 1 knows nothing.
+        """Error on held-out pictures as a share of that of the best constant: 0 is perfect, 1 knows nothing.
 
         Of what is read off the activations. (N, 3, H, W) in [-1, 1]; noise and levels are the same at every call. It
         takes no more memory than training does: as many pictures are encoded at once.
@@ -170,8 +178,12 @@ class PredictorRun(TrainingRun):
             part = slice(first, first + self._pictures_at_once)
             clean, target = self._encoded(images[part])
             read = self._read(add_noise(clean, levels[part], rng), captions[part])
-            error += float((read - target).square().flatten(1).mean(dim=1).sum())
+            error += float(self.predictor.error(read, target).flatten(1).mean(dim=1).sum())
             targets.append(target)
         wanted = torch.cat(targets)
-        variance = (wanted - wanted.mean(dim=(0, 2, 3), keepdim=True)).square().mean()
-        return error / len(images) / float(variance)
+        usual = wanted.mean(dim=(0, 2, 3), keepdim=True)
+        if self.settings.reads == "ink":
+            best, usual = (self.predictor.error(known.logit(1e-6), wanted) for known in (wanted, usual))
+            least = float(best.mean())  # of a map with shares of ink, not 0
+            return (error / len(images) - least) / (float(usual.mean()) - least)
+        return error / len(images) / float(self.predictor.error(usual, wanted).mean())
