@@ -276,7 +276,8 @@ def test_a_reader_of_ink_fits_where_a_latent_pixel_is_as_many_pixels(
     backbone = tiny()
     reader = make_predictor(reads="ink", stride=backbone.stride, clean_widths=(8,))
     reader.check_fits(backbone)
-    with pytest.raises(MismatchError, match=f"{2 * backbone.stride} of the picture here, {backbone.stride} there"):
+    wide = f"latent pixels are {2 * backbone.stride} pixels wide, here they are {backbone.stride}"
+    with pytest.raises(MismatchError, match=wide):
         make_predictor(reads="ink", stride=2 * backbone.stride).check_fits(backbone)
     loaded = LatentPredictor.from_pretrained(reader.save_pretrained(tmp_path))
     assert loaded.config == reader.config

@@ -70,8 +70,7 @@ class PredictorConfig:
             raise UsageError(f"{len(self.taps)} taps with {len(self.channels)} channel counts.", field="taps")
         if not self.widths:
             raise UsageError("widths is empty; give at least one hidden layer.", field="widths")
-        if self.reads not in READS:
-            raise UsageError(f"reads is {self.reads!r}; it must be {' or '.join(READS)}.", field="reads")
+        check_reads(self.reads)
         check_window(self.window)
 
     @property
@@ -180,10 +179,10 @@ class LatentPredictor(nn.Module):
             for path, count in zip(config.taps, config.channels, strict=True)
             if path not in here or here[path].channels != count
         ]
+        detail = f" Taps that differ: {'; '.join(wrong[:3])}." if wrong else ""
         if config.reads == "ink" and config.stride != backbone.stride:
-            wrong.append(f"the latent's pixels ({config.stride} of the picture here, {backbone.stride} there)")
-        if config.family != backbone.family or config.latent_channels != backbone.latent_channels or wrong:
-            detail = f" Taps that differ: {'; '.join(wrong[:3])}." if wrong else ""
+            detail += f" Its latent pixels are {config.stride} pixels wide, here they are {backbone.stride}."
+        if config.family != backbone.family or config.latent_channels != backbone.latent_channels or detail:
             raise MismatchError(
                 f"This predictor was trained on {config.backbone!r} ({config.family}, {config.latent_channels} latent "
                 f"channels) and does not fit {backbone.name!r} ({backbone.family}, {backbone.latent_channels})."
@@ -232,6 +231,12 @@ class LatentPredictor(nn.Module):
                 hint="Check the name, the network and that you are logged in.",
                 field="repo_id",
             ) from error
+
+
+def check_reads(reads: str) -> None:
+    """UsageError unless a predictor can read that."""
+    if reads not in READS:
+        raise UsageError(f"reads is {reads!r}; it must be {' or '.join(READS)}.", field="reads")
 
 
 def encode_noise(times: Tensor) -> Tensor:

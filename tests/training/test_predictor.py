@@ -187,6 +187,15 @@ def test_the_score_of_ink_is_a_share_too(tiny: Tiny, pictures: Pictures, monkeyp
             assert run.score(images, captions) == pytest.approx(score, abs=1e-4)
 
 
+def test_maps_without_ink_have_no_score(tiny: Tiny, pictures: Pictures) -> None:
+    class Blank(Ink):
+        def __call__(self, images: Tensor, /) -> Tensor:
+            return super().__call__(images) * 0
+
+    run = PredictorRun(tiny(), pictures, Blank(), settings(reads="ink"))
+    assert math.isnan(run.score(*pictures.fixed(4)))
+
+
 def test_the_score_is_a_share_of_what_varies(tiny: Tiny, pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
     """One who knows the targets' mean alone has 1, one who knows the half of what varies a quarter."""
     backbone = tiny()

@@ -89,7 +89,7 @@ class Session:
     @property
     def figures(self) -> str:
         """The latest loss and held-out error, in words."""
-        held_out = "" if self.held_out is None else f", held-out error {self.held_out:.3f}"
+        held_out = "" if finite(self.held_out) is None else f", held-out error {self.held_out:.3f}"
         return f"loss {self.loss:.3f}{held_out}" if self.loss is not None else ""
 
     def rewind_log(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from pathlib import Path
 
@@ -97,7 +98,7 @@ def model_card(
         seed=settings.seed,
         minutes=seconds / 60,
         hardware=hardware,
-        score="not measured" if held_out is None else f"{held_out:.3f}",
+        score="not measured" if held_out is None or math.isnan(held_out) else f"{held_out:.3f}",
         widths=", ".join(map(str, config.widths)),
         clean_widths=", ".join(map(str, config.clean_widths)) or "none",
         start=config.window[0],

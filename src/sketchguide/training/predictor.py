@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -15,7 +16,7 @@ from sketchguide.errors import UsageError
 from sketchguide.extractors import Extractor
 from sketchguide.images import from_ink
 from sketchguide.levels import Level, check_window
-from sketchguide.predictors import READS, LatentPredictor, PredictorConfig, choose_taps
+from sketchguide.predictors import LatentPredictor, PredictorConfig, check_reads, choose_taps
 from sketchguide.seeds import generators
 from sketchguide.taps import tapped
 from sketchguide.training.checkpoints import Checkpoint
@@ -45,8 +46,7 @@ class PredictorTraining:
         check_window(self.window)
         if self.window[0] == self.window[1]:
             raise UsageError("window is empty; give a range such as 0 to 0.9.", field="window")
-        if self.reads not in READS:
-            raise UsageError(f"reads is {self.reads!r}; it must be {' or '.join(READS)}.", field="reads")
+        check_reads(self.reads)
         if self.views < 1:
             raise UsageError(f"views is {self.views}; it must be at least 1.", field="views")
         for name, allowed in (("steps", TRAINING_STEPS), ("batch", TRAINING_BATCH), ("rate", TRAINING_RATE)):
@@ -164,7 +164,8 @@ class PredictorRun(TrainingRun):
 
     @torch.no_grad()
     def score(self, images: Tensor, captions: Sequence[str]) -> float:
-        """Error on held-out pictures as a share of that of the best constant: 0 is perfect, 1 knows nothing.
+        """Error on held-out pictures as a share of that of the best constant: 0 is perfect, 1 knows nothing; not a
+        number where all maps are alike and even throughout, as those without an edge.
 
         Of what is read off the activations. (N, 3, H, W) in [-1, 1]; noise and levels are the same at every call. It
         takes no more memory than training does: as many pictures are encoded at once.
@@ -182,8 +183,8 @@ class PredictorRun(TrainingRun):
             targets.append(target)
         wanted = torch.cat(targets)
         usual = wanted.mean(dim=(0, 2, 3), keepdim=True)
+        known = (wanted, usual)
         if self.settings.reads == "ink":
-            best, usual = (self.predictor.error(known.logit(1e-6), wanted) for known in (wanted, usual))
-            least = float(best.mean())  # of a map with shares of ink, not 0
-            return (error / len(images) - least) / (float(usual.mean()) - least)
-        return error / len(images) / float(self.predictor.error(usual, wanted).mean())
+            known = (wanted.logit(1e-6), usual.logit(1e-6))
+        least, most = (float(self.predictor.error(one, wanted).mean()) for one in known)  # not 0 for shares of ink
+        return (error / len(images) - least) / (most - least) if most > least else math.nan
