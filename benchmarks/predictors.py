@@ -99,6 +99,7 @@ def variants(backbone: Backbone, steps: int) -> Iterator[tuple[str, Variant]]:
     shallow = tuple(tap.path for tap in choose_taps(backbone.taps) if not tap.path.startswith("up_blocks"))
     ours = PredictorTraining(steps=steps)
     yield OURS, Variant(ours)
+    yield "latents instead of ink", Variant(replace(ours, reads="latent"))
     yield "no reading of clean latents", Variant(replace(ours, clean_widths=()))
     yield "layers 512-256-128-64", Variant(replace(ours, widths=PAPER_WIDTHS))
     yield "taps not normalised", Variant(replace(ours, normalize_taps=False))
@@ -119,6 +120,7 @@ def variants(backbone: Backbone, steps: int) -> Iterator[tuple[str, Variant]]:
                 widths=PAPER_WIDTHS,
                 normalize_taps=False,
                 clean_widths=(),
+                reads="latent",
             )
         ),
     )

@@ -156,6 +156,15 @@ def test_the_papers_settings(batch: Batch, predictor: LatentPredictor, tmp_path:
     assert torch.equal(made(described, batch), last.latent)
 
 
+def test_the_paper_reads_latents(make_predictor: MakePredictor, batch: Batch, tmp_path: Path):
+    make_predictor(reads="ink", stride=batch.backbone.stride).save_pretrained(tmp_path)
+    with pytest.raises(UsageError, match="reads ink; the paper's predictor reads latents"):
+        build_method(f"lgp-paper:predictor={tmp_path}", batch.backbone)
+    with pytest.raises(UsageError, match="no predictor of its own that reads latent") as caught:
+        build_method("lgp-paper", batch.backbone)
+    assert "--reads latent" in str(caught.value.hint)
+
+
 def test_peers_are_loaded_from_their_folders(batch: Batch, tmp_path: Path):
     backbone = batch.backbone
     network = ControlNetModel.from_unet(backbone.network, conditioning_embedding_out_channels=(8, 16))

@@ -92,24 +92,32 @@ def test_a_decoder_takes_the_place_of_the_shipped_one(ship: Callable[..., Path],
     assert json.loads((models / "small" / "training.json").read_text())["autoencoder_minutes"] == 11
 
 
+@pytest.mark.parametrize(("reads", "name", "target"), [("ink", None, "small-edges"), ("latent",) + 2 * ("small-edges-latent",)])
 def test_a_predictor_is_found_by_the_model_and_its_card_says_how(
-    ship: Callable[..., Path], run: Path, tmp_path: Path, make_predictor: MakePredictor
+    reads: str,
+    name: str | None,
+    target: str,
+    ship: Callable[..., Path],
+    run: Path,
+    tmp_path: Path,
+    make_predictor: MakePredictor,
 ) -> None:
     models = ship("--run", run)
     backbone = load_backbone("small")
-    predictor = make_predictor(taps=("mid_block.resnets.0",), channels=(32,), backbone="small")
+    config = {"reads": reads, "stride": backbone.stride if reads == "ink" else 1}
+    predictor = make_predictor(taps=("mid_block.resnets.0",), channels=(32,), backbone="small", **config)
     folder = tmp_path / 'an "odd" name'
     facts = {"pictures": 3, "held_out_pictures": 1, "held_out": 0.5, "seconds": 60, "hardware": "a test"}
     card = model_card(predictor.config, PredictorTraining(), folder=folder, **facts)
     predictor.save_pretrained(folder, card=card)
     (folder / "training.json").write_text("{}")
     ship("--predictor", folder)
-    text = (models / "small-edges" / "README.md").read_text()
+    text = (models / target / "README.md").read_text()
     assert "odd" not in text
     code = text.split("```python\n")[1].split("(picture,)")[0]
     names: dict[str, Any] = {}
     exec(code, names)
-    assert names["predictor"].config == load_predictor(None, backbone).config == predictor.config
+    assert names["predictor"].config == load_predictor(name, backbone).config == predictor.config
 
 
 def test_a_part_that_is_too_large_or_without_a_report_is_refused(ship: Callable[..., Path], tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from diffusers import AutoencoderKL, StableDiffusionPipeline
 from safetensors import safe_open
 from torch import Tensor
 
+from sketchguide import LatentPredictor
+from sketchguide.loading import shipped_predictor
 from sketchguide.weights import read_weights, write_weights
 
 MODELS = Path(__file__).resolve().parents[2] / "src" / "sketchguide" / "models"
@@ -114,15 +116,15 @@ def count_parameters(file: Path) -> int:
 
 
 def ship_predictor(run: Path, name: str) -> None:
-    target = MODELS / f"{name}-edges"
+    reads = LatentPredictor.from_pretrained(run).config.reads
+    target = MODELS / shipped_predictor(name, reads)
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for file in ("predictor.safetensors", "training.json"):
         shutil.copyfile(run / file, target / file)
     card = (run / "README.md").read_text(encoding="utf-8")
-    card = card.replace(
-        f"LatentPredictor.from_pretrained({json.dumps(str(run))}).to(backbone.device)", "load_predictor(None, backbone)"
-    )
+    loading = "load_predictor(None, backbone)" if reads == "ink" else f'load_predictor("{target.name}", backbone)'
+    card = card.replace(f"LatentPredictor.from_pretrained({json.dumps(str(run))}).to(backbone.device)", loading)
     card = card.replace(
         "import LatentPredictor, generate, load_backbone", "import generate, load_backbone, load_predictor"
     )

@@ -31,7 +31,7 @@ from sketchguide.errors import (
 )
 from sketchguide.files import is_dir, is_file
 from sketchguide.predictors import FILE_NAME as PREDICTOR_FILE
-from sketchguide.predictors import LatentPredictor, find_file, is_hub_id
+from sketchguide.predictors import LatentPredictor, Reads, find_file, is_hub_id
 from sketchguide.weights import opened, read_weights
 
 LORA = "sketchguide"  # the name of the adapter
@@ -265,21 +265,26 @@ def load_predictor(name: str | Path | None, backbone: Backbone) -> LatentPredict
     return predictor
 
 
-def own_predictor(backbone: Backbone) -> str:
+def own_predictor(backbone: Backbone, reads: Reads = "ink") -> str:
     """The name of the predictor that ships with the backbone's model; UsageError where there is none."""
-    name = f"{backbone.name}-edges"
-    if not has_predictor(backbone):
+    name = shipped_predictor(backbone.name, reads)
+    if not has_predictor(backbone, reads):
         raise UsageError(
-            f"{backbone.name!r} has no predictor of its own.",
-            hint="Name one with --predictor, or train it: `sketchguide train --model … --data … -o …`.",
+            f"{backbone.name!r} has no predictor of its own that reads {reads}.",
+            hint=f"Name one with --predictor, or train it: `sketchguide train --model … --data … --reads {reads} -o …`.",
             field="predictor",
         )
     return name
 
 
-def has_predictor(backbone: Backbone) -> bool:
+def has_predictor(backbone: Backbone, reads: Reads = "ink") -> bool:
     """Whether a predictor ships with the backbone's model."""
-    return any(one.name == f"{backbone.name}-edges" for one in shipped())
+    return any(one.name == shipped_predictor(backbone.name, reads) for one in shipped())
+
+
+def shipped_predictor(model: str, reads: Reads) -> str:
+    """The name under which a predictor of edges for `model` ships; by default it is the one that reads ink."""
+    return f"{model}-edges" if reads == "ink" else f"{model}-edges-latent"
 
 
 def load_lora(backbone: Backbone, name: str | Path, *, scale: float = 1.0) -> Backbone:

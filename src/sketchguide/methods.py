@@ -244,8 +244,14 @@ def build_method(description: str, backbone: Backbone) -> Built:
         case "text":
             method: Method = text_to_image
         case "lgp" | "lgp-paper":
-            chosen = options.get("predictor") or own_predictor(backbone)
+            chosen = options.get("predictor") or own_predictor(backbone, "ink" if name == "lgp" else "latent")
             predictor = load_predictor(chosen, backbone)
+            if name == "lgp-paper" and predictor.config.reads != "latent":
+                raise UsageError(
+                    f"{chosen} reads {predictor.config.reads}; the paper's predictor reads latents.",
+                    hint="Train one with `sketchguide train --reads latent`.",
+                    field="method",
+                )
             networks.append(Trained(predictor, _record(chosen)))
             method = latent_guidance(predictor)
         case "pnp":

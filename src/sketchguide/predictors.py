@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ from sketchguide.weights import read_weights, write_weights
 
 FILE_NAME = "predictor.safetensors"
 NOISE_BANDS = 10
-READS = ("latent", "ink")
+Reads = Literal["latent", "ink"]
 _PART = r"\w(?:[\w.-]*\w)?"  # of a hub id
 
 # The paper's nine places in SD 1.x, in diffusers' names (input blocks 2, 4, 8; middle 0, 1, 2; output blocks 2, 4, 8):
@@ -235,8 +235,8 @@ class LatentPredictor(nn.Module):
 
 def check_reads(reads: str) -> None:
     """UsageError unless a predictor can read that."""
-    if reads not in READS:
-        raise UsageError(f"reads is {reads!r}; it must be {' or '.join(READS)}.", field="reads")
+    if reads not in get_args(Reads):
+        raise UsageError(f"reads is {reads!r}; it must be {' or '.join(get_args(Reads))}.", field="reads")
 
 
 def encode_noise(times: Tensor) -> Tensor:

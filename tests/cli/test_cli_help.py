@@ -107,6 +107,7 @@ def test_models_lists_what_comes_with_the_package(sketchguide: Run):
     assert {name: one["kind"] for name, one in found.items()} == {
         "icons-64": "model",
         "icons-64-edges": "predictor",
+        "icons-64-edges-latent": "predictor",
         "icons-64-parts": "parts",
     }
     assert "sketcher" in found["icons-64-parts"]["parts"]

@@ -57,14 +57,14 @@ def test_training_makes_a_predictor_with_a_card_and_a_log(trained: tuple[Path, A
     assert f"| held-out error | {log[-1]['held_out']:.3f} |" in card
 
 
-def test_a_predictor_of_ink_is_trained_and_guides(
+def test_a_predictor_of_latents_is_trained_and_guides(
     sketchguide: Run, training: list[str], quick: list[str], drawing: Path, tmp_path: Path
 ):
-    folder, picture = tmp_path / "ink", tmp_path / "picture.png"
-    result = sketchguide(*training, "--steps", "2", "--reads", "ink", "-o", str(folder))
+    folder, picture = tmp_path / "latents", tmp_path / "picture.png"
+    result = sketchguide(*training, "--steps", "2", "--reads", "latent", "-o", str(folder))
     assert result.code == 0, result.err
-    assert LatentPredictor.from_pretrained(folder).config.reads == "ink"
-    assert "| maps | edges, read as ink |" in (folder / "README.md").read_text()
+    assert LatentPredictor.from_pretrained(folder).config.reads == "latent"
+    assert "| maps | edges, read as latents |" in (folder / "README.md").read_text()
     result = sketchguide(
         "generate", "a ball", *quick, "--sketch", str(drawing), "--predictor", str(folder), "-o", str(picture)
     )

@@ -53,8 +53,8 @@ def command(
     reads: Annotated[
         str | None,
         typer.Option(
-            help="What the predictor says of a map: its latent, as in the paper, or how likely each of its pixels is "
-            "ink: latent (default) or ink.",
+            help="What the predictor says of a map: how likely each of its pixels is ink, or its latent, as in the paper: "
+            "ink (default) or latent.",
             metavar="KIND",
             rich_help_panel=TRAINING,
         ),

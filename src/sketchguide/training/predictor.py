@@ -28,7 +28,8 @@ SPOILT = 0.4  # noise that clean latents are read through at most: what the netw
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorTraining:
-    """Settings of a run. The paper: 3000 steps of batch 16, one view, Adam, widths 512-256-128-64, raw taps alone."""
+    """Settings of a run. The paper: 3000 steps of batch 16, one view, Adam, widths 512-256-128-64, raw taps alone, of
+    latents."""
 
     steps: int = TRAINING_STEPS.default
     batch: int = TRAINING_BATCH.default
@@ -38,7 +39,7 @@ class PredictorTraining:
     widths: tuple[int, ...] = (256, 128, 64)
     normalize_taps: bool = True
     clean_widths: tuple[int, ...] = (96, 96, 96)
-    reads: str = "latent"  # or "ink", as PredictorConfig has it
+    reads: str = "ink"  # or "latent", as PredictorConfig has it
     taps: tuple[str, ...] = ()  # none: `choose_taps` decides
     seed: int = 0
 
@@ -55,8 +56,8 @@ class PredictorTraining:
 
 
 class PredictorRun(TrainingRun):
-    """One training run; `predictor` is the result. The loss is the mean squared error in latents, whose targets have a
-    variance of about 1, or minus the log-likelihood of ink.
+    """One training run; `predictor` is the result. The loss is minus the log-likelihood of ink, or the mean squared error in
+    latents, whose targets have a variance of about 1.
 
     The features come from the *noised* latent with the *caption* as condition, the noise level is drawn per picture,
     and the target is the autoencoder's encoding of the extracted map, or where ink is read the map.
