@@ -1,6 +1,6 @@
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -458,6 +458,13 @@ def test_impossible_settings_are_refused(backbone: UNetBackbone, settings: Mappi
     with pytest.raises(UsageError) as caught:
         borrow(backbone, **settings)
     assert caught.value.field == field
+
+
+def test_rows_that_do_not_match_are_refused(backbone: UNetBackbone) -> None:
+    with pytest.raises(UsageError, match="3 masks for 1 pictures"):
+        walk(backbone, borrow(backbone, mask=torch.ones(3, 1, *GRID)))
+    with pytest.raises(UsageError, match="2 prompts for 1 sources"):
+        walk(backbone, replace(borrow(backbone), condition=backbone.describe(["a", "b"])))
 
 
 def test_a_mask_or_a_source_of_another_size_is_refused(backbone: UNetBackbone) -> None:

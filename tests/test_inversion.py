@@ -330,6 +330,14 @@ def test_no_recurrence_is_sample() -> None:
         assert same.evaluations == plain.evaluations
 
 
+def test_there_is_a_generator_for_each_picture_and_a_prompt() -> None:
+    for count in (0, 1, 3):
+        with pytest.raises(UsageError, match=f"{count} generators for 2 pictures"):
+            next(recur(Toy(), TOLD, begin(1, 2), cosine(3), generators=generators(range(count))))
+    with pytest.raises(UsageError, match="1 prompts for 2 pictures"):
+        next(ascend(Toy(), begin(1, 2), cosine(3), TOLD))
+
+
 @pytest.mark.parametrize(("settings", "field"), [({"times": -1}, "times"), ({"window": (0.5, 0.4)}, "window")])
 def test_impossible_recurrence_is_refused(settings: Any, field: str) -> None:
     with pytest.raises(UsageError) as caught:

@@ -124,7 +124,7 @@ def test_a_gradient_that_is_not_finite_names_its_guide(tiny: Tiny) -> None:
 
     with pytest.raises(GuidanceError, match="Broken") as caught:
         walk(tiny(), begin(), guides=[Broken()])
-    assert caught.value.hint
+    assert "divides by zero" in caught.value.hint
 
 
 def test_a_guide_whose_features_are_detached_is_refused(tiny: Tiny) -> None:
@@ -152,6 +152,14 @@ def test_a_pull_in_inference_mode_is_refused_by_its_name(tiny: Tiny) -> None:
         walk(tiny(), begin(), guides=[Watch()])
     with torch.inference_mode():
         walk(tiny(), begin())
+
+
+def test_a_latent_made_in_inference_mode_is_pulled_as_any(tiny: Tiny) -> None:
+    with torch.inference_mode():
+        latent = begin()
+    *_, last = walk(tiny(), latent, guides=[Watch()])
+    *_, same = walk(tiny(), begin(), guides=[Watch()])
+    assert torch.equal(last.latent, same.latent)
 
 
 def test_conditions_are_one_for_each_picture(tiny: Tiny) -> None:

@@ -92,7 +92,9 @@ def test_a_decoder_takes_the_place_of_the_shipped_one(ship: Callable[..., Path],
     assert json.loads((models / "small" / "training.json").read_text())["autoencoder_minutes"] == 11
 
 
-@pytest.mark.parametrize(("reads", "name", "target"), [("ink", None, "small-edges"), ("latent",) + 2 * ("small-edges-latent",)])
+@pytest.mark.parametrize(
+    ("reads", "name", "target"), [("ink", None, "small-edges"), ("latent",) + 2 * ("small-edges-latent",)]
+)
 def test_a_predictor_is_found_by_the_model_and_its_card_says_how(
     reads: str,
     name: str | None,

@@ -95,6 +95,12 @@ def test_every_name_leads_to_a_scheduler_and_back() -> None:
     assert all(hasattr(diffusers, scheduler) for scheduler in OF_SCHEDULER)
 
 
+@pytest.mark.parametrize("eta", [-0.1, 1.5, float("nan")])
+def test_an_impossible_eta_is_refused(eta: float) -> None:
+    with pytest.raises(UsageError, match="eta is"):
+        DDIM(eta=eta)
+
+
 def test_an_unknown_solver_is_answered_with_the_known_ones(tiny: Tiny) -> None:
     with pytest.raises(UsageError) as caught:
         tiny().levels(5, "heun")

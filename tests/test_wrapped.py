@@ -9,6 +9,7 @@ import torch
 from diffusers import (
     ControlNetModel,
     MultiAdapter,
+    MultiControlNetModel,
     StableDiffusionAdapterPipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionPipeline,
@@ -428,6 +429,22 @@ def test_a_controlnet_of_another_network_is_refused(tiny: Tiny, icons_like: UNet
 def test_a_controlnet_of_another_stride_is_refused(tiny: Tiny) -> None:
     with pytest.raises(MismatchError, match=r"by 4 .* by 2"):
         with_controlnet(tiny(), new_controlnet(tiny().network, halvings=2), pictures())
+
+
+def test_a_controlnet_that_pools_over_the_picture_is_refused(tiny: Tiny) -> None:
+    controlnet = new_controlnet(tiny().network)
+    controlnet.register_to_config(global_pool_conditions=True)
+    with pytest.raises(MismatchError, match="global_pool_conditions"):
+        with_controlnet(tiny(), controlnet, pictures())
+
+
+def test_several_in_one_are_refused_with_the_way_to_combine_them(tiny: Tiny, controlnet: ControlNetModel) -> None:
+    with pytest.raises(MismatchError, match="MultiControlNetModel; with_controlnet takes a ControlNetModel") as caught:
+        with_controlnet(tiny(), MultiControlNetModel([controlnet, controlnet]), pictures())
+    assert "with_controlnet of what with_controlnet gives" in caught.value.hint
+    with pytest.raises(MismatchError, match="MultiAdapter; with_t2i_adapter takes a T2IAdapter") as caught:
+        with_t2i_adapter(tiny(), MultiAdapter([new_adapter(), new_adapter()]), pictures())
+    assert caught.value.field == "adapter"
 
 
 @pytest.mark.parametrize(

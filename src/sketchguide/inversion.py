@@ -85,6 +85,8 @@ def ascend(
     """
     if iterations < 1:
         raise UsageError(f"iterations is {iterations}; it must be at least 1.", field="iterations")
+    if len(condition) != len(latent):
+        raise UsageError(f"condition has {len(condition)} prompts for {len(latent)} pictures.", field="condition")
     eps: Tensor | None = None
     for step, (now, to) in enumerate(pairwise(reversed(levels)), start=1):
         clean, risen = (latent, latent) if eps is None else _raised(latent, eps, now, to)
@@ -126,6 +128,8 @@ def recur(
     check_window(window)
     if times < 0:
         raise UsageError(f"times is {times}; it must be at least 0.", field="times")
+    if times and len(generators) != len(latent):
+        raise UsageError(f"{len(generators)} generators for {len(latent)} pictures.", field="generators")
     step = partial(sample, backbone, condition, negative=negative, scale=scale, solver=solver, generators=generators)
     done = Evaluations(0, 0)
     for i, (now, to) in enumerate(pairwise(levels)):

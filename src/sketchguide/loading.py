@@ -271,7 +271,8 @@ def own_predictor(backbone: Backbone, reads: Reads = "ink") -> str:
     if not has_predictor(backbone, reads):
         raise UsageError(
             f"{backbone.name!r} has no predictor of its own that reads {reads}.",
-            hint=f"Name one with --predictor, or train it: `sketchguide train --model … --data … --reads {reads} -o …`.",
+            hint="Name one with --predictor, or train it: "
+            f"`sketchguide train --model … --data … --reads {reads} -o …`.",
             field="predictor",
         )
     return name

@@ -135,7 +135,9 @@ def _look(
             "Nothing can be pulled in torch.inference_mode(): a pull is a gradient.", hint="Take torch.no_grad()."
         )
     reads = {path for guide in pulling for path in guide.reads}
-    seen = latent.detach().requires_grad_(bool(pulling))
+    seen = latent.detach()
+    if pulling:
+        seen = (seen.clone() if seen.is_inference() else seen).requires_grad_(True)
     with (
         torch.set_grad_enabled(any(of_network(guide) for guide in pulling)),
         tapped(backbone.network, reads, rewrites) as features,
@@ -155,8 +157,10 @@ def _look(
         if not gradient.isfinite().all():
             raise GuidanceError(
                 f"The gradient of {type(guide).__name__} is not finite at step {now.progress:.0%}.",
-                hint="Half precision overflows here: use bfloat16 or float32.",
-                field="dtype",
+                hint="Half precision overflows here: use bfloat16 or float32."
+                if backbone.dtype == torch.float16
+                else "Its loss overflows there, or divides by zero.",
+                field="dtype" if backbone.dtype == torch.float16 else "",
             )
         gradients.append(gradient)
     return Prediction(prediction.clean.detach(), prediction.noise.detach()), gradients

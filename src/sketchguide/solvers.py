@@ -43,6 +43,10 @@ class DDIM:
 
     eta: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.eta <= 1:
+            raise UsageError(f"eta is {self.eta}; it must lie in 0..1.", field="solver")
+
     def __call__(
         self,
         latent: Tensor,
@@ -137,8 +141,10 @@ SOLVERS: Mapping[str, SolverChoice] = {
 # The solver that continues what a pipeline's own scheduler does; PNDM's multistep rule is replaced by DDIM's.
 OF_SCHEDULER: Mapping[str, str] = {
     "DDIMScheduler": "ddim",
+    "DDIMParallelScheduler": "ddim",
     "PNDMScheduler": "ddim",
     "DDPMScheduler": "ddpm",
+    "DDPMParallelScheduler": "ddpm",
     "EulerDiscreteScheduler": "euler",
     "EulerAncestralDiscreteScheduler": "euler-ancestral",
     "DPMSolverMultistepScheduler": "dpm++2m",

@@ -5,14 +5,19 @@ import torch
 from accelerate import cpu_offload
 from accelerate.hooks import CpuOffload
 from diffusers import (
+    DDIMParallelScheduler,
     DDIMScheduler,
+    DDPMParallelScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
     EDMEulerScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LCMScheduler,
     StableDiffusionPipeline,
     UNet2DConditionModel,
+    UniPCMultistepScheduler,
 )
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
@@ -135,13 +140,46 @@ def test_a_network_without_a_size_of_its_own_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "variant", [{"algorithm_type": "sde-dpmsolver++"}, {"solver_order": 1}, {"solver_type": "heun"}]
+    "variant",
+    [
+        {"algorithm_type": "sde-dpmsolver++"},
+        {"solver_order": 1},
+        {"solver_type": "heun"},
+        {"final_sigmas_type": "sigma_min"},
+        {"euler_at_final": True},
+    ],
 )
 def test_a_variant_of_dpm_solver_is_told_of(variant: dict[str, object]) -> None:
     pipeline = tiny_stable_diffusion()
     pipeline.scheduler = DPMSolverMultistepScheduler.from_config(pipeline.scheduler.config, **variant)
     with pytest.warns(SketchguideWarning, match="a variant of DPM-Solver that is not offered"):
         assert next(iter(UNetBackbone(pipeline).solvers)) == "dpm++2m"
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "told", "own"),
+    [
+        (UniPCMultistepScheduler, {}, "is a UniPCMultistepScheduler, which is not offered: DDIM", "ddim"),
+        (HeunDiscreteScheduler, {}, "is a HeunDiscreteScheduler, which is not offered: DDIM", "ddim"),
+        (DDPMScheduler, {"clip_sample": False, "variance_type": "fixed_large"}, "draws noise otherwise", "ddpm"),
+        (LCMScheduler, {"timestep_scaling": 5.0}, "timestep_scaling 5, where 10 is taken", "lcm"),
+    ],
+)
+def test_a_scheduler_that_goes_another_way_is_told_of(
+    kind: Any, settings: dict[str, object], told: str, own: str
+) -> None:
+    pipeline = tiny_stable_diffusion()
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config, **settings)
+    with pytest.warns(SketchguideWarning, match=told):
+        assert next(iter(UNetBackbone(pipeline).solvers)) == own
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("kind", "own"), [(DDIMParallelScheduler, "ddim"), (DDPMParallelScheduler, "ddpm")])
+def test_parallel_schedulers_are_those_they_are_named_after(kind: Any, own: str) -> None:
+    pipeline = tiny_stable_diffusion()
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config, clip_sample=False)
+    assert next(iter(UNetBackbone(pipeline).solvers)) == own
 
 
 def test_a_scheduler_that_is_exchanged_is_followed() -> None:
@@ -276,3 +314,26 @@ def test_many_pictures_go_through_the_autoencoder_in_parts(tiny: Tiny, monkeypat
     torch.testing.assert_close(backbone.encode(images), whole)
     torch.testing.assert_close(backbone.decode(whole), pictures)
     assert seen == [2, 2, 1]
+
+
+def test_no_prompts_are_refused(tiny: Tiny) -> None:
+    with pytest.raises(UsageError, match="given no prompts"):
+        tiny().describe([])
+
+
+def test_taps_are_found_anew_where_projections_are_fused_or_not() -> None:
+    pipeline = tiny_stable_diffusion()
+    backbone = UNetBackbone(pipeline)
+    pipeline.unet.fuse_qkv_projections()
+    fused = {tap.path for tap in backbone.taps}
+    pipeline.unet.unfuse_qkv_projections()
+    plain = {tap.path for tap in backbone.taps}
+    assert {path for path in plain if path.endswith("attn1.to_q")}
+    assert not {path for path in fused if path.endswith("attn1.to_q")}
+
+
+def test_the_dtype_is_that_of_the_network_it_took() -> None:
+    pipeline = tiny_stable_diffusion()
+    backbone = UNetBackbone(pipeline)
+    pipeline.unet = tiny_stable_diffusion().unet.to(torch.bfloat16)
+    assert backbone.dtype == torch.float32

@@ -35,6 +35,14 @@ def test_help_imports_nothing_heavy():
     assert f"sketchguide {package.__version__}" in done.stdout
 
 
+def test_the_package_runs_as_a_module():
+    run = [sys.executable, "-m", "sketchguide"]
+    assert subprocess.run([*run, "--version"], capture_output=True, text=True, check=True).stdout == (
+        f"sketchguide {package.__version__}\n"
+    )
+    assert subprocess.run([*run, "paint"], capture_output=True, check=False).returncode == 2
+
+
 @pytest.mark.parametrize(
     "command",
     ["generate", "translate", "edit", "interpolate", "train", "finetune", "component", "bench", "models", "env"],

@@ -1,7 +1,8 @@
+import numpy as np
 import pytest
 import torch
 
-from sketchguide.controls.strengths import Proportional, Score
+from sketchguide.controls.strengths import Proportional, Score, Within
 from sketchguide.errors import UsageError
 from sketchguide.levels import Level
 
@@ -64,6 +65,27 @@ def test_no_gradient_and_huge_gradients_stay_finite(scale: float, even: float) -
     assert found.isfinite().all()
     if scale == 0:
         assert not found.any()
+
+
+def test_a_number_of_numpy_is_a_number() -> None:
+    gradient, move = pair()
+    one = Proportional(np.float32(1.5))
+    assert torch.equal(one(gradient, move, NOW, TO), Proportional(1.5)(gradient, move, NOW, TO))
+    assert one
+    assert not Proportional(np.float32(0))
+
+
+def test_masks_are_one_or_one_for_each_picture() -> None:
+    gradient, move = pair()
+    with pytest.raises(UsageError, match="3 masks for 2 pictures"):
+        Within(Proportional(1.5), torch.ones(3, 1, *gradient.shape[2:]))(gradient, move, NOW, TO)
+
+
+def test_where_hardly_any_signal_is_the_score_does_not_pull() -> None:
+    """As the schedulers of sigmas write zero terminal SNR: alpha is 2^-12, not 0."""
+    gradient, move = pair()
+    dark = Level(999.0, 2.0**-12, 1.0, 0.0)
+    assert not Score(3.0)(gradient, move, dark, TO).any()
 
 
 def test_a_strength_of_zero_is_false() -> None:

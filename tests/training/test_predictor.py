@@ -103,7 +103,9 @@ class Recording:
 def test_the_predictor_learns_and_the_backbone_stays(tiny: Tiny, pictures: Pictures) -> None:
     backbone = tiny()
     network, autoencoder = copies(backbone.network), copies(backbone.autoencoder)
-    run = PredictorRun(backbone, pictures, Ink(), settings(steps=16, window=(0.6, 1.0), clean_widths=(), reads="latent"))
+    run = PredictorRun(
+        backbone, pictures, Ink(), settings(steps=16, window=(0.6, 1.0), clean_widths=(), reads="latent")
+    )
     before = copies(run.predictor)
     images, captions = pictures.fixed(4)
     untrained = run.score(images, captions)

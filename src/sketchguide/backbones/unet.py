@@ -22,7 +22,16 @@ from sketchguide.taps import TapInfo, survey
 
 TRAINING_STEPS = 1000
 _AT_ONCE = 2**20  # pixels that the autoencoder sees at once where no graph is kept: four pictures of 512
-_CLIPPING = ("DDIMScheduler", "DDPMScheduler", "LCMScheduler")
+_DRAWING = ("DDPMScheduler", "DDPMParallelScheduler")
+_CLIPPING = ("DDIMScheduler", "DDIMParallelScheduler", *_DRAWING, "LCMScheduler")
+_PLAIN_2M = {
+    "algorithm_type": "dpmsolver++",
+    "solver_order": 2,
+    "solver_type": "midpoint",
+    "thresholding": False,
+    "final_sigmas_type": "zero",
+    "euler_at_final": False,
+}
 _SWAPPING = ("group_offloading", "layerwise_casting")  # hooks of diffusers that change weights behind a pass
 
 
@@ -55,7 +64,7 @@ class UNetBackbone:
         self.pipeline = pipeline
         self.lora: Lora | None = None  # what `load_lora` loaded
         self.name = str(name or pipeline.config.get("_name_or_path") or type(pipeline).__name__)
-        self.network: nn.Module = pipeline.unet
+        self.network: Any = pipeline.unet
         self.autoencoder: Any = pipeline.vae
         if more := _more_than_a_prompt(pipeline.unet):
             raise UsageError(
@@ -96,7 +105,7 @@ class UNetBackbone:
             )
         grid = (side, side) if isinstance(side, int) else tuple(reversed(side))
         self.default_size: tuple[int, int] = (grid[0] * self.stride, grid[1] * self.stride)
-        self._taps: Sequence[TapInfo] | None = None
+        self._taps: tuple[object, Sequence[TapInfo]] | None = None  # what they were found with, and they
         self._read = self._read_scheduler()
 
     @property
@@ -116,12 +125,7 @@ class UNetBackbone:
                 hint="Set pipeline.scheduler to the kind that the model was trained with, such as a DDIMScheduler.",
                 field="model",
             )
-        differing = ""
-        if name == "DPMSolverMultistepScheduler" and not _is_plain_2m(scheduler.config):
-            differing = "is a variant of DPM-Solver that is not offered: its levels are walked by DPM-Solver++(2M)"
-        elif name in _CLIPPING and any(scheduler.config.get(one) for one in ("clip_sample", "thresholding")):
-            differing = "clips what the network predicts (clip_sample or thresholding), which is not done"
-        if differing:
+        if differing := _differing(name, scheduler.config):
             told = f"The scheduler of {self.name} {differing}, and pictures differ from diffusers'."
             warnings.warn(told, SketchguideWarning, stacklevel=2)
         products = [float(product) for product in self._scheduler("DDIMScheduler").alphas_cumprod]
@@ -141,7 +145,7 @@ class UNetBackbone:
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.pipeline.unet.dtype
+        return self.network.dtype
 
     @property
     def solvers(self) -> Mapping[str, SolverChoice]:
@@ -176,6 +180,8 @@ class UNetBackbone:
         dropped: list[str] = []
         if isinstance(prompts, str):
             raise UsageError("describe takes a list of prompts.", hint="Give [prompt].", field="prompt")
+        if not prompts:
+            raise UsageError("describe was given no prompts.", hint='Give at least one; [""] is none.', field="prompt")
         for prompt in prompts:
             if hasattr(self.pipeline, "maybe_convert_prompt"):  # textual inversion: one word, several vectors
                 prompt = self.pipeline.maybe_convert_prompt(prompt, tokenizer)
@@ -230,10 +236,11 @@ class UNetBackbone:
 
     @property
     def taps(self) -> Sequence[TapInfo]:
-        """Found by one pass over a small latent, once."""
-        if self._taps is None:
-            self._taps = self._survey()
-        return self._taps
+        """Found by one pass over a small latent, once for the same processors of attention: fused they reach others."""
+        processors = {path: type(one) for path, one in self.network.attn_processors.items()}
+        if self._taps is None or self._taps[0] != processors:
+            self._taps = (processors, self._survey())
+        return self._taps[1]
 
     def _survey(self) -> Sequence[TapInfo]:
         deepest = self.multiple // self.stride
@@ -254,8 +261,22 @@ def _more_than_a_prompt(unet: Any) -> str | None:
     return None if kind in (None, "text") else f"addition_embed_type {kind}"
 
 
-def _is_plain_2m(config: Any) -> bool:
-    wanted = {"algorithm_type": "dpmsolver++", "solver_order": 2, "solver_type": "midpoint", "thresholding": False}
+def _differing(name: str, config: Any) -> str | None:
+    """In what a scheduler of diffusers goes another way than the solver that stands for it."""
+    if name not in OF_SCHEDULER:
+        return f"is a {name}, which is not offered: DDIM takes its place"
+    if name == "DPMSolverMultistepScheduler" and not _is_plain(config, _PLAIN_2M):
+        return "is a variant of DPM-Solver that is not offered: its levels are walked by DPM-Solver++(2M)"
+    if name in _CLIPPING and any(config.get(one) for one in ("clip_sample", "thresholding")):
+        return "clips what the network predicts (clip_sample or thresholding), which is not done"
+    if name in _DRAWING and not _is_plain(config, {"variance_type": "fixed_small"}):
+        return f"draws noise otherwise (variance_type {config['variance_type']}): as much is drawn as by fixed_small"
+    if name == "LCMScheduler" and not _is_plain(config, {"timestep_scaling": 10.0}):
+        return f"has timestep_scaling {config['timestep_scaling']:g}, where 10 is taken"
+    return None
+
+
+def _is_plain(config: Any, wanted: Mapping[str, object]) -> bool:
     return all(config.get(name, value) == value for name, value in wanted.items())
 
 

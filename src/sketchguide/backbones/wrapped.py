@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any
 
+import diffusers
 import torch
 from torch import Tensor, nn
 
@@ -48,6 +49,7 @@ def with_controlnet(
 
     Raises MismatchError for one made for another network, UsageError for an image or setting that cannot be used.
     """
+    _check_is("ControlNetModel", controlnet, "with_controlnet")
     return ControlNetBackbone(backbone, controlnet.eval().requires_grad_(False), image, scale, window)
 
 
@@ -58,7 +60,19 @@ def with_t2i_adapter(
 
     Everything else is as in `with_controlnet`. The adapter looks at the image once, here, and not at every step.
     """
+    _check_is("T2IAdapter", adapter, "with_t2i_adapter")
     return T2IAdapterBackbone(backbone, adapter.eval().requires_grad_(False), image, scale, window)
+
+
+def _check_is(kind: str, control: nn.Module, wrap: str) -> None:
+    """MismatchError unless it is one of diffusers' `kind`, or one that torch compiled."""
+    plain: nn.Module = getattr(control, "_orig_mod", control)
+    if not isinstance(plain, getattr(diffusers, kind)):
+        raise MismatchError(
+            f"This is a {type(plain).__name__}; {wrap} takes a {kind}.",
+            hint=f"Several act together by {wrap} of what {wrap} gives.",
+            field="adapter" if kind == "T2IAdapter" else "controlnet",
+        )
 
 
 def with_sketch_attention(
@@ -237,6 +251,13 @@ class ControlNetBackbone(Told):
 
     def _check_fits(self) -> None:
         ours, theirs = self.control.config, _config(self.inner)
+        if ours.get("global_pool_conditions"):
+            raise MismatchError(
+                "This ControlNet pools what it sees over the whole picture (global_pool_conditions), which is not "
+                "supported.",
+                hint="Use one that reads lines, poses, depth or the like.",
+                field="controlnet",
+            )
         for key in ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim"):
             if _plain(ours[key]) != _plain(theirs.get(key)):
                 raise MismatchError(

@@ -53,8 +53,8 @@ def command(
     reads: Annotated[
         str | None,
         typer.Option(
-            help="What the predictor says of a map: how likely each of its pixels is ink, or its latent, as in the paper: "
-            "ink (default) or latent.",
+            help="What the predictor says of a map, how likely each of its pixels is ink or, as in the paper, its "
+            "latent: ink (default) or latent.",
             metavar="KIND",
             rich_help_panel=TRAINING,
         ),

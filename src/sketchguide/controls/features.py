@@ -157,6 +157,8 @@ class PlugAndPlay:
             raise UsageError(
                 f"The mask is {tuple(self.mask.shape[-2:])}, the source's latent {size} (h, w).", field="mask"
             )
+        if len(self.condition) != len(latent):
+            raise UsageError(f"condition has {len(self.condition)} prompts for {len(latent)} sources.", field="source")
         self.evaluations += 1
         seen = look(self.backbone, latent, level, self.condition, paths)
         rewrites = {path: partial(self._blend, seen[path], size) for path in paths}
@@ -169,6 +171,8 @@ class PlugAndPlay:
             raise UsageError("The source and the picture differ in size.", hint="Resize the source.", field="source")
         if len(theirs) not in (1, len(own)):
             raise UsageError(f"{len(theirs)} sources for {len(own)} pictures.", hint="Give one, or one for each.")
+        if self.mask is not None and len(self.mask) not in (1, len(own)):
+            raise UsageError(f"{len(self.mask)} masks for {len(own)} pictures.", field="mask")
         # lerp keeps every bit at a share of 0 and of 1
         return torch.lerp(own, theirs.expand_as(own), self._share(own, size))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 from sketchguide.controls.base import Strength
 from sketchguide.errors import UsageError
 from sketchguide.levels import Level
+
+LEAST_SIGNAL = 1e-3  # alpha; below are levels of zero terminal SNR, where the shift of the clean estimate has no limit
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ class Proportional:
             raise UsageError(f"strength is {self.beta}; it must be finite and at least 0.", field="strength")
 
     def _each(self) -> tuple[float, ...]:
-        return (self.beta,) if isinstance(self.beta, int | float) else tuple(self.beta)
+        return tuple(self.beta) if isinstance(self.beta, Iterable) else (float(self.beta),)
 
     def __bool__(self) -> bool:
         return any(self._each())
@@ -76,7 +78,7 @@ class Score:
 
     def __call__(self, gradient: Tensor, move: Tensor, now: Level, to: Level) -> Tensor:
         del move
-        if now.alpha == 0:  # zero terminal SNR: the shift of the clean estimate has no limit
+        if now.alpha < LEAST_SIGNAL:
             return torch.zeros_like(gradient)
         return -self.scale * now.sigma * (to.alpha / now.alpha * now.sigma - to.sigma) * gradient
 
@@ -92,4 +94,6 @@ class Within:
         return bool(self.strength)
 
     def __call__(self, gradient: Tensor, move: Tensor, now: Level, to: Level) -> Tensor:
+        if len(self.mask) not in (1, len(gradient)):
+            raise UsageError(f"{len(self.mask)} masks for {len(gradient)} pictures.", field="mask")
         return self.strength(gradient * self.mask, move * self.mask, now, to)

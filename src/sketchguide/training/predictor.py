@@ -56,8 +56,8 @@ class PredictorTraining:
 
 
 class PredictorRun(TrainingRun):
-    """One training run; `predictor` is the result. The loss is minus the log-likelihood of ink, or the mean squared error in
-    latents, whose targets have a variance of about 1.
+    """One training run; `predictor` is the result. The loss is minus the log-likelihood of ink, or the mean squared
+    error in latents, whose targets have a variance of about 1.
 
     The features come from the *noised* latent with the *caption* as condition, the noise level is drawn per picture,
     and the target is the autoencoder's encoding of the extracted map, or where ink is read the map.
