@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 from scipy.ndimage import distance_transform_edt
 from skimage.measure import euler_number, label
 from skimage.morphology import skeletonize
@@ -441,19 +441,67 @@ def test_a_dark_shape_that_bleeds_off_the_page_is_no_shadow() -> None:
 
 
 @pytest.mark.parametrize("squared", [False, True])
-@pytest.mark.parametrize("width", [2, 6])
-def test_the_lines_of_ruled_paper_are_no_drawing(cat: Sketch, *, squared: bool, width: int) -> None:
+@pytest.mark.parametrize(("width", "turned"), [(2, 0), (6, 0), (4, 0.3), (4, -1.5), (4, 4)])
+def test_the_lines_of_ruled_paper_are_no_drawing(cat: Sketch, *, squared: bool, width: int, turned: float) -> None:
     image = Image.new("RGB", (400, 400), "white")
     draw = ImageDraw.Draw(image)
     for at in range(10, 400, 20):
         draw.line([0, at, 400, at], fill=(190, 215, 240))
         if squared:
             draw.line([at, 0, at, 400], fill=(190, 215, 240))
+    image = image.rotate(turned, Image.Resampling.BICUBIC, fillcolor="white")
     image.paste(
         drawn(cat, 400, width=width), mask=Image.eval(drawn(cat, 400, width=width).convert("L"), lambda v: 255 - v)
     )
     expected = cat.rasterize(size=(64, 64))
     assert difference(Sketch.from_image(image).rasterize(size=(64, 64)), expected) < 0.1
+
+
+@pytest.mark.parametrize("turned", [0, 1])
+def test_a_line_that_is_drawn_along_the_ruling_stays_and_the_ruling_goes(turned: float) -> None:
+    image = Image.new("L", (400, 400), 255)
+    for at in range(10, 400, 20):
+        ImageDraw.Draw(image).line([0, at, 400, at], fill=210)
+    image = image.rotate(turned, Image.Resampling.BICUBIC, fillcolor=255)
+    ImageDraw.Draw(image).line([20, 190, 380, 190], fill=20, width=4)
+    ink = Sketch.from_image(image).rasterize(size=(64, 64)).ink
+    assert ink[29:32, 5:59].max(axis=0).min() > 0.5
+    assert not ink[:28].any()
+    assert not ink[34:].any()
+
+
+def house(size: int, *, coloured: bool, ink: str = "black", paper: str = "white") -> Image.Image:
+    """Lines, or lines around areas of colour."""
+    image = Image.new("RGB", (size, size), paper)
+    draw = ImageDraw.Draw(image)
+    for colour, corners in (
+        ((250, 220, 90), [(0.2, 0.45), (0.8, 0.45), (0.8, 0.9), (0.2, 0.9)]),
+        ((220, 60, 50), [(0.2, 0.45), (0.5, 0.15), (0.8, 0.45)]),
+        ((120, 180, 240), [(0.28, 0.55), (0.42, 0.55), (0.42, 0.7), (0.28, 0.7)]),
+    ):
+        points = [(x * size, y * size) for x, y in corners]
+        if coloured:
+            draw.polygon(points, fill=colour)
+        draw.line([*points, *points[:2]], fill=ink, width=size // 80, joint="curve")
+    return image
+
+
+@pytest.mark.parametrize("size", [200, 512, 1500])
+@pytest.mark.parametrize("inverted", [False, True])
+def test_a_drawing_that_was_coloured_in_is_its_lines(size: int, *, inverted: bool) -> None:
+    turn: Callable[[Image.Image], Image.Image] = ImageOps.invert if inverted else Image.Image.copy
+    expected = Sketch.from_image(turn(house(size, coloured=False))).rasterize(size=(64, 64))
+    assert difference(Sketch.from_image(turn(house(size, coloured=True))).rasterize(size=(64, 64)), expected) < 0.1
+
+
+def test_a_colour_without_a_line_is_read_as_its_edge_beside_those_that_have_lines() -> None:
+    image = house(512, coloured=True)
+    ImageDraw.Draw(image).ellipse([10, 10, 110, 110], fill=(250, 180, 0))
+    ink = Sketch.from_image(image).rasterize(size=(64, 64)).ink
+    assert ink[7, 0:4].max() > 0.5
+    assert ink[7, 12:16].max() > 0.5
+    assert ink[5:10, 5:10].max() == 0
+    assert ink[40, 26:28].max() > 0.5  # the window
 
 
 def test_lines_that_are_drawn_across_the_page_stay() -> None:

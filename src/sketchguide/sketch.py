@@ -59,6 +59,9 @@ from sketchguide.svg import read_svg
 _MAX_LINE_BYTES = 4_000_000
 _MAX_MAP_SIDE = 4096
 _MAX_RASTER_SIDE = 1024
+_RULED = 0.06  # darkness of the faintest line that rules a page
+_SLANT = 0.09  # rows per column, 5 degrees, by which its lines may be turned
+_COLOURED = 0.06  # of the longer side: what is wider is no line where colours are
 _FOREIGN = MappingProxyType({"appState": "Excalidraw", "tldrawFileFormatVersion": "tldraw"})
 _PAPER: Mapping[Polarity, Paper] = MappingProxyType({"dark-on-light": "white", "light-on-dark": "black"})
 
@@ -242,8 +245,9 @@ class Sketch:
         """A drawing from a picture of lines: scanned, photographed, or drawn white on black.
 
         It is turned upright and laid on paper as `open_image` does. Uneven light and shadows that fall in from the edge
-        are evened out, faint lines that rule the whole page are taken off, and faint lines are strengthened; the longer
-        side is reduced to 1024 without losing thin lines. A picture without contrast is a blank sketch.
+        are evened out, faint lines that rule the whole page are taken off, and faint lines are strengthened; of a
+        drawing that was coloured in the lines are taken, and the edges of colours without a line. The longer side is
+        reduced to 1024 without losing thin lines. A picture without contrast is a blank sketch.
 
         Args:
             polarity: which is ink. "auto" decides by the border and by which of the two covers less; what is
@@ -264,7 +268,7 @@ class Sketch:
             grey = to_grey(image)
             dark = not _light_on_dark(grey) if found else dark
             ink = _ink(1 - grey if dark else grey)
-        return cls(raster=ink, aspect=image.width / image.height)
+        return cls(raster=_lines_on_colours(image, ink, dark=dark), aspect=image.width / image.height)
 
     def to_json(self) -> dict[str, Any]:
         """The drawing as plain JSON values; `from_json` gives back exactly the same."""
@@ -547,16 +551,81 @@ def _shadow(marks: Float) -> Float:
 
 
 def _unruled(marks: Float) -> Float:
-    """Marks (H, W) without the lines of ruled or squared paper: four or more that go through the whole picture and are
-    fainter than the pen.
+    """Marks (H, W) without the lines of ruled or squared paper: four or more that go through the whole picture, upright
+    or nearly so, and are fainter than the pen.
     """
+    from scipy import ndimage
+
     faint = 0.6 * float(np.quantile(marks, 0.998))
-    for axis in (0, 1):
-        ruling = np.median(marks, axis=1 - axis, keepdims=True)
-        lines = np.diff(np.pad(ruling.ravel() > 0.06, 1).astype(int)).clip(0).sum()
-        if lines >= 4 and ruling.max() < faint:
-            marks = np.maximum(marks - 1.2 * ruling, 0)
+    for flip in (False, True):
+        page = marks.T if flip else marks
+        falls = _falls(np.minimum(page, faint))  # no line that was drawn outweighs them
+        ruling = np.median(_sheared(page, falls), axis=1)
+        labels = np.empty(len(ruling), np.int32)
+        ndimage.label(ruling > _RULED, output=labels)
+        lines = np.array([label for label in range(1, labels.max() + 1) if ruling[labels == label].max() < faint])
+        if len(lines) < 4:
+            continue
+        ruling = np.where(np.isin(labels, lines), ruling, 0)  # what is as dark as the pen was drawn along a ruler
+        if falls.any():
+            ruling = ndimage.maximum_filter1d(ruling, 3)
+        rows = (np.arange(len(page))[:, None] - falls).clip(0, len(page) - 1)
+        page = np.where(page < 1.6 * ruling[rows], 0, page)
+        marks = page.T if flip else page
     return marks
+
+
+def _falls(page: Float) -> NDArray[np.int_]:
+    """How many rows down the ruling of a page (H, W) lies at each column: that slope at which most of it shows."""
+    coarse = _reduced(page, max(page.shape) / 256)
+    best = 0.0
+    for marks, reach in ((coarse, _SLANT), (page, 1.5 / 256)):
+        width = marks.shape[1]
+        count = 2 * round(reach * width) + 1
+        slopes = best + np.linspace(-reach, reach, count)[np.argsort(np.abs(np.linspace(-1, 1, count)), kind="stable")]
+        shown = [np.square(np.median(_sheared(marks, _down(slope, width)), axis=1)).sum() for slope in slopes]
+        best = float(slopes[int(np.argmax(shown))])
+    return _down(best, page.shape[1])
+
+
+def _down(slope: float, width: int) -> NDArray[np.int_]:
+    return np.rint(slope * (np.arange(width) - (width - 1) / 2)).astype(int)
+
+
+def _sheared(page: Float, falls: NDArray[np.int_]) -> Float:
+    """The page with each column moved up by its share of `falls`; at the rims it repeats its own."""
+    rows = (np.arange(len(page))[:, None] + falls).clip(0, len(page) - 1)
+    return np.take_along_axis(page, rows, axis=0)
+
+
+def _lines_on_colours(image: Image.Image, ink: Float, *, dark: bool) -> Float:
+    """The ink (H, W) of a line drawing that was coloured in: its lines alone, and the edges of colours without a line.
+
+    Lines are what is darker in any channel than its wide surroundings (a white top-hat, Meyer 1979), lighter on dark
+    paper. Where no such lines cross the wide areas of ink, as in a silhouette, the ink stays as it is.
+    """
+    from scipy import ndimage
+
+    wide = max(9, round(_COLOURED * max(ink.shape)))
+    fill = np.asarray(ndimage.grey_opening(ink, size=wide)) > 0.15
+    if fill.mean() < 0.01:
+        return ink
+    channels = np.asarray(image, np.float32).transpose(2, 0, 1) / 255
+    hats: list[Float] = []
+    for marks in 1 - channels if dark else channels:
+        marks = _reduced(marks, max(marks.shape) / _MAX_RASTER_SIDE)
+        hats.append(marks - np.asarray(ndimage.grey_opening(marks, size=wide)))
+    hat = np.maximum.reduce(hats)
+    inner = distance_to(~fill) > 0.25 * wide  # where it is no edge of the colour
+    hat = (hat - 2 * np.median(hat[inner])).clip(0)  # without the grain of the colours
+    drawn = hat > 0.2
+    depth = distance_to(~drawn)
+    crossing = drawn & inner & (distance_to(depth > 0.3 * wide) > 0.6 * wide)  # lines, not the corners of colours
+    if not 0.01 * inner.sum() < crossing.sum() < 0.5 * inner.sum():
+        return ink
+    pen = float(np.quantile(depth[crossing], 0.9))
+    edges = fill & (distance_to(~fill) <= 1.5) & (distance_to(drawn) > max(4.0, 4 * pen))
+    return (drawn | edges).astype(np.float32)
 
 
 # ---- from ink or strokes to even lines on a grid
