@@ -1118,6 +1118,15 @@ def test_a_brush_with_a_weight_keeps_it_as_an_outline_and_solid_shapes_stay_outl
         assert len(svg(shape).strokes) == 1
 
 
+def test_a_style_sheet_may_come_last_and_is_for_the_outermost_too() -> None:
+    shape = '<path class="a" d="M1 1 9 9 1 9"/>'
+    for sheets in ("<style>.a{display:none}</style>", "<style>.a{stroke:red}</style><style>.a{display:none}</style>"):
+        assert not svg(shape + sheets).strokes
+    twice = f"<style>.a{{display:none}}</style>{shape}<style>.a{{display:inline}}</style>"
+    assert len(svg(twice).strokes) == 1
+    assert not svg(shape + "<style>svg{visibility:hidden}</style>").strokes
+
+
 def test_covered_counts_turns() -> None:
     square = np.array([[1.0, 1.0], [5.0, 1.0], [5.0, 5.0], [1.0, 5.0]])
     hole = square * 0.5 + 1.5

@@ -614,7 +614,7 @@ def _lines_on_colours(image: Image.Image, ink: Float, *, dark: bool) -> Float:
     hats: list[Float] = []
     for marks in 1 - channels if dark else channels:
         marks = _reduced(marks, max(marks.shape) / _MAX_RASTER_SIDE)
-        hats.append(marks - np.asarray(ndimage.grey_opening(marks, size=wide)))
+        hats.append((marks - ndimage.grey_opening(marks, size=wide)).astype(np.float32))
     hat = np.maximum.reduce(hats)
     inner = distance_to(~fill) > 0.25 * wide  # where it is no edge of the colour
     hat = (hat - 2 * np.median(hat[inner])).clip(0)  # without the grain of the colours

@@ -105,13 +105,10 @@ def read_svg(source: str | bytes) -> Read:
     if isinstance(source, str):
         source, encoding = source.encode("utf-8", "surrogatepass"), "utf-8"
     reader = _Reader(encoding)
-    try:
-        with np.errstate(all="ignore"):
-            reader.parser.Parse(source, True)
-    except SketchError:
-        raise
-    except (expat.ExpatError, LookupError, ValueError) as error:
-        reader.refuse(f"this is not well-formed SVG ({error}).")
+    reader.read(source)
+    if reader.late:  # now that all rules are known
+        reader = _Reader(encoding, sheets_of=reader)
+        reader.read(source)
     page = _Page.of(reader.shapes, canvas=reader.canvas)
     for told in (*reader.told(), *page.told()):
         warnings.warn(told, SketchguideWarning, stacklevel=3)
@@ -178,7 +175,7 @@ class _Shape:
 class _Reader:
     """What one SVG document draws. Expat reports to it: nothing is loaded, expanded or run."""
 
-    def __init__(self, encoding: str | None) -> None:
+    def __init__(self, encoding: str | None, *, sheets_of: _Reader | None = None) -> None:
         self.parser = expat.ParserCreate(encoding, namespace_separator=" ")
         self.parser.StartDoctypeDeclHandler = self.on_doctype
         self.parser.StartElementHandler = self.on_start
@@ -188,6 +185,11 @@ class _Reader:
         self.rules: dict[str, dict[_Selector, tuple[int, dict[str, str]]]] = {}  # with the place of each
         self.open_switches: dict[int, bool] = {}  # by the depth of their children: whether one was chosen
         self.unread: list[str] = []  # selectors of rules
+        self.known = sheets_of is not None
+        if sheets_of is not None:
+            self.rules, self.unread = sheets_of.rules, sheets_of.unread
+        self.late = False  # whether a rule came after what it may be for
+        self.asked = 0  # how many elements have been styled
         self.matches = 0
         self.sheet: list[str] | None = None
         self.shapes: list[_Shape] = []
@@ -199,6 +201,15 @@ class _Reader:
         self.elements = 0
         self.points = 0
         self.texts = 0
+
+    def read(self, source: bytes) -> None:
+        try:
+            with np.errstate(all="ignore"):
+                self.parser.Parse(source, True)
+        except SketchError:
+            raise
+        except (expat.ExpatError, LookupError, ValueError) as error:
+            self.refuse(f"this is not well-formed SVG ({error}).")
 
     def refuse(self, message: str, *, hint: str = "") -> NoReturn:
         refuse(f"The SVG drawing, line {self.parser.CurrentLineNumber}: {message}", hint=hint)
@@ -228,7 +239,7 @@ class _Reader:
             self.stack.append(self.root(self.styled(name, values)))
             return
         parent = self.stack[-1]
-        if name == "style":
+        if name == "style" and not self.known:
             self.sheet = []
         if name == "clipPath":
             self.clip = values.get("id")
@@ -286,6 +297,7 @@ class _Reader:
             return
         classes = frozenset(name[1:] for name in names if name[0] == ".")
         selector = _Selector((match[1] or "").replace("*", ""), classes, "".join(identities))
+        self.late = self.late or self.asked > 1 or selector.tag == "svg"  # the first is the outermost
         alike = self.rules.setdefault(selector.key, {})
         _, before = alike.get(selector, (0, {}))
         alike[selector] = (self.elements, before | declared)
@@ -314,6 +326,7 @@ class _Reader:
 
     def styled(self, name: str, values: dict[str, str]) -> dict[str, str]:
         """Presentation attributes, overridden by style sheets and these by the style attribute."""
+        self.asked += 1
         classes, identity = set(values.get("class", "").split()), values.get("id", "")
         keys = ["*", name, *(f".{part}" for part in classes), f"#{identity}"]
         rules = [rule for key in keys for rule in self.rules.get(key, {}).items()]
