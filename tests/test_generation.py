@@ -172,6 +172,7 @@ def test_recipes_that_are_none_are_refused(text: str | None, tmp_path: Path) -> 
 
 def test_the_recipe_is_plain_json(tiny: Tiny, predictor: LatentPredictor, tmp_path: Path) -> None:
     (picture,) = draw(tiny, predictor)
+    assert repr(picture) == f"Picture({picture.request.prompt!r}, seed {picture.seed}, {SIZE[0]}x{SIZE[1]})"
     picture.save(tmp_path / "cat.png")
     recipe = json.loads(read_png_text(tmp_path / "cat.png")[RECIPE_KEY])
     assert recipe == picture.recipe.model_dump(mode="json")

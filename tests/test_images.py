@@ -427,3 +427,9 @@ def test_text_chunks_may_follow_the_pixels(tmp_path: Path) -> None:
     path = tmp_path / "late.png"
     path.write_bytes(data[:-12] + body + data[-12:])
     assert read_png_text(path) == {"late": "yes"}
+
+
+def test_a_picture_is_named_as_the_png_that_it_is(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match=r"x\.jpg' does not end in \.png"):
+        save_png(noise(), tmp_path / "x.jpg")
+    assert not list(tmp_path.iterdir())

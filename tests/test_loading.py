@@ -13,6 +13,7 @@ import torch
 from accelerate import cpu_offload
 from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
+from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPImageProcessor
@@ -99,6 +100,19 @@ def test_unknown_names_are_refused_before_the_network(
         load_backbone(name)
     assert caught.value.field == "model"
     assert caught.value.hint
+
+
+def test_a_hub_that_does_not_answer_is_told_from_one_that_has_no_such_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(_: str) -> None:
+        try:
+            raise LocalEntryNotFoundError("cannot find the file in the cache")
+        except LocalEntryNotFoundError as error:
+            raise OSError("does not appear to have a file named model_index.json") from error
+
+    monkeypatch.setattr("diffusers.DiffusionPipeline.load_config", download)
+    with pytest.raises(ModelNotFoundError, match="the hub cannot be reached") as caught:
+        load_backbone("owner/name")
+    assert "network" in caught.value.hint
 
 
 def test_whatever_the_network_raises_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

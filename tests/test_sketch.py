@@ -1127,6 +1127,14 @@ def test_a_style_sheet_may_come_last_and_is_for_the_outermost_too() -> None:
     assert not svg(shape + "<style>svg{visibility:hidden}</style>").strokes
 
 
+def test_what_is_no_file_and_no_size_is_refused_with_what_to_do() -> None:
+    with pytest.raises(SketchError, match="takes the name of a file, not a Image") as caught:
+        Sketch.open(Image.new("L", (64, 64)))
+    assert "from_image" in caught.value.hint
+    with pytest.raises(SketchError, match=r"size is 64; it must be \(width, height\)"):
+        Sketch().rasterize(size=64)
+
+
 def test_covered_counts_turns() -> None:
     square = np.array([[1.0, 1.0], [5.0, 1.0], [5.0, 5.0], [1.0, 5.0]])
     hole = square * 0.5 + 1.5

@@ -72,6 +72,9 @@ class Picture:
     made_with: dict[str, str]  # versions and fingerprints
     evaluations: Evaluations  # that its batch takes alone; what it shares with others counts in full
 
+    def __repr__(self) -> str:
+        return f"Picture({self.request.prompt!r}, seed {self.seed}, {self.image.width}x{self.image.height})"
+
     @property
     def seed(self) -> int:
         return self.request.seed + self.index
@@ -465,7 +468,10 @@ def recall(path: str | Path) -> Recipe:
         if isinstance(error, UsageError):
             raise
         raise UsageError(
-            f"{path} carries no sketchguide recipe.", hint="Only PNG files that sketchguide wrote do.", field="from"
+            f"{path} carries no sketchguide recipe.",
+            hint="The PNG files of `sketchguide generate`, `translate` and `edit` do, as they were written: no strip "
+            "of frames, no sheet, and none that another program saved again.",
+            field="from",
         ) from error
 
 

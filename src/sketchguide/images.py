@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from sketchguide.errors import GuidanceError, SketchError, SketchguideWarning
+from sketchguide.errors import GuidanceError, OutputError, SketchError, SketchguideWarning
 from sketchguide.files import replacing
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ def _opened(data: bytes, *, name: str, field: str) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
         allowed = ", ".join(FORMATS).replace("WEBP", "WebP")
-        raise SketchError(f"{name} is not a readable picture; allowed are {allowed}.", field=field) from error
+        strokes = " Drawings may be SVG or Quick, Draw! ndjson too." if field == "sketch" else ""
+        raise SketchError(f"{name} is not a readable picture; allowed are {allowed}.{strokes}", field=field) from error
     except Image.DecompressionBombError as error:
         raise _too_large(name, "far too many", field=field) from error
     if image.format == "PNG":
@@ -258,7 +259,11 @@ def channel_extremes(image: Image.Image) -> tuple[NDArray[np.float32], NDArray[n
 
 
 def save_png(image: Image.Image, path: str | Path, *, text: Mapping[str, str] | None = None) -> None:
-    """Writes a PNG with `text` as its metadata; raises OutputError as `files.replacing` does."""
+    """Writes a PNG with `text` as its metadata; raises OutputError as `files.replacing` does, and for a name that does
+    not end in .png.
+    """
+    if Path(path).suffix.lower() != ".png":
+        raise OutputError(f"{str(path)!r} does not end in .png.", hint="Pictures are written as PNG.", field="output")
     with replacing(Path(path)) as part:
         chunks = PngImagePlugin.PngInfo()
         for key, value in (text or {}).items():

@@ -156,6 +156,12 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
         reason = reason_of(error)
         if isinstance(source, Path):
             raise WeightsError(f"{source} does not load as a diffusers pipeline: {reason}", field="model") from error
+        if _unreached(error):
+            raise ModelNotFoundError(
+                f"No model {name!r} here, and the hub cannot be reached to look for it there.",
+                hint="Check the network, or take one that is at hand: `sketchguide models` lists them.",
+                field="model",
+            ) from error
         raise ModelNotFoundError(
             f"No model {name!r} here, and the hub gave none of that name: {reason}",
             hint="Check the name and the network; `sketchguide models` lists what is at hand.",
@@ -172,6 +178,17 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
                 f"The weights of {part} in {source} are not finite.", hint="Get them again.", field="model"
             )
     return from_pipe(pipeline.to(where), name=str(name))
+
+
+def _unreached(error: BaseException | None) -> bool:
+    """Whether an error, or what led to it, is that the hub did not answer at all."""
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    while error is not None:
+        if isinstance(error, LocalEntryNotFoundError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _text_encoders(source: str | Path, index: Mapping[str, Any], dtype: torch.dtype) -> dict[str, nn.Module]:

@@ -143,6 +143,11 @@ class Sketch:
         Raises:
             SketchError: the file is missing, damaged, too large, or none of these.
         """
+        if not isinstance(path, str | Path):  # pyright: ignore[reportUnnecessaryIsInstance]
+            refuse(
+                f"Sketch.open takes the name of a file, not a {type(path).__name__}.",
+                hint="Of a picture: Sketch.from_image(picture).",
+            )
         data = read_file(path, field="sketch")
         name = Path(path).stem
         packed = data.startswith(_GZIP)
@@ -351,6 +356,8 @@ class Sketch:
         Raises:
             SketchError: size or line_width out of range.
         """
+        if not isinstance(size, Sequence) or len(size) != 2:  # pyright: ignore[reportUnnecessaryIsInstance]
+            refuse(f"size is {size}; it must be (width, height).")
         width, height = size
         if not all(8 <= side <= _MAX_MAP_SIDE and side == int(side) for side in (width, height)):
             refuse(f"A map of {width} × {height} was asked for; each side must be 8 to {_MAX_MAP_SIDE} pixels.")
