@@ -429,8 +429,8 @@ def test_law_06_no_hook_and_no_grad_mode_survives(backbone: UNetBackbone, ambien
             walk(backbone, PlugAndPlay(backbone, Faulty(), cat))
         with pytest.raises(UsageError, match="2 sources for 3 pictures"):
             walk(backbone, borrow(backbone, rows=2), rows=3)
-        with pytest.raises(RuntimeError):  # the source pass itself fails: two latents, three prompts
-            walk(backbone, PlugAndPlay(backbone, Drift(begin(1, 2)), backbone.describe(["a", "b", "c"])))
+        with pytest.raises(RuntimeError):  # the source pass itself fails: its prompt is of another width
+            walk(backbone, PlugAndPlay(backbone, Drift(begin(1)), replace(cat, embedding=cat.embedding[..., 1:])))
         assert torch.is_grad_enabled() is ambient
         assert hook_count(backbone.network) == 0
         steps = sample(backbone, cat, begin(0), backbone.levels(STEPS), injections=[borrow(backbone)])

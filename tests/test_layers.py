@@ -44,6 +44,7 @@ TABLE = (
     "training",
     "evaluation",
     "cli",
+    "__main__",
 )
 
 ROOT = Path(sketchguide.__file__).parent

@@ -347,7 +347,13 @@ def test_a_networks_own_extras_stay(tiny: Tiny, controlnet: ControlNetModel, mon
     backbone = tiny()
     told = with_controlnet(backbone, controlnet, pictures())
     heard: dict[str, Any] = {}
-    monkeypatch.setattr(backbone, "network", lambda *_, **extras: heard.update(extras) or (beginnings(1),))
+
+    def network(*_: Tensor, **extras: Any) -> tuple[Tensor]:
+        heard.update(extras)
+        return (beginnings(1),)
+
+    network.dtype = torch.float32
+    monkeypatch.setattr(backbone, "network", network)
     condition = replace(told.describe(["a cat"]), extras={"class_labels": torch.zeros(1)})
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(controlnet, "forward", lambda *_, **extras: ([torch.ones(1)], extras["class_labels"] + 2))

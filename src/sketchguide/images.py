@@ -259,10 +259,10 @@ def channel_extremes(image: Image.Image) -> tuple[NDArray[np.float32], NDArray[n
 
 
 def save_png(image: Image.Image, path: str | Path, *, text: Mapping[str, str] | None = None) -> None:
-    """Writes a PNG with `text` as its metadata; raises OutputError as `files.replacing` does, and for a name that does
-    not end in .png.
+    """Writes a PNG with `text` as its metadata; raises OutputError as `files.replacing` does, and for a name that ends
+    otherwise than in .png.
     """
-    if Path(path).suffix.lower() != ".png":
+    if Path(path).suffix.lower() not in ("", ".png"):
         raise OutputError(f"{str(path)!r} does not end in .png.", hint="Pictures are written as PNG.", field="output")
     with replacing(Path(path)) as part:
         chunks = PngImagePlugin.PngInfo()
