@@ -287,7 +287,7 @@ def own_predictor(backbone: Backbone, reads: Reads = "ink") -> str:
     name = shipped_predictor(backbone.name, reads)
     if not has_predictor(backbone, reads):
         raise UsageError(
-            f"{backbone.name!r} has no predictor of its own that reads {reads}.",
+            f"{backbone.name!r} has no predictor of its own{'' if reads == 'ink' else ' that reads latents'}.",
             hint="Name one with --predictor, or train it: "
             f"`sketchguide train --model … --data … --reads {reads} -o …`.",
             field="predictor",

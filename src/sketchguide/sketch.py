@@ -356,9 +356,10 @@ class Sketch:
         Raises:
             SketchError: size or line_width out of range.
         """
-        if not isinstance(size, Sequence) or len(size) != 2:  # pyright: ignore[reportUnnecessaryIsInstance]
+        try:
+            width, height = size
+        except (TypeError, ValueError):
             refuse(f"size is {size}; it must be (width, height).")
-        width, height = size
         if not all(8 <= side <= _MAX_MAP_SIDE and side == int(side) for side in (width, height)):
             refuse(f"A map of {width} × {height} was asked for; each side must be 8 to {_MAX_MAP_SIDE} pixels.")
         if not (is_number(line_width) and 0 < line_width <= 0.25):
