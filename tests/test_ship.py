@@ -93,7 +93,7 @@ def test_a_decoder_takes_the_place_of_the_shipped_one(ship: Callable[..., Path],
 
 
 @pytest.mark.parametrize(
-    ("reads", "name", "target"), [("ink", None, "small-edges"), ("latent",) + 2 * ("small-edges-latent",)]
+    ("reads", "name", "target"), [("ink", None, "small-edges"), ("latent", "small-edges-latent", "small-edges-latent")]
 )
 def test_a_predictor_is_found_by_the_model_and_its_card_says_how(
     reads: str,

@@ -470,9 +470,9 @@ def test_a_line_that_is_drawn_along_the_ruling_stays_and_the_ruling_goes(turned:
     assert not ink[34:].any()
 
 
-def house(size: int, *, coloured: bool, ink: str = "black", paper: str = "white") -> Image.Image:
+def house(size: int, *, coloured: bool) -> Image.Image:
     """Lines, or lines around areas of colour."""
-    image = Image.new("RGB", (size, size), paper)
+    image = Image.new("RGB", (size, size), "white")
     draw = ImageDraw.Draw(image)
     for colour, corners in (
         ((250, 220, 90), [(0.2, 0.45), (0.8, 0.45), (0.8, 0.9), (0.2, 0.9)]),
@@ -482,7 +482,7 @@ def house(size: int, *, coloured: bool, ink: str = "black", paper: str = "white"
         points = [(x * size, y * size) for x, y in corners]
         if coloured:
             draw.polygon(points, fill=colour)
-        draw.line([*points, *points[:2]], fill=ink, width=size // 80, joint="curve")
+        draw.line([*points, *points[:2]], fill="black", width=size // 80, joint="curve")
     return image
 
 

@@ -577,8 +577,8 @@ def _unruled(marks: Float) -> Float:
         ruling = np.where(np.isin(labels, lines), ruling, 0)  # what is as dark as the pen was drawn along a ruler
         if falls.any():
             ruling = ndimage.maximum_filter1d(ruling, 3)
-        rows = (np.arange(len(page))[:, None] - falls).clip(0, len(page) - 1)
-        page = np.where(page < 1.6 * ruling[rows], 0, page)
+        ruled = _sheared(np.broadcast_to(ruling.astype(np.float32)[:, None], page.shape), -falls)
+        page = np.where(page < 1.6 * ruled, 0, page)
         marks = page.T if flip else page
     return marks
 
@@ -590,7 +590,7 @@ def _falls(page: Float) -> NDArray[np.int_]:
     for marks, reach in ((coarse, _SLANT), (page, 1.5 / 256)):
         width = marks.shape[1]
         count = 2 * round(reach * width) + 1
-        slopes = best + np.linspace(-reach, reach, count)[np.argsort(np.abs(np.linspace(-1, 1, count)), kind="stable")]
+        slopes = [best + change for change in sorted(np.linspace(-reach, reach, count), key=abs)]  # of equals the least
         shown = [np.square(np.median(_sheared(marks, _down(slope, width)), axis=1)).sum() for slope in slopes]
         best = float(slopes[int(np.argmax(shown))])
     return _down(best, page.shape[1])
@@ -624,7 +624,8 @@ def _lines_on_colours(image: Image.Image, ink: Float, *, dark: bool) -> Float:
         marks = _reduced(marks, max(marks.shape) / _MAX_RASTER_SIDE)
         hats.append((marks - ndimage.grey_opening(marks, size=wide)).astype(np.float32))
     hat = np.maximum.reduce(hats)
-    inner = distance_to(~fill) > 0.25 * wide  # where it is no edge of the colour
+    within = distance_to(~fill)
+    inner = within > 0.25 * wide  # where it is no edge of the colour
     hat = (hat - 2 * np.median(hat[inner])).clip(0)  # without the grain of the colours
     drawn = hat > 0.2
     depth = distance_to(~drawn)
@@ -632,7 +633,7 @@ def _lines_on_colours(image: Image.Image, ink: Float, *, dark: bool) -> Float:
     if not 0.01 * inner.sum() < crossing.sum() < 0.5 * inner.sum():
         return ink
     pen = float(np.quantile(depth[crossing], 0.9))
-    edges = fill & (distance_to(~fill) <= 1.5) & (distance_to(drawn) > max(4.0, 4 * pen))
+    edges = fill & (within <= 1.5) & (distance_to(drawn) > max(4.0, 4 * pen))
     return (drawn | edges).astype(np.float32)
 
 
