@@ -79,7 +79,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with emoji128/, quickdraw/, class_map.json")
     parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
-    parser.add_argument("--minutes", type=float, default=20.0, help="training time (default: %(default)s)")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, default=20.0, help="training time (default: %(default)s)")
+    length.add_argument("--steps", type=int, help="stop here instead: the same machine then trains the same judge")
     parser.add_argument("--size", type=int, default=64, help="side of the pictures in pixels (default: %(default)s)")
     parser.add_argument("--concepts", choices=("quickdraw", "all"), default="quickdraw", help="as in the icon recipe")
     parser.add_argument("--batch", type=int, default=64, help="pictures per step (default: %(default)s)")
@@ -105,12 +107,12 @@ def train(options: argparse.Namespace) -> None:
     started = reported = time.monotonic()
     for state in train_classifier(batches, classes=classes, size=options.size, seed=options.seed, bf16=options.bf16):
         now = time.monotonic()
-        over = now - started > options.minutes * 60
+        over = state.step >= options.steps if options.steps else now - started > options.minutes * 60
         if now - reported > 60 or over:
             reported = now
             save_classifier(state.classifier, options.out)
-            spent = f"{(now - started) / 60:.1f} of {options.minutes:g} min"
-            print(f"{spent}, step {state.step}, loss {state.loss:.3f}, right {state.accuracy:.2f}", flush=True)
+            spent = f"{(now - started) / 60:.1f} min, step {state.step}"
+            print(f"{spent}, loss {state.loss:.3f}, right {state.accuracy:.2f}", flush=True)
         if over:
             break
     report = validate(state.classifier, artwork, labels, rounds=4)

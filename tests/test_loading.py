@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import cpu_offload
-from diffusers import ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
+from diffusers import AutoencoderTiny, ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
@@ -176,11 +176,12 @@ def test_a_device_that_is_not_there_is_refused() -> None:
 
 def test_pipelines_of_other_families_are_refused(tiny: Tiny) -> None:
     other = SimpleNamespace(components={"transformer": object(), "vae": object()})
-    with_another_autoencoder = SimpleNamespace(components={**tiny().pipeline.components, "vae": object()})
+    with_another_autoencoder = SimpleNamespace(components={**tiny().pipeline.components, "vae": AutoencoderTiny()})
     of_pictures = SimpleNamespace(components={**tiny().pipeline.components, "text_encoder": None})
-    for pipeline in (with_another_autoencoder, of_pictures):
-        with pytest.raises(UsageError, match="not supported"):
-            from_pipe(pipeline)
+    with pytest.raises(UsageError, match="with AutoencoderTiny for its vae is not supported"):
+        from_pipe(with_another_autoencoder)
+    with pytest.raises(UsageError, match="SimpleNamespace is not supported"):
+        from_pipe(of_pictures)
     with pytest.raises(UsageError, match="not supported") as caught:
         from_pipe(other)
     assert caught.value.field == "model"
@@ -201,9 +202,12 @@ def test_what_would_not_be_heard_is_refused(tiny: Tiny) -> None:
 
 def test_a_compiled_network_is_taken_as_it_was() -> None:
     pipeline = tiny_stable_diffusion()
-    plain = pipeline.unet
-    pipeline.unet = torch.compile(plain, backend="eager")
-    assert from_pipe(pipeline).network is plain
+    parts = {"unet": pipeline.unet, "vae": pipeline.vae}
+    for part, plain in parts.items():
+        setattr(pipeline, part, torch.compile(plain, backend="eager"))
+    from_pipe(pipeline)
+    for part, plain in parts.items():
+        assert getattr(pipeline, part) is plain
 
 
 def test_folders_of_other_families_are_refused_before_any_weights_are_read(tmp_path: Path, tiny: Tiny) -> None:
@@ -214,12 +218,14 @@ def test_folders_of_other_families_are_refused_before_any_weights_are_read(tmp_p
     for change in (
         {"_class_name": "StableDiffusionXLPipeline", "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]},
         {"_class_name": "FluxPipeline", "unet": [None, None], "transformer": ["diffusers", "FluxTransformer2DModel"]},
-        {"_class_name": "StableDiffusionPipeline", "vae": ["diffusers", "AutoencoderTiny"]},
         {"_class_name": "StableDiffusionPipeline", "text_encoder": [None, None]},
     ):
         (tmp_path / "model_index.json").write_text(json.dumps(index | change))
         with pytest.raises(UsageError, match=f"{change['_class_name']} is not supported yet"):
             load_backbone(tmp_path)
+    (tmp_path / "model_index.json").write_text(json.dumps(index | {"vae": ["diffusers", "AutoencoderTiny"]}))
+    with pytest.raises(UsageError, match="with AutoencoderTiny for its vae is not supported yet"):
+        load_backbone(tmp_path)
 
 
 def test_any_loaded_pipeline_is_a_backbone(tiny: Tiny) -> None:

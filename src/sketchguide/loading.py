@@ -146,7 +146,7 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
         index: Any = DiffusionPipeline.load_config(source)
         kinds = {part: entry[1] for part, entry in index.items() if isinstance(entry, list) and entry[0]}
         if FAMILY.items() - kinds.items() or not _one_prompt(kinds):  # before any weights are read, or even fetched
-            raise _unsupported(str(index.get("_class_name", name)))
+            raise _unsupported(str(index.get("_class_name", name)), kinds)
         encoders = _text_encoders(source, index, chosen)
         spared = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in kinds else {}
         pipeline = DiffusionPipeline.from_pretrained(source, dtype=chosen, use_safetensors=True, **encoders, **spared)
@@ -223,10 +223,10 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
 
     The family is read from its components. Its networks are frozen and put into eval mode, for good: go on training
     with a copy, or set `requires_grad_` and `train` again. On the CPU their weights are laid out `channels_last`. A
-    UNet in the wrapper of `torch.compile` is taken out of it: what is read and rewritten inside needs it plain. Raises
-    UsageError for a pipeline that is not supported.
+    UNet or autoencoder in the wrapper of `torch.compile` is taken out of it: what is read and rewritten inside needs it
+    plain. Raises UsageError for a pipeline that is not supported.
     """
-    from diffusers import AutoencoderKL, UNet2DConditionModel
+    import diffusers
 
     if not hasattr(pipeline, "components"):
         raise UsageError(
@@ -234,8 +234,9 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
             hint="Names, folders and hub ids go to load_backbone.",
             field="model",
         )
-    if isinstance(plain := getattr(pipeline.components.get("unet"), "_orig_mod", None), UNet2DConditionModel):
-        pipeline.unet = plain
+    for part in FAMILY:
+        if (plain := getattr(pipeline.components.get(part), "_orig_mod", None)) is not None:
+            setattr(pipeline, part, plain)
     parts: dict[str, Any] = {name: part for name, part in pipeline.components.items() if part is not None}
     for part, wrap in (("controlnet", "with_controlnet"), ("adapter", "with_t2i_adapter")):
         if part in parts:
@@ -244,9 +245,9 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
                 hint=f"Take the plain pipeline, StableDiffusionPipeline.from_pipe(…), and {wrap}.",
                 field="model",
             )
-    known = isinstance(parts.get("unet"), UNet2DConditionModel) and isinstance(parts.get("vae"), AutoencoderKL)
+    known = all(isinstance(parts.get(part), getattr(diffusers, kind)) for part, kind in FAMILY.items())
     if not known or not _one_prompt(parts):
-        raise _unsupported(type(pipeline).__name__)
+        raise _unsupported(type(pipeline).__name__, {name: type(part).__name__ for name, part in parts.items()})
     for module in parts.values():
         if isinstance(module, nn.Module) and all(p.device.type == "cpu" for p in module.parameters()):
             module.to(memory_format=torch.channels_last)  # convolutions are a tenth to a third faster there
@@ -258,9 +259,11 @@ def _one_prompt(parts: Collection[str]) -> bool:
     return {"text_encoder", "tokenizer"} <= set(parts) and "text_encoder_2" not in parts
 
 
-def _unsupported(pipeline: str) -> UsageError:
+def _unsupported(pipeline: str, kinds: Mapping[str, str]) -> UsageError:
+    """`kinds`: the class of each part."""
+    others = [f"{kinds[part]} for its {part}" for part, kind in FAMILY.items() if kinds.get(part, kind) != kind]
     return UsageError(
-        f"{pipeline} is not supported yet.",
+        f"{pipeline}{f' with {others[0]}' if others else ''} is not supported yet.",
         hint="Supported: pipelines with one text encoder, a UNet2DConditionModel and an AutoencoderKL (SD 1.x, 2.x).",
         field="model",
     )
