@@ -463,7 +463,7 @@ def test_impossible_settings_are_refused(backbone: UNetBackbone, settings: Mappi
 def test_rows_that_do_not_match_are_refused(backbone: UNetBackbone) -> None:
     with pytest.raises(UsageError, match="3 masks for 1 pictures"):
         walk(backbone, borrow(backbone, mask=torch.ones(3, 1, *GRID)))
-    with pytest.raises(UsageError, match="2 prompts for 1 sources"):
+    with pytest.raises(UsageError, match="2 prompts for 1 pictures"):
         walk(backbone, replace(borrow(backbone), condition=backbone.describe(["a", "b"])))
 
 

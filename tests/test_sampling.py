@@ -184,7 +184,7 @@ def test_a_scale_that_cannot_act_is_refused(tiny: Tiny) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 3])
 def test_noisy_solvers_need_one_generator_per_image(tiny: Tiny, count: int) -> None:
-    with pytest.raises(UsageError, match=f"{count} given for 2") as caught:
+    with pytest.raises(UsageError, match=f"{count} generators for 2") as caught:
         walk(tiny(), begin(2), solver=DDIM(eta=1.0), generators=generators(range(count)))
     assert caught.value.field == "generators"
 

@@ -3,7 +3,7 @@ import torch
 
 from sketchguide.defaults import SEED
 from sketchguide.errors import UsageError
-from sketchguide.seeds import generators, noise, random_seed
+from sketchguide.seeds import generators, noise, noise_like, random_seed
 
 
 def test_a_seed_is_the_same_noise_in_any_batch() -> None:
@@ -25,12 +25,19 @@ def test_the_global_generator_is_left_alone() -> None:
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_noise_takes_the_type_of_the_latent() -> None:
-    like = torch.zeros(1, dtype=torch.bfloat16)
-    drawn = noise(generators([7]), (1000,), like=like)
+def test_noise_takes_the_shape_and_type_of_the_latent() -> None:
+    latent = torch.zeros(2, 1000, dtype=torch.bfloat16)
+    drawn = noise_like(latent, generators([7, 8]))
     assert drawn.dtype == torch.bfloat16
-    assert torch.equal(drawn, noise(generators([7]), (1000,)).to(torch.bfloat16))
+    assert torch.equal(drawn, noise(generators([7, 8]), (1000,)).to(torch.bfloat16))
     assert float(drawn.float().std()) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_generator_for_each_row_is_asked_for(count: int) -> None:
+    with pytest.raises(UsageError, match=f"{count} generators for 2 pictures") as caught:
+        noise_like(torch.zeros(2, 4, 8, 8), generators(range(count)))
+    assert caught.value.field == "generators"
 
 
 @pytest.mark.parametrize("seed", [-1, SEED.high + 1, 10**30])

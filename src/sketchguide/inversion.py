@@ -15,7 +15,7 @@ from sketchguide.controls.features import NegativePrompt
 from sketchguide.errors import UsageError
 from sketchguide.levels import Level, Window, check_window, is_open
 from sketchguide.sampling import Evaluations, Moment, sample
-from sketchguide.seeds import noise
+from sketchguide.seeds import noise_like
 from sketchguide.solvers import Solver
 
 
@@ -49,18 +49,14 @@ class Noised:
     """
 
     def __init__(self, clean: Tensor, generators: Sequence[Generator], *, fresh: bool = True) -> None:
-        if len(generators) != len(clean):
-            raise UsageError(f"{len(generators)} generators for {len(clean)} sources.", field="generators")
         self._clean = clean
         self._generators = generators
-        self._noise = None if fresh else noise(generators, clean.shape[1:], like=clean)
+        self._noise = None if fresh else noise_like(clean, generators)
         self._last: tuple[Level, Tensor] | None = None
 
     def at(self, level: Level) -> Tensor:
         if self._last is None or self._last[0] != level:
-            drawn = self._noise
-            if drawn is None:
-                drawn = noise(self._generators, self._clean.shape[1:], like=self._clean)
+            drawn = noise_like(self._clean, self._generators) if self._noise is None else self._noise
             self._last = (level, level.alpha * self._clean + level.sigma * drawn)
         return self._last[1]
 
@@ -85,8 +81,7 @@ def ascend(
     """
     if iterations < 1:
         raise UsageError(f"iterations is {iterations}; it must be at least 1.", field="iterations")
-    if len(condition) != len(latent):
-        raise UsageError(f"condition has {len(condition)} prompts for {len(latent)} pictures.", field="condition")
+    condition.check_rows(len(latent), "condition")
     eps: Tensor | None = None
     for step, (now, to) in enumerate(pairwise(reversed(levels)), start=1):
         clean, risen = (latent, latent) if eps is None else _raised(latent, eps, now, to)
@@ -128,8 +123,6 @@ def recur(
     check_window(window)
     if times < 0:
         raise UsageError(f"times is {times}; it must be at least 0.", field="times")
-    if times and len(generators) != len(latent):
-        raise UsageError(f"{len(generators)} generators for {len(latent)} pictures.", field="generators")
     step = partial(sample, backbone, condition, negative=negative, scale=scale, solver=solver, generators=generators)
     done = Evaluations(0, 0)
     for i, (now, to) in enumerate(pairwise(levels)):
@@ -147,4 +140,4 @@ def _noised_back(latent: Tensor, now: Level, to: Level, generators: Sequence[Gen
     """A latent at `now` taken to the noisier `to` by fresh noise alone, as the forward process would."""
     keep = to.alpha / now.alpha
     fresh = max(0.0, to.sigma**2 - (keep * now.sigma) ** 2) ** 0.5
-    return keep * latent + fresh * noise(generators, latent.shape[1:], like=latent)
+    return keep * latent + fresh * noise_like(latent, generators)

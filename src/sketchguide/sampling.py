@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from sketchguide.controls.base import Guide, Injection, Step, acts_on, of_networ
 from sketchguide.controls.features import NegativePrompt
 from sketchguide.errors import GuidanceError, UsageError
 from sketchguide.levels import Level, Prediction, Window, is_open
-from sketchguide.seeds import noise
+from sketchguide.seeds import noise_like
 from sketchguide.solvers import DDIM, Solver
 from sketchguide.taps import Rewrite, tapped
 
@@ -68,18 +69,8 @@ def sample(
     """
     solver = solver or DDIM()
     _check(latent, condition, negative, scale)
-    shape = latent.shape[1:]
     previous: tuple[Prediction, Level] | None = None
     negatives = 0
-
-    def fresh_noise() -> Tensor:
-        if len(generators) != len(latent):
-            raise UsageError(
-                f"{type(solver).__name__} draws noise and needs one generator per image: {len(generators)} given for "
-                f"{len(latent)}.",
-                field="generators",
-            )
-        return noise(generators, shape, like=latent)
 
     for step, (now, to) in enumerate(pairwise(levels), start=1):
         due = [g for g in guides if is_open(g.window, now) and g.strength and (step - 1) % g.every == 0]
@@ -94,7 +85,8 @@ def sample(
                 with tapped(backbone.network, (), rewrites):
                     prediction = prediction.towards(_mixed(backbone, latent, now, told), scale)
                 negatives += len(told)
-            following = solver(latent, prediction, now, to, previous=previous, noise=fresh_noise)
+            fresh = partial(noise_like, latent, generators)
+            following = solver(latent, prediction, now, to, previous=previous, noise=fresh)
             move = following - latent
             pushes = [g.strength(gradient, move, now, to) for g, gradient in zip(pulling, gradients, strict=True)]
             latent = torch.stack([following, *pushes]).sum(dim=0) if pushes else following
@@ -117,8 +109,7 @@ def _check(latent: Tensor, condition: Condition, negative: Condition | NegativeP
     elif negative is not None:
         told.append(("negative", negative))
     for name, one in told:
-        if len(one) != len(latent):
-            raise UsageError(f"{name} has {len(one)} prompts for {len(latent)} pictures.", field=name)
+        one.check_rows(len(latent), name)
 
 
 def _look(

@@ -25,7 +25,18 @@ def random_seed() -> int:
     return secrets.randbelow(10**9)
 
 
-def noise(each: Sequence[Generator], shape: Sequence[int], like: Tensor | None = None) -> Tensor:
-    """Standard normal (len(each), *shape), row i drawn from generator i; device and dtype of `like`."""
-    drawn = torch.stack([torch.randn(*shape, generator=one, device="cpu", dtype=torch.float32) for one in each])
-    return drawn if like is None else drawn.to(like)
+def noise(each: Sequence[Generator], shape: Sequence[int]) -> Tensor:
+    """Standard normal (len(each), *shape), row i drawn from generator i; float32 on the CPU."""
+    return torch.stack([torch.randn(*shape, generator=one, device="cpu", dtype=torch.float32) for one in each])
+
+
+def noise_like(latent: Tensor, each: Sequence[Generator]) -> Tensor:
+    """`noise` of the shape, device and dtype of `latent` (B, …).
+
+    Raises UsageError unless there is one generator per row.
+    """
+    if len(each) != len(latent):
+        raise UsageError(
+            f"{len(each)} generators for {len(latent)} pictures: noise is drawn from one for each.", field="generators"
+        )
+    return noise(each, latent.shape[1:]).to(latent)

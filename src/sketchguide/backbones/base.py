@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from sketchguide.errors import UsageError
 from sketchguide.levels import Level, Prediction, PredictionKind
 from sketchguide.solvers import SolverChoice
 from sketchguide.taps import TapInfo
@@ -25,6 +26,11 @@ class Condition:
 
     def __len__(self) -> int:
         return len(self.embedding)
+
+    def check_rows(self, count: int, name: str) -> None:
+        """Raise UsageError, of `name`, unless there is one prompt for each of `count` pictures."""
+        if len(self) != count:
+            raise UsageError(f"{name} has {len(self)} prompts for {count} pictures.", field=name)
 
 
 class Backbone(Protocol):

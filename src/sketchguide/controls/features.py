@@ -157,8 +157,7 @@ class PlugAndPlay:
             raise UsageError(
                 f"The mask is {tuple(self.mask.shape[-2:])}, the source's latent {size} (h, w).", field="mask"
             )
-        if len(self.condition) != len(latent):
-            raise UsageError(f"condition has {len(self.condition)} prompts for {len(latent)} sources.", field="source")
+        self.condition.check_rows(len(latent), "condition")
         self.evaluations += 1
         seen = look(self.backbone, latent, level, self.condition, paths)
         rewrites = {path: partial(self._blend, seen[path], size) for path in paths}
