@@ -230,7 +230,7 @@ def test_a_noised_picture_is_a_source(fresh: bool) -> None:
 
 def test_noise_needs_one_generator_per_row() -> None:
     with pytest.raises(UsageError, match="1 generators for 2 pictures"):
-        Noised(begin(1, 2), generators([7])).at(cosine(2)[0])
+        Noised(begin(1, 2), generators([7]))
 
 
 # ------------------------------------------------------------------------------------------------------------ cost
@@ -331,10 +331,9 @@ def test_no_recurrence_is_sample() -> None:
 
 
 def test_there_is_a_generator_for_each_picture_and_a_prompt() -> None:
-    told = Condition(TOLD.embedding.repeat(2, 1, 1))
     for count in (0, 1, 3):
         with pytest.raises(UsageError, match=f"{count} generators for 2 pictures"):
-            list(recur(Toy(), told, begin(1, 2), cosine(9), generators=generators(range(count))))
+            next(recur(Toy(), TOLD, begin(1, 2), cosine(3), generators=generators(range(count))))
     with pytest.raises(UsageError, match="1 prompts for 2 pictures"):
         next(ascend(Toy(), begin(1, 2), cosine(3), TOLD))
 

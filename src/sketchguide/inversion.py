@@ -15,7 +15,7 @@ from sketchguide.controls.features import NegativePrompt
 from sketchguide.errors import UsageError
 from sketchguide.levels import Level, Window, check_window, is_open
 from sketchguide.sampling import Evaluations, Moment, sample
-from sketchguide.seeds import noise_like
+from sketchguide.seeds import check_each, noise_like
 from sketchguide.solvers import Solver
 
 
@@ -49,6 +49,7 @@ class Noised:
     """
 
     def __init__(self, clean: Tensor, generators: Sequence[Generator], *, fresh: bool = True) -> None:
+        check_each(generators, len(clean))
         self._clean = clean
         self._generators = generators
         self._noise = None if fresh else noise_like(clean, generators)
@@ -123,6 +124,8 @@ def recur(
     check_window(window)
     if times < 0:
         raise UsageError(f"times is {times}; it must be at least 0.", field="times")
+    if times:
+        check_each(generators, len(latent))
     step = partial(sample, backbone, condition, negative=negative, scale=scale, solver=solver, generators=generators)
     done = Evaluations(0, 0)
     for i, (now, to) in enumerate(pairwise(levels)):

@@ -30,13 +30,15 @@ def noise(each: Sequence[Generator], shape: Sequence[int]) -> Tensor:
     return torch.stack([torch.randn(*shape, generator=one, device="cpu", dtype=torch.float32) for one in each])
 
 
-def noise_like(latent: Tensor, each: Sequence[Generator]) -> Tensor:
-    """`noise` of the shape, device and dtype of `latent` (B, …).
-
-    Raises UsageError unless there is one generator per row.
-    """
-    if len(each) != len(latent):
+def check_each(each: Sequence[Generator], count: int) -> None:
+    """Raise UsageError unless there is one generator for each of `count` pictures."""
+    if len(each) != count:
         raise UsageError(
-            f"{len(each)} generators for {len(latent)} pictures: noise is drawn from one for each.", field="generators"
+            f"{len(each)} generators for {count} pictures: noise is drawn from one for each.", field="generators"
         )
+
+
+def noise_like(latent: Tensor, each: Sequence[Generator]) -> Tensor:
+    """`noise` of the shape, device and dtype of `latent` (B, …); errors as of `check_each`."""
+    check_each(each, len(latent))
     return noise(each, latent.shape[1:]).to(latent)
