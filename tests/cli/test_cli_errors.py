@@ -58,7 +58,9 @@ def test_sketches_that_cannot_be_used(sketchguide: Run, tmp_path: Path, name: st
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--steps", "0"], "steps is 0"),
+        (["--steps", "0"], "Error: --steps is 0"),
+        (["--class-scale", "200"], "Error: --class-scale is 200"),
+        (["--negative-time", "0.6"], "Error: --negative-time is 0.6"),
         (["--steps", "1000000000"], "steps is 1000000000"),
         (["--steps", "many"], "--steps"),
         (["--strength", "nan"], "strength is nan"),

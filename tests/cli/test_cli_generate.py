@@ -220,9 +220,27 @@ def test_polarity_of_strokes_changes_nothing(
     assert "polarity dark-on-light changes nothing" in " ".join(result.err.split())
 
 
+def test_warnings_call_settings_by_their_options(sketchguide: Run, quick: list[str], tmp_path: Path):
+    draw = [
+        "generate",
+        "a cat",
+        *quick,
+        "--class-scale",
+        "3",
+        "--sketcher",
+        "class_scale",
+        "-o",
+        tmp_path / "a.png",
+    ]
+    told = sketchguide(*draw).err
+    assert "Warning: --class-scale changes nothing without a class." in told
+    assert "Warning: --sketcher changes nothing without --sketch-loss." in told
+    assert "class_scale changes nothing without a class." in sketchguide(*draw, "--json").json["warnings"]
+
+
 def test_guidance_options_without_a_drawing_warn(sketchguide: Run, quick: list[str], tmp_path: Path):
     result = sketchguide("generate", "a", *quick, "--strength", "2", "-o", tmp_path / "a.png")
-    assert result.err == "Warning: There is no drawing: --strength change nothing.\n"
+    assert result.err == "Warning: There is no drawing: --strength changes nothing.\n"
 
 
 def test_sigterm_keeps_the_finished_pictures(

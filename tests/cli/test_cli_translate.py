@@ -224,4 +224,4 @@ def test_a_network_without_places_lists_its_taps(sketchguide: Run, photo: Path, 
 
 def test_options_without_a_drawing_are_idle(sketchguide: Run, photo: Path, quick: list[str], tmp_path: Path):
     result = sketchguide("translate", photo, "a", *quick, "--strength", "2", "-o", tmp_path / "a.png")
-    assert result.err == "Warning: There is no drawing: --strength change nothing.\n"
+    assert result.err == "Warning: There is no drawing: --strength changes nothing.\n"

@@ -105,7 +105,8 @@ def given(
 def warn_of_idle(options: Mapping[str, Any], report: Report, *, drawing: bool) -> None:
     idle = [name for name in ("predictor", "strength", "stop", "every", "even", "blank", "handover") if name in options]
     if idle and not drawing:
-        report.warn(f"There is no drawing: --{' and --'.join(idle)} change nothing.")
+        change = "changes" if len(idle) == 1 else "change"
+        report.warn(f"There is no drawing: --{' and --'.join(idle)} {change} nothing.")
 
 
 @dataclass(frozen=True, kw_only=True)

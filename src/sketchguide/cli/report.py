@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 import traceback
@@ -31,6 +32,7 @@ JsonFlag = Annotated[
 
 DEBUG = "SKETCHGUIDE_DEBUG"
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # torch, on accelerators and on the CPU
+SETTING = re.compile(r"^[a-z_]+(?= )|(?<= )[a-z]+(?:_[a-z]+)+(?=[ ,:]|\.?$|\. )")  # in messages
 PACKAGE = str(Path(sketchguide.__file__).parent)
 
 # typer brings its own click or uses the installed one, depending on its version: the base of its usage errors.
@@ -45,6 +47,7 @@ class Report:
         self.as_json = "--json" in arguments  # a guess until the command line is parsed, for errors in it
         self.facts: dict[str, Any] = {}
         self.warnings: list[str] = []
+        self._options: dict[str, str] = {}  # settings, and how they are called on the command line
         self._result: list[RenderableType] = []
         self.started = time.monotonic()
 
@@ -54,6 +57,10 @@ class Report:
         report = context.find_object(cls)
         assert report is not None  # `main` made it
         report.as_json = as_json
+        for parameter in context.command.params:
+            long = [name for name in parameter.opts if name.startswith("--")]
+            if parameter.name and long:
+                report._options[parameter.name] = long[0]
         return report
 
     @cached_property
@@ -146,9 +153,11 @@ class Report:
         return code
 
     def _line(self, label: str, style: str, text: str) -> None:
+        """A message for people: a setting that it begins with, or that is no plain word, is called by its option."""
         from rich.text import Text
 
-        self.err.print(Text.assemble((label, style), plain(text)))
+        worded = SETTING.sub(lambda found: self._options.get(found[0], found[0]), plain(text))
+        self.err.print(Text.assemble((label, style), worded))
 
     def _print_result(self) -> None:
         if not self.as_json:
