@@ -20,7 +20,7 @@ from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.backbones.wrapped import with_controlnet
 from sketchguide.controls.strengths import Proportional
-from sketchguide.defaults import HANDOVER
+from sketchguide.defaults import HANDOVER, NEGATIVE_TIME
 from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideWarning, UsageError
 from sketchguide.generation import (
     RECIPE_KEY,
@@ -58,6 +58,20 @@ def test_a_drawing_changes_the_picture(tiny: Tiny, predictor: LatentPredictor) -
     assert np.abs(pixels(guided.image) - pixels(plain.image)).max() > 5
     (none,) = draw(tiny, predictor, strength=0.0)
     assert np.array_equal(pixels(none.image), pixels(plain.image))
+
+
+def test_the_negative_pass_is_told_of_more_noise_where_a_predictor_reads_the_drawing(
+    tiny: Tiny, predictor: LatentPredictor
+) -> None:
+    def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+        (first,), (second,) = draw(tiny, predictor, **one), draw(tiny, predictor, **other)
+        return np.array_equal(pixels(first.image), pixels(second.image))
+
+    told = {"negative_time": NEGATIVE_TIME.default}
+    assert same({}, told)
+    assert not same({}, {"negative_time": 0})
+    assert same({"sketch": None}, {"sketch": None, "negative_time": 0})
+    assert not same({"sketch": None}, {"sketch": None, **told})
 
 
 def test_the_guide_hands_over_where_the_predictor_can(tiny: Tiny, make_predictor: Any) -> None:
@@ -225,6 +239,9 @@ def test_a_negative_prompt_cut_short_is_told_of(tiny: Tiny) -> None:
 def test_a_scale_of_one_is_told_of(tiny: Tiny) -> None:
     with pytest.warns(SketchguideWarning, match="scale is 1"):
         generate("a cat", backbone=tiny(), steps=1, size=SIZE, seed=1, scale=1.0)
+    with pytest.warns(SketchguideWarning) as caught:
+        generate("a cat", backbone=tiny(), steps=1, size=SIZE, seed=1, scale=1.0, negative_time=0.1)
+    assert "negative_time changes nothing without a scale other than 1." in [str(one.message) for one in caught]
 
 
 def test_nothing_else_is_told_of(tiny: Tiny, predictor: LatentPredictor) -> None:

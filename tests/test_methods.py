@@ -149,7 +149,7 @@ def test_the_papers_settings(batch: Batch, predictor: LatentPredictor, tmp_path:
     predictor.save_pretrained(tmp_path)
     request = Request.checked(**{**batch.request.model_dump(), **PAPER})
     assert (request.strength, request.stop, request.scale, request.blank, request.every) == (1.6, 0.5, 8, 1, 1)
-    assert (request.even, request.handover) == (0, 1)
+    assert (request.even, request.handover, request.negative_time) == (0, 1, 0)
     wanted = latent_guidance(predictor)(Batch(batch.backbone, request, batch.prompts, batch.maps, batch.seeds))
     *_, last = wanted
     described = build_method(f"lgp-paper:predictor={tmp_path}", batch.backbone).method
@@ -197,7 +197,7 @@ def test_every_setting_that_a_method_takes_acts(batch: Batch, make_predictor: Ma
     save_classifier(IconClassifier(("a", "b"), size=32, channels=(8, 16)), tmp_path / "drawing-classifier.safetensors")
     own = {"lgp": f"predictor={tmp_path}", "sketch-loss": f"sketcher={tmp_path},drawing={tmp_path}"}
     other = {"strength": 5, "stop": 0.3, "every": 3, "even": 0, "blank": 1, "handover": 1}
-    walking = {"negative": "a dog", "steps": 3, "scale": 1, "solver": "euler"}
+    walking = {"negative": "a dog", "steps": 3, "scale": 1, "negative_time": 0.4, "solver": "euler"}
     assert (tuple(other), tuple(walking)) == (PULLING, WALKING)
     small = Request.checked(prompt="", seed=0, steps=4, scale=3, size=(32, 32))
     batch = Batch(batch.backbone, small, ["a cat"], [a_map((32, 32), at=0.3)], [5])
@@ -259,7 +259,7 @@ def test_classifier_guidance_stands_beside_any_method(batch: Batch, predictor: L
         ("text:speed=3", "'speed=3' in 'text:speed=3' is no setting"),
         ("lgp:strength=x", "strength is 'x'"),
         ("text:strength=5", "'strength=5' in 'text:strength=5' is no setting of text"),
-        ("sdedit:stop=0.3", "sdedit takes amount, negative, steps, scale, solver"),
+        ("sdedit:stop=0.3", "sdedit takes amount, negative, steps, scale, negative_time, solver"),
         ("controlnet:strength=0.5", "controlnet takes path, weight, negative"),
         ("pnp:blank=1", "'blank=1' in 'pnp:blank=1' is no setting of pnp"),
         ("sketch-loss:even=0", "sketch-loss takes sketcher, drawing, strength, stop, every, negative"),

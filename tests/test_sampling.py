@@ -12,7 +12,7 @@ from sketchguide.controls.base import Step
 from sketchguide.controls.features import NegativePrompt
 from sketchguide.controls.strengths import Proportional
 from sketchguide.errors import GuidanceError, UsageError
-from sketchguide.levels import Level, Window, check_window, is_open
+from sketchguide.levels import Level, Prediction, Window, check_window, is_open
 from sketchguide.sampling import Moment, sample
 from sketchguide.seeds import generators, noise
 from sketchguide.solvers import DDIM
@@ -104,6 +104,44 @@ def test_guidance_of_scale_one_costs_no_second_pass(tiny: Tiny) -> None:
         one = walk(tiny(), begin(), negative=tiny().describe(["a dog"]), scale=1.0)[-1].latent
     assert len(calls) == 6
     assert torch.equal(one, plain)
+
+
+def times_told(tiny: Tiny, **settings: Any) -> list[float]:
+    told: list[float] = []
+    negative = tiny().describe([""])
+    hook = tiny().network.register_forward_pre_hook(
+        lambda _, args, named: told.append(float([*args, *named.values()][1].flatten()[0])), with_kwargs=True
+    )
+    with hook:
+        walk(tiny(), begin(), negative=negative, scale=3.0, **settings)
+    return told
+
+
+def test_the_negative_pass_is_told_of_more_noise_the_other_one_of_what_there_is(tiny: Tiny) -> None:
+    right = [level.time for level in tiny().levels(3)[:-1]]
+    for later in (0.0, 0.1, 2.0):
+        told = times_told(tiny, negative_time=later)
+        assert told[::2] == pytest.approx(right)
+        assert told[1::2] == pytest.approx([min(999.0, (1 + later) * time) for time in right])
+
+
+def test_what_the_negative_pass_says_of_more_noise_is_read_at_the_noise_there_is(tiny: Tiny) -> None:
+    """The walk is that of a network whose negative pass is given another time and nothing else."""
+    latent, levels = begin(), tiny().levels(3)[1:3]
+    cat, none = tiny().describe(["a cat"]), tiny().describe([""])
+    (moment,) = sample(tiny(), cat, latent, levels, negative=none, scale=3.0, negative_time=0.1)
+    with torch.no_grad():
+        told = tiny().run(latent, torch.tensor([1.1 * levels[0].time]), none)
+        away = Prediction.read(tiny().prediction_kind, told, latent, levels[0])
+        wanted = tiny().predict(latent, levels[0], cat).towards(away, 3.0)
+    assert torch.allclose(moment.clean, wanted.clean, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("told", [-0.1, float("inf"), float("nan")])
+def test_a_time_that_cannot_be_told_is_refused(tiny: Tiny, told: float) -> None:
+    with pytest.raises(UsageError, match="negative_time is") as caught:
+        walk(tiny(), begin(), negative=tiny().describe([""]), scale=3.0, negative_time=told)
+    assert caught.value.field == "negative_time"
 
 
 def test_a_pull_is_a_share_of_the_step(tiny: Tiny) -> None:

@@ -18,9 +18,10 @@ from torch import Tensor
 import sketchguide
 from sketchguide.backbones.base import Backbone, Condition
 from sketchguide.controls.base import Guide
+from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.features import NegativePrompt
 from sketchguide.controls.strengths import Within
-from sketchguide.defaults import ALPHA, ATTENTION_SCALE, CLASS_SCALE, IDENTITY, LORA_SCALE, DType
+from sketchguide.defaults import ALPHA, ATTENTION_SCALE, CLASS_SCALE, IDENTITY, LORA_SCALE, NEGATIVE_TIME, DType
 from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.guidance import controls_of
 from sketchguide.images import carried, from_base64, read_png_text, save_png, to_images, to_tensor
@@ -441,11 +442,19 @@ def _sampled(
         levels,
         negative=negative,
         scale=request.scale,
+        negative_time=_negative_time(request, guides),
         guides=guides,
         injections=injections,
         solver=solver,
         generators=generators,
     )
+
+
+def _negative_time(request: Request, guides: Sequence[Guide]) -> float:
+    if request.negative_time is not None:
+        return request.negative_time
+    reading = any(isinstance(guide, LatentGuide) and guide.strength for guide in guides)
+    return NEGATIVE_TIME.default if reading else 0.0
 
 
 def _solver(request: Request, backbone: Backbone) -> Solver:
@@ -496,6 +505,7 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
     idle = {
         "attention": request.attention is not None and sketch is None,
         "attention_scale": request.attention_scale != ATTENTION_SCALE.default and request.attention is None,
+        "negative_time": bool(request.negative_time) and request.scale == 1,
         "lora_scale": request.lora_scale != LORA_SCALE.default and request.lora is None,
         "class_scale": request.class_scale != CLASS_SCALE.default and request.class_name is None,
         "classifier": request.classifier is not None and request.class_name is None,
@@ -508,7 +518,7 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
     }
     needs = {"attention": "a sketch", "attention_scale": "attention", "lora_scale": "lora", "sketch_loss": "a sketch"}
     needs |= {"sketcher": "sketch_loss", "drawing_features": "sketch_loss", "like": "sketch_loss"}
-    needs |= {"identity": "like", "picture_features": "like"}
+    needs |= {"negative_time": "a scale other than 1", "identity": "like", "picture_features": "like"}
     for name in (name for name, nothing in idle.items() if nothing):
         warn(f"{name} changes nothing without {needs.get(name, 'a class')}.")
     if sketch is not None:

@@ -111,6 +111,7 @@ def recur(
     times: int = 2,
     negative: Condition | NegativePrompt | None = None,
     scale: float = 1.0,
+    negative_time: float = 0.0,
     guides: Sequence[Guide] = (),
     injections: Sequence[Injection] = (),
     solver: Solver | None = None,
@@ -126,7 +127,16 @@ def recur(
         raise UsageError(f"times is {times}; it must be at least 0.", field="times")
     if times:
         check_each(generators, len(latent))
-    step = partial(sample, backbone, condition, negative=negative, scale=scale, solver=solver, generators=generators)
+    step = partial(
+        sample,
+        backbone,
+        condition,
+        negative=negative,
+        scale=scale,
+        negative_time=negative_time,
+        solver=solver,
+        generators=generators,
+    )
     done = Evaluations(0, 0)
     for i, (now, to) in enumerate(pairwise(levels)):
         pulling = [guide for guide in guides if i % guide.every == 0]

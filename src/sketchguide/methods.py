@@ -163,7 +163,16 @@ def _told(wrap: Callable[[Backbone, Tensor], Backbone]) -> Method:
 
 
 PAPER = MappingProxyType(
-    {"strength": "1.6", "stop": "0.5", "scale": "8", "blank": "1", "every": "1", "even": "0", "handover": "1"}
+    {
+        "strength": "1.6",
+        "stop": "0.5",
+        "scale": "8",
+        "blank": "1",
+        "every": "1",
+        "even": "0",
+        "handover": "1",
+        "negative_time": "0",
+    }
 )
 
 LAYOUT = tuple(LayoutSettings.model_fields)
@@ -171,7 +180,7 @@ LAYOUT = tuple(LayoutSettings.model_fields)
 # LGP draws the lines, so the features may give less: none of this was tuned (benchmarks/edits.py compares).
 LGP_PNP: Mapping[str, Any] = MappingProxyType({**FOR_DRAWINGS, "source": "noised", "branches": "conditional"})
 
-WALKING = ("negative", "steps", "scale", "solver")  # settings of the request that act in every method
+WALKING = ("negative", "steps", "scale", "negative_time", "solver")  # settings of the request that act in every method
 PULLING = ("strength", "stop", "every", "even", "blank", "handover")  # those that act where LGP pulls
 CLASSIFYING = ("class_scale", "classifier")  # either brings classifier guidance into any method
 STEERING = (*WALKING, *PULLING)

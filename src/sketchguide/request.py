@@ -24,6 +24,7 @@ from sketchguide.defaults import (
     MARGIN,
     MODEL,
     NEAR,
+    NEGATIVE_TIME,
     RECURRENCE,
     SCALE,
     SEED,
@@ -245,6 +246,13 @@ class Request(Checked):
     steps: int = Field(default=STEPS.default, ge=STEPS.low, le=STEPS.high, description="network steps")
     scale: Finite = Field(
         default=SCALE.default, ge=SCALE.low, le=SCALE.high, description="classifier-free guidance; 1 switches it off"
+    )
+    negative_time: Finite | None = Field(
+        default=None,
+        ge=NEGATIVE_TIME.low,
+        le=NEGATIVE_TIME.high,
+        description="how far beyond its time step the negative pass is told the picture is, as part of that step; "
+        f"none: {NEGATIVE_TIME.default} where a predictor reads the drawing, else 0",
     )
     seed: int = Field(ge=SEED.low, le=SEED.high, description="seed of the first picture; the next ones count up")
     count: int = Field(default=COUNT.default, ge=COUNT.low, le=COUNT.high, description="how many pictures")

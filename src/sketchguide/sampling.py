@@ -52,6 +52,7 @@ def sample(
     *,
     negative: Condition | NegativePrompt | None = None,
     scale: float = 1.0,
+    negative_time: float = 0.0,
     guides: Sequence[Guide] = (),
     injections: Sequence[Injection] = (),
     solver: Solver | None = None,
@@ -64,11 +65,15 @@ def sample(
     a NegativePrompt mixes. Every guide's gradient becomes a displacement of the next latent, so guides add up in any
     order. `generators`, one per image, feed solvers that draw noise.
 
+    The negative pass is told a time that is later by `negative_time` of itself, so of more noise than there is (after
+    the time-step guidance of Sadat et al. 2024, 2407.02687, which takes a pass of its own): what it says then is
+    coarser, and guidance leads away from it.
+
     Raises GuidanceError for a gradient that is not finite, UsageError for controls that contradict each other and for
     conditions that are not one per image.
     """
     solver = solver or DDIM()
-    _check(latent, condition, negative, scale)
+    _check(latent, condition, negative, scale, negative_time)
     previous: tuple[Prediction, Level] | None = None
     negatives = 0
 
@@ -83,7 +88,9 @@ def sample(
                 told = negative.shares(now) if isinstance(negative, NegativePrompt) else [(negative, 1.0)]
                 rewrites = _merge(table for branches, table in injecting if branches == "both")
                 with tapped(backbone.network, (), rewrites):
-                    prediction = prediction.towards(_mixed(backbone, latent, now, told), scale)
+                    prediction = prediction.towards(
+                        _mixed(backbone, latent, _later(backbone, now, by=negative_time), told), scale
+                    )
                 negatives += len(told)
             fresh = partial(noise_like, latent, generators)
             following = solver(latent, prediction, now, to, previous=previous, noise=fresh)
@@ -94,9 +101,17 @@ def sample(
         yield Moment(latent, prediction.clean, to, Evaluations(step, negatives))
 
 
-def _check(latent: Tensor, condition: Condition, negative: Condition | NegativePrompt | None, scale: float) -> None:
+def _check(
+    latent: Tensor,
+    condition: Condition,
+    negative: Condition | NegativePrompt | None,
+    scale: float,
+    negative_time: float,
+) -> None:
     if not math.isfinite(scale):
         raise UsageError(f"scale is {scale}; it must be finite.", field="scale")
+    if not 0 <= negative_time < math.inf:
+        raise UsageError(f"negative_time is {negative_time}; it must be 0 or more.", field="negative_time")
     if negative is None and scale != 1:
         raise UsageError(
             f"scale is {scale:g}, but there is no negative prompt to start from.",
@@ -193,6 +208,11 @@ def _mixed(backbone: Backbone, latent: Tensor, now: Level, told: Sequence[tuple[
     for condition, _ in others:
         prediction = prediction.towards(backbone.predict(latent, now, condition), share)
     return prediction
+
+
+def _later(backbone: Backbone, now: Level, *, by: float) -> Level:
+    """`now` with a time of more noise, later by the part `by` of it; alpha and sigma stay those of the latent."""
+    return now._replace(time=max(now.time, min(now.time * (1 + by), backbone.level(0).time)))
 
 
 def _merge(many: Iterable[Mapping[str, Rewrite]]) -> dict[str, Rewrite]:

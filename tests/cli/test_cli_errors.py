@@ -60,7 +60,7 @@ def test_sketches_that_cannot_be_used(sketchguide: Run, tmp_path: Path, name: st
     [
         (["--steps", "0"], "Error: --steps is 0"),
         (["--class-scale", "200"], "Error: --class-scale is 200"),
-        (["--negative-time", "0.6"], "Error: --negative-time is 0.6"),
+        (["--negative-time", "-0.1"], "Error: --negative-time is -0.1"),
         (["--steps", "1000000000"], "steps is 1000000000"),
         (["--steps", "many"], "--steps"),
         (["--strength", "nan"], "strength is nan"),

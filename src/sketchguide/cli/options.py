@@ -20,6 +20,7 @@ from sketchguide.defaults import (
     IDENTITY,
     LORA_SCALE,
     MODEL,
+    NEGATIVE_TIME,
     SCALE,
     SEED,
     SKETCH_LOSS,
@@ -189,6 +190,17 @@ ScaleOption = Annotated[
     typer.Option(
         help=f"Classifier-free guidance, how closely the prompt is followed: {SCALE}. 1 switches it off.",
         metavar="CFG",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+NegativeTimeOption = Annotated[
+    float | None,
+    typer.Option(
+        help="How far beyond its time step the negative pass of that guidance is told the picture is, as part of that "
+        f"step: {NEGATIVE_TIME.low} to {NEGATIVE_TIME.high}, default {NEGATIVE_TIME.default} where a predictor reads a "
+        "drawing, else 0.",
+        metavar="S",
         rich_help_panel=GUIDANCE,
     ),
 ]
@@ -366,6 +378,7 @@ REQUEST: dict[str, Any] = {
     "identity": IdentityOption,
     "picture_features": PictureFeaturesOption,
     "scale": ScaleOption,
+    "negative_time": NegativeTimeOption,
     "steps": StepsOption,
     "seed": SeedOption,
     "size": SizeOption,
