@@ -1,19 +1,20 @@
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from sketchguide.evaluation.benchmark import Result
-from sketchguide.evaluation.summary import Summary, paired
+from sketchguide.evaluation.summary import Summary, ods, paired
 
 
-def result(method: str, drawing: str, seed: int, f1: float, *, error: str = "", seconds: float = 1.0) -> Result:
-    figures: dict[str, Any] = {} if error else {"f1": f1, "chamfer": 0.1, "right": float(f1 > 0.5), "seconds": seconds}
+def result(method: str, drawing: str, seed: int, f1: float, *, error: str = "", **more: Any) -> Result:
+    figures = {} if error else {"f1": f1, "chamfer": 0.1, "right": float(f1 > 0.5), "seconds": 1.0, **more}
     return Result(method=method, set="s", drawing=drawing, prompt="a", seed=seed, error=error, **figures)
 
 
 @pytest.fixture
-def uneven(monkeypatch: pytest.MonkeyPatch) -> Summary:
+def uneven() -> Summary:
     """Two methods that do exactly alike, but one has failed at the easier seed of two of three drawings."""
     results: list[Result] = []
     for number, drawing in enumerate("abc"):
@@ -23,7 +24,6 @@ def uneven(monkeypatch: pytest.MonkeyPatch) -> Summary:
             results.append(result("lgp", drawing, seed, f1, error="out of memory" if failed else ""))
     judges = SimpleNamespace(features=None, reference=None)
     bench: Any = SimpleNamespace(labels=lambda: [("text", "s"), ("lgp", "s")], floor="text", judges=judges)
-    monkeypatch.setattr(Summary, "_ods", lambda *_: 0.5)
     return Summary(bench, results)
 
 
@@ -46,13 +46,21 @@ def test_a_row_is_a_multiple_of_the_floor_at_the_same_seeds(uneven: Summary) -> 
     assert row.f1.estimate == pytest.approx((0.2 + 0.2 + 0.5) / 3)  # its own, all that it made
 
 
-def test_times_compare_where_the_floor_has_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_times_compare_where_the_floor_has_failed() -> None:
     results = [result("text", "a", 1, 0.5), result("text", "b", 2, 0.5, error="x")]
     results += [result("lgp", "a", 1, 0.5, seconds=1.5), result("lgp", "b", 2, 0.5, seconds=9.0)]
     judges = SimpleNamespace(features=None, reference=None)
     bench: Any = SimpleNamespace(labels=lambda: [("text", "s"), ("lgp", "s")], floor="text", judges=judges)
-    monkeypatch.setattr(Summary, "_ods", lambda *_: 0.5)
     assert Summary(bench, results).rows()[1].seconds == 1.5
+
+
+def test_ods_needs_the_counts_of_every_picture() -> None:
+    """One of two lines right at the lower threshold, at the upper one nothing else found."""
+    one = result("lgp", "a", 1, 0.5, counts=[[1, 2, 1, 1], [1, 1, 1, 1]])
+    other = result("lgp", "b", 1, 0.5, counts=[[1, 2, 1, 1], [0, 0, 0, 1]])
+    assert ods([one]) == 1
+    assert ods([one, other]) == pytest.approx(2 / 3)  # precision 1/2, recall 1; above, 1 and 1/2
+    assert ods([one, replace(other, counts=[])]) is None
 
 
 def test_pairs_are_in_one_order() -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from sketchguide.errors import OutputError, SketchguideError
 from sketchguide.evaluation.classifier import accuracy
 from sketchguide.evaluation.drawings import Drawing
 from sketchguide.evaluation.features import SqueezeNet
-from sketchguide.evaluation.metrics import chamfer, edge_f1
+from sketchguide.evaluation.metrics import chamfer, edge_counts, edge_f1
 from sketchguide.extractors import Extractor
 from sketchguide.images import open_image, save_png, to_images, to_tensor
 from sketchguide.methods import Batch, Method
@@ -29,6 +29,7 @@ from sketchguide.request import Request
 
 CEILING = "ground truth"  # the pictures that the maps were found in, where a set has them
 TOLERANCE = 1 / 32  # of the longer side
+THRESHOLDS = 9  # at which edges are counted for ODS
 PART = 16  # pictures that a judge sees at once
 SEED_STRIDE = 10_000  # between the seeds of one drawing
 
@@ -48,6 +49,7 @@ class Result:
     precision: float | None = None
     recall: float | None = None
     chamfer: float | None = None
+    counts: list[list[int]] = field(default_factory=list[list[int]])  # `edge_counts` (T, 4); older results have none
     right: float | None = None  # 1 where the classifier names a class that answers to the prompt; None: it knows none
     seconds: float | None = None  # its share of the batch
 
@@ -155,7 +157,9 @@ class Benchmark:
         images = to_images(pictures)
         pictures = to_tensor(images)  # what is measured is what is kept
         found = torch.cat([self.judges.detector(part) for part in pictures.split(PART)])
-        edges = edge_f1(found, target, tolerance=TOLERANCE * max(target.shape[-2:]))
+        tolerance = TOLERANCE * max(target.shape[-2:])
+        edges = edge_f1(found, target, tolerance=tolerance)
+        counts = edge_counts(found, target, tolerance=tolerance, thresholds=THRESHOLDS)
         distances = chamfer(found, target)
         right = self._right(pictures, [drawing for drawing, _ in jobs])
         results = [
@@ -165,6 +169,7 @@ class Benchmark:
                 precision=float(edges.precision[i]),
                 recall=float(edges.recall[i]),
                 chamfer=float(distances[i]),
+                counts=counts[i].tolist(),
                 right=right[i],
                 seconds=None if method is None else seconds,
             )

@@ -66,13 +66,26 @@ def edge_ods(predicted: Tensor, target: Tensor, *, tolerance: float, thresholds:
     benchmark (Arbelaez et al., IEEE TPAMI 33(5), 2011, section 3.1); pixels match as in `edge_f1`. The `thresholds` lie
     evenly between 0 and 1; the target is cut at 0.5.
     """
+    return ods_of(edge_counts(predicted, target, tolerance=tolerance, thresholds=thresholds))
+
+
+def edge_counts(predicted: Tensor, target: Tensor, *, tolerance: float, thresholds: int = 19) -> Tensor:
+    """What `ods_of` is told of each pair: its counts of pixels at each threshold, (B, T, 4) as of `match`."""
     check_pair(predicted, target, tolerance=tolerance)
     if thresholds < 1:
         raise UsageError(f"{thresholds} thresholds were given; 1 is the least.", field="thresholds")
-    cuts = torch.arange(1, thresholds + 1, dtype=torch.float64) / (thresholds + 1)
     wanted = lines_of(target)
-    found = (lines_of(predicted, threshold=cut) for cut in cuts.tolist())
-    counts = torch.stack([match(one, wanted, tolerance=tolerance) for one in found])  # (T, 4, B)
+    found = (lines_of(predicted, threshold=cut) for cut in cuts_of(thresholds).tolist())
+    return torch.stack([match(one, wanted, tolerance=tolerance) for one in found]).permute(2, 0, 1)
+
+
+def cuts_of(thresholds: int) -> Tensor:
+    return torch.arange(1, thresholds + 1, dtype=torch.float64) / (thresholds + 1)
+
+
+def ods_of(counts: Tensor) -> SetScore:
+    """`edge_ods` of the pairs whose `edge_counts` (B, T, 4) are given."""
+    cuts, counts = cuts_of(counts.shape[1]), counts.permute(1, 2, 0)
     whole = score(counts.sum(dim=2).T)
     best = int(whole.f1.argmax())
     best_each = score(counts.permute(1, 0, 2)).f1.argmax(dim=0)

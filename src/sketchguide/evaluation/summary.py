@@ -10,9 +10,9 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from sketchguide.evaluation.benchmark import CEILING, PART, TOLERANCE, Benchmark, Result
+from sketchguide.evaluation.benchmark import CEILING, PART, Benchmark, Result
 from sketchguide.evaluation.drawings import Drawing
-from sketchguide.evaluation.metrics import Interval, bootstrap_interval, edge_ods
+from sketchguide.evaluation.metrics import Interval, bootstrap_interval, ods_of
 from sketchguide.evaluation.realism import kid, kid_difference
 from sketchguide.evaluation.similarity import between_places, between_seeds
 from sketchguide.images import from_ink
@@ -111,7 +111,7 @@ class Summary:
             drawings=len(f1),
             failed=failed,
             f1=interval(f1.values()),
-            ods=self._ods(good),
+            ods=ods(good),
             ratio=interval(by_drawing(ours, "f1").values(), over=over) if any(over) else None,
             chamfer=interval(by_drawing(good, "chamfer").values()),
             right=interval(right.values()) if right else None,
@@ -149,19 +149,6 @@ class Summary:
             right=less(by_drawing(ours, "right"), by_drawing(theirs, "right")),
             kid=realism,
         )
-
-    def _ods(self, good: Sequence[Result]) -> float:
-        """F1 over one method's pictures of one set, at the detector's best threshold for them."""
-        pictures = self.benchmark.pictures(good)
-        found = torch.cat([self.benchmark.judges.detector(part).cpu() for part in pictures.split(PART)])
-        target = torch.stack([self._ink[r.set, r.drawing] for r in good])
-        return edge_ods(found, target, tolerance=TOLERANCE * max(target.shape[-2:]), thresholds=9).ods
-
-    @cached_property
-    def _ink(self) -> Mapping[tuple[str, str], Tensor]:
-        """The lines (1, H, W) that pictures should agree with, by set and name."""
-        sets = self.benchmark.sets.items()
-        return {(name, d.name): torch.tensor(d.lines.ink)[None] for name, drawings in sets for d in drawings}
 
     @cached_property
     def _places(self) -> Mapping[tuple[str, str], Tensor]:
@@ -213,6 +200,13 @@ class Summary:
         if seen is None or self._reference is None or len(seen.groups.unique()) < 2:
             return None
         return kid(seen.embeddings, self._reference, groups=seen.groups)
+
+
+def ods(good: Sequence[Result]) -> float | None:
+    """F1 over one method's pictures of one set, at the detector's best threshold for them; None where some were
+    measured before counts were kept.
+    """
+    return ods_of(torch.tensor([r.counts for r in good])).ods if all(r.counts for r in good) else None
 
 
 def as_picture(drawing: Drawing) -> Tensor:
