@@ -66,7 +66,7 @@ def sample(
     order. `generators`, one per image, feed solvers that draw noise.
 
     The negative pass is told a time that is later by `negative_time` of itself, so of more noise than there is (after
-    the time-step guidance of Sadat et al. 2024, 2407.02687, which takes a pass of its own): what it says then is
+    the time-step guidance of Sadat et al. 2024, 2407.02687, in a pass that is made anyway): what it says then is
     coarser, and guidance leads away from it.
 
     Raises GuidanceError for a gradient that is not finite, UsageError for controls that contradict each other and for

@@ -1,6 +1,7 @@
 """Bad input: one clear sentence, exit code 2 for wrong use and 1 for failure, no traceback."""
 
 import json
+import logging
 import os
 import pickle
 import shutil
@@ -11,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from huggingface_hub.utils import logging as hub_logging
 from PIL import Image
 
 from sketchguide.cli import generate
+from sketchguide.cli.report import hush_libraries
 from sketchguide.errors import OutputError
 from sketchguide.predictors import LatentPredictor
 
@@ -232,3 +235,12 @@ def test_the_debug_variable_shows_the_traceback(
     monkeypatch.setenv("SKETCHGUIDE_DEBUG", "1")
     assert main(["generate", "a", "--steps", "0", "-o", str(tmp_path / "out.png")]) == 2
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_tries_of_the_hub_library_are_not_told_of():
+    before = hub_logging.get_verbosity()
+    try:
+        hush_libraries()
+        assert not hub_logging.get_logger("huggingface_hub.utils._http").isEnabledFor(logging.WARNING)
+    finally:
+        hub_logging.set_verbosity(before)

@@ -203,12 +203,14 @@ def describe(error: BaseException) -> tuple[dict[str, str], int]:
 def hush_libraries() -> None:
     """Keep the progress bars and messages of the libraries off the terminal; what matters reaches it as an error."""
     import diffusers.utils.logging
+    import huggingface_hub.utils.logging
     import transformers.utils.logging
     from huggingface_hub.utils.tqdm import disable_progress_bars
 
     for logging in (diffusers.utils.logging, transformers.utils.logging):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
+    huggingface_hub.utils.logging.set_verbosity_error()  # it tells of every try to reach the hub
     disable_progress_bars()
 
 
