@@ -114,7 +114,7 @@ def test_a_stopped_run_goes_on_and_its_lora_draws(
     comparing = ["--drawing-features", str(Path(tuning[tuning.index("--features") + 1]) / "classifier.safetensors")]
     changed = sketchguide(*tuning, *comparing, "--steps", "3", "-o", folder, "--resume")
     assert changed.code == 2
-    assert "drawing_features was" in changed.err
+    assert "--drawing-features was" in changed.err
     runs: list[FineTuneRun] = []
     fidelity = FineTuneRun.fidelity
     monkeypatch.setattr(FineTuneRun, "fidelity", lambda self: runs.append(self) or fidelity(self))
