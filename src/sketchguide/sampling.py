@@ -214,7 +214,7 @@ def _later(backbone: Backbone, now: Level, *, by: float) -> Level:
     """`now` with a time of more noise, later by the part `by` of it; alpha and sigma stay those of the latent."""
     if by == 0:
         return now
-    return now._replace(time=max(now.time, min(now.time * (1 + by), backbone.level(0).time)))
+    return now._replace(time=min(now.time * (1 + by), backbone.level(0).time))
 
 
 def _merge(many: Iterable[Mapping[str, Rewrite]]) -> dict[str, Rewrite]:
