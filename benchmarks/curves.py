@@ -37,7 +37,7 @@ from sketchguide.methods import build_method
 from sketchguide.training.data import Pictures, digest, find_examples, split
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
 
-EVERY_STEP = 1.5  # the strength that goes with pulling at every step
+EVERY_STEP = 1.5  # the strength that goes with pulling at every step, to lines as they are drawn
 STRENGTHS = (0.8, 1.6, 2.5, 3.5)
 STOPS = (0.3, 0.5, 0.7, 0.85)
 STEPS = (8, 15, 25, 50)
@@ -67,7 +67,7 @@ def points(args: argparse.Namespace, backbone: Backbone) -> Iterator[Point]:
             named = f"predictor={args.predictor}," if args.predictor else ""
             for share in SHARES:
                 yield Point("LGP", share, f"lgp:{named}strength={STRENGTH.default * share:g}")
-                yield Point("LGP, every step", share, f"lgp:{named}every=1,strength={EVERY_STEP * share:g}")
+                yield Point("LGP, every step", share, f"lgp:{named}every=1,widen=1,strength={EVERY_STEP * share:g}")
                 for curve, peer in (("ControlNet", args.controlnet), ("T2I-Adapter", args.t2i_adapter)):
                     if peer is not None:
                         yield Point(curve, share, f"{curve.lower()}:path={peer},weight={share:g}")

@@ -39,7 +39,7 @@ from support import MakePredictor, Tiny
 
 def a_map(size: tuple[int, int], *, at: float) -> SpatialMap:
     ink = np.zeros((size[1], size[0]), np.float32)
-    ink[int(at * size[1]) :][:3] = 1
+    ink[int(at * size[1])] = 1
     return SpatialMap(ink, np.ones_like(ink))
 
 
@@ -149,7 +149,7 @@ def test_the_papers_settings(batch: Batch, predictor: LatentPredictor, tmp_path:
     predictor.save_pretrained(tmp_path)
     request = Request.checked(**{**batch.request.model_dump(), **PAPER})
     assert (request.strength, request.stop, request.scale, request.blank, request.every) == (1.6, 0.5, 8, 1, 1)
-    assert (request.even, request.handover, request.negative_time) == (0, 1, 0)
+    assert (request.even, request.widen, request.handover, request.negative_time) == (0, 1, 1, 0)
     wanted = latent_guidance(predictor)(Batch(batch.backbone, request, batch.prompts, batch.maps, batch.seeds))
     *_, last = wanted
     described = build_method(f"lgp-paper:predictor={tmp_path}", batch.backbone).method
@@ -196,7 +196,7 @@ def test_every_setting_that_a_method_takes_acts(batch: Batch, make_predictor: Ma
     Sketcher(SketcherConfig(width=8, blocks=1)).save(tmp_path / "sketcher.safetensors")
     save_classifier(IconClassifier(("a", "b"), size=32, channels=(8, 16)), tmp_path / "drawing-classifier.safetensors")
     own = {"lgp": f"predictor={tmp_path}", "sketch-loss": f"sketcher={tmp_path},drawing={tmp_path}"}
-    other = {"strength": 5, "stop": 0.3, "every": 3, "even": 0, "blank": 1, "handover": 1}
+    other = {"strength": 5, "stop": 0.3, "every": 3, "even": 0, "blank": 1, "widen": 1, "handover": 1}
     walking = {"negative": "a dog", "steps": 3, "scale": 1, "negative_time": 0.4, "solver": "euler"}
     assert (tuple(other), tuple(walking)) == (PULLING, WALKING)
     small = Request.checked(prompt="", seed=0, steps=4, scale=3, size=(32, 32))

@@ -19,7 +19,7 @@ from skimage.measure import euler_number, label
 from skimage.morphology import skeletonize
 
 from sketchguide.defaults import Polarity
-from sketchguide.errors import SketchError, SketchguideWarning
+from sketchguide.errors import SketchError, SketchguideWarning, UsageError
 from sketchguide.lines import covered, distance_to, thin
 from sketchguide.sketch import LINE_WIDTH, MAX_POINTS, Sketch, SpatialMap, Stroke, read_ndjson
 
@@ -171,6 +171,17 @@ def test_lines_are_where_they_were_drawn() -> None:
 def test_thin_pens_draw_at_least_a_pixel() -> None:
     ink = Sketch.from_strokes([[[0.1, 0.5], [0.9, 0.5]]]).rasterize(size=(64, 64), line_width=1e-6).ink
     assert ink[:, 32].sum() == pytest.approx(1, rel=0.3)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (256, 192)])
+def test_a_map_with_widened_lines_is_that_of_a_wider_pen(size: tuple[int, int], cat: Sketch) -> None:
+    drawn = cat.rasterize(size=size)
+    assert drawn.widened(1) is drawn
+    wide, wanted = drawn.widened(2).ink, cat.rasterize(size=size, line_width=2 * LINE_WIDTH).ink
+    assert (wide >= drawn.ink).all()
+    assert np.abs(wide - wanted).mean() < 0.25 * np.abs(drawn.ink - wanted).mean()
+    with pytest.raises(UsageError, match="1 is the least"):
+        drawn.widened(0.5)
 
 
 def test_own_widths_are_kept() -> None:

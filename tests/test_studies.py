@@ -94,11 +94,11 @@ def test_a_curve_of_each_method_over_its_strength(
     rows = json.loads((out / "methods.json").read_text())["rows"]
     assert [row["method"] for row in rows] == [
         "text",
-        f"lgp:predictor={lines},strength=1.25",
-        f"lgp:predictor={lines},every=1,strength=0.75",
+        f"lgp:predictor={lines},strength=1.4",
+        f"lgp:predictor={lines},every=1,widen=1,strength=0.75",
         f"controlnet:path={control},weight=0.5",
-        f"lgp:predictor={lines},strength=2.5",
-        f"lgp:predictor={lines},every=1,strength=1.5",
+        f"lgp:predictor={lines},strength=2.8",
+        f"lgp:predictor={lines},every=1,widen=1,strength=1.5",
         f"controlnet:path={control},weight=1",
     ]
     assert all(row["failed"] == 0 and row["f1"] is not None for row in rows)

@@ -38,9 +38,10 @@ def find_dtype(name: str) -> DType:
 
 MODEL = "icons-64"
 
-STRENGTH = Setting[float](2.5, 0, 20)
+STRENGTH = Setting[float](2.8, 0, 20)
 EVEN = Setting[float](0.6, 0, 1)
 BLANK = Setting[float](0.5, 0, 1)
+WIDEN = Setting[float](1.5, 1, 8)
 STOP = Setting[float](0.85, 0, 1)
 HANDOVER = Setting[float](0.4, 0, 1)
 EVERY = Setting[int](2, 1, 100)

@@ -100,7 +100,7 @@ def latent_guide(
     request: Request, maps: Sequence[SpatialMap], backbone: Backbone, predictor: LatentPredictor
 ) -> LatentGuide:
     """The guide that `request` asks for, towards one map for all pictures or one for each."""
-    pairs = [target_of(one, backbone, predictor, blank=request.blank) for one in maps]
+    pairs = [target_of(one.widened(request.widen), backbone, predictor, blank=request.blank) for one in maps]
     target, weight = (torch.cat(tensors) for tensors in zip(*pairs, strict=True))
     own = HANDOVER.default if predictor.config.clean_widths else 1.0
     handover = own if request.handover is None else request.handover

@@ -168,6 +168,7 @@ PAPER = MappingProxyType(
         "stop": "0.5",
         "scale": "8",
         "blank": "1",
+        "widen": "1",
         "every": "1",
         "even": "0",
         "handover": "1",
@@ -181,7 +182,7 @@ LAYOUT = tuple(LayoutSettings.model_fields)
 LGP_PNP: Mapping[str, Any] = MappingProxyType({**FOR_DRAWINGS, "source": "noised", "branches": "conditional"})
 
 WALKING = ("negative", "steps", "scale", "negative_time", "solver")  # settings of the request that act in every method
-PULLING = ("strength", "stop", "every", "even", "blank", "handover")  # those that act where LGP pulls
+PULLING = ("strength", "stop", "every", "even", "blank", "widen", "handover")  # those that act where LGP pulls
 CLASSIFYING = ("class_scale", "classifier")  # either brings classifier guidance into any method
 STEERING = (*WALKING, *PULLING)
 

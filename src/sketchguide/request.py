@@ -35,6 +35,7 @@ from sketchguide.defaults import (
     STRENGTH,
     TAU_A,
     TAU_F,
+    WIDEN,
     Branches,
     Decay,
     DType,
@@ -211,6 +212,12 @@ class Request(Checked):
     )
     blank: Finite = Field(
         default=BLANK.default, ge=BLANK.low, le=BLANK.high, description="how strongly blank paper binds; ink is 1"
+    )
+    widen: Finite = Field(
+        default=WIDEN.default,
+        ge=WIDEN.low,
+        le=WIDEN.high,
+        description="how many times as wide as usual the lines are that a picture is pulled to; 1: as they are drawn",
     )
     handover: Finite | None = Field(
         default=None,

@@ -96,6 +96,19 @@ class SpatialMap:
         """There is no ink; guidance towards it would ask for an empty picture."""
         return float(self.ink.max()) < 0.05
 
+    def widened(self, factor: float) -> SpatialMap:
+        """With lines that are wider by `factor` - 1 usual widths (LINE_WIDTH); at 1, as they are. UsageError below 1."""
+        if not factor >= 1:
+            raise UsageError(f"Lines cannot be made {factor:g} times as wide; 1 is the least.", field="widen")
+        if factor == 1:
+            return self
+        height, width = self.ink.shape
+        fine = _fineness(width, height)
+        lines = np.asarray(Image.fromarray(self.ink).resize((width * fine, height * fine), Image.Resampling.BILINEAR))
+        wider = (factor - 1) * LINE_WIDTH * max(lines.shape)
+        drawn = _pooled(round_pen(distance_to(lines >= 0.5), width=wider + 1), fine)  # 1: from the middle of a cell
+        return replace(self, ink=np.maximum(self.ink, drawn))
+
 
 @dataclass(frozen=True, eq=False)
 class Sketch:
@@ -364,7 +377,7 @@ class Sketch:
             refuse(f"A map of {width} × {height} was asked for; each side must be 8 to {_MAX_MAP_SIDE} pixels.")
         if not (is_number(line_width) and 0 < line_width <= 0.25):
             refuse(f"The line width is {line_width}; it must be above 0 and at most 0.25 of the picture.")
-        fine = max(1, min(4, 1024 // max(width, height)))  # grid cells per pixel
+        fine = _fineness(width, height)
         grid = (height * fine, width * fine)
         canvas_width = max(1, round(min(grid[1], grid[0] * self.aspect)))
         canvas_height = max(1, round(min(grid[0], grid[1] / self.aspect)))
@@ -688,6 +701,11 @@ def _marked(ink: NDArray[Any]) -> Mask:
 def _step(ratio: float) -> float:
     """Pens come in steps of a fifth, so that a thousand different widths cost no more than a dozen."""
     return 1.2 ** round(math.log(ratio, 1.2))
+
+
+def _fineness(width: int, height: int) -> int:
+    """Grid cells per pixel on either axis, for a map of that size."""
+    return max(1, min(4, 1024 // max(width, height)))
 
 
 def _drawn(strokes: Sequence[Stroke], *, canvas: tuple[int, int]) -> Float:

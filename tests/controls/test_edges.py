@@ -46,8 +46,9 @@ def test_with_a_reader_of_ink_the_loss_is_the_drawings_unlikeliness(tiny: Tiny, 
     step = step_of(backbone, reader)
     size = (GRID[1] * backbone.stride, GRID[0] * backbone.stride)
     drawing = CROSS.rasterize(size=size)
-    guide = latent_guide(Request.checked(prompt="", seed=1, blank=0.25, handover=0.3), [drawing], backbone, reader)
-    ink = torch.tensor(drawing.ink)
+    settings = {"blank": 0.25, "widen": 1.5, "handover": 0.3}
+    guide = latent_guide(Request.checked(prompt="", seed=1, **settings), [drawing], backbone, reader)
+    ink = torch.tensor(drawing.widened(1.5).ink)
     assert torch.equal(guide.target[0, 0], ink)
     assert guide.weight is not None
     assert torch.allclose(guide.weight[0, 0], 0.25 + 0.75 * ink)

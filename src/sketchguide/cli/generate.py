@@ -56,7 +56,7 @@ def command(
     """Make pictures of a prompt that follow a drawing.
 
     sketchguide generate "a red apple" --sketch apple.svg -o apple.png
-    sketchguide generate "a red apple" --sketch apple.svg --strength 2.5 --seed 7
+    sketchguide generate "a red apple" --sketch apple.svg --strength 2.8 --seed 7
     sketchguide generate "a sailboat, flat icon" --count 9 --sheet -o boats.png
     sketchguide generate --from apple.png --steps 50 -o finer.png
 
@@ -103,7 +103,8 @@ def given(
 
 
 def warn_of_idle(options: Mapping[str, Any], report: Report, *, drawing: bool) -> None:
-    idle = [name for name in ("predictor", "strength", "stop", "every", "even", "blank", "handover") if name in options]
+    names = ("predictor", "strength", "stop", "every", "even", "blank", "widen", "handover")
+    idle = [name for name in names if name in options]
     if idle and not drawing:
         change = "changes" if len(idle) == 1 else "change"
         report.warn(f"There is no drawing: --{' and --'.join(idle)} {change} nothing.")

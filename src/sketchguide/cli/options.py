@@ -27,6 +27,7 @@ from sketchguide.defaults import (
     STEPS,
     STOP,
     STRENGTH,
+    WIDEN,
     Polarity,
 )
 
@@ -116,6 +117,16 @@ BlankOption = Annotated[
     float | None,
     typer.Option(
         help=f"How strongly blank paper binds, where ink is 1: {BLANK}. Less leaves room for lines not drawn.",
+        metavar="W",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+WidenOption = Annotated[
+    float | None,
+    typer.Option(
+        help=f"How many times as wide as usual the lines are that the picture is pulled to: {WIDEN}. More forgives rough "
+        "lines, 1 holds to them.",
         metavar="W",
         rich_help_panel=GUIDANCE,
     ),
@@ -364,6 +375,7 @@ REQUEST: dict[str, Any] = {
     "every": EveryOption,
     "even": EvenOption,
     "blank": BlankOption,
+    "widen": WidenOption,
     "handover": HandoverOption,
     "predictor": PredictorOption,
     "attention": AttentionOption,
