@@ -18,7 +18,7 @@ from sketchguide.controls.classes import ClassGuide
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.likeness import SketchGuide
 from sketchguide.controls.strengths import Proportional, Score
-from sketchguide.defaults import BLANK, HANDOVER
+from sketchguide.defaults import BLANK, HANDOVER, WIDEN
 from sketchguide.errors import UsageError
 from sketchguide.images import from_base64, from_ink, to_tensor
 from sketchguide.loading import find_features, find_part, fingerprint, has_predictor, load_predictor
@@ -100,7 +100,7 @@ def latent_guide(
     request: Request, maps: Sequence[SpatialMap], backbone: Backbone, predictor: LatentPredictor
 ) -> LatentGuide:
     """The guide that `request` asks for, towards one map for all pictures or one for each."""
-    pairs = [target_of(one.widened(request.widen), backbone, predictor, blank=request.blank) for one in maps]
+    pairs = [target_of(one, backbone, predictor, blank=request.blank, widen=request.widen) for one in maps]
     target, weight = (torch.cat(tensors) for tensors in zip(*pairs, strict=True))
     own = HANDOVER.default if predictor.config.clean_widths else 1.0
     handover = own if request.handover is None else request.handover
@@ -158,15 +158,22 @@ def _within(request: Request, part: float) -> float:
 
 
 def target_of(
-    drawing: SpatialMap, backbone: Backbone, predictor: LatentPredictor, *, blank: float = BLANK.default
+    drawing: SpatialMap,
+    backbone: Backbone,
+    predictor: LatentPredictor,
+    *,
+    blank: float = BLANK.default,
+    widen: float = WIDEN.default,
 ) -> tuple[Tensor, Tensor]:
     """What `predictor` should read off a picture of the drawing, and the weights (1, 1, its height and width): the
     target E(e) (1, C, h, w) of the map, ink white on black as in the paper, or for a predictor of ink the map
     (1, 1, H, W) itself.
 
     `blank` (0..1) is the weight of paper, ink being 1 (in Voynov et al. both weigh the same): a drawing says where
-    lines are, and less surely where none are.
+    lines are, and less surely where none are. `widen`, at least 1, is as in `SpatialMap.widened`: within a wider line the
+    edge may lie where it fits.
     """
+    drawing = drawing.widened(widen)
     ink, weight = (
         torch.tensor(values, device=backbone.device)[None, None]
         for values in (drawing.ink, drawing.weight * (blank + (1 - blank) * drawing.ink))
