@@ -170,8 +170,8 @@ def target_of(
     (1, 1, H, W) itself.
 
     `blank` (0..1) is the weight of paper, ink being 1 (in Voynov et al. both weigh the same): a drawing says where
-    lines are, and less surely where none are. `widen`, at least 1, is as in `SpatialMap.widened`: within a wider line the
-    edge may lie where it fits.
+    lines are, and less surely where none are. `widen`, at least 1, is as in `SpatialMap.widened`: within a wider line
+    the edge may lie where it fits.
     """
     drawing = drawing.widened(widen)
     ink, weight = (

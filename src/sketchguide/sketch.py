@@ -97,7 +97,7 @@ class SpatialMap:
         return float(self.ink.max()) < 0.05
 
     def widened(self, factor: float) -> SpatialMap:
-        """With lines that are wider by `factor` - 1 usual widths (LINE_WIDTH); at 1, as they are. UsageError below 1."""
+        """With lines wider by `factor` - 1 usual widths (LINE_WIDTH); at 1, as they are. UsageError below 1."""
         if not factor >= 1:
             raise UsageError(f"Lines cannot be made {factor:g} times as wide; 1 is the least.", field="widen")
         if factor == 1:
@@ -106,8 +106,8 @@ class SpatialMap:
         fine = _fineness(width, height)
         lines = np.asarray(Image.fromarray(self.ink).resize((width * fine, height * fine), Image.Resampling.BILINEAR))
         wider = (factor - 1) * LINE_WIDTH * max(lines.shape)
-        drawn = _pooled(round_pen(distance_to(lines >= 0.5), width=wider + 1), fine)  # 1: from the middle of a cell
-        return replace(self, ink=np.maximum(self.ink, drawn))
+        ink = round_pen(distance_to(lines >= 0.5), width=wider + 1)  # 1: from the middle of a cell
+        return replace(self, ink=np.maximum(self.ink, _pooled(ink.astype(np.float32), fine)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -125,8 +125,8 @@ BlankOption = Annotated[
 WidenOption = Annotated[
     float | None,
     typer.Option(
-        help=f"How many times as wide as usual the lines are that the picture is pulled to: {WIDEN}. More forgives rough "
-        "lines, 1 holds to them.",
+        help=f"How many times as wide as usual the lines are that the picture is pulled to: {WIDEN}. More forgives "
+        "rough lines, 1 holds to them.",
         metavar="W",
         rich_help_panel=GUIDANCE,
     ),
