@@ -52,6 +52,9 @@ SEED = Setting[int](0, 0, 2**32 - 1)
 LORA_SCALE = Setting[float](1.0, 0, 4)
 COUNT = Setting[int](1, 1, 256)
 
+# settings of a request that act where LGP pulls, and nowhere else
+PULLING = ("strength", "stop", "every", "even", "blank", "widen", "handover")
+
 TAU_F = Setting[float](0.8, 0, 1)
 TAU_A = Setting[float](0.5, 0, 1)
 SHARE = Setting[float](1.0, 0, 1)

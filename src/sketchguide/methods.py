@@ -18,6 +18,7 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.wrapped import with_controlnet, with_sketch_attention, with_t2i_adapter
 from sketchguide.classifiers import LatentClassifier, find_class_in
 from sketchguide.controls.base import Guide
+from sketchguide.defaults import PULLING
 from sketchguide.errors import ModelNotFoundError, SketchguideError, UsageError, WeightsError, reason_of
 from sketchguide.files import is_file
 from sketchguide.generation import walk
@@ -182,7 +183,6 @@ LAYOUT = tuple(LayoutSettings.model_fields)
 LGP_PNP: Mapping[str, Any] = MappingProxyType({**FOR_DRAWINGS, "source": "noised", "branches": "conditional"})
 
 WALKING = ("negative", "steps", "scale", "negative_time", "solver")  # settings of the request that act in every method
-PULLING = ("strength", "stop", "every", "even", "blank", "widen", "handover")  # those that act where LGP pulls
 CLASSIFYING = ("class_scale", "classifier")  # either brings classifier guidance into any method
 STEERING = (*WALKING, *PULLING)
 

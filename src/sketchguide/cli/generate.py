@@ -18,7 +18,7 @@ import typer
 from sketchguide.cli.options import INPUT, OUTPUT, OutputOption, PolarityOption, SketchOption, with_request_options
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.signals import Stopped
-from sketchguide.defaults import Polarity
+from sketchguide.defaults import PULLING, Polarity
 from sketchguide.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def command(
     """Make pictures of a prompt that follow a drawing.
 
     sketchguide generate "a red apple" --sketch apple.svg -o apple.png
-    sketchguide generate "a red apple" --sketch apple.svg --strength 2.8 --seed 7
+    sketchguide generate "a red apple" --sketch apple.svg --strength 2 --seed 7
     sketchguide generate "a sailboat, flat icon" --count 9 --sheet -o boats.png
     sketchguide generate --from apple.png --steps 50 -o finer.png
 
@@ -103,8 +103,7 @@ def given(
 
 
 def warn_of_idle(options: Mapping[str, Any], report: Report, *, drawing: bool) -> None:
-    names = ("predictor", "strength", "stop", "every", "even", "blank", "widen", "handover")
-    idle = [name for name in names if name in options]
+    idle = [name for name in ("predictor", *PULLING) if name in options]
     if idle and not drawing:
         change = "changes" if len(idle) == 1 else "change"
         report.warn(f"There is no drawing: --{' and --'.join(idle)} {change} nothing.")
