@@ -38,7 +38,7 @@ from sketchguide.training.data import Pictures, digest, find_examples, split
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
 
 EVERY_STEP = 1.5  # the strength that goes with pulling at every step, to lines as they are drawn
-STRENGTHS = (0.8, 1.6, 2.5, 3.5)
+STRENGTHS = (0.8, 1.6, STRENGTH.default, 4.0)
 STOPS = (0.3, 0.5, 0.7, 0.85)
 STEPS = (8, 15, 25, 50)
 PICTURES = (50, 100, 300, 1000, 2000)

@@ -78,8 +78,9 @@ def towards_faded(predictor: LatentPredictor) -> Method:
     pull = latent_guidance(predictor)
 
     def method(batch: Batch) -> Iterator[Any]:
-        maps = [replace(one, ink=faded(torch.tensor(one.ink)).numpy()) for one in batch.maps]
-        return pull(replace(batch, maps=maps))
+        wide = [one.widened(batch.request.widen) for one in batch.maps]
+        maps = [replace(one, ink=faded(torch.tensor(one.ink)).numpy()) for one in wide]
+        return pull(replace(batch, maps=maps, request=batch.request.model_copy(update={"widen": 1.0})))
 
     return method
 
