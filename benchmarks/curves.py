@@ -29,7 +29,7 @@ from judged import add_options, judged
 from sketchguide import load_backbone
 from sketchguide.backbones.base import Backbone
 from sketchguide.cli.environment import hardware
-from sketchguide.defaults import STRENGTH
+from sketchguide.defaults import NEGATIVE_TIME, STRENGTH
 from sketchguide.evaluation.summary import Row, table
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.loading import fingerprint_of_model
@@ -68,9 +68,12 @@ def points(args: argparse.Namespace, backbone: Backbone) -> Iterator[Point]:
             for share in SHARES:
                 yield Point("LGP", share, f"lgp:{named}strength={STRENGTH.default * share:g}")
                 yield Point("LGP, every step", share, f"lgp:{named}every=1,widen=1,strength={EVERY_STEP * share:g}")
-                for curve, peer in (("ControlNet", args.controlnet), ("T2I-Adapter", args.t2i_adapter)):
-                    if peer is not None:
-                        yield Point(curve, share, f"{curve.lower()}:path={peer},weight={share:g}")
+                if args.controlnet is not None:
+                    told = f"controlnet:path={args.controlnet},weight={share:g}"
+                    yield Point("ControlNet", share, told)
+                    yield Point("ControlNet, negative time", share, f"{told},negative_time={NEGATIVE_TIME.default:g}")
+                if args.t2i_adapter is not None:
+                    yield Point("T2I-Adapter", share, f"t2i-adapter:path={args.t2i_adapter},weight={share:g}")
         case _:
             for count in PICTURES:
                 folder = args.out / f"predictor-{count}"

@@ -97,9 +97,11 @@ def test_a_curve_of_each_method_over_its_strength(
         f"lgp:predictor={lines},strength=1.4",
         f"lgp:predictor={lines},every=1,widen=1,strength=0.75",
         f"controlnet:path={control},weight=0.5",
+        f"controlnet:path={control},weight=0.5,negative_time=0.3",
         f"lgp:predictor={lines},strength=2.8",
         f"lgp:predictor={lines},every=1,widen=1,strength=1.5",
         f"controlnet:path={control},weight=1",
+        f"controlnet:path={control},weight=1,negative_time=0.3",
     ]
     assert all(row["failed"] == 0 and row["f1"] is not None for row in rows)
     assert (out / "methods.png").stat().st_size > 0
