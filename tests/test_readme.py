@@ -35,8 +35,20 @@ def test_the_readme_names_exactly_the_two_set_up_commands():
 
 
 @pytest.mark.skipif(not (ROOT / "docs").exists(), reason="the source archive comes without docs")
-def test_every_file_the_readme_and_docs_point_to_exists():
+def test_every_file_and_heading_the_readme_and_docs_point_to_exists():
     for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
-        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
-            if not target.startswith("http"):
-                assert (page.parent / target).exists(), f"{page.name} points to {target}"
+        for target, heading in re.findall(r"\]\(([^)#]*)(?:#([^)]+))?\)", page.read_text(encoding="utf-8")):
+            if target.startswith("http"):
+                continue
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page.name} points to {target}"
+            if heading:
+                assert heading in headings(file.read_text(encoding="utf-8")), f"{page.name}: {target}#{heading}"
+
+
+def headings(text: str) -> list[str]:
+    """Of a Markdown page, as GitHub names them in links."""
+    return [
+        re.sub(r"[^\w\- ]", "", title).strip().lower().replace(" ", "-")
+        for title in re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    ]

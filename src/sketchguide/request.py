@@ -84,7 +84,7 @@ class LayoutSettings(Checked):
     )
     source_prompt: str = Field(default="", max_length=10_000, description="what the source shows, as far as known")
     start: Start | None = Field(
-        default=None, description="begin with the source's noise or the seed's; none: an inverted one with its own"
+        default=None, description="begin with the source's noise or the seed's; none: a noised one with the seed's, others with their own"
     )
     tau_f: Finite = Field(
         default=TAU_F.default, ge=TAU_F.low, le=TAU_F.high, description="part of the steps that borrow features f"

@@ -125,7 +125,7 @@ BlankOption = Annotated[
 WidenOption = Annotated[
     float | None,
     typer.Option(
-        help=f"How many times as wide as usual the lines are that the picture is pulled to: {WIDEN}. More forgives "
+        help=f"How wide the lines are that the picture is pulled to, 1 being as they are drawn: {WIDEN}. More forgives "
         "rough lines, 1 holds to them.",
         metavar="W",
         rich_help_panel=GUIDANCE,
@@ -208,9 +208,9 @@ ScaleOption = Annotated[
 NegativeTimeOption = Annotated[
     float | None,
     typer.Option(
-        help="How far beyond its time step the negative pass of that guidance is told the picture is, as part of that "
-        f"step: {NEGATIVE_TIME.low} to {NEGATIVE_TIME.high}, default {NEGATIVE_TIME.default} where a predictor reads a "
-        "drawing, else 0.",
+        help="Tells the negative pass of that guidance that the picture is noisier than it is: by so much of its time "
+        f"step, {NEGATIVE_TIME.low} to {NEGATIVE_TIME.high}. More realistic after clean lines. Default "
+        f"{NEGATIVE_TIME.default} where a predictor reads a drawing, else 0.",
         metavar="S",
         rich_help_panel=GUIDANCE,
     ),

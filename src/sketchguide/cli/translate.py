@@ -92,7 +92,7 @@ def command(
     start: Annotated[
         Start | None,
         typer.Option(
-            help="Begin with IMAGE's noise or with the seed's. Default: source where it is inverted, else noise.",
+            help="Begin with IMAGE's noise or with the seed's. Default: noise where it is noised, else source.",
             rich_help_panel=LAYOUT,
         ),
     ] = None,
