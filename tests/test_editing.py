@@ -55,6 +55,22 @@ def test_only_what_is_drawn_on_changes(tiny: Tiny, predictor: LatentPredictor) -
     assert difference[:6].max() == difference[-6:].max() == difference[:, :6].max() == difference[:, -6:].max() == 0
 
 
+def test_a_drawing_that_lets_go_at_once_does_not_pull(tiny: Tiny, predictor: LatentPredictor) -> None:
+    """Also where the steps that are walked are another share of all than was asked for."""
+    few = {"steps": 10, "amount": 0.35}
+    (closed,), (weak,), (open_,) = (
+        make(tiny, predictor=predictor, **few, **more) for more in ({"stop": 0.0}, {"strength": 0.0}, {})
+    )
+    assert (pixels(closed) == pixels(weak)).all()
+    assert (pixels(open_) != pixels(weak)).any()
+
+
+@pytest.mark.parametrize("thing", [np.zeros((64, 64, 3), np.uint8), BOX])
+def test_what_is_no_picture_is_refused(tiny: Tiny, thing: Any) -> None:
+    with pytest.raises(UsageError, match=f"not a {type(thing).__name__}"):
+        make(tiny, image=thing)
+
+
 def test_a_margin_of_one_changes_everything(tiny: Tiny, predictor: LatentPredictor) -> None:
     (picture,) = make(tiny, predictor=predictor, margin=1)
     assert (np.abs(pixels(picture) - pixels(ball())).max(axis=2) > 0).mean() > 0.9
@@ -122,6 +138,8 @@ def test_attention_takes_the_place_of_a_predictor(tiny: Tiny, tmp_path: Any) -> 
     assert not np.array_equal(pixels(told), pixels(alone))
     assert "attention" in told.made_with
     assert "predictor" not in told.made_with
+    with pytest.warns(SketchguideWarning, match="^widen changes nothing: no predictor of"):
+        make(tiny, attention=str(tmp_path), widen=2)
     (off,) = make(tiny, attention=str(tmp_path), attention_scale=0)
     assert np.array_equal(pixels(off), pixels(alone))
 

@@ -56,8 +56,9 @@ def test_a_drawing_changes_the_picture(tiny: Tiny, predictor: LatentPredictor) -
     (guided,), (plain,) = draw(tiny, predictor), draw(tiny, predictor, sketch=None)
     assert guided.image.size == SIZE
     assert np.abs(pixels(guided.image) - pixels(plain.image)).max() > 5
-    (none,) = draw(tiny, predictor, strength=0.0)
-    assert np.array_equal(pixels(none.image), pixels(plain.image))
+    for closed in ({"strength": 0.0}, {"stop": 0.0}):
+        (none,) = draw(tiny, predictor, **closed)
+        assert np.array_equal(pixels(none.image), pixels(plain.image))
 
 
 def test_the_negative_pass_is_told_of_more_noise_where_a_predictor_reads_the_drawing(
@@ -372,8 +373,14 @@ def test_objects_of_other_kinds_are_refused_by_name(tiny: Tiny) -> None:
     assert "from_image" in caught.value.hint
     with pytest.raises(UsageError, match="list"):
         next(run(Request.checked(prompt="a", seed=1), backbone=backbone, prompts="cat"))
-    with pytest.raises(UsageError, match="device is cuda"):
-        generate("a", backbone=backbone, device="cuda")
+    for device in ("cuda", "cpu:1"):
+        with pytest.raises(UsageError, match=f"device is {device}"):
+            generate("a", backbone=backbone, device=device)
+    with pytest.raises(UsageError, match="dtype is float16, but the model that was given is in float32"):
+        generate("a", backbone=backbone, dtype="float16")
+    with pytest.raises(UsageError, match="not a ndarray") as caught:
+        generate("a", backbone=backbone, like=np.zeros((64, 64, 3)))  # type: ignore[arg-type]
+    assert caught.value.field == "like"
 
 
 def test_the_recipe_says_which_rule_walked() -> None:

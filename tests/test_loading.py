@@ -417,6 +417,9 @@ def test_the_shipped_parts_are_found_and_work() -> None:
         find_part(None, "toaster", field="part")
     with pytest.raises(ModelNotFoundError, match="No toaster at 'icons-64-parts'"):
         find_part("icons-64-parts", "toaster", field="part")
+    assert find_part(Path("icons-64-parts"), "sketcher", field="sketcher") == find_part(
+        None, "sketcher", field="sketcher"
+    )
 
 
 def test_every_shipped_part_fits_the_shipped_model() -> None:

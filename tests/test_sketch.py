@@ -145,7 +145,6 @@ def test_default_lines_have_one_thickness_at_every_size(side: int) -> None:
     assert mapped.ink.dtype == np.float32
     assert mapped.ink[:, side // 2].sum() == pytest.approx(1.5 / 64 * side, rel=0.12)
     assert mapped.ink.max() > 0.85
-    assert mapped.kind == "edges"
 
 
 @pytest.mark.parametrize("angle", [0, 0.3, 0.8, 1.2])

@@ -9,8 +9,8 @@ from typing import Any
 from PIL import Image
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.generation import Picture, names_of, pictures_of
-from sketchguide.images import as_rgb, open_image
+from sketchguide.generation import Picture, named, pictures_of
+from sketchguide.images import as_picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Edit, EditSettings, Request
 from sketchguide.seeds import random_seed
@@ -44,11 +44,10 @@ def edit(
     values: dict[str, Any] = {"seed": random_seed() if seed is None else seed, **settings}
     changes = {name: values.pop(name) for name in EditSettings.model_fields if name in values}
     check(prompt, changes, values)
+    values = named(values, backbone, predictor)
     if changes.get("source") == "generated":
         changes, values = as_made(image, changes, values)
-    picture = image.image if isinstance(image, Picture) else image
-    opened = open_image(picture) if isinstance(picture, str | Path) else as_rgb(picture)
-    values |= names_of(backbone, predictor)
+    opened = as_picture(image.image if isinstance(image, Picture) else image)
     backbone = backbone or backbone_for(values)
     values["model"] = backbone.name
     request = prepare(opened, prompt, sketch, backbone, changes=changes, **values)

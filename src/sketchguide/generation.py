@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -26,7 +26,7 @@ from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.guidance import controls_of
 from sketchguide.images import carried, from_base64, read_png_text, save_png, to_images, to_tensor
 from sketchguide.inversion import Trajectory, recur
-from sketchguide.levels import Level
+from sketchguide.levels import Level, is_open
 from sketchguide.loading import dtype_of, fingerprint, fingerprint_of_model, identity_of, load_backbone, wearing
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Recipe, Request
@@ -112,7 +112,7 @@ def generate(
     Raises a SketchguideError; warns (SketchguideWarning) of a blank sketch, a prompt cut short and a scale of 1.
     """
     sketch = None if sketch is None else as_sketch(sketch)
-    settings |= names_of(backbone, predictor)
+    settings = named(settings, backbone, predictor)
     request = Request.checked(
         prompt=prompt,
         sketch=None if sketch is None else sketch.to_json(),
@@ -136,8 +136,11 @@ def pictures_of(
     return [event for event in events if isinstance(event, Picture)]
 
 
-def names_of(backbone: Backbone | None, predictor: LatentPredictor | str | Path | None) -> dict[str, str]:
-    """The fields of a Request that name these, as far as what is loaded has a name."""
+def named(
+    values: Mapping[str, Any], backbone: Backbone | None, predictor: LatentPredictor | str | Path | None
+) -> dict[str, Any]:
+    """These fields of a Request with those that name the model and the predictor, as far as what is loaded has a name.
+    UsageError where they ask for another dtype than that of the model."""
     names: dict[str, str] = {}
     if isinstance(backbone, str | Path) or hasattr(backbone, "components"):
         raise UsageError(
@@ -148,12 +151,18 @@ def names_of(backbone: Backbone | None, predictor: LatentPredictor | str | Path 
     if backbone is not None:
         names["model"] = backbone.name
         dtype = dtype_of(backbone)
+        if values.get("dtype", "auto") not in ("auto", dtype):
+            raise UsageError(
+                f"dtype is {values['dtype']}, but the model that was given is in {dtype}.",
+                hint="Leave the dtype out, or load the model in it.",
+                field="dtype",
+            )
         if dtype in get_args(DType):  # a pipeline that was loaded elsewhere may have any
             names["dtype"] = dtype
     name = predictor if predictor is None or isinstance(predictor, str | Path) else predictor.source
     if name is not None:
         names["predictor"] = str(name)
-    return names
+    return {**values, **names}
 
 
 def run(
@@ -176,9 +185,9 @@ def run(
         raise UsageError(f"Picture {only} was asked for; the request makes {request.count}.", field="only")
     if backbone is None:
         backbone = load_backbone(request.model, device=request.device, dtype=request.dtype)
-    elif request.device.partition(":")[0] not in ("auto", backbone.device.type):
+    elif not _is_on(backbone.device, request.device):
         raise UsageError(
-            f"device is {request.device}, but the model that was given is on {backbone.device.type}.",
+            f"device is {request.device}, but the model that was given is on {backbone.device}.",
             hint="Leave the device out, or load the model there.",
             field="device",
         )
@@ -187,6 +196,11 @@ def run(
         return
     with wearing(backbone, request.lora, scale=request.lora_scale):
         yield from _carried_out(request, backbone, predictor, prompts=prompts, only=only)
+
+
+def _is_on(device: torch.device, asked: str) -> bool:
+    kind, _, number = asked.partition(":")
+    return asked == "auto" or (kind == device.type and number in ("", str(device.index or 0)))
 
 
 def _carried_out(
@@ -442,7 +456,7 @@ def _sampled(
         levels,
         negative=negative,
         scale=request.scale,
-        negative_time=_negative_time(request, guides),
+        negative_time=_negative_time(request, guides, levels),
         guides=guides,
         injections=injections,
         solver=solver,
@@ -450,11 +464,12 @@ def _sampled(
     )
 
 
-def _negative_time(request: Request, guides: Sequence[Guide]) -> float:
+def _negative_time(request: Request, guides: Sequence[Guide], levels: Sequence[Level]) -> float:
     if request.negative_time is not None:
         return request.negative_time
-    reading = any(isinstance(guide, LatentGuide) and guide.strength for guide in guides)
-    return NEGATIVE_TIME.default if reading else 0.0
+    reading = [guide for guide in guides if isinstance(guide, LatentGuide) and guide.strength]
+    opening = any(is_open(guide.window, level) for guide in reading for level in levels[:-1])
+    return NEGATIVE_TIME.default if opening else 0.0
 
 
 def _solver(request: Request, backbone: Backbone) -> Solver:

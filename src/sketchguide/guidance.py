@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -18,8 +19,8 @@ from sketchguide.controls.classes import ClassGuide
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.likeness import SketchGuide
 from sketchguide.controls.strengths import Proportional, Score
-from sketchguide.defaults import BLANK, HANDOVER, WIDEN
-from sketchguide.errors import UsageError
+from sketchguide.defaults import BLANK, HANDOVER, PULLING, WIDEN
+from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.images import from_base64, from_ink, to_tensor
 from sketchguide.loading import find_features, find_part, fingerprint, has_predictor, load_predictor
 from sketchguide.perception import Features, load_features
@@ -60,7 +61,8 @@ def controls_of(
             told = with_sketch_attention(backbone, attention, ink, scale=request.attention_scale)
             controls = controls._replace(told=told)
     if request.class_name is not None:
-        classifier = LatentClassifier.load(find_part(request.classifier, "latent-classifier", field="classifier"))
+        named, model = request.classifier, backbone.name
+        classifier = LatentClassifier.load(find_part(named, "latent-classifier", field="classifier", model=model))
         classifier.to(backbone.device).check_fits(backbone)
         controls.made_with["classifier"] = fingerprint(classifier)
         controls.guides.append(class_guide(request, [classifier.class_number(request.class_name)], classifier))
@@ -68,11 +70,17 @@ def controls_of(
 
 
 def _predictor(request: Request, backbone: Backbone) -> LatentPredictor | None:
-    """What pulls to the drawing; none where nothing is to, or where another control takes its place."""
+    """What pulls to the drawing; none where nothing is to, or where another control takes its place: warns of the
+    settings that change nothing then."""
     if request.strength == 0:
         return None
     otherwise = request.attention is not None or request.sketch_loss
     if otherwise and request.predictor is None and not has_predictor(backbone):
+        shared = ("stop", "every") if request.sketch_loss else ()
+        for name in (name for name in PULLING if name not in shared):
+            if getattr(request, name) != Request.model_fields[name].default:
+                message = f"{name} changes nothing: no predictor of {backbone.name} pulls."
+                warnings.warn(message, SketchguideWarning, stacklevel=2)
         return None
     return load_predictor(request.predictor, backbone)
 
@@ -154,7 +162,10 @@ def class_guide(request: Request, numbers: Sequence[int], classifier: LatentClas
 
 def _within(request: Request, part: float) -> float:
     """The progress at `part` of the steps that are walked: an edit walks the last ones only."""
-    return part if request.edit is None else 1 - request.edit.amount * (1 - part)
+    if request.edit is None:
+        return part
+    first = (request.steps - steps_of(request.edit.amount, request)) / request.steps
+    return min(1.0, first + part * (1 - first))
 
 
 def target_of(

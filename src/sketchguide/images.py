@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from sketchguide.errors import GuidanceError, OutputError, SketchError, SketchguideWarning
+from sketchguide.errors import GuidanceError, OutputError, SketchError, SketchguideWarning, UsageError
 from sketchguide.files import replacing
 
 if TYPE_CHECKING:
@@ -119,6 +119,19 @@ def as_rgb(
     with suppress(Exception):  # a damaged EXIF block is no reason to refuse the picture
         upright = ImageOps.exif_transpose(image)
     return _rgb(upright, name=name, field=field, paper=paper)
+
+
+def as_picture(given: object, *, field: str = "image") -> Image.Image:
+    """A PIL picture, or that in the file that is named, as `open_image` gives it. UsageError for anything else."""
+    if isinstance(given, str | Path):
+        return open_image(given, field=field)
+    if isinstance(given, Image.Image):
+        return as_rgb(given, field=field)
+    raise UsageError(
+        f"A picture is a PIL image or a file, not a {type(given).__name__}.",
+        hint="Of an array: PIL.Image.fromarray(array).",
+        field=field,
+    )
 
 
 def _opened(data: bytes, *, name: str, field: str) -> Image.Image:
@@ -281,11 +294,9 @@ def to_base64(image: Image.Image) -> str:
 def carried(picture: Image.Image | str | Path, *, field: str = "image") -> str:
     """A picture or its file as a request carries it to be looked at: shrunk to 512 pixels a side, if it has more.
 
-    Raises SketchError as `open_image` does, and for one more than 32 times as wide as high, or as high as wide.
+    Raises as `as_picture` does, and SketchError for one more than 32 times as wide as high, or as high as wide.
     """
-    image = (
-        as_rgb(picture, field=field).copy() if isinstance(picture, Image.Image) else open_image(picture, field=field)
-    )
+    image = as_picture(picture, field=field).copy()
     if max(image.size) * MIN_SIDE > min(image.size) * CARRIED_SIDE:
         raise SketchError(
             f"The picture is {image.width} × {image.height} pixels; at most 1:{CARRIED_SIDE // MIN_SIDE} is allowed.",

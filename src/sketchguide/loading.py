@@ -91,6 +91,7 @@ def find_part(name: str | Path | None, part: str, *, field: str, model: str | No
     (SketchguideWarning) where None finds what was trained for another model than `model`.
     """
     file = f"{part}.safetensors"
+    name = None if name is None else str(name)
     if name is not None:
         path = Path(name)
         path = path / file if is_dir(path) else path

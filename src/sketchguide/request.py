@@ -84,7 +84,8 @@ class LayoutSettings(Checked):
     )
     source_prompt: str = Field(default="", max_length=10_000, description="what the source shows, as far as known")
     start: Start | None = Field(
-        default=None, description="begin with the source's noise or the seed's; none: a noised one with the seed's, others with their own"
+        default=None,
+        description="begin with the source's noise or the seed's; none: the seed's for a noised source, else its own",
     )
     tau_f: Finite = Field(
         default=TAU_F.default, ge=TAU_F.low, le=TAU_F.high, description="part of the steps that borrow features f"

@@ -73,12 +73,10 @@ class SpatialMap:
     Attributes:
         ink: (H, W) float32 in [0, 1]; a line is 1.
         weight: (H, W) float32 ≥ 0: how strongly each pixel binds; 1 is normal.
-        kind: what the map shows, as predictors name it ("edges").
     """
 
     ink: Float
     weight: Float
-    kind: str = "edges"
 
     def __post_init__(self) -> None:
         for name, top in (("ink", 1.0), ("weight", math.inf)):

@@ -15,8 +15,8 @@ from PIL import Image
 from sketchguide.backbones.base import Backbone
 from sketchguide.defaults import Polarity
 from sketchguide.errors import SketchguideWarning, UsageError
-from sketchguide.generation import Picture, check_size, names_of, pictures_of, recall
-from sketchguide.images import as_rgb, from_ink, open_image, read_file, to_base64, to_images, to_tensor
+from sketchguide.generation import Picture, check_size, named, pictures_of, recall
+from sketchguide.images import as_picture, from_ink, open_image, read_file, to_base64, to_images, to_tensor
 from sketchguide.loading import load_backbone
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Recipe, Request
@@ -59,15 +59,15 @@ def translate(
     if sketch is not None:
         values["sketch"] = sketch.to_json()
     check(prompts, layout, values)
+    values = named(values, backbone, predictor)
     if layout.get("source") == "generated":
         layout, values = as_made(image, layout, values)
         drawn = False if drawn is None else drawn  # what sketchguide made is a picture, whatever it looks like
     source = image.image if isinstance(image, Picture) else image
     if isinstance(source, str | Path):
         source = open_source(source, drawn=drawn)
-    elif isinstance(source, Image.Image):
-        source = taken(as_rgb(source), drawn=drawn)
-    values |= names_of(backbone, predictor)
+    elif not isinstance(source, Sketch):
+        source = taken(as_picture(source), drawn=drawn)
     backbone = backbone or backbone_for(values)
     values["model"] = backbone.name
     request = prepare(source, prompts[0], backbone, layout=layout, **values)

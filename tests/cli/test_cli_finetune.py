@@ -417,17 +417,25 @@ def test_a_part_goes_on_with_the_same_weights_only(
     assert "weights was" in other.err
 
 
-def test_what_is_not_learned_from_is_told(sketchguide: Run, pictures: Path, model: Path, tmp_path: Path) -> None:
+def test_what_is_not_learned_from_is_told(
+    sketchguide: Run, pictures: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data, scored = tmp_path / "data", tmp_path / "scored"
     shutil.copytree(pictures, data)
     shutil.copytree(pictures / "red ball", scored / "green ball")
     (data / "red ball" / "broken.png").write_bytes(b"no picture")
     words = ["component", "classifier", "--data", data, "--held-out", scored, "-o", tmp_path / "parts"]
-    result = sketchguide(*words, "--model", model, "--device", "cpu", "--batch", "32", "--steps", "4", "--json")
+    words += ["--model", model, "--device", "cpu", "--batch", "32", "--json"]
+    result = sketchguide(*words, "--steps", "4")
     assert result.code == 0, result
     assert result.json["training_images"] == 12
     assert any("broken.png was left out" in warning for warning in result.json["warnings"])
     assert any("not learned: green ball" in warning for warning in result.json["warnings"])
+    monkeypatch.setattr("sketchguide.training.run.TrainingRun._update", lambda *_: False)  # as if no loss was finite
+    failed = sketchguide(*words, "--steps", "40", "--fresh")
+    assert failed.code == 1
+    assert failed.json["steps"] == 19
+    assert any("broken.png was left out" in warning for warning in failed.json["warnings"])
 
 
 def test_without_photos_the_references_are_made(sketchguide: Run, tuning: list[str], tmp_path: Path) -> None:

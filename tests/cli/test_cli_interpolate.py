@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
+from sketchguide.cli.signals import Stopped
+from sketchguide.generation import BATCH, walk_from
+
 Run = Callable[..., Any]
 
 
@@ -139,6 +142,31 @@ def test_a_film_that_cannot_be_encoded_is_told(
     assert result.code == 1
     assert "PyAV cannot write the MP4: no such codec" in result.err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_film_without_its_encoder_is_refused_at_once(
+    sketchguide: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sketchguide.cli.interpolate.CODEC", "nosuch")
+    result = sketchguide("interpolate", "1", "2", "-o", tmp_path / "out.mp4")
+    assert result.code == 2
+    assert "no encoder nosuch" in result.err
+
+
+def test_frames_that_are_finished_are_kept_when_it_is_stopped(
+    sketchguide: Run, quickly: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walked = iter([walk_from, stop])
+    monkeypatch.setattr("sketchguide.generation.walk_from", lambda *given, **more: next(walked)(*given, **more))
+    result = sketchguide("interpolate", "1", "2", *quickly, "--frames", str(BATCH + 2), "-o", tmp_path / "out.png")
+    assert result.code == 130
+    assert f"The first {BATCH} of {BATCH + 2} frames were finished and are kept." in " ".join(result.err.split())
+    with Image.open(tmp_path / "out.png") as strip:
+        assert strip.size == (BATCH * 68 + 4, 72)
+
+
+def stop(*_: Any, **__: Any) -> None:
+    raise Stopped(2)
 
 
 def test_a_film_without_its_library_is_refused_at_once(

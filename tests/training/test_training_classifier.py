@@ -55,6 +55,16 @@ def test_a_noise_aware_classifier_learns_(backbone: UNetBackbone, pictures: Pict
     assert run.classifier.config.classes == ("bright", "dark")
 
 
+def test_latents_that_are_kept_stay_few(
+    backbone: UNetBackbone, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for allowed, kept in ((1, {1}), (2**31, set(range(2, 9)))):
+        monkeypatch.setattr("sketchguide.training.classifier.POOL_BYTES", allowed)
+        run = LatentClassifierRun(backbone, pictures, settings(), classes=("bright", "dark"))
+        list(run)
+        assert len(run._pool) in kept
+
+
 def test_temperatures_are_fitted_for_every_noise_level(backbone: UNetBackbone, pictures: Pictures) -> None:
     run = LatentClassifierRun(backbone, pictures, settings(steps=4), classes=("bright", "dark"))
     list(run)

@@ -54,6 +54,15 @@ def test_a_resumed_run_is_the_uninterrupted_one(pictures: Pictures, tmp_path: Pa
         assert torch.equal(value, rest.sketcher.state_dict()[name]), name
 
 
+def test_what_is_kept_stays_small(pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = 4 * (3 + 1) * 32 * 32 * 4  # bytes of four pictures and their maps
+    for allowed, kept in ((1, 1), (2 * one, 2), (2**31, 5)):
+        monkeypatch.setattr("sketchguide.training.sketcher.POOL_BYTES", allowed)
+        run = SketcherRun(pictures, settings(), device=CPU)
+        list(run)
+        assert len(run._pool) == kept
+
+
 def test_maps_are_turned_with_their_pictures(pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
     """One who draws what is dark has no loss, however the pictures lie."""
     run = SketcherRun(pictures, settings(noise=0.0, pool=1), device=CPU)

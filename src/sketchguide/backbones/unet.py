@@ -20,7 +20,6 @@ from sketchguide.levels import Level, Prediction, PredictionKind, levels_of
 from sketchguide.solvers import OF_SCHEDULER, SOLVERS, SolverChoice, choose_solver
 from sketchguide.taps import TapInfo, survey
 
-TRAINING_STEPS = 1000
 _AT_ONCE = 2**20  # pixels that the autoencoder sees at once where no graph is kept: four pictures of 512
 _DRAWING = ("DDPMScheduler", "DDPMParallelScheduler")
 _CLIPPING = ("DDIMScheduler", "DDIMParallelScheduler", *_DRAWING, "LCMScheduler")

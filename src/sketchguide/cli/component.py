@@ -11,7 +11,7 @@ import typer
 
 from sketchguide.cli.options import FreshOption, ResumeOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
-from sketchguide.cli.session import Session, check_run, earlier, finite, until_stopped, workplace
+from sketchguide.cli.session import Session, carry_through, check_run, earlier, finite, workplace
 from sketchguide.defaults import MODEL
 from sketchguide.errors import UsageError
 from sketchguide.files import write_text
@@ -167,19 +167,12 @@ def command(
                 score=(lambda: run.score(*trainee.scored(WATCHED))) if trainee.held_out else None,
                 log=output / f"{part}-log.jsonl",
             )
-            if latest is not None:
-                session.loss, session.held_out = latest.meta["loss"], latest.meta["held_out"]
-            session.rewind_log()
-            for step in until_stopped(session, report.arguments):
-                total, figures = run.settings.steps, session.figures
-                bar.update(task, description="Training", completed=step, total=total, figures=figures)
+            carry_through(session, report, bar, task, description="Training", latest=latest, pictures=trainee.pictures)
             trainee.fit(run)
             file = trainee.save(run, output / f"{part}.safetensors")
             facts = {"part": str(file), "steps": run.step, "loss": finite(session.loss), **trainee.worth(run)}
             facts = {name: finite(value) if isinstance(value, float) else value for name, value in facts.items()}
             facts |= {"training_images": len(trainee.pictures.used), "seconds": round(run.seconds, 1)}
-            for path, reason in trainee.pictures.skipped:
-                report.warn(f"{path} was left out: {reason}")
             if trainee.unknown:
                 report.warn(
                     f"{len(trainee.unknown)} classes have held-out pictures only and are not learned: "

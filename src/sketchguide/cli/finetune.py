@@ -14,7 +14,7 @@ import typer
 
 from sketchguide.cli.options import FreshOption, PolarityOption, ResumeOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries, was_given
-from sketchguide.cli.session import Session, check_run, earlier, finite, until_stopped, workplace
+from sketchguide.cli.session import Session, carry_through, check_run, earlier, finite, workplace
 from sketchguide.defaults import MODEL, SCALE, find_dtype
 from sketchguide.errors import SketchError, TrainingError, UsageError
 from sketchguide.files import is_file
@@ -290,13 +290,8 @@ def command(
                 score_every=preview_every,
                 facts={"frozen": frozen},
             )
-            if latest is not None:
-                session.loss, session.held_out = latest.meta["loss"], latest.meta["held_out"]
-            session.rewind_log()
             try:
-                for step in until_stopped(session, report.arguments):
-                    total, figures = run.settings.steps, session.figures
-                    bar.update(task, description="Tuning", completed=step, total=total, figures=figures)
+                carry_through(session, report, bar, task, description="Tuning", latest=latest)
             except TrainingError as error:
                 if run.updates:
                     error.hint = f"{error.hint} The last good weights are in {run.save(output)}."

@@ -41,7 +41,8 @@ def command(
         Path | None,
         typer.Option(
             "--from",
-            help="Repeat a picture that sketchguide wrote, on the same CPU bit for bit. Other options, where given, change it.",
+            help="Repeat a picture that sketchguide wrote, on the same CPU bit for bit. Other options, where given, "
+            "change it.",
             metavar="IMAGE.png",
             rich_help_panel=INPUT,
         ),

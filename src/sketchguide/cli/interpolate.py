@@ -12,6 +12,7 @@ import typer
 from sketchguide.cli.generate import check_writable, parse_size
 from sketchguide.cli.options import PolarityOption, PredictorOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries, was_given
+from sketchguide.cli.signals import Stopped
 from sketchguide.defaults import LORA_SCALE, MODEL, SCALE, SEED, STEPS
 from sketchguide.errors import OutputError, UsageError
 from sketchguide.files import replacing
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from sketchguide.request import Request
 
 RATE = 10  # frames per second
+CODEC = "libx264"
 REFINE = 4  # network passes per step of the inversion
 
 
@@ -97,7 +99,7 @@ def command(
         hush_libraries()
         from sketchguide.generation import BATCH, check_size, walk_from
         from sketchguide.guidance import latent_guide
-        from sketchguide.images import save_png, sheet, to_images
+        from sketchguide.images import to_images
         from sketchguide.interpolation import INTERPOLATIONS, between
         from sketchguide.loading import load_backbone, load_lora, load_predictor
         from sketchguide.request import Request
@@ -159,20 +161,24 @@ def command(
         latent = between(noises[0], noises[1], frames=frames, way=way)
         pictures: list[Image.Image] = []
         done = 0
-        for first_frame in range(0, frames, BATCH):
-            rows = slice(first_frame, first_frame + BATCH)
-            last = latent[rows]
-            for moment in walk_from(request, backbone, last, guides=[guide.of(rows) for guide in guides]):
-                last = moment.latent
-                done += 1
-                bar.update(task, description="Drawing", completed=done, total=steps * math.ceil(frames / BATCH))
-            pictures += to_images(backbone.decode(last))
-    if output.suffix.lower() == ".png":
-        save_png(sheet(pictures, columns=frames), output)
-    else:
-        _save_moving(pictures, output)
-    report.facts = {"path": str(output), "frames": frames, "way": way}
-    report.say(f"{output}: {frames} frames, {way}")
+        try:
+            for first_frame in range(0, frames, BATCH):
+                rows = slice(first_frame, first_frame + BATCH)
+                last = latent[rows]
+                for moment in walk_from(request, backbone, last, guides=[guide.of(rows) for guide in guides]):
+                    last = moment.latent
+                    done += 1
+                    bar.update(task, description="Drawing", completed=done, total=steps * math.ceil(frames / BATCH))
+                pictures += to_images(backbone.decode(last))
+        except Stopped as stopped:
+            if pictures:
+                stopped.hint = f"The first {len(pictures)} of {frames} frames were finished and are kept."
+            raise
+        finally:
+            if pictures:
+                _save(pictures, output)
+                report.facts = {"path": str(output), "frames": len(pictures), "way": way}
+                report.say(f"{output}: {len(pictures)} frames, {way}")
 
 
 def _noise(
@@ -194,8 +200,13 @@ def _noise(
     return invert(backbone, clean, levels, told, iterations=REFINE).at(levels[0])
 
 
-def _save_moving(pictures: list[Image.Image], path: Path) -> None:
-    """There and back again, a tenth of a second each, as GIF or MP4."""
+def _save(pictures: list[Image.Image], path: Path) -> None:
+    """A strip as PNG; as GIF or MP4 there and back again, a tenth of a second each."""
+    from sketchguide.images import save_png, sheet
+
+    if path.suffix.lower() == ".png":
+        save_png(sheet(pictures, columns=len(pictures)), path)
+        return
     there_and_back = [*pictures, *pictures[-2:0:-1]]
     with replacing(path) as part:
         if path.suffix.lower() == ".mp4":
@@ -211,7 +222,7 @@ def _write_mp4(pictures: list[Image.Image], path: Path) -> None:
 
     try:
         with av.open(str(path), "w", format="mp4") as file:
-            stream = file.add_stream("libx264", rate=RATE, options={"crf": "16"})
+            stream = file.add_stream(CODEC, rate=RATE, options={"crf": "16"})
             stream.width, stream.height = (side + side % 2 for side in pictures[0].size)  # its chroma wants even sides
             stream.pix_fmt = "yuv420p"
             for picture in pictures:
@@ -228,9 +239,21 @@ def _write_mp4(pictures: list[Image.Image], path: Path) -> None:
 
 
 def _check_video(path: Path) -> None:
-    if path.suffix.lower() == ".mp4" and find_spec("av") is None:
+    if path.suffix.lower() != ".mp4":
+        return
+    if find_spec("av") is None:
         raise UsageError(
             "MP4 needs PyAV, which is not installed.",
             hint="pip install 'sketchguide[video]', or write a .gif.",
             field="output",
         )
+    import av
+
+    try:
+        av.Codec(CODEC, "w")
+    except (av.FFmpegError, ValueError) as error:  # a build of FFmpeg without it
+        raise UsageError(
+            f"PyAV has no encoder {CODEC} here, which MP4 needs.",
+            hint="Install it anew, or write a .gif.",
+            field="output",
+        ) from error

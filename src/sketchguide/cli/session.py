@@ -19,7 +19,10 @@ from sketchguide.errors import OutputError, TrainingError, UsageError
 from sketchguide.files import write_text
 
 if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
     from sketchguide.training.checkpoints import Checkpoint, Checkpoints
+    from sketchguide.training.data import Pictures
     from sketchguide.training.run import TrainingStep
 
 SAVE_EVERY = 60.0  # seconds
@@ -151,6 +154,33 @@ def until_stopped(session: Session, arguments: Sequence[str]) -> Generator[int]:
         if session.saved:
             stopped.hint = f"Step {session.saved} is saved. Go on with: {_resuming(arguments)}"
         raise
+
+
+def carry_through(
+    session: Session,
+    report: Report,
+    bar: Progress,
+    task: TaskID,
+    *,
+    description: str,
+    latest: Checkpoint | None,
+    pictures: Pictures | None = None,
+) -> None:
+    """Train to the end of `session`, after the checkpoint `latest`. However that ends, the report has how far it came
+    and which of `pictures` could not be read.
+    """
+    if latest is not None:
+        session.loss, session.held_out = latest.meta["loss"], latest.meta["held_out"]
+    session.rewind_log()
+    try:
+        for step in until_stopped(session, report.arguments):
+            total, figures = session.run.settings.steps, session.figures
+            bar.update(task, description=description, completed=step, total=total, figures=figures)
+    finally:
+        for path, reason in () if pictures is None else pictures.skipped:
+            report.warn(f"{path} was left out: {reason}")
+        figures = {"loss": finite(session.loss), "held_out": finite(session.held_out)}
+        report.facts = {"steps": session.run.step, **figures}
 
 
 def is_folder(output: Path) -> bool:

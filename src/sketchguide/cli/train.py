@@ -12,7 +12,7 @@ import typer
 
 from sketchguide.cli.options import FreshOption, ResumeOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
-from sketchguide.cli.session import Session, check_run, earlier, finite, until_stopped, workplace
+from sketchguide.cli.session import Session, carry_through, check_run, earlier, finite, workplace
 from sketchguide.defaults import MODEL, SEED, TRAINING_BATCH, TRAINING_RATE, TRAINING_STEPS, find_dtype
 from sketchguide.errors import UsageError
 from sketchguide.files import write_text
@@ -89,7 +89,7 @@ def command(
     batch: Annotated[
         int | None,
         typer.Option(
-            help=f"Pictures per step: {TRAINING_BATCH}. Fewer need less memory.",
+            help=f"Noised latents per step, four of each picture: {TRAINING_BATCH}. Fewer need less memory.",
             metavar="N",
             rich_help_panel=TRAINING,
         ),
@@ -184,18 +184,7 @@ def command(
                 checkpoints.clear()
             score = (lambda: run.score(*scored)) if scored and scored[1] else None
             session = Session(run, checkpoints, config, minutes=minutes, score=score, log=output / "log.jsonl")
-            if latest is not None:
-                session.loss, session.held_out = latest.meta["loss"], latest.meta["held_out"]
-            session.rewind_log()
-            try:
-                for step in until_stopped(session, report.arguments):
-                    total, figures = run.settings.steps, session.figures
-                    bar.update(task, description="Training", completed=step, total=total, figures=figures)
-            finally:
-                for path, reason in pictures.skipped:
-                    report.warn(f"{path} was left out: {reason}")
-                figures = {"loss": finite(session.loss), "held_out": finite(session.held_out)}
-                report.facts = {"steps": run.step, **figures}
+            carry_through(session, report, bar, task, description="Training", latest=latest, pictures=pictures)
             card = model_card(
                 run.predictor.config,
                 run.settings,
@@ -213,7 +202,8 @@ def command(
                 "held_out_images": len(held_out),
                 "steps": run.step,
                 "seconds": round(run.seconds, 1),
-                **figures,
+                "loss": finite(session.loss),
+                "held_out": finite(session.held_out),
                 "device": hardware(backbone.device.type),
             }
             write_text(output / "training.json", json.dumps(record, indent=1) + "\n")

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import sketchguide
 from sketchguide.backbones.base import Backbone
+from sketchguide.defaults import HANDOVER, NEGATIVE_TIME
 from sketchguide.errors import OutputError, UsageError
 from sketchguide.evaluation.benchmark import Judges
 from sketchguide.evaluation.detectors import Detector
@@ -25,10 +27,12 @@ def made_with(backbone: Backbone, request: Request, judges: Judges, *, batch: in
     if judges.classifier is not None:
         named["recognised"] = fingerprint(judges.classifier)
     return {
+        "sketchguide": sketchguide.__version__,
         **identity_of(backbone),
         "seed": request.seed,
         "batch": batch,
         "settings": request.model_dump(include={*STEERING, "size", "model"}),
+        "unless_set": {"negative_time": NEGATIVE_TIME.default, "handover": HANDOVER.default},
         "judges": named,
     }
 

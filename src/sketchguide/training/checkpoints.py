@@ -247,21 +247,20 @@ def restore(tensors: Mapping[str, Tensor], outline: Any) -> Any:
     return tuple(items) if kind == "tuple" else items
 
 
-def check_config(saved: Mapping[str, Any], now: Mapping[str, Any], *, afresh: str, accept: str = "") -> None:
+def check_config(saved: Mapping[str, Any], now: Mapping[str, Any], *, afresh: str) -> None:
     """Raise UsageError unless a run with the settings `now` continues one with the settings `saved`.
 
-    The error lists every setting that differs, with both values. `afresh` and `accept` are the flags that it names:
-    start again from nothing, or go on with the new settings.
+    The error lists every setting that differs, with both values. `afresh` is the flag that it names: start again from
+    nothing.
     """
     before, after = _settings(saved), _settings(now)
     differing = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     if not differing:
         return
     changes = "; ".join(f"{key} was {before.get(key, 'not set')}, now {after.get(key, 'not set')}" for key in differing)
-    way_out = f"or give {afresh} to start afresh" + (f", or {accept} to go on with the new ones" if accept else "")
     raise UsageError(
         f"The settings are not those of the checkpoint: {changes}.",
-        hint=f"Repeat the old settings, {way_out}.",
+        hint=f"Repeat the old settings, or give {afresh} to start afresh.",
         field=differing[0],
     )
 

@@ -25,7 +25,7 @@ from sketchguide.levels import Level, check_window
 from sketchguide.seeds import generators
 from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Example, Pictures
-from sketchguide.training.run import TrainingRun, add_noise, cosine
+from sketchguide.training.run import POOL_BYTES, TrainingRun, add_noise
 
 _BATCH = 64
 _GROUP = 32
@@ -42,7 +42,7 @@ class ClassifierTraining:
     smoothing: float = 0.05  # of the labels (Müller et al. 2019, 1906.02629): confidence stays near accuracy
     widths: tuple[int, ...] = LATENT_WIDTHS
     window: tuple[float, float] = (0.0, 1.0)  # progress of the noise levels trained on
-    pool: int = 1000  # groups of augmented pictures whose latents are kept; the noise on them is new at every use
+    pool: int = 1000  # groups of augmented pictures whose latents are kept, 2 GiB at most; their noise is always new
     bf16: bool = False
     seed: int = 0
 
@@ -103,13 +103,6 @@ class _ClassRun(TrainingRun):
         """What a resumed run must have in common with the one it continues."""
         return {**asdict(self.settings), "classes": len(self._number)}
 
-    @property
-    def progress(self) -> float:
-        return self.step / self.settings.steps if self.step < self.settings.steps else 1.0
-
-    def rate(self) -> float:
-        return self.settings.rate * cosine(self.progress)
-
     def labels(self, captions: Sequence[str]) -> Tensor:
         return torch.tensor([self._number[caption] for caption in captions])
 
@@ -163,15 +156,23 @@ class LatentClassifierRun(_ClassRun):
     def loss(self) -> Tensor:
         settings = self.settings
         # The pool grows by a group every few steps, so that every part of a run takes as long as any other.
-        known = min(settings.pool, 1 + self.step // _GROWS)
+        known = min(self._largest_pool, 1 + self.step // _GROWS)
         groups = torch.randint(known, (-(-settings.batch // _GROUP),), generator=self.rng)
         latents, labels = (
-            torch.cat(parts)[: settings.batch] for parts in zip(*map(self._group, groups.tolist()), strict=True)
+            torch.cat(parts)[: settings.batch].to(self.backbone.device)
+            for parts in zip(*map(self._group, groups.tolist()), strict=True)
         )
         start, stop = settings.window
         drawn = torch.rand(len(latents), generator=self.rng) * (stop - start) + start
         noisy = add_noise(latents, [self.backbone.level(float(p)) for p in drawn], self.rng)
         return self.cross_entropy(lambda: self.classifier.predict_at(noisy.latent, noisy.times), labels)
+
+    @property
+    def _largest_pool(self) -> int:
+        backbone, (width, height) = self.backbone, self.pictures.size
+        values = backbone.latent_channels * (width // backbone.stride) * (height // backbone.stride)
+        one = min(_GROUP, self.settings.batch) * values * 4  # latents, float32
+        return max(1, min(self.settings.pool, POOL_BYTES // one))
 
     def _group(self, number: int) -> tuple[Tensor, Tensor]:
         """Latents and labels of group `number` of the pool: to encode pictures takes longer than to classify them."""
@@ -179,8 +180,8 @@ class LatentClassifierRun(_ClassRun):
             rng = Generator().manual_seed((self.settings.seed << 16) + number)
             images, captions = self.pictures.batch(rng, min(_GROUP, self.settings.batch))
             with torch.no_grad():
-                latents = self.backbone.encode(images.to(self.backbone.device))
-            self._pool[number] = (latents, self.labels(captions).to(latents.device))
+                latents = self.backbone.encode(images.to(self.backbone.device)).float().cpu()
+            self._pool[number] = (latents, self.labels(captions))
         return self._pool[number]
 
     def score(self, images: Tensor, captions: Sequence[str]) -> float:

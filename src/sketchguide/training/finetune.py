@@ -189,10 +189,6 @@ class FineTuneRun(TrainingRun):
         return config_of(self.settings, self.backbone, self.prompt, self._pairs)
 
     @property
-    def progress(self) -> float:
-        return self.step / self.settings.steps if self.step < self.settings.steps else 1.0
-
-    @property
     def updates(self) -> int:
         """Steps that changed the weights."""
         return self._updates

@@ -21,7 +21,7 @@ from sketchguide.seeds import generators
 from sketchguide.taps import tapped
 from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Pictures
-from sketchguide.training.run import Noisy, TrainingRun, add_noise, cosine
+from sketchguide.training.run import Noisy, TrainingRun, add_noise
 
 SPOILT = 0.4  # noise that clean latents are read through at most: what the network predicts is never quite clean
 
@@ -106,13 +106,6 @@ class PredictorRun(TrainingRun):
     def config(self) -> dict[str, Any]:
         """What a resumed run must have in common with the one it continues."""
         return {**asdict(self.settings), "model": self.backbone.name, "map": self.extractor.name}
-
-    @property
-    def progress(self) -> float:
-        return self.step / self.settings.steps if self.step < self.settings.steps else 1.0
-
-    def rate(self) -> float:
-        return self.settings.rate * cosine(self.progress)
 
     def loss(self) -> Tensor:
         images, captions = self.pictures.batch(self.rng, self._pictures_at_once)

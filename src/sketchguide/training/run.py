@@ -18,6 +18,7 @@ from sketchguide.seeds import generators
 from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Pictures
 
+POOL_BYTES = 2 * 2**30  # of examples that a run keeps to see them again
 MAX_SKIPS = 20  # steps in a row whose loss may be NaN before the run stops
 
 
@@ -33,7 +34,10 @@ class TrainingRun(ABC):
     """Iterate it for steps, ask `state` for a checkpoint; `module` is what learns.
 
     A run restored from a checkpoint goes on as if it had never stopped. `pictures` is what batches are drawn from.
+    `settings`, a frozen dataclass, have at least the number of `steps` and the learning `rate`.
     """
+
+    settings: Any
 
     def __init__(
         self,
@@ -62,13 +66,13 @@ class TrainingRun(ABC):
                 pictures.used.update(resume.state["used"].tolist())
 
     @property
-    @abstractmethod
     def progress(self) -> float:
         """0 at the start; the run ends at 1."""
+        return self.step / self.settings.steps if self.step < self.settings.steps else 1.0
 
-    @abstractmethod
     def rate(self) -> float:
-        """The learning rate of the step to come."""
+        """The learning rate of the step to come: it falls to zero along a cosine."""
+        return self.settings.rate * cosine(self.progress)
 
     @abstractmethod
     def loss(self) -> Tensor:

@@ -13,7 +13,7 @@ from sketchguide.errors import UsageError
 from sketchguide.sketchers import STYLES, Sketcher, SketcherConfig
 from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Pictures
-from sketchguide.training.run import TrainingRun, cosine
+from sketchguide.training.run import POOL_BYTES, TrainingRun
 
 _GROWS = 8
 _PART = 16  # held-out pictures that P sees at once
@@ -31,7 +31,7 @@ class SketcherTraining:
     blocks: int = 4
     noise: float = 0.1  # largest deviation of the noise on a picture: what P will see while sampling is not clean
     bf16: bool = False
-    pool: int = 64  # batches of augmented pictures whose maps are kept; turned and recoloured anew at every use
+    pool: int = 64  # batches of augmented pictures whose maps are kept, 2 GiB at most; turned and recoloured every time
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,16 +73,9 @@ class SketcherRun(TrainingRun):
         """What a resumed run must have in common with the one it continues."""
         return asdict(self.settings)
 
-    @property
-    def progress(self) -> float:
-        return self.step / self.settings.steps if self.step < self.settings.steps else 1.0
-
-    def rate(self) -> float:
-        return self.settings.rate * cosine(self.progress)
-
     def loss(self) -> Tensor:
         # The pool grows by a batch every few steps, so that every part of a run takes as long as any other.
-        known = min(self.settings.pool, 1 + self.step // _GROWS)
+        known = min(self._largest_pool, 1 + self.step // _GROWS)
         draws = torch.rand(2, generator=self.rng).tolist()
         chosen, turn = int(draws[0] * known), int(draws[1] * 4)
         images, styles, targets = self._batch(chosen)
@@ -95,6 +88,12 @@ class SketcherRun(TrainingRun):
             logits = self.sketcher.logits(seen, styles)
         logits = logits.float()
         return F.binary_cross_entropy_with_logits(logits, targets) + dice(logits.sigmoid(), targets).mean()
+
+    @property
+    def _largest_pool(self) -> int:
+        width, height = self.pictures.size
+        one = self.settings.batch * (3 + 1) * width * height * 4  # pictures and maps, float32
+        return max(1, min(self.settings.pool, POOL_BYTES // one))
 
     def _batch(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Pictures, styles and maps of batch `number` of the pool: the extractors take longer than P."""

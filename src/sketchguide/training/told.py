@@ -20,7 +20,7 @@ from sketchguide.levels import Level
 from sketchguide.seeds import generators
 from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Pictures
-from sketchguide.training.run import TrainingRun, add_noise, cosine
+from sketchguide.training.run import TrainingRun, add_noise
 
 SCORE_SEED = 12345
 
@@ -88,13 +88,9 @@ class ToldRun(TrainingRun):
         """What a resumed run must have in common with the one it continues."""
         return {**asdict(self.settings), "model": self.told.name}
 
-    @property
-    def progress(self) -> float:
-        return self.step / self.settings.steps if self.step < self.settings.steps else 1.0
-
     def rate(self) -> float:
         warmup = max(1, min(self.settings.warmup, self.settings.steps // 10))
-        return self.settings.rate * min(1.0, (self.step + 1) / warmup) * cosine(self.progress)
+        return super().rate() * min(1.0, (self.step + 1) / warmup)
 
     def loss(self) -> Tensor:
         images, captions = self.pictures.batch(self.rng, self.settings.batch)
