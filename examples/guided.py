@@ -1,4 +1,4 @@
-"""The loop by hand: one guide, a preview after every step, nothing hidden."""
+"""What `generate` does by default, by hand: one guide, a preview after every step, nothing hidden."""
 
 from pathlib import Path
 
@@ -11,7 +11,8 @@ backbone = load_backbone("icons-64")
 predictor = load_predictor(None, backbone)
 drawing = Sketch.open(Path(__file__).parent / "sketches" / "umbrella.svg").rasterize(size=backbone.default_size)
 target, weight = target_of(drawing, backbone, predictor)
-guide = LatentGuide(predictor, target, weight, window=(0.0, 0.8), strength=Proportional(1.6), every=2)
+pull = Proportional(2.8, even=0.6)
+guide = LatentGuide(predictor, target, weight, window=(0.0, 0.85), strength=pull, every=2, handover=0.4)
 
 previews = []
 latent = noise(generators([7]), (backbone.latent_channels, *(side // backbone.stride for side in drawing.ink.shape)))
@@ -21,7 +22,8 @@ for moment in sample(
     latent,
     backbone.levels(16),
     negative=backbone.describe([""]),
-    scale=8.0,
+    scale=4.0,
+    negative_time=0.3,
     guides=[guide],
 ):
     previews += to_images(backbone.decode(moment.clean))
