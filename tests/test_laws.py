@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sketchguide.backbones.base import Condition
-from sketchguide.backbones.tiny import tiny_stable_diffusion
+from sketchguide.backbones.tiny import tiny_stable_diffusion, tiny_stable_diffusion_xl
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.controls.base import Step, Strength
 from sketchguide.controls.edges import LatentGuide
@@ -177,6 +177,13 @@ def test_law_01_for_other_spacings_of_sigma_schedulers(
 ) -> None:
     assert tiny(**schedule).levels(5, solver) != tiny(**LEADING).levels(5, solver)
     check_equal_to_pipeline(tiny(**schedule), solver, monkeypatch)
+
+
+@EVERY_SOLVER
+def test_law_01_of_sdxl(monkeypatch: pytest.MonkeyPatch, solver: str) -> None:
+    pipeline = tiny_stable_diffusion_xl()
+    pipeline.set_progress_bar_config(disable=True)
+    check_equal_to_pipeline(UNetBackbone(pipeline, name="xl"), solver, monkeypatch)
 
 
 @pytest.mark.parametrize("spacing", ["use_karras_sigmas", "use_exponential_sigmas"])

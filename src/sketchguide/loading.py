@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.backbones.unet import Lora, UNetBackbone
+from sketchguide.backbones.unet import Lora, UNetBackbone, text_encoders
 from sketchguide.defaults import MODEL, DType, find_dtype
 from sketchguide.errors import (
     MismatchError,
@@ -146,7 +146,7 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
     try:
         index: Any = DiffusionPipeline.load_config(source)
         kinds = {part: entry[1] for part, entry in index.items() if isinstance(entry, list) and entry[0]}
-        if FAMILY.items() - kinds.items() or not _one_prompt(kinds):  # before any weights are read, or even fetched
+        if FAMILY.items() - kinds.items() or not _prompted(kinds):  # before any weights are read, or even fetched
             raise _unsupported(str(index.get("_class_name", name)), kinds)
         encoders = _text_encoders(source, index, chosen)
         spared = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in kinds else {}
@@ -247,7 +247,7 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
                 field="model",
             )
     known = all(isinstance(parts.get(part), getattr(diffusers, kind)) for part, kind in FAMILY.items())
-    if not known or not _one_prompt(parts):
+    if not known or not _prompted(parts):
         raise _unsupported(type(pipeline).__name__, {name: type(part).__name__ for name, part in parts.items()})
     for module in parts.values():
         if isinstance(module, nn.Module) and all(p.device.type == "cpu" for p in module.parameters()):
@@ -255,9 +255,9 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
     return UNetBackbone(pipeline, name=name)
 
 
-def _one_prompt(parts: Collection[str]) -> bool:
-    """Whether a pipeline with these parts is told its prompt by one text encoder."""
-    return {"text_encoder", "tokenizer"} <= set(parts) and "text_encoder_2" not in parts
+def _prompted(parts: Collection[str]) -> bool:
+    """Whether a pipeline with these parts is told its prompt by one text encoder, or by two as SDXL is."""
+    return {"text_encoder", "tokenizer"} <= set(parts) and ("text_encoder_2" in parts) == ("tokenizer_2" in parts)
 
 
 def _unsupported(pipeline: str, kinds: Mapping[str, str]) -> UsageError:
@@ -265,7 +265,8 @@ def _unsupported(pipeline: str, kinds: Mapping[str, str]) -> UsageError:
     others = [f"{kinds[part]} for its {part}" for part, kind in FAMILY.items() if kinds.get(part, kind) != kind]
     return UsageError(
         f"{pipeline}{f' with {others[0]}' if others else ''} is not supported yet.",
-        hint="Supported: pipelines with one text encoder, a UNet2DConditionModel and an AutoencoderKL (SD 1.x, 2.x).",
+        hint="Supported: pipelines with a UNet2DConditionModel, an AutoencoderKL and one text encoder (SD 1.x, 2.x) or "
+        "two (SDXL).",
         field="model",
     )
 
@@ -353,7 +354,7 @@ def wearing(backbone: Backbone, name: str | Path, *, scale: float) -> Generator[
 
 def _put_on(backbone: UNetBackbone, lora: Lora) -> None:
     pipeline = backbone.pipeline
-    if any(layer.merged or layer.disable_adapters for _, _, layer in _adapted(pipeline.unet, pipeline.text_encoder)):
+    if any(layer.merged or layer.disable_adapters for _, _, layer in _adapted(*_adaptable(pipeline))):
         raise UsageError(
             f"The LoRAs that {backbone.name!r} has are fused or switched off, and another one would be too.",
             hint="Call `unfuse_lora()` and `enable_lora()` on the pipeline, or `unload_lora_weights()`.",
@@ -378,7 +379,7 @@ def _put_on(backbone: UNetBackbone, lora: Lora) -> None:
 def unload_lora(backbone: Backbone) -> None:
     """Take the LoRA that `load_lora` loaded off the backbone, which is then as it was; without one, do nothing."""
     if isinstance(backbone, UNetBackbone):
-        take_off(LORA, backbone.pipeline.unet, backbone.pipeline.text_encoder)
+        take_off(LORA, *_adaptable(backbone.pipeline))
         backbone.lora = None
 
 
@@ -398,7 +399,7 @@ def take_off(adapter: str, *networks: nn.Module) -> None:
 @contextmanager
 def _beside_others(pipeline: Any, scale: float) -> Generator[None]:
     """Within the block our adapter is loaded, which switches all others off; they are on again after it."""
-    networks = (pipeline.unet, pipeline.text_encoder)
+    networks = _adaptable(pipeline)
     active = {layer: layer.active_adapters for _, _, layer in _adapted(*networks)}
     try:
         yield
@@ -406,6 +407,10 @@ def _beside_others(pipeline: Any, scale: float) -> Generator[None]:
         for _, _, layer in _adapted(*networks):
             layer.eval().set_adapter([*active.get(layer, []), LORA], inference_mode=True)
             layer.set_scale(LORA, scale)
+
+
+def _adaptable(pipeline: Any) -> list[nn.Module]:
+    return [pipeline.unet, *text_encoders(pipeline).values()]
 
 
 def _adapted(*networks: nn.Module) -> list[tuple[nn.Module, str, Any]]:

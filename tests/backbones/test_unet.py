@@ -123,7 +123,7 @@ def test_an_inpainting_network_is_refused(tiny: Tiny) -> None:
 @pytest.mark.parametrize("part", ["encoder_hid_proj", "class_embedding", "text_time"])
 def test_a_network_that_is_told_more_than_a_prompt_is_refused(part: str) -> None:
     pipeline = tiny_stable_diffusion()
-    if part == "text_time":  # as in Stable Diffusion XL
+    if part == "text_time":  # sizes, without the second encoder of SDXL
         pipeline.unet.register_to_config(addition_embed_type=part)
     else:
         setattr(pipeline.unet, part, torch.nn.Linear(2, 2))

@@ -5,8 +5,23 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+
+_WIDTH = 24  # of the text encoders
+_NOISE: dict[str, Any] = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+}
 
 
 def tiny_stable_diffusion(
@@ -22,20 +37,73 @@ def tiny_stable_diffusion(
         "block_out_channels": (16, 32, 32, 32),
         "norm_num_groups": 8,
         "attention_head_dim": 4,
-        "cross_attention_dim": 24,
+        "cross_attention_dim": _WIDTH,
     }
-    vae: dict[str, Any] = {
-        "down_block_types": ("DownEncoderBlock2D",) * 2,
-        "up_block_types": ("UpDecoderBlock2D",) * 2,
-        "block_out_channels": (8, 16),
+    own = {"clip_sample": False, "set_alpha_to_one": False, "prediction_type": prediction_type}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts: dict[str, Any] = {
+            "unet": UNet2DConditionModel(**unet),
+            "vae": _autoencoder(),
+            "text_encoder": CLIPTextModel(_text(tokenizer)),
+            "tokenizer": tokenizer,
+            "scheduler": DDIMScheduler(**(_NOISE | own | scheduler)),
+        }
+    parts |= dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"))
+    return StableDiffusionPipeline(**parts, requires_safety_checker=False)
+
+
+def tiny_stable_diffusion_xl(*, seed: int = 0) -> StableDiffusionXLPipeline:
+    """A `StableDiffusionXLPipeline` with SDXL's block types, submodule names, two text encoders and sizes that it is
+    told, and about 1 M random weights. Pictures are 64 px (latents 32 x 32, stride 2).
+    """
+    tokenizer = _letters()
+    unet: dict[str, Any] = {
+        "sample_size": 32,
+        "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        "block_out_channels": (16, 32, 32),
+        "transformer_layers_per_block": (1, 1, 2),
         "norm_num_groups": 8,
-        "latent_channels": 4,
-        "sample_size": 64,
+        "attention_head_dim": (2, 4, 4),
+        "use_linear_projection": True,
+        "cross_attention_dim": 2 * _WIDTH,
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 8,
+        "projection_class_embeddings_input_dim": _WIDTH + 6 * 8,
     }
-    text: dict[str, Any] = {
+    scheduler = EulerDiscreteScheduler(**_NOISE)
+    scheduler.register_to_config(clip_sample=False, set_alpha_to_one=False)  # as SDXL's file says, for others
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts: dict[str, Any] = {
+            "unet": UNet2DConditionModel(**unet),
+            "vae": _autoencoder(),
+            "text_encoder": CLIPTextModel(_text(tokenizer)),
+            "text_encoder_2": CLIPTextModelWithProjection(_text(tokenizer, projection_dim=_WIDTH)),
+            "tokenizer": tokenizer,
+            "tokenizer_2": _letters(),
+            "scheduler": scheduler,
+        }
+    return StableDiffusionXLPipeline(**parts, add_watermarker=False)
+
+
+def _autoencoder() -> AutoencoderKL:
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        block_out_channels=(8, 16),
+        norm_num_groups=8,
+        latent_channels=4,
+        sample_size=64,
+    )
+
+
+def _text(tokenizer: CLIPTokenizer, **more: Any) -> CLIPTextConfig:
+    settings: dict[str, Any] = {
         "vocab_size": len(tokenizer),
-        "hidden_size": 24,
-        "intermediate_size": 48,
+        "hidden_size": _WIDTH,
+        "intermediate_size": 2 * _WIDTH,
         "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "max_position_embeddings": 77,
@@ -43,26 +111,7 @@ def tiny_stable_diffusion(
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    settings: dict[str, Any] = {
-        "beta_start": 0.00085,
-        "beta_end": 0.012,
-        "beta_schedule": "scaled_linear",
-        "clip_sample": False,
-        "set_alpha_to_one": False,
-        "steps_offset": 1,
-        "prediction_type": prediction_type,
-    }
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        parts: dict[str, Any] = {
-            "unet": UNet2DConditionModel(**unet),
-            "vae": AutoencoderKL(**vae),
-            "text_encoder": CLIPTextModel(CLIPTextConfig(**text)),
-            "tokenizer": tokenizer,
-            "scheduler": DDIMScheduler(**(settings | scheduler)),
-        }
-    parts |= dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"))
-    return StableDiffusionPipeline(**parts, requires_safety_checker=False)
+    return CLIPTextConfig(**settings, **more)
 
 
 def _letters() -> CLIPTokenizer:

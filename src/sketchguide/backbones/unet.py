@@ -1,10 +1,12 @@
-"""UNet pipelines with one text encoder: Stable Diffusion 1.x and 2.x, and everything of their shape."""
+"""UNet pipelines: Stable Diffusion 1.x and 2.x with one text encoder, SDXL with two, and everything of their shape."""
 
 from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +33,8 @@ _PLAIN_2M = {
     "final_sigmas_type": "zero",
     "euler_at_final": False,
 }
+_POOLED = "text_embeds"  # of a Condition's extras: what SDXL is told beside the tokens, (B, width)
+_SIZES = 6  # numbers that SDXL is told of a picture
 _SWAPPING = ("group_offloading", "layerwise_casting")  # hooks of diffusers that change weights behind a pass
 
 
@@ -52,9 +56,9 @@ class _Noise(NamedTuple):
 
 
 class UNetBackbone:
-    """A loaded diffusers pipeline (`StableDiffusionPipeline` and its like), used as it is: LoRA, dtype and offloading
-    stay as the user set them, and a scheduler that is exchanged is followed. The networks are those that it had at
-    first; they are put into eval mode and frozen.
+    """A loaded diffusers pipeline (`StableDiffusionPipeline`, that of SDXL and their like), used as it is: LoRA, dtype
+    and offloading stay as the user set them, and a scheduler that is exchanged is followed. The networks are those that
+    it had at first; they are put into eval mode and frozen.
     """
 
     family = "unet"
@@ -65,13 +69,13 @@ class UNetBackbone:
         self.name = str(name or pipeline.config.get("_name_or_path") or type(pipeline).__name__)
         self.network: Any = pipeline.unet
         self.autoencoder: Any = pipeline.vae
-        if more := _more_than_a_prompt(pipeline.unet):
+        if more := _more_than_a_prompt(pipeline):
             raise UsageError(
                 f"{self.name} is told more than a prompt ({more}), which is not supported.",
                 hint="Of an IP-Adapter: call `unload_ip_adapter()` on the pipeline first.",
                 field="model",
             )
-        for module in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        for module in (pipeline.unet, pipeline.vae, *text_encoders(pipeline).values()):
             module.eval().requires_grad_(False)
         self.latent_channels: int = pipeline.unet.config.in_channels
         if self.latent_channels != pipeline.vae.config.latent_channels:
@@ -85,6 +89,11 @@ class UNetBackbone:
             raise UsageError(
                 f"{self.name} predicts {pipeline.unet.config.out_channels} channels of {self.latent_channels}: its "
                 "variance too, which is not supported.",
+                field="model",
+            )
+        if pipeline.vae.config.get("latents_mean") is not None:
+            raise UsageError(
+                f"{self.name} shifts its latents (latents_mean of its autoencoder), which is not supported.",
                 field="model",
             )
         if pipeline.unet.config.get("time_cond_proj_dim") is not None:
@@ -136,7 +145,7 @@ class UNetBackbone:
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
-        return {"network": self.network, "autoencoder": self.autoencoder, "text_encoder": self.pipeline.text_encoder}
+        return {"network": self.network, "autoencoder": self.autoencoder, **text_encoders(self.pipeline)}
 
     @property
     def device(self) -> torch.device:
@@ -173,7 +182,9 @@ class UNetBackbone:
             raise UsageError(f"{self.name} has noise ({schedule}) that no {name} makes.", field="solver") from error
 
     def describe(self, prompts: Sequence[str]) -> Condition:
-        """Text conditions, one row per prompt, made by the pipeline's own `encode_prompt`."""
+        """Text conditions, one row per prompt, made by the pipeline's own `encode_prompt`. An empty prompt is all zeros
+        where the pipeline takes it so (`force_zeros_for_empty_prompt`, as SDXL was trained).
+        """
         tokenizer = self.pipeline.tokenizer
         limit: int = tokenizer.model_max_length
         dropped: list[str] = []
@@ -187,8 +198,14 @@ class UNetBackbone:
             ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
             dropped.append(tokenizer.decode(ids[limit - 1 : -1]).strip() if len(ids) > limit else "")
         with torch.no_grad():
-            embedding, _ = self.pipeline.encode_prompt(list(prompts), self.device, 1, False)
-        return Condition(embedding, dropped=tuple(dropped))
+            embedding, *more = self.pipeline.encode_prompt(
+                list(prompts), device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            )
+            told = [embedding, more[1]] if len(more) == 3 else [embedding]  # two encoders: the pooled text as well
+            if self.pipeline.config.get("force_zeros_for_empty_prompt"):
+                rows = [row for row, prompt in enumerate(prompts) if not prompt]
+                told = [one.index_fill(0, torch.tensor(rows, device=one.device), 0) if rows else one for one in told]
+        return Condition(told[0], dict(zip((_POOLED,), told[1:], strict=False)), dropped=tuple(dropped))
 
     def predict(self, latent: Tensor, level: Level, condition: Condition) -> Prediction:
         """The network's opinion of `latent` (B, C, h, w) at `level`; latent and prediction in float32."""
@@ -206,32 +223,44 @@ class UNetBackbone:
             )
         dtype = self.dtype  # diffusers looks through the parameters for it
         return self.network(
-            latent.to(dtype),
-            times,
-            encoder_hidden_states=condition.embedding.to(latent.device, dtype),
-            **condition.extras,
-            return_dict=False,
+            latent.to(dtype), times, **arguments(condition, latent, stride=self.stride, dtype=dtype), return_dict=False
         )[0].float()
+
+    @contextmanager
+    def _in_range(self, *, keep: bool = False) -> Generator[None]:
+        """Within the block the autoencoder is in float32 where half precision would overflow, as that of SDXL does
+        (`force_upcast`); with `keep`, since a graph needs its weights, for good."""
+        vae = self.autoencoder
+        upcast = vae.dtype == torch.float16 and vae.config.force_upcast and len(text_encoders(self.pipeline)) > 1
+        if upcast:
+            vae.to(torch.float32)
+        try:
+            yield
+        finally:
+            if upcast and not keep:
+                vae.to(torch.float16)
 
     @torch.no_grad()
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> float32 latents (B, C, h, w), the mode of the posterior."""
         made: list[Tensor] = []
-        for part in images.split(max(1, _AT_ONCE // (images.shape[-2] * images.shape[-1]))):
-            posterior = self.autoencoder.encode(part.to(self.device, self.autoencoder.dtype)).latent_dist
-            made.append(posterior.mode().float() * self.autoencoder.config.scaling_factor)
+        with self._in_range():
+            for part in images.split(max(1, _AT_ONCE // (images.shape[-2] * images.shape[-1]))):
+                posterior = self.autoencoder.encode(part.to(self.device, self.autoencoder.dtype)).latent_dist
+                made.append(posterior.mode().float() * self.autoencoder.config.scaling_factor)
         return torch.cat(made)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) -> float32 images (B, 3, H, W), about [-1, 1]; the graph of latents is kept."""
-        scaled = (latents / self.autoencoder.config.scaling_factor).to(self.device, self.autoencoder.dtype)
-        decode = self.autoencoder.decode
-        pulled = scaled.requires_grad and torch.is_grad_enabled()
-        if pulled and isinstance(getattr(self.autoencoder, "_hf_hook", None), CpuOffload):
-            # As it comes it would send the network away, whose gradient is still to be taken.
-            decode = partial(inspect.unwrap(type(self.autoencoder).decode), self.autoencoder.to(self.device))
-        parts = scaled.split(max(1, _AT_ONCE // (scaled.shape[-2] * scaled.shape[-1] * self.stride**2)))
-        return torch.cat([decode(part, return_dict=False)[0].float() for part in parts])
+        pulled = latents.requires_grad and torch.is_grad_enabled()
+        with self._in_range(keep=pulled):
+            scaled = (latents / self.autoencoder.config.scaling_factor).to(self.device, self.autoencoder.dtype)
+            decode = self.autoencoder.decode
+            if pulled and isinstance(getattr(self.autoencoder, "_hf_hook", None), CpuOffload):
+                # As it comes it would send the network away, whose gradient is still to be taken.
+                decode = partial(inspect.unwrap(type(self.autoencoder).decode), self.autoencoder.to(self.device))
+            parts = scaled.split(max(1, _AT_ONCE // (scaled.shape[-2] * scaled.shape[-1] * self.stride**2)))
+            return torch.cat([decode(part, return_dict=False)[0].float() for part in parts])
 
     @property
     def taps(self) -> Sequence[TapInfo]:
@@ -245,18 +274,42 @@ class UNetBackbone:
         deepest = self.multiple // self.stride
         grid = (2 * deepest, 3 * deepest)
         latent = torch.zeros(1, self.latent_channels, *grid, device=self.device)
-        width = self.describe([""]).embedding.shape[-1]
-        condition = Condition(torch.zeros(1, 7, width, device=self.device))
+        told = self.describe(["a"])
+        condition = replace(told, embedding=told.embedding[:, :7])
         with torch.no_grad():
             return survey(self.network, lambda: self.predict(latent, self.level(0.5), condition), grid=grid)
 
 
-def _more_than_a_prompt(unet: Any) -> str | None:
-    """What else the network is told: pictures by an IP-Adapter, a class, a size or the like."""
+def text_encoders(pipeline: Any) -> Mapping[str, nn.Module]:
+    """Those that a pipeline has: one, or the two of SDXL."""
+    named = {name: pipeline.components.get(name) for name in ("text_encoder", "text_encoder_2")}
+    return {name: encoder for name, encoder in named.items() if encoder is not None}
+
+
+def arguments(condition: Condition, latent: Tensor, *, stride: int, dtype: torch.dtype) -> dict[str, Any]:
+    """What a UNet or ControlNet is given besides latent and time. One of SDXL is told sizes too, before and after
+    cropping: those of a picture of its own that nobody has cropped.
+    """
+    told: dict[str, Any] = {**condition.extras, "encoder_hidden_states": condition.embedding.to(latent.device, dtype)}
+    if (pooled := told.pop(_POOLED, None)) is not None:
+        height, width = (side * stride for side in latent.shape[-2:])
+        sizes = torch.tensor([[height, width, 0, 0, height, width]], device=latent.device, dtype=dtype)
+        pooled = pooled.to(latent.device, dtype)
+        told["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": sizes.expand(len(latent), -1)}
+    return told
+
+
+def _more_than_a_prompt(pipeline: Any) -> str | None:
+    """What else the network is told: pictures by an IP-Adapter, a class, how beautiful it should be or the like."""
+    unet, config = pipeline.unet, pipeline.unet.config
     for part in ("encoder_hid_proj", "class_embedding"):
         if getattr(unet, part, None) is not None:
             return part
-    kind = unet.config.get("addition_embed_type")
+    kind = config.get("addition_embed_type")
+    if kind == "text_time" and (second := text_encoders(pipeline).get("text_encoder_2")) is not None:
+        pooled: Any = second.config
+        width = pooled.projection_dim + _SIZES * config.addition_time_embed_dim
+        return None if config.projection_class_embeddings_input_dim == width else "a score beside the sizes"
     return None if kind in (None, "text") else f"addition_embed_type {kind}"
 
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from sketchguide.attention import SketchAttention
 from sketchguide.backbones.base import Backbone, Condition
+from sketchguide.backbones.unet import arguments
 from sketchguide.errors import MismatchError, UsageError
 from sketchguide.levels import Level, Prediction, PredictionKind, Window, check_window, is_open
 from sketchguide.solvers import SolverChoice
@@ -282,13 +283,13 @@ class ControlNetBackbone(Told):
 
     def _added(self, latent: Tensor, times: Tensor, condition: Condition) -> Mapping[str, Any]:
         dtype: torch.dtype = self.control.dtype
+        shared = {k: v for k, v in condition.extras.items() if k not in (_SKIPS, _MIDDLE, _BLOCKS)}
         skips, middle = self.control(
             latent.to(dtype),
             times,
-            encoder_hidden_states=condition.embedding.to(latent.device, dtype),
             controlnet_cond=self.image,
             conditioning_scale=self.scale,
-            **{k: v for k, v in condition.extras.items() if k not in (_SKIPS, _MIDDLE, _BLOCKS)},
+            **arguments(replace(condition, extras=shared), latent, stride=self.inner.stride, dtype=dtype),
             return_dict=False,
         )
         return {_SKIPS: [skip.to(self.dtype) for skip in skips], _MIDDLE: middle.to(self.dtype)}

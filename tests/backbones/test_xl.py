@@ -1,0 +1,207 @@
+"""SDXL: two text encoders, pooled text, and sizes that the network is told."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline, StableDiffusionXLPipeline
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sketchguide.backbones.tiny import tiny_stable_diffusion_xl
+from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.backbones.wrapped import with_controlnet
+from sketchguide.controls.features import choose_places
+from sketchguide.errors import UsageError
+from sketchguide.extractors import EXTRACTORS
+from sketchguide.generation import generate
+from sketchguide.images import save_png
+from sketchguide.loading import LORA_FILE, fingerprint_of_model, from_pipe, load_backbone, load_lora, unload_lora
+from sketchguide.predictors import LatentPredictor
+from sketchguide.sampling import sample
+from sketchguide.seeds import generators, noise
+from sketchguide.sketch import Sketch
+from sketchguide.training.data import Pictures, find_examples
+from sketchguide.training.predictor import PredictorRun, PredictorTraining
+from sketchguide.translation import translate
+
+CROSS = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, 0.8]]])
+SIZE = (48, 32)
+QUICK: dict[str, Any] = {"seed": 7, "steps": 2, "size": SIZE}
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StableDiffusionXLPipeline:
+    pipeline = tiny_stable_diffusion_xl()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def xl(pipeline: StableDiffusionXLPipeline) -> UNetBackbone:
+    backbone = from_pipe(pipeline, name="xl")
+    assert isinstance(backbone, UNetBackbone)
+    return backbone
+
+
+def relative(ours: Tensor, theirs: Tensor) -> float:
+    assert theirs.isfinite().all()
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def walk(backbone: Any, negative: str, latent: Tensor) -> Tensor:
+    levels = backbone.levels(3, "ddim")
+    told, against = backbone.describe(["a cat"]), backbone.describe([negative])
+    *_, last = sample(backbone, told, latent, levels, negative=against, scale=4.0)
+    return last.latent
+
+
+def theirs(pipeline: Any, latent: Tensor, **more: Any) -> Tensor:
+    from diffusers import DDIMScheduler
+
+    before = pipeline.scheduler
+    pipeline.scheduler = DDIMScheduler.from_config(before.config)
+    try:
+        return pipeline(
+            "a cat",
+            num_inference_steps=3,
+            guidance_scale=4.0,
+            latents=latent,
+            output_type="latent",
+            height=latent.shape[-2] * 2,
+            width=latent.shape[-1] * 2,
+            **more,
+        ).images
+    finally:
+        pipeline.scheduler = before
+
+
+@pytest.mark.parametrize("negative", [None, "a dog"])
+def test_it_draws_what_the_pipeline_draws(pipeline: Any, xl: UNetBackbone, negative: str | None) -> None:
+    latent = noise(generators([3]), (4, 16, 24))
+    assert relative(walk(xl, negative or "", latent), theirs(pipeline, latent, negative_prompt=negative)) < 1e-4
+
+
+def test_sizes_and_the_second_encoder_are_heard(xl: UNetBackbone) -> None:
+    told, level = xl.describe(["a cat"]), xl.level(0.5)
+    latent = noise(generators([3]), (4, 16, 16))
+    assert tuple(told.extras["text_embeds"].shape) == (1, 24)  # type: ignore[union-attr]
+    prediction = xl.predict(latent, level, told).noise
+    silent = type(told)(told.embedding, {"text_embeds": torch.zeros(1, 24)})
+    assert relative(xl.predict(latent, level, silent).noise, prediction) > 1e-4
+    given: dict[str, Any] = {}
+    hook = xl.network.register_forward_pre_hook(lambda _, __, kwargs: given.update(kwargs), with_kwargs=True)
+    xl.predict(torch.zeros(2, 4, 16, 24), level, xl.describe(["a", "b"]))
+    hook.remove()
+    assert given["added_cond_kwargs"]["time_ids"].tolist() == [[32, 48, 0, 0, 32, 48]] * 2
+
+
+def test_an_empty_prompt_is_nothing_beside_others(xl: UNetBackbone) -> None:
+    both, alone = xl.describe(["a cat", ""]), xl.describe(["a cat"])
+    assert torch.allclose(both.embedding[:1], alone.embedding, atol=1e-6)
+    assert both.embedding[1].abs().max() == 0
+    assert both.extras["text_embeds"][1].abs().max() == 0  # type: ignore[union-attr]
+
+
+def test_a_predictor_is_trained_and_pulls(xl: UNetBackbone, tmp_path: Path) -> None:
+    for seed in range(3):
+        (picture,) = generate("a cat", backbone=xl, seed=seed, steps=1, size=(64, 64))
+        save_png(picture.image, tmp_path / f"{seed}.png")
+        (tmp_path / f"{seed}.txt").write_text("a cat")
+    pictures = Pictures(find_examples(tmp_path), size=(64, 64))
+    run = PredictorRun(xl, pictures, EXTRACTORS["edges"], PredictorTraining(steps=2, batch=2, views=1))
+    list(run)
+    run.predictor.save_pretrained(tmp_path / "edges")
+    predictor = LatentPredictor.from_pretrained(tmp_path / "edges")
+    assert len(predictor.config.taps) == 9  # one per stage, three of them in the middle
+    (plain,) = generate("a cat", backbone=xl, **QUICK)
+    (pulled,) = generate("a cat", backbone=xl, sketch=CROSS, predictor=predictor, **QUICK)
+    assert np.abs(np.asarray(plain.image).astype(int) - np.asarray(pulled.image)).max() > 5
+
+
+def test_layout_is_borrowed_where_ctrl_x_does(xl: UNetBackbone) -> None:
+    places = choose_places(xl.taps)
+    assert places.features == ("up_blocks.0.resnets.0",)
+    assert all(path.startswith("up_blocks.0.attentions.") for path in places.attention)
+    settings = {**QUICK, "size": (64, 64)}
+    (plain,) = generate("a cat", backbone=xl, **settings)
+    (again,) = translate(CROSS, "a cat", backbone=xl, source="noised", **settings)
+    assert np.abs(np.asarray(plain.image).astype(int) - np.asarray(again.image)).max() > 5
+
+
+def test_a_controlnet_is_told_as_much(pipeline: StableDiffusionXLPipeline, xl: UNetBackbone) -> None:
+    control = ControlNetModel.from_unet(pipeline.unet, conditioning_embedding_out_channels=(8, 12)).eval()
+    with torch.no_grad():
+        for index, parameter in enumerate(control.parameters()):
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(index)))
+    image, latent = torch.rand(1, 3, 32, 48), noise(generators([3]), (4, 16, 24))
+    parts = {name: part for name, part in pipeline.components.items() if part is not None}
+    whole = StableDiffusionXLControlNetPipeline(**parts, controlnet=control, add_watermarker=False)
+    whole.set_progress_bar_config(disable=True)
+    expected = theirs(whole, latent, image=image)
+    assert relative(walk(with_controlnet(xl, control, image), "", latent), expected) < 1e-4
+    assert relative(walk(xl, "", latent), expected) > 1e-3
+
+
+def test_a_lora_goes_on_and_off(tmp_path: Path) -> None:
+    backbone = from_pipe(tiny_stable_diffusion_xl(seed=1), name="xl")
+    assert isinstance(backbone, UNetBackbone)
+    other = tiny_stable_diffusion_xl(seed=1)
+    other.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    weights = {f"unet.{name}": value.contiguous() for name, value in get_peft_model_state_dict(other.unet).items()}
+    save_file(weights, tmp_path / LORA_FILE)
+    (before,) = generate("a cat", backbone=backbone, **QUICK)
+    load_lora(backbone, tmp_path)
+    (tuned,) = generate("a cat", backbone=backbone, **QUICK)
+    unload_lora(backbone)
+    (after,) = generate("a cat", backbone=backbone, **QUICK)
+    assert np.asarray(tuned.image).tolist() != np.asarray(before.image).tolist()
+    assert np.asarray(after.image).tolist() == np.asarray(before.image).tolist()
+
+
+def test_a_folder_is_loaded_and_known_by_both_encoders(tmp_path: Path) -> None:
+    pipeline = tiny_stable_diffusion_xl()
+    pipeline.save_pretrained(tmp_path / "xl")
+    backbone = load_backbone(tmp_path / "xl", device="cpu")
+    assert list(backbone.networks) == ["network", "autoencoder", "text_encoder", "text_encoder_2"]
+    before = fingerprint_of_model(backbone)
+    with torch.no_grad():
+        backbone.networks["text_encoder_2"].text_projection.weight.mul_(2)  # type: ignore[union-attr]
+    assert fingerprint_of_model(backbone) != before
+
+
+def test_half_of_it_and_more_are_refused(pipeline: StableDiffusionXLPipeline) -> None:
+    from diffusers import UNet2DConditionModel
+
+    config = dict(pipeline.unet.config) | {"projection_class_embeddings_input_dim": 24 + 5 * 8}
+    refiner = UNet2DConditionModel.from_config(config)
+    parts = {name: part for name, part in pipeline.components.items() if part is not None}
+    with pytest.raises(UsageError, match="a score beside the sizes"):
+        from_pipe(StableDiffusionXLPipeline(**parts | {"unet": refiner}, add_watermarker=False))
+    moved = tiny_stable_diffusion_xl()
+    moved.vae.register_to_config(latents_mean=[0.0] * 4)
+    with pytest.raises(UsageError, match="latents_mean"):
+        from_pipe(moved)
+
+
+def test_an_autoencoder_that_overflows_in_half_precision_is_used_in_full() -> None:
+    pipeline = tiny_stable_diffusion_xl().to(torch.float16)
+    backbone = UNetBackbone(pipeline, name="xl")
+    seen: list[torch.dtype] = []
+    for part in (pipeline.vae.encoder, pipeline.vae.decoder):
+        part.register_forward_pre_hook(lambda _, given: seen.append(given[0].dtype))
+    latent = backbone.encode(torch.zeros(1, 3, 16, 16))
+    backbone.decode(latent)
+    assert seen == [torch.float32] * 2
+    assert pipeline.vae.dtype == torch.float16
+    loss = backbone.decode(latent.requires_grad_()).square().sum()
+    (gradient,) = torch.autograd.grad(loss, latent)
+    assert gradient.isfinite().all()
+    assert gradient.abs().max() > 0
+    pipeline.vae.to(torch.float16).register_to_config(force_upcast=False)
+    seen.clear()
+    backbone.decode(latent.detach())
+    assert seen == [torch.float16]
