@@ -18,7 +18,9 @@ import torch
 from torch import nn
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.backbones.unet import Lora, UNetBackbone, text_encoders
+from sketchguide.backbones.pipeline import text_encoders
+from sketchguide.backbones.transformer import TransformerBackbone
+from sketchguide.backbones.unet import Lora, UNetBackbone
 from sketchguide.defaults import MODEL, DType, find_dtype
 from sketchguide.errors import (
     MismatchError,
@@ -36,7 +38,8 @@ from sketchguide.weights import opened, read_weights
 
 LORA = "sketchguide"  # the name of the adapter
 LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
-FAMILY = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL"}  # the parts every supported pipeline has
+FAMILIES = {"unet": UNetBackbone, "transformer": TransformerBackbone}
+CLASSES = {"unet": "UNet2DConditionModel", "transformer": "SD3Transformer2DModel", "vae": "AutoencoderKL"}  # by part
 EMBEDDED = Path(__file__).parent / "models"
 
 
@@ -146,10 +149,14 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
     try:
         index: Any = DiffusionPipeline.load_config(source)
         kinds = {part: entry[1] for part, entry in index.items() if isinstance(entry, list) and entry[0]}
-        if FAMILY.items() - kinds.items() or not _prompted(kinds):  # before any weights are read, or even fetched
+        if _wanted(kinds).items() - kinds.items() or not _prompted(
+            kinds
+        ):  # before any weights are read, or even fetched
             raise _unsupported(str(index.get("_class_name", name)), kinds)
         encoders = _text_encoders(source, index, chosen)
-        spared = {"safety_checker": None, "requires_safety_checker": False} if "safety_checker" in kinds else {}
+        spared: dict[str, Any] = {part: None for part, entry in index.items() if entry == [None, None]}
+        if "safety_checker" in kinds:
+            spared |= {"safety_checker": None, "requires_safety_checker": False}
         pipeline = DiffusionPipeline.from_pretrained(source, dtype=chosen, use_safetensors=True, **encoders, **spared)
     except (SketchguideError, MemoryError, torch.OutOfMemoryError):
         raise
@@ -235,7 +242,7 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
             hint="Names, folders and hub ids go to load_backbone.",
             field="model",
         )
-    for part in FAMILY:
+    for part in CLASSES:
         if (plain := getattr(pipeline.components.get(part), "_orig_mod", None)) is not None:
             setattr(pipeline, part, plain)
     parts: dict[str, Any] = {name: part for name, part in pipeline.components.items() if part is not None}
@@ -246,27 +253,41 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
                 hint=f"Take the plain pipeline, StableDiffusionPipeline.from_pipe(…), and {wrap}.",
                 field="model",
             )
-    known = all(isinstance(parts.get(part), getattr(diffusers, kind)) for part, kind in FAMILY.items())
+    known = all(isinstance(parts.get(part), getattr(diffusers, kind)) for part, kind in _wanted(parts).items())
     if not known or not _prompted(parts):
         raise _unsupported(type(pipeline).__name__, {name: type(part).__name__ for name, part in parts.items()})
     for module in parts.values():
         if isinstance(module, nn.Module) and all(p.device.type == "cpu" for p in module.parameters()):
             module.to(memory_format=torch.channels_last)  # convolutions are a tenth to a third faster there
-    return UNetBackbone(pipeline, name=name)
+    return FAMILIES[_network_of(parts)](pipeline, name=name)
+
+
+def _network_of(parts: Collection[str]) -> Literal["unet", "transformer"]:
+    """What a pipeline with these parts calls its network."""
+    return "transformer" if "transformer" in parts else "unet"
+
+
+def _wanted(parts: Collection[str]) -> dict[str, str]:
+    """The classes that a pipeline with these parts must have."""
+    return {part: CLASSES[part] for part in (_network_of(parts), "vae")}
 
 
 def _prompted(parts: Collection[str]) -> bool:
-    """Whether a pipeline with these parts is told its prompt by one text encoder, or by two as SDXL is."""
-    return {"text_encoder", "tokenizer"} <= set(parts) and ("text_encoder_2" in parts) == ("tokenizer_2" in parts)
+    """Whether a pipeline with these parts is told its prompt by text encoders with their tokenizers: one, or two as
+    SDXL has them, for a transformer two or three.
+    """
+    numbers = [number for number in ("", "_2", "_3") if f"text_encoder{number}" in parts]
+    allowed = (2, 3) if _network_of(parts) == "transformer" else (1, 2)
+    return numbers[:1] == [""] and len(numbers) in allowed and all(f"tokenizer{one}" in parts for one in numbers)
 
 
 def _unsupported(pipeline: str, kinds: Mapping[str, str]) -> UsageError:
     """`kinds`: the class of each part."""
-    others = [f"{kinds[part]} for its {part}" for part, kind in FAMILY.items() if kinds.get(part, kind) != kind]
+    others = [f"{kinds[part]} for its {part}" for part, kind in CLASSES.items() if kinds.get(part, kind) != kind]
     return UsageError(
         f"{pipeline}{f' with {others[0]}' if others else ''} is not supported yet.",
-        hint="Supported: pipelines with a UNet2DConditionModel, an AutoencoderKL and one text encoder (SD 1.x, 2.x) or "
-        "two (SDXL).",
+        hint="Supported: pipelines with an AutoencoderKL and a UNet2DConditionModel (Stable Diffusion 1.x, 2.x, XL) or "
+        "an SD3Transformer2DModel (3, 3.5), each with its text encoders.",
         field="model",
     )
 

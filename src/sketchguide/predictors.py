@@ -45,6 +45,7 @@ PAPER_TAPS = (
     "up_blocks.1.attentions.1",
     "up_blocks.2",
 )
+_STREAM = re.compile(r"transformer_blocks\.\d+\.norm2")  # the input of its second half, by SD 3's name
 
 
 @dataclass(frozen=True)
@@ -260,9 +261,13 @@ def token_grid(tokens: int, size: tuple[int, int]) -> tuple[int, int]:
 def choose_taps(taps: Sequence[TapInfo]) -> tuple[TapInfo, ...]:
     """Default places for a UNet: the paper's nine where it has them, else one tap per stage on the same plan.
 
-    That is the last attention or residual block of every down block and up block and the three middle blocks.
+    That is the last attention or residual block of every down block and up block and the three middle blocks. Of a
+    transformer: its stream of image tokens, normalised, in nine blocks from the first to the last.
     """
     table = {tap.path: tap for tap in taps}
+    if streams := [path for path in table if _STREAM.fullmatch(path)]:
+        count = min(len(streams), len(PAPER_TAPS))
+        return tuple(table[streams[round(i * (len(streams) - 1) / max(1, count - 1))]] for i in range(count))
     if all(path in table for path in PAPER_TAPS):
         return tuple(table[path] for path in PAPER_TAPS)
     chosen: list[TapInfo] = []
@@ -274,7 +279,11 @@ def choose_taps(taps: Sequence[TapInfo]) -> tuple[TapInfo, ...]:
         elif blocks:
             chosen.append((attentions or blocks)[-1])
     if not chosen:
-        raise UsageError("This network has no UNet stages to tap.", hint="Name the taps yourself.", field="taps")
+        raise UsageError(
+            "This network has no stages of a UNet or blocks of a transformer to tap.",
+            hint="Name the taps yourself.",
+            field="taps",
+        )
     return tuple(chosen)
 
 

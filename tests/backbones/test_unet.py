@@ -307,7 +307,7 @@ def test_many_pictures_go_through_the_autoencoder_in_parts(tiny: Tiny, monkeypat
     images = torch.rand(5, 3, 32, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     whole = backbone.encode(images)
     pictures = backbone.decode(whole)
-    monkeypatch.setattr("sketchguide.backbones.unet._AT_ONCE", 2 * 32 * 16)
+    monkeypatch.setattr("sketchguide.backbones.pipeline._AT_ONCE", 2 * 32 * 16)
     seen: list[int] = []
     encode = backbone.autoencoder.encode
     monkeypatch.setattr(backbone.autoencoder, "encode", lambda part: (seen.append(len(part)), encode(part))[1])

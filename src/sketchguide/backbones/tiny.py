@@ -9,6 +9,9 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
@@ -39,7 +42,7 @@ def tiny_stable_diffusion(
         "attention_head_dim": 4,
         "cross_attention_dim": _WIDTH,
     }
-    own = {"clip_sample": False, "set_alpha_to_one": False, "prediction_type": prediction_type}
+    own: dict[str, Any] = {"clip_sample": False, "set_alpha_to_one": False, "prediction_type": prediction_type}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         parts: dict[str, Any] = {
@@ -88,15 +91,50 @@ def tiny_stable_diffusion_xl(*, seed: int = 0) -> StableDiffusionXLPipeline:
     return StableDiffusionXLPipeline(**parts, add_watermarker=False)
 
 
-def _autoencoder() -> AutoencoderKL:
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(8, 16),
-        norm_num_groups=8,
-        latent_channels=4,
-        sample_size=64,
-    )
+def tiny_stable_diffusion_3(*, seed: int = 0, **scheduler: Any) -> StableDiffusion3Pipeline:
+    """A `StableDiffusion3Pipeline` with SD 3's blocks and submodule names, without its T5, and about 1 M random
+    weights. Pictures are 64 px (latents 32 x 32, stride 2, 16 channels). `scheduler` overrides settings of its
+    `FlowMatchEulerDiscreteScheduler`.
+    """
+    tokenizer = _letters()
+    transformer: dict[str, Any] = {
+        "sample_size": 32,
+        "patch_size": 2,
+        "in_channels": 16,
+        "out_channels": 16,
+        "num_layers": 10,
+        "attention_head_dim": 8,
+        "num_attention_heads": 4,
+        "joint_attention_dim": 2 * _WIDTH,
+        "caption_projection_dim": 32,
+        "pooled_projection_dim": 2 * _WIDTH,
+        "pos_embed_max_size": 32,
+    }
+    noise: dict[str, Any] = {"shift": 3.0, **scheduler}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts: dict[str, Any] = {
+            "transformer": SD3Transformer2DModel(**transformer),
+            "vae": _autoencoder(latent_channels=16, shift_factor=0.1, scaling_factor=1.5),
+            "text_encoder": CLIPTextModelWithProjection(_text(tokenizer, projection_dim=_WIDTH)),
+            "text_encoder_2": CLIPTextModelWithProjection(_text(tokenizer, projection_dim=_WIDTH)),
+            "tokenizer": tokenizer,
+            "tokenizer_2": _letters(),
+            "scheduler": FlowMatchEulerDiscreteScheduler(**noise),
+        }
+    parts |= dict.fromkeys(("text_encoder_3", "tokenizer_3"))
+    return StableDiffusion3Pipeline(**parts)
+
+
+def _autoencoder(**more: Any) -> AutoencoderKL:
+    settings: dict[str, Any] = {
+        "down_block_types": ("DownEncoderBlock2D",) * 2,
+        "up_block_types": ("UpDecoderBlock2D",) * 2,
+        "block_out_channels": (8, 16),
+        "norm_num_groups": 8,
+        "sample_size": 64,
+    }
+    return AutoencoderKL(**settings, **more)
 
 
 def _text(tokenizer: CLIPTokenizer, **more: Any) -> CLIPTextConfig:

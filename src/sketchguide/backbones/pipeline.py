@@ -1,0 +1,231 @@
+"""What every diffusers pipeline has alike, whatever its network: prompts, an autoencoder, taps."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from accelerate.hooks import CpuOffload
+from torch import Tensor, nn
+
+from sketchguide.backbones.base import Condition
+from sketchguide.errors import UsageError
+from sketchguide.levels import Level, Prediction, PredictionKind
+from sketchguide.taps import TapInfo, survey
+
+_AT_ONCE = 2**20  # pixels that the autoencoder sees at once where no graph is kept: four pictures of 512
+_SWAPPING = ("group_offloading", "layerwise_casting")  # hooks of diffusers that change weights behind a pass
+
+
+class PipelineBackbone(ABC):
+    """A loaded diffusers pipeline, used as it is: LoRA, dtype and offloading stay as the user set them, and a scheduler
+    that is exchanged is followed. The networks are those that it had at first; they are put into eval mode and frozen.
+    """
+
+    part: ClassVar[str]  # what the pipeline calls its network
+
+    def __init__(self, pipeline: Any, *, name: str = "") -> None:
+        self.pipeline = pipeline
+        self.name = str(name or pipeline.config.get("_name_or_path") or type(pipeline).__name__)
+        self.network: Any = getattr(pipeline, self.part)
+        self.autoencoder: Any = pipeline.vae
+        if more := self._more_than_a_prompt():
+            raise UsageError(
+                f"{self.name} is told more than a prompt ({more}), which is not supported.",
+                hint="Of an IP-Adapter: call `unload_ip_adapter()` on the pipeline first.",
+                field="model",
+            )
+        for module in (self.network, pipeline.vae, *text_encoders(pipeline).values()):
+            module.eval().requires_grad_(False)
+        self.latent_channels: int = self.network.config.in_channels
+        if self.latent_channels != pipeline.vae.config.latent_channels:
+            raise UsageError(
+                f"{self.name} takes {self.latent_channels} channels where its autoencoder makes "
+                f"{pipeline.vae.config.latent_channels}: an inpainting or depth variant.",
+                hint="Use the plain text-to-image model.",
+                field="model",
+            )
+        if self.network.config.out_channels != self.latent_channels:
+            raise UsageError(
+                f"{self.name} predicts {self.network.config.out_channels} channels of {self.latent_channels}: its "
+                "variance too, which is not supported.",
+                field="model",
+            )
+        if pipeline.vae.config.get("latents_mean") is not None:
+            raise UsageError(
+                f"{self.name} shifts its latents (latents_mean of its autoencoder), which is not supported.",
+                field="model",
+            )
+        self.stride: int = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+        side = self.network.config.sample_size
+        if side is None:
+            raise UsageError(
+                f"The configuration of {self.name} does not say for which size the model is.",
+                hint=f"Set it: pipeline.{self.part}.register_to_config(sample_size=64) for 512 pixels.",
+                field="model",
+            )
+        grid = (side, side) if isinstance(side, int) else tuple(reversed(side))
+        self.default_size: tuple[int, int] = (grid[0] * self.stride, grid[1] * self.stride)
+        self._taps: tuple[object, Sequence[TapInfo]] | None = None  # what they were found with, and they
+
+    @abstractmethod
+    def _more_than_a_prompt(self) -> str | None:
+        """What else the network is told, and we do not know."""
+
+    @abstractmethod
+    def _encode_prompts(self, prompts: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The embedding (B, tokens, width), and what else the network is told of the prompts, (B, …) each."""
+
+    @abstractmethod
+    def _forward(self, latent: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """What the network says of the latent (B, C, h, w) at `times`, (1,) or (B,)."""
+
+    @abstractmethod
+    def level(self, progress: float) -> Level: ...
+
+    @property
+    @abstractmethod
+    def prediction_kind(self) -> PredictionKind: ...
+
+    @property
+    @abstractmethod
+    def multiple(self) -> int: ...
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        return {"network": self.network, "autoencoder": self.autoencoder, **text_encoders(self.pipeline)}
+
+    @property
+    def device(self) -> torch.device:
+        return self.pipeline._execution_device  # knows about offloading, which `.device` of a module does not
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.network.dtype
+
+    def describe(self, prompts: Sequence[str]) -> Condition:
+        """Text conditions, one row per prompt, made by the pipeline's own `encode_prompt`. An empty prompt is all zeros
+        where the pipeline takes it so (`force_zeros_for_empty_prompt`, as SDXL was trained).
+        """
+        if isinstance(prompts, str):
+            raise UsageError("describe takes a list of prompts.", hint="Give [prompt].", field="prompt")
+        if not prompts:
+            raise UsageError("describe was given no prompts.", hint='Give at least one; [""] is none.', field="prompt")
+        tokenizer, limit = self._reader
+        dropped: list[str] = []
+        for prompt in prompts:
+            if hasattr(self.pipeline, "maybe_convert_prompt"):  # textual inversion: one word, several vectors
+                prompt = self.pipeline.maybe_convert_prompt(prompt, tokenizer)
+            ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
+            dropped.append(tokenizer.decode(ids[limit - 1 : -1]).strip() if len(ids) > limit else "")
+        with torch.no_grad():
+            embedding, extras = self._encode_prompts(list(prompts))
+        if self.pipeline.config.get("force_zeros_for_empty_prompt"):
+            for row in (row for row, prompt in enumerate(prompts) if not prompt):
+                for told in (embedding, *extras.values()):
+                    told[row] = 0
+        return Condition(embedding, extras, dropped=tuple(dropped))
+
+    @property
+    def _reader(self) -> tuple[Any, int]:
+        """The tokenizer that reads most of a prompt, and how many tokens it reads."""
+        return self.pipeline.tokenizer, self.pipeline.tokenizer.model_max_length
+
+    def predict(self, latent: Tensor, level: Level, condition: Condition) -> Prediction:
+        """The network's opinion of `latent` (B, C, h, w) at `level`; latent and prediction in float32."""
+        output = self.run(latent, torch.tensor([level.time], device=latent.device), condition)
+        return Prediction.read(self.prediction_kind, output, latent, level)
+
+    def run(self, latent: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """The network's raw float32 output (B, C, h, w); `times` is (1,), or (B,) as training needs it."""
+        if latent.requires_grad and torch.is_grad_enabled() and (hook := _swapping(self.network)):
+            raise UsageError(
+                f"Nothing can be pulled through a network with {hook}: its weights change before the gradient is "
+                "computed.",
+                hint="Take enable_model_cpu_offload() or enable_sequential_cpu_offload() instead.",
+                field="model",
+            )
+        return self._forward(latent.to(self.dtype), times, condition).float()
+
+    @property
+    def _overflows(self) -> bool:
+        """Whether the autoencoder makes infinities in half precision."""
+        return False
+
+    @contextmanager
+    def _in_range(self, *, keep: bool = False) -> Generator[None]:
+        """Within the block an autoencoder that half precision overflows is in float32; with `keep`, since a graph needs
+        its weights, for good."""
+        upcast = self._overflows and self.autoencoder.dtype == torch.float16
+        if upcast:
+            self.autoencoder.to(torch.float32)
+        try:
+            yield
+        finally:
+            if upcast and not keep:
+                self.autoencoder.to(torch.float16)
+
+    @property
+    def _scaling(self) -> tuple[float, float]:
+        """What latents are less than the autoencoder's, and by how much they are multiplied then."""
+        config = self.autoencoder.config
+        return config.get("shift_factor") or 0.0, config.scaling_factor
+
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> float32 latents (B, C, h, w), the mode of the posterior."""
+        made: list[Tensor] = []
+        shift, scale = self._scaling
+        with self._in_range():
+            for part in images.split(max(1, _AT_ONCE // (images.shape[-2] * images.shape[-1]))):
+                posterior = self.autoencoder.encode(part.to(self.device, self.autoencoder.dtype)).latent_dist
+                made.append((posterior.mode().float() - shift) * scale)
+        return torch.cat(made)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) -> float32 images (B, 3, H, W), about [-1, 1]; the graph of latents is kept."""
+        pulled = latents.requires_grad and torch.is_grad_enabled()
+        shift, scale = self._scaling
+        with self._in_range(keep=pulled):
+            own = (latents / scale + shift).to(self.device, self.autoencoder.dtype)
+            decode = self.autoencoder.decode
+            if pulled and isinstance(getattr(self.autoencoder, "_hf_hook", None), CpuOffload):
+                # As it comes it would send the network away, whose gradient is still to be taken.
+                decode = partial(inspect.unwrap(type(self.autoencoder).decode), self.autoencoder.to(self.device))
+            parts = own.split(max(1, _AT_ONCE // (own.shape[-2] * own.shape[-1] * self.stride**2)))
+            return torch.cat([decode(part, return_dict=False)[0].float() for part in parts])
+
+    @property
+    def taps(self) -> Sequence[TapInfo]:
+        """Found by one pass over a small latent, once for the same processors of attention: fused they reach others."""
+        processors = {path: type(one) for path, one in self.network.attn_processors.items()}
+        if self._taps is None or self._taps[0] != processors:
+            self._taps = (processors, self._survey())
+        return self._taps[1]
+
+    def _survey(self) -> Sequence[TapInfo]:
+        deepest = self.multiple // self.stride
+        grid = (2 * deepest, 3 * deepest)
+        latent = torch.zeros(1, self.latent_channels, *grid, device=self.device)
+        told = self.describe(["a"])
+        condition = replace(told, embedding=told.embedding[:, :7])
+        with torch.no_grad():
+            return survey(self.network, lambda: self.predict(latent, self.level(0.5), condition), grid=grid)
+
+
+def text_encoders(pipeline: Any) -> Mapping[str, nn.Module]:
+    """Those that a pipeline has, in its own order."""
+    named = {name: pipeline.components.get(name) for name in ("text_encoder", "text_encoder_2", "text_encoder_3")}
+    return {name: encoder for name, encoder in named.items() if encoder is not None}
+
+
+def _swapping(network: nn.Module) -> str | None:
+    """The name of a hook of diffusers on the network that exchanges its weights, if there is one."""
+    registries = [hooks for module in network.modules() if (hooks := getattr(module, "_diffusers_hook", None))]
+    return next((name for name in _SWAPPING for hooks in registries if hooks.get_hook(name)), None)

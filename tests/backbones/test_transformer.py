@@ -1,0 +1,213 @@
+"""Stable Diffusion 3: a transformer that walks by flow."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ControlNetModel, EulerDiscreteScheduler, StableDiffusion3Pipeline
+from torch import Tensor
+
+from sketchguide.backbones.tiny import tiny_stable_diffusion_3
+from sketchguide.backbones.transformer import TransformerBackbone
+from sketchguide.backbones.wrapped import with_controlnet
+from sketchguide.controls.edges import LatentGuide
+from sketchguide.controls.strengths import Proportional
+from sketchguide.errors import MismatchError, TapError, UsageError
+from sketchguide.extractors import EXTRACTORS
+from sketchguide.generation import generate, recall, run
+from sketchguide.guidance import target_of
+from sketchguide.images import save_png
+from sketchguide.inversion import invert
+from sketchguide.loading import from_pipe, load_backbone, load_lora
+from sketchguide.predictors import LatentPredictor
+from sketchguide.sampling import sample
+from sketchguide.seeds import generators, noise
+from sketchguide.sketch import Sketch
+from sketchguide.training.data import Pictures, find_examples
+from sketchguide.training.predictor import PredictorRun, PredictorTraining
+from sketchguide.translation import translate
+
+CROSS = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, 0.8]]])
+QUICK: dict[str, Any] = {"seed": 7, "steps": 3, "size": (48, 32)}
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> StableDiffusion3Pipeline:
+    pipeline = tiny_stable_diffusion_3()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def flowing(pipeline: StableDiffusion3Pipeline) -> TransformerBackbone:
+    backbone = from_pipe(pipeline, name="flowing")
+    assert isinstance(backbone, TransformerBackbone)
+    return backbone
+
+
+def trained(backbone: TransformerBackbone, folder: Path, **settings: Any) -> LatentPredictor:
+    for seed in range(3):
+        (picture,) = generate("a cat", backbone=backbone, seed=seed, steps=1, size=(64, 64))
+        save_png(picture.image, folder / f"{seed}.png")
+        (folder / f"{seed}.txt").write_text("a cat")
+    pictures = Pictures(find_examples(folder), size=(64, 64))
+    run = PredictorRun(
+        backbone, pictures, EXTRACTORS["edges"], PredictorTraining(steps=2, batch=2, views=1, **settings)
+    )
+    list(run)
+    run.predictor.save_pretrained(folder / "edges")
+    return LatentPredictor.from_pretrained(folder / "edges")
+
+
+@pytest.fixture(scope="module")
+def predictor(flowing: TransformerBackbone, tmp_path_factory: pytest.TempPathFactory) -> LatentPredictor:
+    return trained(flowing, tmp_path_factory.mktemp("pictures"))
+
+
+def relative(ours: Tensor, theirs: Tensor) -> float:
+    assert theirs.isfinite().all()
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def changed(one: Any, other: Any) -> int:
+    return int(np.abs(np.asarray(one.image).astype(int) - np.asarray(other.image)).max())
+
+
+def walk(backbone: Any, latent: Tensor, *, negative: str = "", steps: int = 5, **controls: Any) -> Tensor:
+    told, against = backbone.describe(["a cat"]), backbone.describe([negative])
+    *_, last = sample(backbone, told, latent, backbone.levels(steps), negative=against, scale=4.0, **controls)
+    return last.latent
+
+
+@pytest.mark.parametrize("schedule", [{}, {"shift": 1.0}, {"use_karras_sigmas": True}], ids=str)
+@pytest.mark.parametrize("negative", [None, "a dog"])
+def test_law_01_it_draws_what_the_pipeline_draws(schedule: dict[str, Any], negative: str | None) -> None:
+    pipeline = tiny_stable_diffusion_3(**schedule)
+    pipeline.set_progress_bar_config(disable=True)
+    latent = noise(generators([3]), (16, 16, 24))
+    theirs = pipeline(
+        "a cat",
+        negative_prompt=negative,
+        num_inference_steps=5,
+        guidance_scale=4.0,
+        latents=latent,
+        output_type="latent",
+        height=32,
+        width=48,
+    ).images
+    assert relative(walk(TransformerBackbone(pipeline), latent, negative=negative or ""), theirs) < 1e-4
+
+
+def test_pictures_come_out_as_from_the_pipeline(pipeline: Any, flowing: TransformerBackbone) -> None:
+    begin = torch.stack([noise(generators([7]), (16, 16, 24))[0]])
+    theirs = pipeline("a cat", num_inference_steps=3, guidance_scale=4.0, latents=begin, height=32, width=48).images[0]
+    (ours,) = generate("a cat", backbone=flowing, scale=4, **QUICK)
+    assert np.abs(np.asarray(ours.image).astype(int) - np.asarray(theirs)).max() <= 1
+    assert ours.made_with["solver"] == "euler"
+
+
+def test_pictures_go_in_and_out(flowing: TransformerBackbone) -> None:
+    images = torch.rand(2, 3, 32, 48) * 2 - 1
+    latents = flowing.encode(images)
+    assert latents.shape == (2, 16, 16, 24)
+    vae = flowing.autoencoder
+    mode = vae.encode(images).latent_dist.mode()
+    assert torch.allclose(latents, (mode - 0.1) * 1.5, atol=1e-6)
+    assert torch.allclose(flowing.decode(latents), vae.decode(mode).sample, atol=1e-5)
+
+
+def test_levels_of_training_are_those_of_the_scheduler(flowing: TransformerBackbone) -> None:
+    first, middle, last = (flowing.level(progress) for progress in (0, 0.5, 1))
+    assert (first.alpha, first.sigma, first.time) == (0, 1, 1000)
+    assert middle.sigma == pytest.approx(0.75, abs=1e-3)  # half way, shifted by 3
+    assert 0 < last.sigma < 0.01
+    assert all(level.time == pytest.approx(1000 * level.sigma) for level in (middle, last))
+
+
+def test_nine_blocks_are_read(flowing: TransformerBackbone, predictor: LatentPredictor) -> None:
+    blocks = [int(path.split(".")[1]) for path in predictor.config.taps]
+    assert blocks == [0, 1, 2, 3, 4, 6, 7, 8, 9]  # of ten
+    assert {path.split(".")[2] for path in predictor.config.taps} == {"norm2"}
+    assert set(predictor.config.channels) == {32}
+    assert predictor.config.family == "transformer"
+    assert {tap.stride for tap in flowing.taps if tap.path in predictor.config.taps} == {2}
+
+
+@pytest.mark.parametrize("reads", ["ink", "latent"])
+def test_a_predictor_is_trained_and_pulls(flowing: TransformerBackbone, tmp_path: Path, reads: str) -> None:
+    predictor = trained(flowing, tmp_path, reads=reads)
+    (plain,) = generate("a cat", backbone=flowing, **QUICK)
+    (pulled,) = generate("a cat", backbone=flowing, sketch=CROSS, predictor=predictor, **QUICK)
+    (weak,) = generate("a cat", backbone=flowing, sketch=CROSS, predictor=predictor, strength=0, **QUICK)
+    assert changed(plain, pulled) > 5
+    assert changed(plain, weak) == 0
+
+
+def test_the_pull_is_that_of_the_paper(flowing: TransformerBackbone, predictor: LatentPredictor) -> None:
+    """|guided - plain| = beta * |step| after one step (Voynov et al. 2022, eq. 4)."""
+    target, weight = target_of(CROSS.rasterize(size=(64, 64)), flowing, predictor)
+    guide = LatentGuide(predictor, target, weight, window=(0.0, 0.5), strength=Proportional(1.6))
+    latent = noise(generators([3]), (16, 32, 32))
+
+    def first(**controls: Any) -> Tensor:
+        told, against = flowing.describe(["a cat"]), flowing.describe([""])
+        moments = sample(flowing, told, latent, flowing.levels(4), negative=against, scale=4.0, **controls)
+        return next(moments).latent
+
+    plain = first()
+    assert float((first(guides=[guide]) - plain).norm() / (plain - latent).norm()) == pytest.approx(1.6, rel=1e-3)
+
+
+def test_a_picture_can_be_made_again(flowing: TransformerBackbone, predictor: LatentPredictor, tmp_path: Path) -> None:
+    (picture,) = generate("a cat", backbone=flowing, sketch=CROSS, predictor=predictor, **QUICK)
+    picture.save(tmp_path / "cat.png")
+    request = recall(tmp_path / "cat.png").request
+    *_, again = run(request, backbone=flowing, predictor=predictor)
+    assert changed(picture, again) == 0  # type: ignore[arg-type]
+
+
+def test_an_inversion_leads_back(flowing: TransformerBackbone) -> None:
+    clean = flowing.encode(torch.rand(1, 3, 32, 48) * 2 - 1)
+    told, levels = flowing.describe(["a cat"]), flowing.levels(6, "ddim")
+    latent = invert(flowing, clean, levels, told, iterations=6).at(levels[0])
+    *_, last = sample(flowing, told, latent, levels)
+    assert relative(last.latent, clean) < 0.05
+
+
+def test_a_folder_is_loaded(tmp_path: Path) -> None:
+    tiny_stable_diffusion_3().save_pretrained(tmp_path / "sd3")
+    backbone = load_backbone(tmp_path / "sd3", device="cpu")
+    assert backbone.family == "transformer"
+    assert list(backbone.networks) == ["network", "autoencoder", "text_encoder", "text_encoder_2"]
+    (picture,) = generate("a cat", backbone=backbone, **QUICK)
+    assert picture.image.size == (48, 32)
+
+
+def test_what_it_cannot_do_is_refused(pipeline: Any, flowing: TransformerBackbone, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="walks by flow, for which there is no solver 'dpm"):
+        generate("a cat", backbone=flowing, solver="dpm++2m", **QUICK)
+    with pytest.raises(TapError, match="no decoder"):
+        translate(CROSS, "a cat", backbone=flowing, seed=1, steps=2, size=(64, 64))
+    with pytest.raises(MismatchError, match="takes no LoRA"):
+        load_lora(flowing, tmp_path)
+    tiny = ControlNetModel(block_out_channels=(8,), down_block_types=("DownBlock2D",), norm_num_groups=8)
+    with pytest.raises(MismatchError, match="for UNets"):
+        with_controlnet(flowing, tiny, torch.zeros(1, 3, 32, 32))
+    for setting in ("use_dynamic_shifting", "stochastic_sampling"):
+        with pytest.raises(UsageError, match=setting):
+            TransformerBackbone(tiny_stable_diffusion_3(**{setting: True}))
+    other = tiny_stable_diffusion_3()
+    other.scheduler = EulerDiscreteScheduler()
+    with pytest.raises(UsageError, match="EulerDiscreteScheduler, which is not offered"):
+        TransformerBackbone(other)
+    parts = {name: part for name, part in pipeline.components.items() if name not in ("text_encoder_2", "tokenizer_2")}
+    half = StableDiffusion3Pipeline(**parts, text_encoder_2=None, tokenizer_2=None)
+    with pytest.raises(UsageError, match="not supported yet"):
+        from_pipe(half)
+
+
+def test_what_is_read_of_a_unet_does_not_fit(flowing: TransformerBackbone, make_predictor: Any) -> None:
+    with pytest.raises(MismatchError):
+        make_predictor().check_fits(flowing)
