@@ -18,9 +18,9 @@ import torch
 from torch import nn
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.backbones.pipeline import text_encoders
+from sketchguide.backbones.pipeline import Lora, PipelineBackbone, text_encoders
 from sketchguide.backbones.transformer import TransformerBackbone
-from sketchguide.backbones.unet import Lora, UNetBackbone
+from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.defaults import MODEL, DType, find_dtype
 from sketchguide.errors import (
     MismatchError,
@@ -339,10 +339,10 @@ def load_lora(backbone: Backbone, name: str | Path, *, scale: float = 1.0) -> Ba
     Raises ModelNotFoundError, WeightsError, UsageError where others are fused or switched off, and MismatchError for a
     LoRA made for another network; the backbone is then as it was.
     """
-    if not isinstance(backbone, UNetBackbone) or not hasattr(backbone.pipeline, "load_lora_weights"):
+    if not isinstance(backbone, PipelineBackbone) or not hasattr(backbone.pipeline, "load_lora_weights"):
         raise MismatchError(
             f"{backbone.name!r} takes no LoRA.",
-            hint="Use a Stable Diffusion model; a LoRA goes on before a ControlNet or an adapter.",
+            hint="A LoRA goes on a pipeline, before a ControlNet or an adapter.",
             field="lora",
         )
     if not math.isfinite(scale):
@@ -363,17 +363,17 @@ def load_lora(backbone: Backbone, name: str | Path, *, scale: float = 1.0) -> Ba
 @contextmanager
 def wearing(backbone: Backbone, name: str | Path, *, scale: float) -> Generator[None]:
     """Within the block the LoRA `name` is on the backbone, in place of one that `load_lora` loaded before."""
-    before = backbone.lora if isinstance(backbone, UNetBackbone) else None
+    before = backbone.lora if isinstance(backbone, PipelineBackbone) else None
     load_lora(backbone, name, scale=scale)
     try:
         yield
     finally:
         unload_lora(backbone)
-        if before is not None and isinstance(backbone, UNetBackbone):
+        if before is not None and isinstance(backbone, PipelineBackbone):
             _put_on(backbone, before)
 
 
-def _put_on(backbone: UNetBackbone, lora: Lora) -> None:
+def _put_on(backbone: PipelineBackbone, lora: Lora) -> None:
     pipeline = backbone.pipeline
     if any(layer.merged or layer.disable_adapters for _, _, layer in _adapted(*_adaptable(pipeline))):
         raise UsageError(
@@ -399,7 +399,7 @@ def _put_on(backbone: UNetBackbone, lora: Lora) -> None:
 
 def unload_lora(backbone: Backbone) -> None:
     """Take the LoRA that `load_lora` loaded off the backbone, which is then as it was; without one, do nothing."""
-    if isinstance(backbone, UNetBackbone):
+    if isinstance(backbone, PipelineBackbone):
         take_off(LORA, *_adaptable(backbone.pipeline))
         backbone.lora = None
 
@@ -431,7 +431,7 @@ def _beside_others(pipeline: Any, scale: float) -> Generator[None]:
 
 
 def _adaptable(pipeline: Any) -> list[nn.Module]:
-    return [pipeline.unet, *text_encoders(pipeline).values()]
+    return [pipeline.components[_network_of(pipeline.components)], *text_encoders(pipeline).values()]
 
 
 def _adapted(*networks: nn.Module) -> list[tuple[nn.Module, str, Any]]:

@@ -6,25 +6,36 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import ControlNetModel, StableDiffusionXLControlNetPipeline, StableDiffusionXLPipeline
+from diffusers import (
+    ControlNetModel,
+    StableDiffusionXLAdapterPipeline,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLPipeline,
+    T2IAdapter,
+)
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sketchguide.attention import SketchAttention, describe_attention
 from sketchguide.backbones.tiny import tiny_stable_diffusion_xl
 from sketchguide.backbones.unet import UNetBackbone
-from sketchguide.backbones.wrapped import with_controlnet
+from sketchguide.backbones.wrapped import with_controlnet, with_sketch_attention, with_t2i_adapter
+from sketchguide.classifiers import IconClassifier
 from sketchguide.controls.features import choose_places
 from sketchguide.errors import UsageError
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.generation import generate
 from sketchguide.images import save_png
 from sketchguide.loading import LORA_FILE, fingerprint_of_model, from_pipe, load_backbone, load_lora, unload_lora
+from sketchguide.perception import Features
 from sketchguide.predictors import LatentPredictor
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
 from sketchguide.sketch import Sketch
+from sketchguide.sketchers import Sketcher, SketcherConfig
 from sketchguide.training.data import Pictures, find_examples
+from sketchguide.training.finetune import FineTuneRun, FineTuning, Judges
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
 from sketchguide.translation import translate
 
@@ -144,6 +155,47 @@ def test_a_controlnet_is_told_as_much(pipeline: StableDiffusionXLPipeline, xl: U
     expected = theirs(whole, latent, image=image)
     assert relative(walk(with_controlnet(xl, control, image), "", latent), expected) < 1e-4
     assert relative(walk(xl, "", latent), expected) > 1e-3
+
+
+def test_an_adapter_is_heard(pipeline: StableDiffusionXLPipeline, xl: UNetBackbone) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        adapter = T2IAdapter(
+            channels=[16, 32, 32], num_res_blocks=1, downscale_factor=4, adapter_type="full_adapter_xl"
+        ).eval()
+    image, latent = torch.rand(1, 3, 32, 48), noise(generators([3]), (4, 16, 24))
+    parts = {name: part for name, part in pipeline.components.items() if part is not None}
+    whole = StableDiffusionXLAdapterPipeline(**parts, adapter=adapter)
+    whole.set_progress_bar_config(disable=True)
+    expected = theirs(whole, latent, image=image)
+    assert relative(walk(with_t2i_adapter(xl, adapter, image), "", latent), expected) < 1e-4
+    assert relative(walk(xl, "", latent), expected) > 1e-3
+
+
+def test_sketch_attention_is_heard(xl: UNetBackbone) -> None:
+    attention = SketchAttention(describe_attention(xl.taps, backbone="xl", pixels=xl.stride))
+    with torch.no_grad():
+        for layer in attention.parameters():
+            layer.add_(0.1)
+    ink, latent = torch.tensor(CROSS.rasterize(size=(48, 32)).ink)[None, None], noise(generators([3]), (4, 16, 24))
+    told = with_sketch_attention(xl, attention, ink)
+    assert relative(walk(told, "", latent), walk(xl, "", latent)) > 1e-3
+    assert relative(walk(with_sketch_attention(xl, attention, ink, scale=0), "", latent), walk(xl, "", latent)) == 0
+
+
+def test_it_is_tuned_and_plain_diffusers_takes_the_lora(tmp_path: Path) -> None:
+    backbone = UNetBackbone(tiny_stable_diffusion_xl(seed=2), name="xl")
+    sketcher = Sketcher(SketcherConfig(width=8, blocks=1)).eval().requires_grad_(False)
+    judges = Judges(sketcher, *(Features(IconClassifier(("a", "b"), size=32, channels=(8, 16))) for _ in range(2)))
+    ink = torch.zeros(1, 1, 32, 32)
+    ink[:, :, 8, 4:28] = 1
+    settings = FineTuning(steps=2, levels=2, rank=2, targets=("attn1.to_q",), refine=1, rate=1e-2, unseen=1)
+    run = FineTuneRun(backbone, torch.rand(1, 3, 32, 32) * 2 - 1, ink, judges, settings, prompt="a cat")
+    list(run)
+    run.save(tmp_path)
+    plain = tiny_stable_diffusion_xl(seed=2)
+    plain.load_lora_weights(str(tmp_path), weight_name=LORA_FILE)
+    assert plain.get_list_adapters()["unet"]
 
 
 def test_a_lora_goes_on_and_off(tmp_path: Path) -> None:

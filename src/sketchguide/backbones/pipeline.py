@@ -8,7 +8,8 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from accelerate.hooks import CpuOffload
@@ -17,10 +18,19 @@ from torch import Tensor, nn
 from sketchguide.backbones.base import Condition
 from sketchguide.errors import UsageError
 from sketchguide.levels import Level, Prediction, PredictionKind
+from sketchguide.solvers import SolverChoice
 from sketchguide.taps import TapInfo, survey
 
 _AT_ONCE = 2**20  # pixels that the autoencoder sees at once where no graph is kept: four pictures of 512
 _SWAPPING = ("group_offloading", "layerwise_casting")  # hooks of diffusers that change weights behind a pass
+
+
+class Lora(NamedTuple):
+    """One that is on a pipeline."""
+
+    name: str
+    file: Path
+    scale: float
 
 
 class PipelineBackbone(ABC):
@@ -28,10 +38,12 @@ class PipelineBackbone(ABC):
     that is exchanged is followed. The networks are those that it had at first; they are put into eval mode and frozen.
     """
 
-    part: ClassVar[str]  # what the pipeline calls its network
+    family: str
+    part: str  # what the pipeline calls its network
 
     def __init__(self, pipeline: Any, *, name: str = "") -> None:
         self.pipeline = pipeline
+        self.lora: Lora | None = None  # what `load_lora` loaded
         self.name = str(name or pipeline.config.get("_name_or_path") or type(pipeline).__name__)
         self.network: Any = getattr(pipeline, self.part)
         self.autoencoder: Any = pipeline.vae
@@ -85,6 +97,13 @@ class PipelineBackbone(ABC):
     @abstractmethod
     def _forward(self, latent: Tensor, times: Tensor, condition: Condition) -> Tensor:
         """What the network says of the latent (B, C, h, w) at `times`, (1,) or (B,)."""
+
+    @property
+    @abstractmethod
+    def solvers(self) -> Mapping[str, SolverChoice]: ...
+
+    @abstractmethod
+    def levels(self, steps: int, solver: str | None = None) -> list[Level]: ...
 
     @abstractmethod
     def level(self, progress: float) -> Level: ...

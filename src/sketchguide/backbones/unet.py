@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import diffusers
@@ -31,14 +30,6 @@ _POOLED = "text_embeds"  # of a Condition's extras: what SDXL is told beside the
 _SIZES = 6  # numbers that SDXL is told of a picture
 
 
-class Lora(NamedTuple):
-    """One that is on a pipeline."""
-
-    name: str
-    file: Path
-    scale: float
-
-
 class _Noise(NamedTuple):
     """What a scheduler says of the network: what it predicts, and the noise at each level that it was trained on."""
 
@@ -56,7 +47,6 @@ class UNetBackbone(PipelineBackbone):
 
     def __init__(self, pipeline: Any, *, name: str = "") -> None:
         super().__init__(pipeline, name=name)
-        self.lora: Lora | None = None  # what `load_lora` loaded
         if self.network.config.get("time_cond_proj_dim") is not None:
             raise UsageError(
                 f"{self.name} is distilled for being told the scale, which is not supported.",
