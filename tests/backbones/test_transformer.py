@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import ControlNetModel, EulerDiscreteScheduler, StableDiffusion3Pipeline
 from peft import LoraConfig, get_peft_model_state_dict
+from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -16,14 +17,17 @@ from sketchguide.backbones.transformer import TransformerBackbone
 from sketchguide.backbones.wrapped import with_controlnet
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.strengths import Proportional
+from sketchguide.editing import edit
 from sketchguide.errors import MismatchError, TapError, UsageError
 from sketchguide.extractors import EXTRACTORS
-from sketchguide.generation import generate, recall, run
+from sketchguide.generation import generate, recall, run, walk_from
 from sketchguide.guidance import target_of
-from sketchguide.images import save_png
+from sketchguide.images import save_png, to_images
+from sketchguide.interpolation import between
 from sketchguide.inversion import invert
 from sketchguide.loading import LORA_FILE, from_pipe, load_backbone, load_lora, unload_lora
 from sketchguide.predictors import LatentPredictor
+from sketchguide.request import Request
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
 from sketchguide.sketch import Sketch
@@ -168,6 +172,29 @@ def test_a_picture_can_be_made_again(flowing: TransformerBackbone, predictor: La
     request = recall(tmp_path / "cat.png").request
     *_, again = run(request, backbone=flowing, predictor=predictor)
     assert changed(picture, again) == 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("source", ["noised", "inverted"])
+def test_a_picture_is_changed_by_a_drawing_on_it(
+    flowing: TransformerBackbone, predictor: LatentPredictor, source: str
+) -> None:
+    page = Image.new("RGB", (64, 64), "white")
+    box = Sketch.from_strokes([[[0.4, 0.4], [0.6, 0.4], [0.6, 0.6], [0.4, 0.6], [0.4, 0.41]]])
+    settings: dict[str, Any] = {"seed": 7, "steps": 4, "size": (64, 64), "source": source}
+    (picture,) = edit(page, "a cat", sketch=box, backbone=flowing, predictor=predictor, margin=0.05, **settings)
+    difference = np.abs(np.asarray(picture.image).astype(int) - 255).max(axis=2)
+    assert difference[28:36, 28:36].mean() > 5
+    assert difference[:8].max() == 0
+
+
+def test_frames_lead_from_noise_to_noise(flowing: TransformerBackbone) -> None:
+    request = Request.checked(prompt="a cat", seed=0, steps=3, size=(64, 64), solver="ddim")
+    ends = [noise(generators([seed]), (16, 32, 32)) for seed in (1, 2)]
+    *_, last = walk_from(request, flowing, between(*ends, frames=3))
+    for frame, seed in ((0, 1), (2, 2)):
+        (alone,) = generate("a cat", backbone=flowing, seed=seed, steps=3, size=(64, 64))
+        image = to_images(flowing.decode(last.latent))[frame]
+        assert np.abs(np.asarray(image).astype(int) - np.asarray(alone.image)).max() <= 2
 
 
 def test_an_inversion_leads_back(flowing: TransformerBackbone) -> None:
