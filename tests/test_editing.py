@@ -138,7 +138,7 @@ def test_attention_takes_the_place_of_a_predictor(tiny: Tiny, tmp_path: Any) -> 
     assert not np.array_equal(pixels(told), pixels(alone))
     assert "attention" in told.made_with
     assert "predictor" not in told.made_with
-    with pytest.warns(SketchguideWarning, match="^widen changes nothing: no predictor of"):
+    with pytest.warns(SketchguideWarning, match="^widen changes nothing: tiny has no predictor that pulls"):
         make(tiny, attention=str(tmp_path), widen=2)
     (off,) = make(tiny, attention=str(tmp_path), attention_scale=0)
     assert np.array_equal(pixels(off), pixels(alone))

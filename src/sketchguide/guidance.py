@@ -79,7 +79,7 @@ def _predictor(request: Request, backbone: Backbone) -> LatentPredictor | None:
         shared = ("stop", "every") if request.sketch_loss else ()
         for name in (name for name in PULLING if name not in shared):
             if getattr(request, name) != Request.model_fields[name].default:
-                message = f"{name} changes nothing: no predictor of {backbone.name} pulls."
+                message = f"{name} changes nothing: {backbone.name} has no predictor that pulls."
                 warnings.warn(message, SketchguideWarning, stacklevel=2)
         return None
     return load_predictor(request.predictor, backbone)
