@@ -1,9 +1,38 @@
-"""Names for the types of the shared fixtures."""
+"""What several test files share beside the fixtures: names for their types, a distance, a predictor in a moment."""
 
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+from torch import Tensor
+
+from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.extractors import EXTRACTORS
+from sketchguide.generation import generate
+from sketchguide.images import save_png
 from sketchguide.predictors import LatentPredictor
+from sketchguide.training.data import Pictures, find_examples
+from sketchguide.training.predictor import PredictorRun, PredictorTraining
 
 Tiny = Callable[..., UNetBackbone]
 MakePredictor = Callable[..., LatentPredictor]
+
+
+def relative(ours: Tensor, theirs: Tensor) -> float:
+    assert theirs.isfinite().all()
+    return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def trained(backbone: Backbone, folder: Path, **settings: Any) -> LatentPredictor:
+    """A predictor of two steps, of pictures of the model's own in `folder`, saved and loaded again."""
+    for seed in range(3):
+        (picture,) = generate("a cat", backbone=backbone, seed=seed, steps=1, size=(64, 64))
+        save_png(picture.image, folder / f"{seed}.png")
+        (folder / f"{seed}.txt").write_text("a cat")
+    pictures = Pictures(find_examples(folder), size=(64, 64))
+    training = PredictorTraining(steps=2, batch=2, views=1, **settings)
+    run = PredictorRun(backbone, pictures, EXTRACTORS["edges"], training)
+    list(run)
+    run.predictor.save_pretrained(folder / "edges")
+    return LatentPredictor.from_pretrained(folder / "edges")

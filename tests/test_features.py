@@ -21,7 +21,7 @@ from sketchguide.sampling import Evaluations, Moment, sample
 from sketchguide.seeds import generators, noise
 from sketchguide.solvers import DDIM
 from sketchguide.taps import TapInfo, survey, tapped
-from support import Tiny
+from support import Tiny, relative
 
 GRID = (8, 16)
 STEPS = 3
@@ -64,10 +64,6 @@ def walk(backbone: UNetBackbone, *injections: PlugAndPlay, rows: int = 1, **sett
 
 def hook_count(network: nn.Module) -> int:
     return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules())
-
-
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
 # ---------------------------------------------------------------------------------------------------------- places

@@ -30,7 +30,7 @@ from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
 from sketchguide.solvers import SOLVERS
 from sketchguide.taps import Rewrite, tapped
-from support import MakePredictor, Tiny
+from support import MakePredictor, Tiny, relative
 
 GRID = (16, 16)
 STEPS = 4
@@ -101,11 +101,6 @@ def walk(
 
 def target(count: int = 1, grid: tuple[int, int] = GRID, *, seed: int = 9) -> Tensor:
     return torch.randn(count, 4, *grid, generator=torch.Generator().manual_seed(seed))
-
-
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    assert theirs.isfinite().all()
-    return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
 def hook_count(network: nn.Module) -> int:

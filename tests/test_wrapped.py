@@ -30,7 +30,7 @@ from sketchguide.levels import Level
 from sketchguide.predictors import LatentPredictor
 from sketchguide.sampling import sample
 from sketchguide.taps import tapped
-from support import Tiny
+from support import Tiny, relative
 
 STEPS = 2
 PROMPTS = ("a cat", "two dogs")
@@ -130,11 +130,6 @@ def pipe(kind: Any, backbone: UNetBackbone, latent: Tensor, *, scale: float, **s
     pipeline.set_progress_bar_config(disable=True)
     call = {"height": 32, "width": 32, "num_inference_steps": STEPS, "guidance_scale": scale, "output_type": "latent"}
     return pipeline(list(PROMPTS), latents=latent, **call, **settings).images
-
-
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    assert theirs.isfinite().all()
-    return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ from sketchguide.weights import opened, read_weights
 
 LORA = "sketchguide"  # the name of the adapter
 LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
-FAMILIES = {"unet": UNetBackbone, "transformer": TransformerBackbone}
+FAMILIES = {family.part: family for family in (UNetBackbone, TransformerBackbone)}
 CLASSES = {"unet": "UNet2DConditionModel", "transformer": "SD3Transformer2DModel", "vae": "AutoencoderKL"}  # by part
 EMBEDDED = Path(__file__).parent / "models"
 

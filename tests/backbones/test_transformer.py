@@ -19,10 +19,9 @@ from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.strengths import Proportional
 from sketchguide.editing import edit
 from sketchguide.errors import MismatchError, TapError, UsageError
-from sketchguide.extractors import EXTRACTORS
 from sketchguide.generation import generate, recall, run, walk_from
 from sketchguide.guidance import target_of
-from sketchguide.images import save_png, to_images
+from sketchguide.images import to_images
 from sketchguide.interpolation import between
 from sketchguide.inversion import invert
 from sketchguide.loading import LORA_FILE, from_pipe, load_backbone, load_lora, unload_lora
@@ -31,9 +30,8 @@ from sketchguide.request import Request
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
 from sketchguide.sketch import Sketch
-from sketchguide.training.data import Pictures, find_examples
-from sketchguide.training.predictor import PredictorRun, PredictorTraining
 from sketchguide.translation import translate
+from support import relative, trained
 
 CROSS = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, 0.8]]])
 QUICK: dict[str, Any] = {"seed": 7, "steps": 3, "size": (48, 32)}
@@ -53,28 +51,9 @@ def flowing(pipeline: StableDiffusion3Pipeline) -> TransformerBackbone:
     return backbone
 
 
-def trained(backbone: TransformerBackbone, folder: Path, **settings: Any) -> LatentPredictor:
-    for seed in range(3):
-        (picture,) = generate("a cat", backbone=backbone, seed=seed, steps=1, size=(64, 64))
-        save_png(picture.image, folder / f"{seed}.png")
-        (folder / f"{seed}.txt").write_text("a cat")
-    pictures = Pictures(find_examples(folder), size=(64, 64))
-    run = PredictorRun(
-        backbone, pictures, EXTRACTORS["edges"], PredictorTraining(steps=2, batch=2, views=1, **settings)
-    )
-    list(run)
-    run.predictor.save_pretrained(folder / "edges")
-    return LatentPredictor.from_pretrained(folder / "edges")
-
-
 @pytest.fixture(scope="module")
 def predictor(flowing: TransformerBackbone, tmp_path_factory: pytest.TempPathFactory) -> LatentPredictor:
     return trained(flowing, tmp_path_factory.mktemp("pictures"))
-
-
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    assert theirs.isfinite().all()
-    return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
 def changed(one: Any, other: Any) -> int:

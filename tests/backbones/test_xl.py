@@ -24,20 +24,16 @@ from sketchguide.backbones.wrapped import with_controlnet, with_sketch_attention
 from sketchguide.classifiers import IconClassifier
 from sketchguide.controls.features import choose_places
 from sketchguide.errors import UsageError
-from sketchguide.extractors import EXTRACTORS
 from sketchguide.generation import generate
-from sketchguide.images import save_png
 from sketchguide.loading import LORA_FILE, fingerprint_of_model, from_pipe, load_backbone, load_lora, unload_lora
 from sketchguide.perception import Features
-from sketchguide.predictors import LatentPredictor
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
 from sketchguide.sketch import Sketch
 from sketchguide.sketchers import Sketcher, SketcherConfig
-from sketchguide.training.data import Pictures, find_examples
 from sketchguide.training.finetune import FineTuneRun, FineTuning, Judges
-from sketchguide.training.predictor import PredictorRun, PredictorTraining
 from sketchguide.translation import translate
+from support import relative, trained
 
 CROSS = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, 0.8]]])
 SIZE = (48, 32)
@@ -56,11 +52,6 @@ def xl(pipeline: StableDiffusionXLPipeline) -> UNetBackbone:
     backbone = from_pipe(pipeline, name="xl")
     assert isinstance(backbone, UNetBackbone)
     return backbone
-
-
-def relative(ours: Tensor, theirs: Tensor) -> float:
-    assert theirs.isfinite().all()
-    return float((ours - theirs).abs().max() / theirs.abs().max())
 
 
 def walk(backbone: Any, negative: str, latent: Tensor) -> Tensor:
@@ -118,15 +109,7 @@ def test_an_empty_prompt_is_nothing_beside_others(xl: UNetBackbone) -> None:
 
 
 def test_a_predictor_is_trained_and_pulls(xl: UNetBackbone, tmp_path: Path) -> None:
-    for seed in range(3):
-        (picture,) = generate("a cat", backbone=xl, seed=seed, steps=1, size=(64, 64))
-        save_png(picture.image, tmp_path / f"{seed}.png")
-        (tmp_path / f"{seed}.txt").write_text("a cat")
-    pictures = Pictures(find_examples(tmp_path), size=(64, 64))
-    run = PredictorRun(xl, pictures, EXTRACTORS["edges"], PredictorTraining(steps=2, batch=2, views=1))
-    list(run)
-    run.predictor.save_pretrained(tmp_path / "edges")
-    predictor = LatentPredictor.from_pretrained(tmp_path / "edges")
+    predictor = trained(xl, tmp_path)
     assert len(predictor.config.taps) == 9  # one per stage, three of them in the middle
     (plain,) = generate("a cat", backbone=xl, **QUICK)
     (pulled,) = generate("a cat", backbone=xl, sketch=CROSS, predictor=predictor, **QUICK)

@@ -33,6 +33,16 @@ class Lora(NamedTuple):
     scale: float
 
 
+class Noise(NamedTuple):
+    """What a scheduler says of the network: what it predicts, and the levels that it was trained on, cleanest first."""
+
+    scheduler: Any
+    kind: PredictionKind
+    times: Sequence[float]
+    alphas: Sequence[float]
+    sigmas: Sequence[float]
+
+
 class PipelineBackbone(ABC):
     """A loaded diffusers pipeline, used as it is: LoRA, dtype and offloading stay as the user set them, and a scheduler
     that is exchanged is followed. The networks are those that it had at first; they are put into eval mode and frozen.
@@ -40,6 +50,7 @@ class PipelineBackbone(ABC):
 
     family: str
     part: str  # what the pipeline calls its network
+    _read: Noise  # of the scheduler that was there then
 
     def __init__(self, pipeline: Any, *, name: str = "") -> None:
         self.pipeline = pipeline
@@ -106,15 +117,29 @@ class PipelineBackbone(ABC):
     def levels(self, steps: int, solver: str | None = None) -> list[Level]: ...
 
     @abstractmethod
-    def level(self, progress: float) -> Level: ...
-
-    @property
-    @abstractmethod
-    def prediction_kind(self) -> PredictionKind: ...
+    def _read_scheduler(self) -> Noise:
+        """Of the pipeline's scheduler; UsageError for one that cannot be walked."""
 
     @property
     @abstractmethod
     def multiple(self) -> int: ...
+
+    @property
+    def _noise(self) -> Noise:
+        if self._read.scheduler is not self.pipeline.scheduler:
+            self._read = self._read_scheduler()
+        return self._read
+
+    @property
+    def prediction_kind(self) -> PredictionKind:
+        return self._noise.kind
+
+    def level(self, progress: float) -> Level:
+        """The training level at `progress` (0: pure noise, 1: almost clean)."""
+        noise = self._noise
+        last = len(noise.times) - 1
+        place = min(last, max(0, round((1 - progress) * last)))
+        return Level(noise.times[place], noise.alphas[place], noise.sigmas[place], progress)
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:

@@ -9,9 +9,9 @@ import diffusers
 from torch import Tensor
 
 from sketchguide.backbones.base import Condition
-from sketchguide.backbones.pipeline import PipelineBackbone, text_encoders
+from sketchguide.backbones.pipeline import Noise, PipelineBackbone, text_encoders
 from sketchguide.errors import UsageError
-from sketchguide.levels import Level, PredictionKind, levels_of
+from sketchguide.levels import Level, levels_of
 from sketchguide.solvers import DDIM, SolverChoice
 
 _POOLED = "pooled_projections"
@@ -28,7 +28,7 @@ class TransformerBackbone(PipelineBackbone):
 
     def __init__(self, pipeline: Any, *, name: str = "") -> None:
         super().__init__(pipeline, name=name)
-        self._scheduler()
+        self._read = self._read_scheduler()
 
     def _more_than_a_prompt(self) -> str | None:
         return "image_proj" if getattr(self.network, "image_proj", None) is not None else None
@@ -36,10 +36,6 @@ class TransformerBackbone(PipelineBackbone):
     @property
     def multiple(self) -> int:
         return self.stride * self.network.config.patch_size
-
-    @property
-    def prediction_kind(self) -> PredictionKind:
-        return "flow"
 
     @property
     def solvers(self) -> Mapping[str, SolverChoice]:
@@ -57,12 +53,10 @@ class TransformerBackbone(PipelineBackbone):
             )
         return levels_of(self._scheduler(), steps)
 
-    def level(self, progress: float) -> Level:
-        """The training level at `progress` (0: pure noise, 1: almost clean)."""
-        sigmas = self._scheduler().sigmas
-        last = len(sigmas) - 1
-        sigma = float(sigmas[min(last, max(0, round(progress * last)))])
-        return Level(sigma * (last + 1), 1 - sigma, sigma, progress)
+    def _read_scheduler(self) -> Noise:
+        sigmas = [float(sigma) for sigma in self._scheduler().sigmas.flip(0)]
+        times, alphas = [sigma * len(sigmas) for sigma in sigmas], [1 - sigma for sigma in sigmas]
+        return Noise(self.pipeline.scheduler, "flow", times, alphas, sigmas)
 
     @property
     def _reader(self) -> tuple[Any, int]:

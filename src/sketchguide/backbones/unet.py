@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import Any
 
 import diffusers
 import torch
 from torch import Tensor
 
 from sketchguide.backbones.base import Condition
-from sketchguide.backbones.pipeline import PipelineBackbone, text_encoders
+from sketchguide.backbones.pipeline import Noise, PipelineBackbone, text_encoders
 from sketchguide.errors import SketchguideWarning, UsageError
-from sketchguide.levels import Level, PredictionKind, levels_of
+from sketchguide.levels import Level, levels_of
 from sketchguide.solvers import OF_SCHEDULER, SOLVERS, SolverChoice, choose_solver
 
 _DRAWING = ("DDPMScheduler", "DDPMParallelScheduler")
@@ -28,15 +28,6 @@ _PLAIN_2M = {
 }
 _POOLED = "text_embeds"  # of a Condition's extras: what SDXL is told beside the tokens, (B, width)
 _SIZES = 6  # numbers that SDXL is told of a picture
-
-
-class _Noise(NamedTuple):
-    """What a scheduler says of the network: what it predicts, and the noise at each level that it was trained on."""
-
-    scheduler: Any
-    kind: PredictionKind
-    alphas: Sequence[float]
-    sigmas: Sequence[float]
 
 
 class UNetBackbone(PipelineBackbone):
@@ -86,13 +77,7 @@ class UNetBackbone(PipelineBackbone):
         told = arguments(condition, latent, stride=self.stride, dtype=latent.dtype)
         return self.network(latent, times, **told, return_dict=False)[0]
 
-    @property
-    def _noise(self) -> _Noise:
-        if self._read.scheduler is not self.pipeline.scheduler:
-            self._read = self._read_scheduler()
-        return self._read
-
-    def _read_scheduler(self) -> _Noise:
+    def _read_scheduler(self) -> Noise:
         scheduler = self.pipeline.scheduler
         kind, name = scheduler.config.get("prediction_type", "epsilon"), type(scheduler).__name__
         preserving = hasattr(scheduler, "alphas_cumprod") and not scheduler.config.get("use_flow_sigmas")
@@ -107,11 +92,8 @@ class UNetBackbone(PipelineBackbone):
             told = f"The scheduler of {self.name} {differing}, and pictures differ from diffusers'."
             warnings.warn(told, SketchguideWarning, stacklevel=2)
         products = [float(product) for product in self._scheduler("DDIMScheduler").alphas_cumprod]
-        return _Noise(scheduler, kind, [p**0.5 for p in products], [(1 - p) ** 0.5 for p in products])
-
-    @property
-    def prediction_kind(self) -> PredictionKind:
-        return self._noise.kind
+        alphas, sigmas = [p**0.5 for p in products], [(1 - p) ** 0.5 for p in products]
+        return Noise(scheduler, kind, [float(time) for time in range(len(products))], alphas, sigmas)
 
     @property
     def solvers(self) -> Mapping[str, SolverChoice]:
@@ -122,13 +104,6 @@ class UNetBackbone(PipelineBackbone):
         """`steps + 1` levels, noisiest first, as the scheduler behind `solver` spaces them for this model."""
         choice = choose_solver(solver or next(iter(self.solvers)))
         return levels_of(self._scheduler(choice.scheduler), steps)
-
-    def level(self, progress: float) -> Level:
-        """The training level at `progress` (0: pure noise, 1: almost clean)."""
-        noise = self._noise
-        last = len(noise.alphas) - 1
-        time = min(last, max(0, round((1 - progress) * last)))
-        return Level(float(time), noise.alphas[time], noise.sigmas[time], progress)
 
     def _scheduler(self, name: str) -> Any:
         # A fresh one each time: diffusers schedulers keep state between calls.
