@@ -149,9 +149,8 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
     try:
         index: Any = DiffusionPipeline.load_config(source)
         kinds = {part: entry[1] for part, entry in index.items() if isinstance(entry, list) and entry[0]}
-        if _wanted(kinds).items() - kinds.items() or not _prompted(
-            kinds
-        ):  # before any weights are read, or even fetched
+        # before any weights are read, or even fetched
+        if _wanted(kinds).items() - kinds.items() or not _prompted(kinds):
             raise _unsupported(str(index.get("_class_name", name)), kinds)
         encoders = _text_encoders(source, index, chosen)
         spared: dict[str, Any] = {part: None for part, entry in index.items() if entry == [None, None]}

@@ -59,7 +59,7 @@ def test_latents_that_are_kept_stay_few(
     backbone: UNetBackbone, pictures: Pictures, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for allowed, kept in ((1, {1}), (2**31, set(range(2, 9)))):
-        monkeypatch.setattr("sketchguide.training.classifier.POOL_BYTES", allowed)
+        monkeypatch.setattr("sketchguide.training.run.POOL_BYTES", allowed)
         run = LatentClassifierRun(backbone, pictures, settings(), classes=("bright", "dark"))
         list(run)
         assert len(run._pool) in kept

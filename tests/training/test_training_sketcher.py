@@ -57,7 +57,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(pictures: Pictures, tmp_path: Pa
 def test_what_is_kept_stays_small(pictures: Pictures, monkeypatch: pytest.MonkeyPatch) -> None:
     one = 4 * (3 + 1) * 32 * 32 * 4  # bytes of four pictures and their maps
     for allowed, kept in ((1, 1), (2 * one, 2), (2**31, 5)):
-        monkeypatch.setattr("sketchguide.training.sketcher.POOL_BYTES", allowed)
+        monkeypatch.setattr("sketchguide.training.run.POOL_BYTES", allowed)
         run = SketcherRun(pictures, settings(), device=CPU)
         list(run)
         assert len(run._pool) == kept

@@ -25,7 +25,7 @@ from sketchguide.levels import Level, check_window
 from sketchguide.seeds import generators
 from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Example, Pictures
-from sketchguide.training.run import POOL_BYTES, TrainingRun, add_noise
+from sketchguide.training.run import TrainingRun, add_noise, largest_pool
 
 _BATCH = 64
 _GROUP = 32
@@ -172,7 +172,7 @@ class LatentClassifierRun(_ClassRun):
         backbone, (width, height) = self.backbone, self.pictures.size
         values = backbone.latent_channels * (width // backbone.stride) * (height // backbone.stride)
         one = min(_GROUP, self.settings.batch) * values * 4  # latents, float32
-        return max(1, min(self.settings.pool, POOL_BYTES // one))
+        return largest_pool(self.settings.pool, one)
 
     def _group(self, number: int) -> tuple[Tensor, Tensor]:
         """Latents and labels of group `number` of the pool: to encode pictures takes longer than to classify them."""
@@ -180,7 +180,7 @@ class LatentClassifierRun(_ClassRun):
             rng = Generator().manual_seed((self.settings.seed << 16) + number)
             images, captions = self.pictures.batch(rng, min(_GROUP, self.settings.batch))
             with torch.no_grad():
-                latents = self.backbone.encode(images.to(self.backbone.device)).float().cpu()
+                latents = self.backbone.encode(images.to(self.backbone.device)).cpu()
             self._pool[number] = (latents, self.labels(captions))
         return self._pool[number]
 

@@ -129,6 +129,11 @@ class TrainingRun(ABC):
         return True
 
 
+def largest_pool(wanted: int, size: int) -> int:
+    """How many examples of `size` bytes a run may keep of those that it wants to: one at least."""
+    return max(1, min(wanted, POOL_BYTES // size))
+
+
 def cosine(progress: float) -> float:
     """1 at the start of a run, falling to 0 at its end."""
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -13,7 +13,7 @@ from sketchguide.errors import UsageError
 from sketchguide.sketchers import STYLES, Sketcher, SketcherConfig
 from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Pictures
-from sketchguide.training.run import POOL_BYTES, TrainingRun
+from sketchguide.training.run import TrainingRun, largest_pool
 
 _GROWS = 8
 _PART = 16  # held-out pictures that P sees at once
@@ -93,7 +93,7 @@ class SketcherRun(TrainingRun):
     def _largest_pool(self) -> int:
         width, height = self.pictures.size
         one = self.settings.batch * (3 + 1) * width * height * 4  # pictures and maps, float32
-        return max(1, min(self.settings.pool, POOL_BYTES // one))
+        return largest_pool(self.settings.pool, one)
 
     def _batch(self, number: int) -> tuple[Tensor, Tensor, Tensor]:
         """Pictures, styles and maps of batch `number` of the pool: the extractors take longer than P."""
