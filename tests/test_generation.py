@@ -242,7 +242,7 @@ def test_a_scale_of_one_is_told_of(tiny: Tiny) -> None:
         generate("a cat", backbone=tiny(), steps=1, size=SIZE, seed=1, scale=1.0)
     with pytest.warns(SketchguideWarning) as caught:
         generate("a cat", backbone=tiny(), steps=1, size=SIZE, seed=1, scale=1.0, negative_time=0.1)
-    assert "negative_time changes nothing without a scale other than 1." in [str(one.message) for one in caught]
+    assert "negative_time changes nothing without a negative pass." in [str(one.message) for one in caught]
 
 
 def test_nothing_else_is_told_of(tiny: Tiny, predictor: LatentPredictor) -> None:

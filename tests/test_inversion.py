@@ -44,6 +44,7 @@ class Toy:
     """A backbone that predicts epsilon with `Layers` and counts the passes begun and ended."""
 
     dtype = torch.float32
+    distilled = False
 
     def __init__(self) -> None:
         self.network = Layers()

@@ -216,7 +216,7 @@ def test_the_papers_taps_are_chosen_where_they_exist(tiny: Tiny) -> None:
 
 def test_a_network_without_stages_needs_named_taps() -> None:
     with pytest.raises(UsageError, match="no stages of a UNet or blocks of a transformer"):
-        choose_taps([TapInfo("transformer_blocks.0", 64, 2)])
+        choose_taps([TapInfo("blocks.0", 64, 2)])
 
 
 def test_tokens_find_their_grid() -> None:

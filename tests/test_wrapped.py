@@ -348,6 +348,7 @@ def test_a_networks_own_extras_stay(tiny: Tiny, controlnet: ControlNetModel, mon
         return (beginnings(1),)
 
     network.dtype = torch.float32
+    network.config = backbone.network.config
     monkeypatch.setattr(backbone, "network", network)
     condition = replace(told.describe(["a cat"]), extras={"class_labels": torch.zeros(1)})
     with pytest.MonkeyPatch.context() as patch:

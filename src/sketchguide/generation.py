@@ -440,7 +440,7 @@ def _sampled(
     borrowed: Borrowed | None = None,
 ) -> Iterator[Moment]:
     negative: Condition | NegativePrompt | None = None
-    if request.scale != 1:
+    if request.scale != 1 and not backbone.distilled:
         negative = backbone.describe([request.negative] * len(prompts))
     injections, step = (), sample
     if borrowed is not None:
@@ -520,7 +520,7 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
     idle = {
         "attention": request.attention is not None and sketch is None,
         "attention_scale": request.attention_scale != ATTENTION_SCALE.default and request.attention is None,
-        "negative_time": bool(request.negative_time) and request.scale == 1,
+        "negative_time": bool(request.negative_time) and (request.scale == 1 or backbone.distilled),
         "lora_scale": request.lora_scale != LORA_SCALE.default and request.lora is None,
         "class_scale": request.class_scale != CLASS_SCALE.default and request.class_name is None,
         "classifier": request.classifier is not None and request.class_name is None,
@@ -533,7 +533,11 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
     }
     needs = {"attention": "a sketch", "attention_scale": "attention", "lora_scale": "lora", "sketch_loss": "a sketch"}
     needs |= {"sketcher": "sketch_loss", "drawing_features": "sketch_loss", "like": "sketch_loss"}
-    needs |= {"negative_time": "a scale other than 1", "identity": "like", "picture_features": "like"}
+    needs |= {
+        "negative_time": "a negative pass",
+        "identity": "like",
+        "picture_features": "like",
+    }
     for name in (name for name, nothing in idle.items() if nothing):
         warn(f"{name} changes nothing without {needs.get(name, 'a class')}.")
     if sketch is not None:
@@ -562,7 +566,9 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
         warn("source_prompt changes nothing: a source that is noised is not read.")
     if request.edit is not None and request.edit.source != "noised" and request.count > 1:
         warn("Every picture starts from the source's noise: with most solvers seeds change nothing.")
-    if request.scale == 1:
+    if backbone.distilled and request.negative:
+        warn(f"The negative prompt is not read: {backbone.name} is told the scale of guidance instead.")
+    elif request.scale == 1 and not backbone.distilled:
         unread = " and the negative prompt is not read" if request.negative else ""
         warn(f"scale is 1: the prompt steers only weakly{unread}.")
     texts = {"prompt": [one.prompt for one in requests], "negative prompt": [request.negative]}

@@ -78,16 +78,16 @@ class Prediction(NamedTuple):
         )
 
 
-def levels_of(scheduler: Any, steps: int) -> list[Level]:
+def levels_of(scheduler: Any, steps: int, **spacing: Any) -> list[Level]:
     """The `steps + 1` levels, noisiest first, on which a diffusers scheduler would sample.
 
     The scheduler's own configuration decides spacing, offsets, zero terminal SNR, Karras or shifted sigmas and the
-    last level, so that every model walks the levels it was made for.
+    last level, so that every model walks the levels it was made for. `spacing` is what else its pipeline tells it.
     """
     if steps < 1:
         raise UsageError(f"steps is {steps}; it must be at least 1.", field="steps")
     try:
-        scheduler.set_timesteps(steps)
+        scheduler.set_timesteps(steps, **spacing)
     except ValueError as error:
         raise UsageError(
             f"{type(scheduler).__name__} cannot make {steps} steps: {error}", hint="Take fewer.", field="steps"

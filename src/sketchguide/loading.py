@@ -19,7 +19,7 @@ from torch import nn
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.pipeline import Lora, PipelineBackbone, text_encoders
-from sketchguide.backbones.transformer import TransformerBackbone
+from sketchguide.backbones.transformer import FluxBackbone, TransformerBackbone
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.defaults import MODEL, DType, find_dtype
 from sketchguide.errors import (
@@ -38,8 +38,8 @@ from sketchguide.weights import opened, read_weights
 
 LORA = "sketchguide"  # the name of the adapter
 LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
-FAMILIES = {family.part: family for family in (UNetBackbone, TransformerBackbone)}
-CLASSES = {"unet": "UNet2DConditionModel", "transformer": "SD3Transformer2DModel", "vae": "AutoencoderKL"}  # by part
+FAMILIES = {family.network_class: family for family in (UNetBackbone, TransformerBackbone, FluxBackbone)}
+AUTOENCODER = "AutoencoderKL"
 EMBEDDED = Path(__file__).parent / "models"
 
 
@@ -150,7 +150,7 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
         index: Any = DiffusionPipeline.load_config(source)
         kinds = {part: entry[1] for part, entry in index.items() if isinstance(entry, list) and entry[0]}
         # before any weights are read, or even fetched
-        if _wanted(kinds).items() - kinds.items() or not _prompted(kinds):
+        if _family_of(kinds) is None:
             raise _unsupported(str(index.get("_class_name", name)), kinds)
         encoders = _text_encoders(source, index, chosen)
         spared: dict[str, Any] = {part: None for part, entry in index.items() if entry == [None, None]}
@@ -241,7 +241,7 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
             hint="Names, folders and hub ids go to load_backbone.",
             field="model",
         )
-    for part in CLASSES:
+    for part in ("unet", "transformer", "vae"):
         if (plain := getattr(pipeline.components.get(part), "_orig_mod", None)) is not None:
             setattr(pipeline, part, plain)
     parts: dict[str, Any] = {name: part for name, part in pipeline.components.items() if part is not None}
@@ -249,16 +249,20 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
         if part in parts:
             raise UsageError(
                 f"The {part} of a {type(pipeline).__name__} would not be heard.",
-                hint=f"Take the plain pipeline, StableDiffusionPipeline.from_pipe(…), and {wrap}.",
+                hint=f"Take the plain pipeline, such as StableDiffusionPipeline.from_pipe(…), and {wrap}.",
                 field="model",
             )
-    known = all(isinstance(parts.get(part), getattr(diffusers, kind)) for part, kind in _wanted(parts).items())
-    if not known or not _prompted(parts):
-        raise _unsupported(type(pipeline).__name__, {name: type(part).__name__ for name, part in parts.items()})
+    ours = {name: getattr(diffusers, name) for name in (*FAMILIES, AUTOENCODER)}
+    kinds = {
+        name: next((known for known, kind in ours.items() if isinstance(part, kind)), type(part).__name__)
+        for name, part in parts.items()
+    }
+    if (family := _family_of(kinds)) is None:
+        raise _unsupported(type(pipeline).__name__, kinds)
     for module in parts.values():
         if isinstance(module, nn.Module) and all(p.device.type == "cpu" for p in module.parameters()):
             module.to(memory_format=torch.channels_last)  # convolutions are a tenth to a third faster there
-    return FAMILIES[_network_of(parts)](pipeline, name=name)
+    return family(pipeline, name=name)
 
 
 def _network_of(parts: Collection[str]) -> Literal["unet", "transformer"]:
@@ -266,27 +270,27 @@ def _network_of(parts: Collection[str]) -> Literal["unet", "transformer"]:
     return "transformer" if "transformer" in parts else "unet"
 
 
-def _wanted(parts: Collection[str]) -> dict[str, str]:
-    """The classes that a pipeline with these parts must have."""
-    return {part: CLASSES[part] for part in (_network_of(parts), "vae")}
-
-
-def _prompted(parts: Collection[str]) -> bool:
-    """Whether a pipeline with these parts is told its prompt by text encoders with their tokenizers: one, or two as
-    SDXL has them, for a transformer two or three.
+def _family_of(kinds: Mapping[str, str]) -> type[UNetBackbone | TransformerBackbone | FluxBackbone] | None:
+    """What takes a pipeline whose parts have these classes, if anything does: it is told its prompt by as many text
+    encoders as such networks have, with their tokenizers.
     """
-    numbers = [number for number in ("", "_2", "_3") if f"text_encoder{number}" in parts]
-    allowed = (2, 3) if _network_of(parts) == "transformer" else (1, 2)
-    return numbers[:1] == [""] and len(numbers) in allowed and all(f"tokenizer{one}" in parts for one in numbers)
+    family = FAMILIES.get(kinds.get(_network_of(kinds), ""))
+    if family is None or kinds.get("vae") != AUTOENCODER:
+        return None
+    numbers = [number for number in ("", "_2", "_3") if f"text_encoder{number}" in kinds]
+    told = numbers[:1] == [""] and all(f"tokenizer{number}" in kinds for number in numbers)
+    return family if told and len(numbers) in family.encoders else None
 
 
 def _unsupported(pipeline: str, kinds: Mapping[str, str]) -> UsageError:
     """`kinds`: the class of each part."""
-    others = [f"{kinds[part]} for its {part}" for part, kind in CLASSES.items() if kinds.get(part, kind) != kind]
+    network = _network_of(kinds)
+    known = {network: FAMILIES, "vae": (AUTOENCODER,)}
+    others = [f"{kinds[part]} for its {part}" for part, names in known.items() if kinds.get(part) not in (None, *names)]
     return UsageError(
         f"{pipeline}{f' with {others[0]}' if others else ''} is not supported yet.",
-        hint="Supported: pipelines with an AutoencoderKL and a UNet2DConditionModel (Stable Diffusion 1.x, 2.x, XL) or "
-        "an SD3Transformer2DModel (3, 3.5), each with its text encoders.",
+        hint="Supported: pipelines with an AutoencoderKL and a UNet2DConditionModel (Stable Diffusion 1.x, 2.x, XL), "
+        "an SD3Transformer2DModel (3, 3.5) or a FluxTransformer2DModel, each with its text encoders.",
         field="model",
     )
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import diffusers
 import torch
 from torch import Tensor, nn
 
 from sketchguide.attention import SketchAttention
 from sketchguide.backbones.base import Backbone
-from sketchguide.backbones.wrapped import with_controlnet, with_sketch_attention, with_t2i_adapter
+from sketchguide.backbones.wrapped import CONTROLNETS, with_controlnet, with_sketch_attention, with_t2i_adapter
 from sketchguide.classifiers import LatentClassifier, find_class_in
 from sketchguide.controls.base import Guide
 from sketchguide.defaults import PULLING
@@ -125,7 +126,7 @@ def plug_and_play(settings: LayoutSettings, predictor: LatentPredictor | None = 
 
 
 def controlnet(network: nn.Module, weight: float = 1.0) -> Method:
-    """A diffusers ControlNetModel (Zhang et al. 2023), shown white ink on black."""
+    """A ControlNet of diffusers (Zhang et al. 2023), shown white ink on black."""
     return _told(lambda backbone, hint: with_controlnet(backbone, network, hint, scale=weight))
 
 
@@ -292,13 +293,11 @@ def build_method(description: str, backbone: Backbone) -> Built:
             steps_of(amount, asked)
             method = sdedit(amount)
         case _:
-            from diffusers import ControlNetModel, T2IAdapter
-
             weight = _number("weight", options.get("weight", "1"))
-            kind, make = {"controlnet": (ControlNetModel, controlnet), "t2i-adapter": (T2IAdapter, t2i_adapter)}[name]
+            kind = CONTROLNETS.get(backbone.family, "ControlNetModel") if name == "controlnet" else "T2IAdapter"
             peer = _loaded(kind, options.get("path"), backbone)
             networks.append(Trained(peer, _record(options["path"])))
-            method = make(peer, weight)
+            method = controlnet(peer, weight) if name == "controlnet" else t2i_adapter(peer, weight)
     if classifying:
         file = find_part(named, "latent-classifier", field="classifier", model=backbone.name)
         classifier = LatentClassifier.load(file).to(backbone.device)
@@ -341,22 +340,24 @@ def _number(name: str, text: str) -> float:
     return value
 
 
-def _loaded(kind: Any, path: str | None, backbone: Backbone) -> nn.Module:
+def _loaded(kind: str, path: str | None, backbone: Backbone) -> nn.Module:
+    """What that class of diffusers loads from the folder `path`."""
     if path is None or not is_file(Path(path) / "config.json"):
         raise ModelNotFoundError(
-            f"{kind.__name__} needs path=FOLDER, and {path or 'none'} is no folder that it can be loaded from.",
+            f"{kind} needs path=FOLDER, and {path or 'none'} is no folder that it can be loaded from.",
             hint="Train one with benchmarks/peers/train.py.",
             field="method",
         )
     try:
         for file in Path(path).glob("*.safetensors"):
             read_weights(file, field="method")  # refuses damage, and values that are not finite
-        return kind.from_pretrained(path, use_safetensors=True, dtype=backbone.dtype).to(backbone.device)
+        network = getattr(diffusers, kind).from_pretrained(path, use_safetensors=True, dtype=backbone.dtype)
+        return network.to(backbone.device)
     except (OSError, ValueError, RuntimeError, TypeError) as error:
         if isinstance(error, SketchguideError):
             raise
         raise WeightsError(
-            f"{path} does not load as a {kind.__name__}: {reason_of(error)}",
+            f"{path} does not load as a {kind}: {reason_of(error)}",
             hint="Train it again, or get it again.",
             field="method",
         ) from error

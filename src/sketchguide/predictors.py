@@ -45,7 +45,7 @@ PAPER_TAPS = (
     "up_blocks.1.attentions.1",
     "up_blocks.2",
 )
-_STREAM = re.compile(r"transformer_blocks\.\d+\.norm2")  # the input of its second half, by SD 3's name
+_STREAM = re.compile(r"(single_)?transformer_blocks\.\d+")  # a block of a transformer: the picture's tokens after it
 
 
 @dataclass(frozen=True)
@@ -262,7 +262,7 @@ def choose_taps(taps: Sequence[TapInfo]) -> tuple[TapInfo, ...]:
     """Default places for a UNet: the paper's nine where it has them, else one tap per stage on the same plan.
 
     That is the last attention or residual block of every down block and up block and the three middle blocks. Of a
-    transformer: its stream of image tokens, normalised, in nine blocks from the first to the last.
+    transformer: its stream of image tokens after nine blocks, from the first to the last.
     """
     table = {tap.path: tap for tap in taps}
     if streams := [path for path in table if _STREAM.fullmatch(path)]:

@@ -69,10 +69,14 @@ def sample(
     the time-step guidance of Sadat et al. 2024, 2407.02687, in a pass that is made anyway): what it says then is
     coarser, and guidance leads away from it.
 
+    A network that is `distilled` is told `scale` instead, and takes no negative pass.
+
     Raises GuidanceError for a gradient that is not finite, UsageError for controls that contradict each other and for
     conditions that are not one per image.
     """
     solver = solver or DDIM()
+    if backbone.distilled:
+        condition, negative, scale = condition.guided(scale), None, 1.0
     _check(latent, condition, negative, scale, negative_time)
     previous: tuple[Prediction, Level] | None = None
     negatives = 0

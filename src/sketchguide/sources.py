@@ -30,7 +30,7 @@ SOURCE_SEED = SEED.high  # of the noise on a source, the same for every picture:
 
 def levels_of(request: Request, backbone: Backbone) -> list[Level]:
     """The levels of a whole walk with the steps and solver of `request`."""
-    return backbone.levels(request.steps, request.solver or next(iter(backbone.solvers)))
+    return backbone.levels(request.steps, request.solver or next(iter(backbone.solvers)), request.size)
 
 
 @dataclass(frozen=True)

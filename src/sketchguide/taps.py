@@ -52,8 +52,7 @@ def tapped(
 
     def hook(path: str) -> Callable[[nn.Module, Any, Any], Any]:
         def on_output(module: nn.Module, _: Any, output: Any) -> Any:
-            single = isinstance(output, tuple) and len(output) == 1  # transformer blocks return (hidden,)
-            value = output[0] if single else output
+            value = _value(output)
             if not isinstance(value, Tensor):
                 raise TapError(
                     f"Tap {path!r} yields a {type(value).__name__}, not a tensor.",
@@ -65,7 +64,7 @@ def tapped(
                 value = rewrites[path](value)
             if path in wanted:
                 record[path] = value
-            return (value,) if single else value
+            return (*output[:-1], value) if isinstance(output, tuple) else value
 
         return on_output
 
@@ -82,6 +81,18 @@ def tapped(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _value(output: Any) -> Any:
+    """What a tap reads of a module's output. Blocks of transformers return (hidden,), or (text, hidden) where text goes
+    through them too."""
+    match output:
+        case (value,):
+            return value
+        case (Tensor(ndim=3) | None, Tensor(ndim=3) as value):
+            return value
+        case _:
+            return output
 
 
 def submodule_at(network: nn.Module, path: str) -> nn.Module:
@@ -122,7 +133,7 @@ def survey(network: nn.Module, run: Callable[[], object], *, grid: tuple[int, in
 
     def hook(path: str) -> Callable[[nn.Module, Any, Any], None]:
         def on_output(_module: nn.Module, _: Any, output: Any) -> None:
-            value = output[0] if isinstance(output, tuple) and len(output) == 1 else output
+            value = _value(output)
             if not isinstance(value, Tensor) or path in found:
                 return
             if value.ndim == 4:

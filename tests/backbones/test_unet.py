@@ -14,6 +14,7 @@ from diffusers import (
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    LatentConsistencyModelPipeline,
     LCMScheduler,
     StableDiffusionPipeline,
     UNet2DConditionModel,
@@ -23,7 +24,9 @@ from diffusers import (
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.errors import SketchguideWarning, UsageError
-from support import Tiny
+from sketchguide.sampling import sample
+from sketchguide.seeds import generators, noise
+from support import Tiny, relative
 
 
 def test_sizes(tiny: Tiny) -> None:
@@ -95,12 +98,30 @@ def test_taps_are_where_they_say(tiny: Tiny) -> None:
     assert "down_blocks.0" not in taps  # a tuple
 
 
-def test_a_network_that_is_told_the_scale_is_refused() -> None:
-    pipeline = tiny_stable_diffusion()
-    pipeline.unet.register_to_config(time_cond_proj_dim=256)
-    with pytest.raises(UsageError, match="distilled") as caught:
-        UNetBackbone(pipeline, name="lcm")
-    assert "LCM-LoRA" in caught.value.hint
+def test_law_01_a_network_that_is_told_the_scale_takes_no_negative_pass() -> None:
+    plain = tiny_stable_diffusion()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        unet = UNet2DConditionModel.from_config(plain.unet.config, time_cond_proj_dim=256)
+    parts = plain.components | {"unet": unet, "scheduler": LCMScheduler.from_config(plain.scheduler.config)}
+    pipeline = LatentConsistencyModelPipeline(**parts, requires_safety_checker=False)
+    pipeline.set_progress_bar_config(disable=True)
+    latent = noise(generators([3]), (4, 16, 24))
+    backbone = UNetBackbone(pipeline, name="lcm")
+    for scale in (1.0, 8.0):
+        size = {"height": 32, "width": 48}
+        settings: dict[str, Any] = {"num_inference_steps": 1, "guidance_scale": scale, "output_type": "latent", **size}
+        theirs = pipeline("a cat", latents=latent, **settings).images
+        (last,) = sample(
+            backbone,
+            backbone.describe(["a cat"]),
+            latent,
+            backbone.levels(1),
+            scale=scale,
+            solver=backbone.solvers["lcm"].solver,
+        )
+        assert last.evaluations[:2] == (1, 0)
+        assert relative(last.latent, theirs) < 1e-4
 
 
 def test_an_inpainting_network_is_refused(tiny: Tiny) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import torch
@@ -13,6 +13,8 @@ from sketchguide.errors import UsageError
 from sketchguide.levels import Level, Prediction, PredictionKind
 from sketchguide.solvers import SolverChoice
 from sketchguide.taps import TapInfo
+
+GUIDANCE = "guidance"  # of a Condition's extras: the scale that a distilled network is told, (B,); without it 1
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,10 @@ class Condition:
 
     def __len__(self) -> int:
         return len(self.embedding)
+
+    def guided(self, scale: float) -> Condition:
+        """The same for a network that is `distilled`, with the scale that it is told."""
+        return replace(self, extras={**self.extras, GUIDANCE: self.embedding.new_full((len(self),), scale)})
 
     def check_rows(self, count: int, name: str) -> None:
         """Raise UsageError, of `name`, unless there is one prompt for each of `count` pictures."""
@@ -63,7 +69,11 @@ class Backbone(Protocol):
     @property
     def solvers(self) -> Mapping[str, SolverChoice]: ...  # name -> rule; the first is the model's own
 
-    def levels(self, steps: int, solver: str | None = None) -> list[Level]: ...
+    @property
+    def distilled(self) -> bool: ...  # whether it is told the scale of guidance, and takes no negative pass
+
+    # `size` is (width, height) in pixels, by which some models shift their levels; None is the default one
+    def levels(self, steps: int, solver: str | None = None, size: tuple[int, int] | None = None) -> list[Level]: ...
 
     def level(self, progress: float) -> Level: ...
     def describe(self, prompts: Sequence[str]) -> Condition: ...

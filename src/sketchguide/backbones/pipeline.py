@@ -50,6 +50,8 @@ class PipelineBackbone(ABC):
 
     family: str
     part: str  # what the pipeline calls its network
+    network_class: str  # of diffusers
+    encoders: tuple[int, ...]  # how many of text it may have
     _read: Noise  # of the scheduler that was there then
 
     def __init__(self, pipeline: Any, *, name: str = "") -> None:
@@ -66,7 +68,7 @@ class PipelineBackbone(ABC):
             )
         for module in (self.network, pipeline.vae, *text_encoders(pipeline).values()):
             module.eval().requires_grad_(False)
-        self.latent_channels: int = self.network.config.in_channels
+        self.latent_channels, predicted = self._channels
         if self.latent_channels != pipeline.vae.config.latent_channels:
             raise UsageError(
                 f"{self.name} takes {self.latent_channels} channels where its autoencoder makes "
@@ -74,9 +76,9 @@ class PipelineBackbone(ABC):
                 hint="Use the plain text-to-image model.",
                 field="model",
             )
-        if self.network.config.out_channels != self.latent_channels:
+        if predicted != self.latent_channels:
             raise UsageError(
-                f"{self.name} predicts {self.network.config.out_channels} channels of {self.latent_channels}: its "
+                f"{self.name} predicts {predicted} channels of {self.latent_channels}: its "
                 "variance too, which is not supported.",
                 field="model",
             )
@@ -86,7 +88,7 @@ class PipelineBackbone(ABC):
                 field="model",
             )
         self.stride: int = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
-        side = self.network.config.sample_size
+        side = self._side
         if side is None:
             raise UsageError(
                 f"The configuration of {self.name} does not say for which size the model is.",
@@ -110,11 +112,25 @@ class PipelineBackbone(ABC):
         """What the network says of the latent (B, C, h, w) at `times`, (1,) or (B,)."""
 
     @property
+    def distilled(self) -> bool:
+        return False
+
+    @property
+    def _channels(self) -> tuple[int, int]:
+        """Of the latents that the network takes, and of what it makes of them."""
+        return self.network.config.in_channels, self.network.config.out_channels or self.network.config.in_channels
+
+    @property
+    def _side(self) -> Any:
+        """Of the latent that the model is for, (height, width) where it is no square; None where that is not said."""
+        return self.network.config.sample_size
+
+    @property
     @abstractmethod
     def solvers(self) -> Mapping[str, SolverChoice]: ...
 
     @abstractmethod
-    def levels(self, steps: int, solver: str | None = None) -> list[Level]: ...
+    def levels(self, steps: int, solver: str | None = None, size: tuple[int, int] | None = None) -> list[Level]: ...
 
     @abstractmethod
     def _read_scheduler(self) -> Noise:

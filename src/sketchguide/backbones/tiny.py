@@ -10,15 +10,26 @@ from diffusers import (
     DDIMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FluxPipeline,
+    FluxTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 _WIDTH = 24  # of the text encoders
+_LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,-'"
 _NOISE: dict[str, Any] = {
     "beta_start": 0.00085,
     "beta_end": 0.012,
@@ -91,8 +102,8 @@ def tiny_stable_diffusion_xl(*, seed: int = 0) -> StableDiffusionXLPipeline:
     return StableDiffusionXLPipeline(**parts, add_watermarker=False)
 
 
-def tiny_stable_diffusion_3(*, seed: int = 0, **scheduler: Any) -> StableDiffusion3Pipeline:
-    """A `StableDiffusion3Pipeline` with SD 3's blocks and submodule names, without its T5, and about 1 M random
+def tiny_stable_diffusion_3(*, seed: int = 0, t5: bool = False, **scheduler: Any) -> StableDiffusion3Pipeline:
+    """A `StableDiffusion3Pipeline` with SD 3's blocks and submodule names, with or without its T5, and about 1 M random
     weights. Pictures are 64 px (latents 32 x 32, stride 2, 16 channels). `scheduler` overrides settings of its
     `FlowMatchEulerDiscreteScheduler`.
     """
@@ -122,8 +133,45 @@ def tiny_stable_diffusion_3(*, seed: int = 0, **scheduler: Any) -> StableDiffusi
             "tokenizer_2": _letters(),
             "scheduler": FlowMatchEulerDiscreteScheduler(**noise),
         }
-    parts |= dict.fromkeys(("text_encoder_3", "tokenizer_3"))
+        if t5:
+            parts |= {"text_encoder_3": T5EncoderModel(_t5_config(2 * _WIDTH)).eval(), "tokenizer_3": _characters()}
+    parts |= dict.fromkeys({"text_encoder_3", "tokenizer_3"} - parts.keys())
     return StableDiffusion3Pipeline(**parts)
+
+
+def tiny_flux(*, seed: int = 0, guidance_embeds: bool = True, **scheduler: Any) -> FluxPipeline:
+    """A `FluxPipeline` with FLUX.1's blocks and submodule names, a CLIP and a T5, and about 1 M random weights: told
+    the scale of guidance like FLUX.1-dev, or with `guidance_embeds` False like FLUX.1-schnell, which has
+    `use_dynamic_shifting` False too. Pictures are 64 px (latents 32 x 32, stride 2, 16 channels). `scheduler` overrides
+    settings of its `FlowMatchEulerDiscreteScheduler`.
+    """
+    tokenizer = _letters()
+    transformer: dict[str, Any] = {
+        "in_channels": 4 * 16,
+        "num_layers": 4,
+        "num_single_layers": 8,
+        "attention_head_dim": 8,
+        "num_attention_heads": 4,
+        "joint_attention_dim": _WIDTH,
+        "pooled_projection_dim": _WIDTH,
+        "guidance_embeds": guidance_embeds,
+        "axes_dims_rope": (2, 2, 4),
+    }
+    noise: dict[str, Any] = {"use_dynamic_shifting": True, "shift": 3.0, **scheduler}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        parts: dict[str, Any] = {
+            "transformer": FluxTransformer2DModel(**transformer),
+            "vae": _autoencoder(latent_channels=16, shift_factor=0.1, scaling_factor=1.5),
+            "text_encoder": CLIPTextModel(_text(tokenizer)),
+            "text_encoder_2": T5EncoderModel(_t5_config(_WIDTH)).eval(),
+            "tokenizer": tokenizer,
+            "tokenizer_2": _characters(),
+            "scheduler": FlowMatchEulerDiscreteScheduler(**noise),
+        }
+    pipeline = FluxPipeline(**parts)
+    pipeline.default_sample_size = 32  # of a FluxPipeline of any network 128
+    return pipeline
 
 
 def _autoencoder(**more: Any) -> AutoencoderKL:
@@ -152,8 +200,19 @@ def _text(tokenizer: CLIPTokenizer, **more: Any) -> CLIPTextConfig:
     return CLIPTextConfig(**settings, **more)
 
 
+def _t5_config(width: int) -> T5Config:
+    return T5Config(vocab_size=len(_characters()), d_model=width, d_kv=8, d_ff=2 * width, num_layers=2, num_heads=2)
+
+
+def _characters() -> T5Tokenizer:
+    """A T5's tokenizer of single letters."""
+    special = ("<pad>", "</s>", "<unk>")
+    return T5Tokenizer(
+        vocab=[(piece, -float(i > 2)) for i, piece in enumerate((*special, "\u2581", *_LETTERS))], extra_ids=0
+    )
+
+
 def _letters() -> CLIPTokenizer:
     """A tokenizer of single letters: no merges to learn, and long prompts still reach the 77-token limit."""
-    letters = "abcdefghijklmnopqrstuvwxyz0123456789.,-'"
-    pieces = [*letters, *(f"{letter}</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    pieces = [*_LETTERS, *(f"{letter}</w>" for letter in _LETTERS), "<|startoftext|>", "<|endoftext|>"]
     return CLIPTokenizer(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[], model_max_length=77)

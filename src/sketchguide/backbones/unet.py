@@ -10,7 +10,7 @@ import diffusers
 import torch
 from torch import Tensor
 
-from sketchguide.backbones.base import Condition
+from sketchguide.backbones.base import GUIDANCE, Condition
 from sketchguide.backbones.pipeline import Noise, PipelineBackbone, text_encoders
 from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.levels import Level, levels_of
@@ -35,16 +35,17 @@ class UNetBackbone(PipelineBackbone):
 
     family = "unet"
     part = "unet"
+    network_class = "UNet2DConditionModel"
+    encoders = (1, 2)
 
     def __init__(self, pipeline: Any, *, name: str = "") -> None:
         super().__init__(pipeline, name=name)
-        if self.network.config.get("time_cond_proj_dim") is not None:
-            raise UsageError(
-                f"{self.name} is distilled for being told the scale, which is not supported.",
-                hint="Use the ordinary model with an LCM-LoRA.",
-                field="model",
-            )
         self._read = self._read_scheduler()
+
+    @property
+    def distilled(self) -> bool:
+        """As latent consistency models are."""
+        return self.network.config.time_cond_proj_dim is not None
 
     def _more_than_a_prompt(self) -> str | None:
         """Pictures by an IP-Adapter, a class, how beautiful it should be or the like."""
@@ -75,6 +76,11 @@ class UNetBackbone(PipelineBackbone):
 
     def _forward(self, latent: Tensor, times: Tensor, condition: Condition) -> Tensor:
         told = arguments(condition, latent, stride=self.stride, dtype=latent.dtype)
+        scale = told.pop(GUIDANCE, None)
+        if self.distilled:
+            more = (latent.new_ones(len(latent)) if scale is None else scale).float() - 1
+            width = self.network.config.time_cond_proj_dim
+            told["timestep_cond"] = self.pipeline.get_guidance_scale_embedding(more, width).to(latent)
         return self.network(latent, times, **told, return_dict=False)[0]
 
     def _read_scheduler(self) -> Noise:
@@ -100,8 +106,10 @@ class UNetBackbone(PipelineBackbone):
         own = OF_SCHEDULER.get(type(self.pipeline.scheduler).__name__, "ddim")
         return {own: SOLVERS[own], **SOLVERS}
 
-    def levels(self, steps: int, solver: str | None = None) -> list[Level]:
-        """`steps + 1` levels, noisiest first, as the scheduler behind `solver` spaces them for this model."""
+    def levels(self, steps: int, solver: str | None = None, size: tuple[int, int] | None = None) -> list[Level]:
+        """`steps + 1` levels, noisiest first, as the scheduler behind `solver` spaces them for this model, whatever the
+        size."""
+        del size
         choice = choose_solver(solver or next(iter(self.solvers)))
         return levels_of(self._scheduler(choice.scheduler), steps)
 

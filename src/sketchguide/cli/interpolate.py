@@ -194,7 +194,7 @@ def _noise(
         return noise(generators([end]), shape).to(backbone.device)
     if abs(end.width / end.height - size[0] / size[1]) > 0.01:
         report.warn(f"A picture of {end.width} × {end.height} is cut at the middle to fit {size[0]} × {size[1]}.")
-    levels = backbone.levels(request.steps, "ddim")
+    levels = backbone.levels(request.steps, "ddim", request.size)
     told = backbone.describe([request.prompt])
     clean = backbone.encode(to_tensor([end], size=size))
     return invert(backbone, clean, levels, told, iterations=REFINE).at(levels[0])

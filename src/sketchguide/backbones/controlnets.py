@@ -1,0 +1,199 @@
+"""Backbones told by a ControlNet of diffusers: for UNets, Stable Diffusion 3 and Flux."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from sketchguide.backbones.base import Condition
+from sketchguide.backbones.told import Told
+from sketchguide.backbones.transformer import POOLED, arguments_of_flux, packed
+from sketchguide.backbones.unet import arguments
+from sketchguide.errors import MismatchError, UsageError
+
+# What diffusers' networks call that which is added to them.
+SKIPS = "down_block_additional_residuals"
+MIDDLE = "mid_block_additional_residual"
+BLOCKS = "down_intrablock_additional_residuals"
+_STREAM = "block_controlnet_hidden_states"
+_DOUBLE = "controlnet_block_samples"
+_SINGLE = "controlnet_single_block_samples"
+_HINT_STRIDE = 8  # by which a ControlNet that reads the image itself shrinks it
+
+
+class ControlNetBackbone(Told):
+    """Made by `with_controlnet`: a copy of the encoder reads latent, prompt and image; its outputs join the skips."""
+
+    def _check_fits(self) -> None:
+        ours: Any = self.control.config
+        theirs: Any = getattr(self.network, "config", {})
+        if ours.get("global_pool_conditions"):
+            raise MismatchError(
+                "This ControlNet pools what it sees over the whole picture (global_pool_conditions), which is not "
+                "supported.",
+                hint="Use one that reads lines, poses, depth or the like.",
+                field="controlnet",
+            )
+        keys = ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim")
+        hint = "Use one made for this model: `ControlNetModel.from_unet`, then train it."
+        self._check_alike({key: ours[key] for key in keys}, theirs, hint=hint)
+        stride = 2 ** (len(ours["conditioning_embedding_out_channels"]) - 1)
+        if stride != self.inner.stride:
+            raise MismatchError(
+                f"This ControlNet shrinks its image by {stride} and does not fit {self.inner.name!r}, whose latents "
+                f"are smaller than pictures by {self.inner.stride}.",
+                hint="`conditioning_embedding_out_channels` has one entry more than there are halvings.",
+                field="controlnet",
+            )
+        if self.image.shape[1] != ours["conditioning_channels"]:
+            raise UsageError(
+                f"The image has {self.image.shape[1]} channels; this ControlNet takes {ours['conditioning_channels']}.",
+                field="image",
+            )
+
+    def _added(self, latent: Tensor, times: Tensor, condition: Condition) -> Mapping[str, Any]:
+        dtype: torch.dtype = self.control.dtype
+        shared = {k: v for k, v in condition.extras.items() if k not in (SKIPS, MIDDLE, BLOCKS)}
+        skips, middle = self.control(
+            latent.to(dtype),
+            times,
+            controlnet_cond=self.image,
+            conditioning_scale=self.scale,
+            **arguments(replace(condition, extras=shared), latent, stride=self.inner.stride, dtype=dtype),
+            return_dict=False,
+        )
+        return {SKIPS: [skip.to(self.dtype) for skip in skips], MIDDLE: middle.to(self.dtype)}
+
+
+@dataclass(frozen=True, eq=False)
+class StreamControlNetBackbone(Told):
+    """Made by `with_controlnet` of an `SD3ControlNetModel`: blocks of its own read latent, prompt and the image's
+    latent; what they make of it joins the picture's tokens after every block.
+    """
+
+    made_for: ClassVar[str] = "transformer"
+    seen: Tensor = field(init=False)  # (B or 1, C, h, w): the image's latent
+
+    def _check_fits(self) -> None:
+        ours: Any = self.control.config
+        theirs: Any = self.network.config
+        if ours.extra_conditioning_channels:
+            raise MismatchError(
+                "This ControlNet reads a mask beside its image (extra_conditioning_channels), which is not supported.",
+                hint="Use one that reads lines, poses, depth or the like.",
+                field="controlnet",
+            )
+        keys = ["in_channels", "patch_size", "attention_head_dim", "num_attention_heads", "pooled_projection_dim"]
+        keys += [] if ours.joint_attention_dim is None else ["joint_attention_dim"]
+        hint = "Use one made for this model: `SD3ControlNetModel.from_transformer`, then train it."
+        self._check_alike({key: ours[key] for key in keys}, theirs, hint=hint)
+        seen = _latent_of(self)
+        if ours.force_zeros_for_pooled_projection:  # such were trained on latents that are not shifted
+            config: Any = self.networks["autoencoder"].config
+            seen = seen + (config.shift_factor or 0.0) * config.scaling_factor
+        object.__setattr__(self, "seen", seen)
+
+    def _added(self, latent: Tensor, times: Tensor, condition: Condition) -> Mapping[str, Any]:
+        dtype: torch.dtype = self.control.dtype
+        pooled: Any = condition.extras[POOLED]
+        pooled = pooled.to(latent.device, dtype)
+        if self.control.config.force_zeros_for_pooled_projection:
+            pooled = torch.zeros_like(pooled)
+        network: Any = self.network
+        own, alone = self.control.pos_embed is not None, self.control.context_embedder is None
+        (made,) = self.control(
+            latent.to(dtype) if own else network.pos_embed(latent.to(self.dtype)).to(dtype),
+            controlnet_cond=self.seen.to(dtype),
+            conditioning_scale=self.scale,
+            encoder_hidden_states=None if alone else condition.embedding.to(latent.device, dtype),
+            pooled_projections=pooled,
+            timestep=times.expand(len(latent)),
+            return_dict=False,
+        )
+        blocks = len(network.transformer_blocks)
+        return {_STREAM: [made[int(i / (blocks / len(made)))].to(self.dtype) for i in range(blocks)]}
+
+
+@dataclass(frozen=True, eq=False)
+class FluxControlNetBackbone(Told):
+    """Made by `with_controlnet` of a `FluxControlNetModel`; `mode` is what one that knows several kinds of images
+    (Union) is to take its image for.
+    """
+
+    mode: int | None = None
+    made_for: ClassVar[str] = "flux"
+    seen: Tensor = field(init=False)  # (B or 1, tokens, 4 C) of the image's latent, or the image where that is read
+
+    def _check_fits(self) -> None:
+        ours: Any = self.control.config
+        theirs: Any = self.network.config
+        keys = (
+            "in_channels",
+            "attention_head_dim",
+            "num_attention_heads",
+            "joint_attention_dim",
+            "pooled_projection_dim",
+        )
+        hint = "Use one made for this model: `FluxControlNetModel.from_transformer`, then train it."
+        self._check_alike({key: ours[key] for key in keys}, theirs, hint=hint)
+        known = ours.num_mode or 0
+        if known and self.mode not in range(known):
+            raise UsageError(
+                f"mode is {self.mode}; this ControlNet knows several kinds of images, 0 to {known - 1}.",
+                hint="Its card says which number is which: edges are 0 in those of InstantX and Shakker Labs.",
+                field="mode",
+            )
+        if not known and self.mode is not None:
+            raise UsageError(f"mode is {self.mode}, but this ControlNet knows one kind of image.", field="mode")
+        if self.control.input_hint_block is None:
+            seen = packed(_latent_of(self))
+        elif self.inner.stride == _HINT_STRIDE:
+            seen = _three_channels(self) * 2 - 1
+        else:
+            raise MismatchError(
+                f"This ControlNet shrinks its image by {_HINT_STRIDE} and does not fit {self.inner.name!r}, whose "
+                f"latents are smaller than pictures by {self.inner.stride}.",
+                field="controlnet",
+            )
+        object.__setattr__(self, "seen", seen)
+
+    def _added(self, latent: Tensor, times: Tensor, condition: Condition) -> Mapping[str, Any]:
+        control, dtype = self.control, self.control.dtype
+        extras = {name: value for name, value in condition.extras.items() if name not in (_DOUBLE, _SINGLE)}
+        plain = replace(condition, extras=extras)
+        seen, mode = self.seen.to(dtype).expand(len(latent), *self.seen.shape[1:]), self.mode
+        made = control(
+            controlnet_cond=seen,
+            controlnet_mode=None if mode is None else torch.full((len(latent), 1), mode, device=latent.device),
+            conditioning_scale=self.scale,
+            **arguments_of_flux(latent.to(dtype), times, plain, told_scale=control.config.guidance_embeds),
+            return_dict=False,
+        )
+        added: dict[str, Any] = {}
+        network: Any = self.network
+        every = (network.transformer_blocks, network.single_transformer_blocks)
+        for name, samples, blocks in zip((_DOUBLE, _SINGLE), made, every, strict=True):
+            if samples:
+                added[name] = [samples[i].to(self.dtype) for i in self._places(len(samples), len(blocks))]
+        return added
+
+    def _places(self, samples: int, blocks: int) -> Sequence[int]:
+        """Which sample joins after each block: in turn after those that read the image itself, else in equal runs."""
+        if self.control.input_hint_block is not None:
+            return [i % samples for i in range(blocks)]
+        return [i // -(-blocks // samples) for i in range(blocks)]
+
+
+def _three_channels(told: Told) -> Tensor:
+    if told.image.shape[1] != 3:
+        raise UsageError(f"The image has {told.image.shape[1]} channels; this ControlNet takes 3.", field="image")
+    return told.image
+
+
+def _latent_of(told: Told) -> Tensor:
+    """The latent (B or 1, C, h, w) of the image, as ControlNets of transformers take it."""
+    return told.inner.encode(_three_channels(told) * 2 - 1)

@@ -1,0 +1,208 @@
+"""A backbone around a backbone: the same network, told more.
+
+What is told adds tensors to what the network computes, everywhere at once; taps, latents and levels stay those of the
+network, so guides, injections and classifier-free guidance act on the result as on any backbone. A wrapped backbone can
+be wrapped again: what is added sums up.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import zip_longest
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from sketchguide.backbones.base import Backbone, Condition
+from sketchguide.errors import MismatchError, UsageError
+from sketchguide.levels import Level, Prediction, PredictionKind, Window, check_window, is_open
+from sketchguide.solvers import SolverChoice
+from sketchguide.taps import TapInfo
+
+_FAMILIES = {"unet": "UNets", "transformer": "Stable Diffusion 3's transformers", "flux": "Flux's transformers"}
+
+
+@dataclass(frozen=True, eq=False)
+class Told(ABC):
+    """`inner`, whose network gets more arguments. `replace(told, image=…)` tells it of another image."""
+
+    inner: Backbone
+    control: Any  # the network that looks at the image
+    image: Tensor
+    scale: float = 1.0
+    window: Window = (0.0, 1.0)
+    made_for: ClassVar[str] = "unet"  # the family of networks that can be told so
+
+    def __post_init__(self) -> None:
+        if self.inner.family != self.made_for:
+            raise MismatchError(
+                f"{type(self.control).__name__} is for {_FAMILIES[self.made_for]} and does not fit "
+                f"{self.inner.name!r} ({self.inner.family}).",
+                field="model",
+            )
+        if not math.isfinite(self.scale):
+            raise UsageError(f"scale is {self.scale}; it must be a number, usually 0 to 2.", field="scale")
+        check_window(self.window)
+        if self.image.ndim != 4 or not self.image.is_floating_point():
+            raise UsageError(
+                f"An image of shape {tuple(self.image.shape)}, {self.image.dtype}, was given; (B, C, H, W) floats are "
+                "needed.",
+                field="image",
+            )
+        if bool((self.image.amin() < 0) | (self.image.amax() > 1)):
+            low, high = float(self.image.amin()), float(self.image.amax())
+            raise UsageError(
+                f"The image has values from {low:g} to {high:g}; they must lie in 0..1.",
+                hint="Pictures in [-1, 1] become (picture + 1) / 2.",
+                field="image",
+            )
+        wrong = [side for side in self.image.shape[-2:] if side % self.inner.multiple]
+        if wrong:
+            raise UsageError(
+                f"The image is {self.image.shape[-1]}x{self.image.shape[-2]}; {self.inner.name} needs multiples of "
+                f"{self.inner.multiple} pixels.",
+                field="image",
+            )
+        object.__setattr__(self, "image", self.image.to(self.inner.device, self.control.dtype))
+        self._check_fits()
+
+    @abstractmethod
+    def _check_fits(self) -> None:
+        """MismatchError, naming both, unless the control was made for this network."""
+
+    def _check_alike(self, ours: Mapping[str, Any], theirs: Mapping[str, Any], *, hint: str) -> None:
+        """MismatchError unless what the control was built for, `ours`, is what the network has."""
+        for key, value in ours.items():
+            if _plain(value) != _plain(theirs.get(key)):
+                raise MismatchError(
+                    f"This ControlNet has {key} {_plain(value)} and does not fit {self.inner.name!r}, which has "
+                    f"{_plain(theirs.get(key))}.",
+                    hint=hint,
+                    field="controlnet",
+                )
+
+    def _added(self, latent: Tensor, times: Tensor, condition: Condition) -> Mapping[str, Any]:
+        """What the network's `forward` is given besides: tensors, and lists of them."""
+        del latent, times, condition
+        return {}
+
+    @contextmanager
+    def _telling(self, latent: Tensor, times: Tensor, condition: Condition) -> Generator[Condition]:
+        """Within the block, one pass of the network under the condition that is yielded is told of the image."""
+        if self.scale == 0:
+            yield condition
+            return
+        stride = self.inner.stride
+        size = (self.image.shape[-2] // stride, self.image.shape[-1] // stride)
+        if size != latent.shape[-2:]:
+            raise UsageError(
+                f"The image is {self.image.shape[-1]}x{self.image.shape[-2]}, the picture "
+                f"{latent.shape[-1] * stride}x{latent.shape[-2] * stride}.",
+                hint="Resize the image to the size of the picture.",
+                field="image",
+            )
+        if len(self.image) not in (1, len(latent)):
+            raise UsageError(f"{len(self.image)} images for {len(latent)} pictures.", field="image")
+        extras = dict(condition.extras)
+        for name, value in self._added(latent, times, condition).items():
+            before: Any = extras.get(name)
+            if before is None:
+                extras[name] = value
+            elif isinstance(value, list):
+                pairs: Any = zip_longest(before, value, fillvalue=0)
+                extras[name] = [one + other for one, other in pairs]
+            else:
+                extras[name] = before + value
+        yield replace(condition, extras=extras)
+
+    def predict(self, latent: Tensor, level: Level, condition: Condition) -> Prediction:
+        if not is_open(self.window, level):
+            return self.inner.predict(latent, level, condition)
+        with self._telling(latent, torch.tensor([level.time], device=latent.device), condition) as told:
+            return self.inner.predict(latent, level, told)
+
+    def run(self, latent: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """As `Backbone.run`; times are not progress, so the window is taken as open."""
+        with self._telling(latent, times, condition) as told:
+            return self.inner.run(latent, times, told)
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def family(self) -> str:
+        return self.inner.family
+
+    @property
+    def network(self) -> nn.Module:
+        return self.inner.network
+
+    @property
+    def networks(self) -> Mapping[str, nn.Module]:
+        inner = self.inner.networks
+        return {**inner, f"control {len(inner)}": self.control}
+
+    @property
+    def taps(self) -> Sequence[TapInfo]:
+        return self.inner.taps
+
+    @property
+    def device(self) -> torch.device:
+        return self.inner.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.inner.dtype
+
+    @property
+    def latent_channels(self) -> int:
+        return self.inner.latent_channels
+
+    @property
+    def stride(self) -> int:
+        return self.inner.stride
+
+    @property
+    def multiple(self) -> int:
+        return self.inner.multiple
+
+    @property
+    def prediction_kind(self) -> PredictionKind:
+        return self.inner.prediction_kind
+
+    @property
+    def default_size(self) -> tuple[int, int]:
+        return self.inner.default_size
+
+    @property
+    def solvers(self) -> Mapping[str, SolverChoice]:
+        return self.inner.solvers
+
+    @property
+    def distilled(self) -> bool:
+        return self.inner.distilled
+
+    def levels(self, steps: int, solver: str | None = None, size: tuple[int, int] | None = None) -> list[Level]:
+        return self.inner.levels(steps, solver, size)
+
+    def level(self, progress: float) -> Level:
+        return self.inner.level(progress)
+
+    def describe(self, prompts: Sequence[str]) -> Condition:
+        return self.inner.describe(prompts)
+
+    def encode(self, images: Tensor) -> Tensor:
+        return self.inner.encode(images)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return self.inner.decode(latents)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # JSON has made lists of tuples

@@ -1,0 +1,183 @@
+"""Flux: packed tokens, levels that shift with the size, and a scale of guidance that the network is told."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from diffusers import FluxPipeline
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sketchguide.backbones.tiny import tiny_flux
+from sketchguide.backbones.transformer import FluxBackbone
+from sketchguide.errors import SketchguideWarning, TapError, UsageError
+from sketchguide.generation import generate, recall, run
+from sketchguide.inversion import invert
+from sketchguide.loading import LORA_FILE, from_pipe, load_backbone
+from sketchguide.predictors import LatentPredictor
+from sketchguide.sampling import sample
+from sketchguide.seeds import generators, noise
+from sketchguide.sketch import Sketch
+from sketchguide.translation import translate
+from support import relative, trained
+
+CROSS = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, 0.8]]])
+QUICK: dict[str, Any] = {"seed": 7, "steps": 3, "size": (48, 32)}
+SCHNELL: dict[str, Any] = {"guidance_embeds": False, "use_dynamic_shifting": False, "shift": 1.0}
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> FluxPipeline:
+    pipeline = tiny_flux()
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+@pytest.fixture(scope="module")
+def flux(pipeline: FluxPipeline) -> FluxBackbone:
+    backbone = from_pipe(pipeline, name="flux")
+    assert isinstance(backbone, FluxBackbone)
+    return backbone
+
+
+@pytest.fixture(scope="module")
+def predictor(flux: FluxBackbone, tmp_path_factory: pytest.TempPathFactory) -> LatentPredictor:
+    return trained(flux, tmp_path_factory.mktemp("pictures"))
+
+
+def changed(one: Any, other: Any) -> int:
+    return int(np.abs(np.asarray(one.image).astype(int) - np.asarray(other.image)).max())
+
+
+def theirs(pipeline: Any, latent: Tensor, **settings: Any) -> Tensor:
+    """What diffusers makes of `latent` (B, C, h, w)."""
+    height, width = latent.shape[-2:]
+    packed = pipeline._pack_latents(latent, *latent.shape)
+    size = {"height": 2 * height, "width": 2 * width}
+    made = pipeline("a cat", num_inference_steps=5, latents=packed, output_type="latent", **size, **settings).images
+    return pipeline._unpack_latents(made, 2 * height, 2 * width, 2)
+
+
+@pytest.mark.parametrize("size", [(48, 32), (64, 64)], ids=str)
+@pytest.mark.parametrize("scheduler", [{}, SCHNELL, {"base_shift": 0.1, "max_image_seq_len": 400}], ids=str)
+def test_law_01_it_draws_what_the_pipeline_draws(scheduler: dict[str, Any], size: tuple[int, int]) -> None:
+    pipeline = tiny_flux(**scheduler)
+    pipeline.set_progress_bar_config(disable=True)
+    width, height = size
+    latent = noise(generators([3]), (16, height // 2, width // 2))
+    backbone = FluxBackbone(pipeline)
+    told = backbone.describe(["a cat"])
+    scale = 3.0 if backbone.distilled else 1.0  # without a negative prompt the pipeline takes no negative pass
+    *_, last = sample(backbone, told, latent, backbone.levels(5, size=size), scale=scale)
+    assert last.evaluations[:2] == (5, 0)
+    assert relative(last.latent, theirs(pipeline, latent, guidance_scale=scale)) < 1e-4
+
+
+def test_law_01_a_negative_pass_is_that_of_the_pipeline() -> None:
+    pipeline = tiny_flux(**SCHNELL)
+    pipeline.set_progress_bar_config(disable=True)
+    latent = noise(generators([3]), (16, 16, 24))
+    backbone = FluxBackbone(pipeline)
+    told, against = backbone.describe(["a cat"]), backbone.describe(["a dog"])
+    *_, last = sample(backbone, told, latent, backbone.levels(5, size=(48, 32)), negative=against, scale=4.0)
+    expected = theirs(pipeline, latent, negative_prompt="a dog", true_cfg_scale=4.0)
+    assert relative(last.latent, expected) < 1e-4
+
+
+def test_the_scale_is_told(flux: FluxBackbone) -> None:
+    (weak,) = generate("a cat", backbone=flux, scale=2, **QUICK)
+    (strong,) = generate("a cat", backbone=flux, scale=8, **QUICK)
+    assert changed(weak, strong) > 0
+    assert strong.evaluations.negative == 0
+    with pytest.warns(SketchguideWarning, match="negative prompt is not read: flux is told"):
+        (same,) = generate("a cat", backbone=flux, scale=8, negative="a dog", **QUICK)
+    assert changed(strong, same) == 0
+    with pytest.warns(SketchguideWarning, match="negative_time changes nothing without a negative pass"):
+        generate("a cat", backbone=flux, negative_time=0.5, **QUICK)
+
+
+def test_levels_shift_with_the_size(flux: FluxBackbone) -> None:
+    small, usual, large = (flux.levels(4, size=size)[2].sigma for size in ((32, 32), (64, 64), (1024, 1024)))
+    assert small < usual < large
+    assert flux.levels(4) == flux.levels(4, size=flux.default_size)
+    assert usual == pytest.approx(np.exp(0.5) / (np.exp(0.5) + 1), abs=0.01)  # half way; 256 tokens
+    assert flux.level(0.5).sigma == pytest.approx(usual, abs=1e-2)
+    assert flux.level(0)[:3] == (1000, 0, 1)
+
+
+def test_nine_blocks_are_read(flux: FluxBackbone, predictor: LatentPredictor) -> None:
+    kinds = [path.split(".")[0] for path in predictor.config.taps]
+    assert kinds == ["transformer_blocks"] * 3 + ["single_transformer_blocks"] * 6  # of four and eight
+    assert predictor.config.taps[0] == "transformer_blocks.0"
+    assert predictor.config.taps[-1] == "single_transformer_blocks.7"
+    assert set(predictor.config.channels) == {32}
+    assert predictor.config.family == "flux"
+    assert {tap.stride for tap in flux.taps if tap.path in predictor.config.taps} == {2}
+
+
+@pytest.mark.parametrize("reads", ["ink", "latent"])
+def test_a_predictor_is_trained_and_pulls(flux: FluxBackbone, tmp_path: Path, reads: str) -> None:
+    predictor = trained(flux, tmp_path, reads=reads)
+    (plain,) = generate("a cat", backbone=flux, **QUICK)
+    (pulled,) = generate("a cat", backbone=flux, sketch=CROSS, predictor=predictor, **QUICK)
+    (weak,) = generate("a cat", backbone=flux, sketch=CROSS, predictor=predictor, strength=0, **QUICK)
+    assert changed(plain, pulled) > 5
+    assert changed(plain, weak) == 0
+
+
+def test_a_picture_can_be_made_again(flux: FluxBackbone, predictor: LatentPredictor, tmp_path: Path) -> None:
+    (picture,) = generate("a cat", backbone=flux, sketch=CROSS, predictor=predictor, **QUICK)
+    picture.save(tmp_path / "cat.png")
+    request = recall(tmp_path / "cat.png").request
+    *_, again = run(request, backbone=flux, predictor=predictor)
+    assert changed(picture, again) == 0  # type: ignore[arg-type]
+
+
+def test_an_inversion_leads_back(flux: FluxBackbone) -> None:
+    clean = flux.encode(torch.rand(1, 3, 32, 48) * 2 - 1)
+    told, levels = flux.describe(["a cat"]), flux.levels(6, "ddim", (48, 32))
+    latent = invert(flux, clean, levels, told, iterations=6).at(levels[0])
+    *_, last = sample(flux, told, latent, levels)
+    assert relative(last.latent, clean) < 0.05
+
+
+def test_a_long_prompt_is_read_as_far_as_the_t5_reads(flux: FluxBackbone) -> None:
+    told = flux.describe(["a" * 500, "b" * 600])
+    assert told.dropped[0] == ""
+    assert set(told.dropped[1]) == {"b"}
+    assert len(told.dropped[1]) == pytest.approx(600 - 512, abs=2)
+
+
+def test_a_lora_goes_on_and_off(tmp_path: Path) -> None:
+    backbone = from_pipe(tiny_flux(seed=1), name="flux")
+    other = tiny_flux(seed=1).transformer
+    other.add_adapter(LoraConfig(r=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    weights = {f"transformer.{name}": value.contiguous() for name, value in get_peft_model_state_dict(other).items()}
+    save_file(weights, tmp_path / LORA_FILE)
+    (before,) = generate("a cat", backbone=backbone, **QUICK)
+    (tuned,) = generate("a cat", backbone=backbone, lora=str(tmp_path), **QUICK)
+    (after,) = generate("a cat", backbone=backbone, **QUICK)
+    assert changed(before, tuned) > 0
+    assert changed(before, after) == 0
+
+
+def test_a_folder_is_loaded(tmp_path: Path) -> None:
+    tiny_flux().save_pretrained(tmp_path / "flux")
+    backbone = load_backbone(tmp_path / "flux", device="cpu")
+    assert backbone.family == "flux"
+    assert list(backbone.networks) == ["network", "autoencoder", "text_encoder", "text_encoder_2"]
+    (picture,) = generate("a cat", backbone=backbone, **QUICK)
+    assert picture.image.size == (48, 32)
+
+
+def test_what_it_cannot_do_is_refused(flux: FluxBackbone, pipeline: Any) -> None:
+    with pytest.raises(TapError, match="no decoder"):
+        translate(CROSS, "a cat", backbone=flux, seed=1, steps=2, size=(64, 64))
+    with pytest.raises(UsageError, match="needs multiples of 4 pixels"):
+        generate("a cat", backbone=flux, seed=1, steps=2, size=(50, 32))
+    parts = {name: part for name, part in pipeline.components.items() if name not in ("text_encoder_2", "tokenizer_2")}
+    with pytest.raises(UsageError, match="not supported yet"):
+        from_pipe(FluxPipeline(**parts, text_encoder_2=None, tokenizer_2=None))
