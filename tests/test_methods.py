@@ -260,7 +260,7 @@ def test_classifier_guidance_stands_beside_any_method(batch: Batch, predictor: L
         ("lgp:strength=x", "strength is 'x'"),
         ("text:strength=5", "'strength=5' in 'text:strength=5' is no setting of text"),
         ("sdedit:stop=0.3", "sdedit takes amount, negative, steps, scale, negative_time, solver"),
-        ("controlnet:strength=0.5", "controlnet takes path, weight, negative"),
+        ("controlnet:strength=0.5", "controlnet takes path, weight, mode, negative"),
         ("pnp:blank=1", "'blank=1' in 'pnp:blank=1' is no setting of pnp"),
         ("sketch-loss:even=0", "sketch-loss takes sketcher, drawing, strength, stop, every, negative"),
         ("text:prompt=a", "'prompt=a' in 'text:prompt=a' is no setting"),

@@ -322,14 +322,14 @@ def _made_again(
         hint = "Take it with source `inverted`."
         raise UsageError(f"The picture {what}: its own latents are not at hand.", hint=hint, field="source")
     levels, size = levels_of(made, backbone), made.size or backbone.default_size
+    if (request.size or backbone.default_size) != size:
+        raise UsageError(f"The picture was made in {size[0]} × {size[1]}.", hint="Keep its size.", field="size")
     if not set(levels_of(request, backbone)) <= set(levels):
         raise UsageError(
             f"The picture was made at other noise levels: {made.steps} steps of {made.solver or 'the own solver'}.",
             hint="Walk both on the same levels: the same number of steps and the same solver.",
             field="steps",
         )
-    if (request.size or backbone.default_size) != size:
-        raise UsageError(f"The picture was made in {size[0]} × {size[1]}.", hint="Keep its size.", field="size")
     drawing = None if made.sketch is None else Sketch.from_json(made.sketch).rasterize(size=size)
     if predictor is not None and fingerprint(predictor) != recipe.made_with.get("predictor"):
         predictor = None
@@ -560,8 +560,9 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
             warn("decay changes nothing: constant at alpha 1 never leaves the plain negative prompt.")
         if layout.alpha != ALPHA.default and layout.decay is None:
             warn("alpha changes nothing without decay.")
-        if layout.decay is not None and request.scale == 1:
-            warn("scale is 1: there is no negative prompt to mix the source prompt into.")
+        if layout.decay is not None and (request.scale == 1 or backbone.distilled):
+            why = f"{backbone.name} is told the scale" if backbone.distilled else "scale is 1"
+            warn(f"{why}: there is no negative prompt to mix the source prompt into.")
     if request.edit is not None and request.edit.source == "noised" and request.edit.source_prompt:
         warn("source_prompt changes nothing: a source that is noised is not read.")
     if request.edit is not None and request.edit.source != "noised" and request.count > 1:
@@ -570,7 +571,7 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
         warn(f"The negative prompt is not read: {backbone.name} is told the scale of guidance instead.")
     elif request.scale == 1 and not backbone.distilled:
         unread = " and the negative prompt is not read" if request.negative else ""
-        warn(f"scale is 1: the prompt steers only weakly{unread}.")
+        warn(f"scale is 1: the prompt steers only weakly{unread}, but for models distilled to need no more.")
     texts = {"prompt": [one.prompt for one in requests], "negative prompt": [request.negative]}
     texts["source prompt"] = [given.source_prompt for given in (request.layout, request.edit) if given is not None]
     for name, asked in texts.items():

@@ -125,9 +125,9 @@ def plug_and_play(settings: LayoutSettings, predictor: LatentPredictor | None = 
     return method
 
 
-def controlnet(network: nn.Module, weight: float = 1.0) -> Method:
-    """A ControlNet of diffusers (Zhang et al. 2023), shown white ink on black."""
-    return _told(lambda backbone, hint: with_controlnet(backbone, network, hint, scale=weight))
+def controlnet(network: nn.Module, weight: float = 1.0, mode: int | None = None) -> Method:
+    """A ControlNet of diffusers (Zhang et al. 2023), shown white ink on black; `mode` as in `with_controlnet`."""
+    return _told(lambda backbone, hint: with_controlnet(backbone, network, hint, scale=weight, mode=mode))
 
 
 def t2i_adapter(network: nn.Module, weight: float = 1.0) -> Method:
@@ -198,7 +198,7 @@ METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
         "sketch-loss": ("sketcher", "drawing", "strength", "stop", "every"),
         "sketch-attention": ("path", "weight"),
         "sdedit": ("amount",),
-        "controlnet": ("path", "weight"),
+        "controlnet": ("path", "weight", "mode"),
         "t2i-adapter": ("path", "weight"),
     }
 )
@@ -225,8 +225,8 @@ def build_method(description: str, backbone: Backbone) -> Built:
     file of `sketchguide component`) and those that METHODS lists, which act in that method: PULLING
     (`lgp:strength=3,stop=0.5`), `predictor` (shipped name, folder, hub id), `sketcher` and `drawing` (files of
     `sketchguide component`), `path` (for the peers a folder that diffusers' `from_pretrained` reads, for sketch
-    attention one of `sketchguide component`, or its file), `weight`, `amount`, and for Plug-and-Play the fields of
-    LayoutSettings.
+    attention one of `sketchguide component`, or its file), `weight`, `mode`, `amount`, and for Plug-and-Play the fields
+    of LayoutSettings.
     Raises UsageError for anything else.
     """
     name, _, rest = description.partition(":")
@@ -297,7 +297,11 @@ def build_method(description: str, backbone: Backbone) -> Built:
             kind = CONTROLNETS.get(backbone.family, "ControlNetModel") if name == "controlnet" else "T2IAdapter"
             peer = _loaded(kind, options.get("path"), backbone)
             networks.append(Trained(peer, _record(options["path"])))
-            method = controlnet(peer, weight) if name == "controlnet" else t2i_adapter(peer, weight)
+            if name == "controlnet":
+                mode = _number("mode", options["mode"]) if "mode" in options else None
+                method = controlnet(peer, weight, None if mode is None else int(mode))
+            else:
+                method = t2i_adapter(peer, weight)
     if classifying:
         file = find_part(named, "latent-classifier", field="classifier", model=backbone.name)
         classifier = LatentClassifier.load(file).to(backbone.device)
@@ -345,7 +349,7 @@ def _loaded(kind: str, path: str | None, backbone: Backbone) -> nn.Module:
     if path is None or not is_file(Path(path) / "config.json"):
         raise ModelNotFoundError(
             f"{kind} needs path=FOLDER, and {path or 'none'} is no folder that it can be loaded from.",
-            hint="Train one with benchmarks/peers/train.py.",
+            hint="Give one that was made for this model; benchmarks/peers/train.py trains some for UNets.",
             field="method",
         )
     try:

@@ -76,6 +76,7 @@ def sample(
     """
     solver = solver or DDIM()
     if backbone.distilled:
+        _check_scale(scale)
         condition, negative, scale = condition.guided(scale), None, 1.0
     _check(latent, condition, negative, scale, negative_time)
     previous: tuple[Prediction, Level] | None = None
@@ -112,8 +113,7 @@ def _check(
     scale: float,
     negative_time: float,
 ) -> None:
-    if not math.isfinite(scale):
-        raise UsageError(f"scale is {scale}; it must be finite.", field="scale")
+    _check_scale(scale)
     if not 0 <= negative_time < math.inf:
         raise UsageError(f"negative_time is {negative_time}; it must be 0 or more.", field="negative_time")
     if negative is None and scale != 1:
@@ -129,6 +129,11 @@ def _check(
         told.append(("negative", negative))
     for name, one in told:
         one.check_rows(len(latent), name)
+
+
+def _check_scale(scale: float) -> None:
+    if not math.isfinite(scale):
+        raise UsageError(f"scale is {scale}; it must be finite.", field="scale")
 
 
 def _look(

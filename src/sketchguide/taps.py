@@ -52,7 +52,7 @@ def tapped(
 
     def hook(path: str) -> Callable[[nn.Module, Any, Any], Any]:
         def on_output(module: nn.Module, _: Any, output: Any) -> Any:
-            value = _value(output)
+            value = _value(module, output)
             if not isinstance(value, Tensor):
                 raise TapError(
                     f"Tap {path!r} yields a {type(value).__name__}, not a tensor.",
@@ -83,13 +83,14 @@ def tapped(
             handle.remove()
 
 
-def _value(output: Any) -> Any:
+def _value(module: nn.Module, output: Any) -> Any:
     """What a tap reads of a module's output. Blocks of transformers return (hidden,), or (text, hidden) where text goes
-    through them too."""
+    through them too; what is in them returns its pairs the other way about.
+    """
     match output:
         case (value,):
             return value
-        case (Tensor(ndim=3) | None, Tensor(ndim=3) as value):
+        case (_, value) if isinstance(value, Tensor) and type(module).__name__.endswith("TransformerBlock"):
             return value
         case _:
             return output
@@ -132,8 +133,8 @@ def survey(network: nn.Module, run: Callable[[], object], *, grid: tuple[int, in
     found: dict[str, TapInfo] = {}
 
     def hook(path: str) -> Callable[[nn.Module, Any, Any], None]:
-        def on_output(_module: nn.Module, _: Any, output: Any) -> None:
-            value = _value(output)
+        def on_output(module: nn.Module, _: Any, output: Any) -> None:
+            value = _value(module, output)
             if not isinstance(value, Tensor) or path in found:
                 return
             if value.ndim == 4:

@@ -6,8 +6,10 @@ from typing import Any
 import pytest
 import torch
 from diffusers import (
+    AutoencoderKL,
     FluxControlNetModel,
     FluxControlNetPipeline,
+    FluxPipeline,
     SD3ControlNetModel,
     StableDiffusion3ControlNetPipeline,
 )
@@ -16,12 +18,15 @@ from torch import Tensor, nn
 from sketchguide.backbones.tiny import tiny_flux, tiny_stable_diffusion_3
 from sketchguide.backbones.wrapped import with_controlnet
 from sketchguide.errors import MismatchError, UsageError
+from sketchguide.extractors import EXTRACTORS
 from sketchguide.loading import from_pipe
 from sketchguide.methods import Batch, build_method
 from sketchguide.request import Request
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
 from sketchguide.sketch import Sketch
+from sketchguide.training.data import Pictures, find_examples
+from sketchguide.training.told import ToldRun, ToldTraining
 from support import relative
 
 WIDTH, HEIGHT, STEPS = 48, 32, 4
@@ -154,6 +159,50 @@ def test_law_01_flux_is_told_as_by_diffusers(
     assert relative(walked(from_pipe(flux), latent, scale=3.0), expected) > 1e-2
 
 
+def test_law_01_one_of_flux_may_read_the_image_itself(flux: Any, image: Tensor, latent: Tensor) -> None:
+    """As those of XLabs do, at an eighth of the picture's size; their samples join the blocks in turn."""
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4}
+    vae = AutoencoderKL.from_config(flux.vae.config, block_out_channels=(8,) * 4, **blocks)
+    parts = flux.components | {"vae": vae.eval()}
+    settings = FLUX | {"conditioning_embedding_channels": 16, "num_layers": 2, "num_single_layers": 0, "patch_size": 2}
+    control = telling(FluxControlNetModel, settings)
+    theirs = FluxControlNetPipeline(**parts, controlnet=control)
+    theirs.set_progress_bar_config(disable=True)
+    large = torch.nn.functional.interpolate(image, scale_factor=4)
+    expected = theirs(
+        "a cat",
+        control_image=2 * large - 1,
+        num_inference_steps=STEPS,
+        guidance_scale=3.0,
+        latents=theirs._pack_latents(latent, *latent.shape),
+        output_type="latent",
+    ).images
+    expected = theirs._unpack_latents(expected, 4 * HEIGHT, 4 * WIDTH, 8)
+    backbone = with_controlnet(from_pipe(FluxPipeline(**parts)), control, large)
+    told = backbone.describe(["a cat"])
+    *_, last = sample(backbone, told, latent, backbone.levels(STEPS, size=(4 * WIDTH, 4 * HEIGHT)), scale=3.0)
+    assert relative(last.latent, expected) < 1e-4
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_pictures_of_a_batch_are_told_alone(
+    family: str, image: Tensor, latent: Tensor, request: pytest.FixtureRequest
+) -> None:
+    kind, settings = (SD3ControlNetModel, SD3) if family == "sd3" else (FluxControlNetModel, FLUX)
+    plain, control = from_pipe(request.getfixturevalue(family)), telling(kind, settings)
+    images, latents = torch.cat([image, image.flip(-1)]), torch.cat([latent, latent.flip(-1)])
+
+    def first(image: Tensor, latent: Tensor) -> Tensor:
+        backbone = with_controlnet(plain, control, image)
+        return backbone.predict(latent, backbone.level(0.3), backbone.describe(["a cat"] * len(latent))).clean
+
+    with torch.no_grad():
+        together, shared = first(images, latents), first(image, latents)
+        for row in (0, 1):
+            assert relative(first(images[row : row + 1], latents[row : row + 1]), together[row : row + 1]) < 1e-4
+            assert relative(first(image, latents[row : row + 1]), shared[row : row + 1]) < 1e-4
+
+
 @pytest.mark.parametrize("family", ["sd3", "flux"])
 def test_two_act_together_and_one_of_scale_0_not_at_all(
     family: str, image: Tensor, latent: Tensor, request: pytest.FixtureRequest
@@ -173,18 +222,38 @@ def test_two_act_together_and_one_of_scale_0_not_at_all(
 @pytest.mark.parametrize("family", ["sd3", "flux"])
 def test_benchmarks_take_them_from_a_folder(family: str, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     kind, settings = (SD3ControlNetModel, SD3) if family == "sd3" else (FluxControlNetModel, FLUX)
-    telling(kind, settings).save_pretrained(tmp_path)
+    more = {"num_mode": 4} if family == "flux" else {}
+    telling(kind, settings | more).save_pretrained(tmp_path)
     backbone = from_pipe(request.getfixturevalue(family))
     cross = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, 0.8]]])
     maps = [cross.rasterize(size=(WIDTH, HEIGHT))]
     asked = Request.checked(prompt="", seed=0, steps=2, size=(WIDTH, HEIGHT))
     latents: list[Tensor] = []
     for weight in (1, 0):
-        built = build_method(f"controlnet:path={tmp_path},weight={weight}", backbone)
+        mode = ",mode=2" if family == "flux" else ""
+        built = build_method(f"controlnet:path={tmp_path},weight={weight}{mode}", backbone)
         assert isinstance(built.networks[0].network, kind)
         *_, last = built.method(Batch(backbone, asked, ["a cat"], maps, [7]))
         latents.append(last.latent)
     assert relative(*latents) > 1e-3
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux"])
+def test_one_can_be_trained(family: str, boxes: Path, request: pytest.FixtureRequest) -> None:
+    kind, settings = (SD3ControlNetModel, SD3) if family == "sd3" else (FluxControlNetModel, FLUX)
+    backbone = from_pipe(request.getfixturevalue(family))
+    told = with_controlnet(backbone, telling(kind, settings), torch.zeros(1, 3, 32, 32))
+    run = ToldRun(
+        told,
+        Pictures(find_examples(boxes), size=(32, 32)),
+        EXTRACTORS["edges"],
+        ToldTraining(rate=3e-3, drop=0.5, steps=8, batch=2, warmup=1),
+    )
+    scored = run.pictures.fixed(2)
+    before = run.score(*scored)
+    list(run)
+    assert run.score(*scored) < before - 1e-3
+    assert not any(parameter.requires_grad for parameter in backbone.network.parameters())
 
 
 def test_what_does_not_fit_is_refused(sd3: Any, flux: Any, image: Tensor) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from sketchguide.backbones.tiny import tiny_flux
 from sketchguide.backbones.transformer import FluxBackbone
+from sketchguide.editing import edit
 from sketchguide.errors import SketchguideWarning, TapError, UsageError
 from sketchguide.generation import generate, recall, run
 from sketchguide.inversion import invert
@@ -21,6 +22,7 @@ from sketchguide.predictors import LatentPredictor
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
 from sketchguide.sketch import Sketch
+from sketchguide.taps import tapped
 from sketchguide.translation import translate
 from support import relative, trained
 
@@ -95,6 +97,10 @@ def test_the_scale_is_told(flux: FluxBackbone) -> None:
     with pytest.warns(SketchguideWarning, match="negative prompt is not read: flux is told"):
         (same,) = generate("a cat", backbone=flux, scale=8, negative="a dog", **QUICK)
     assert changed(strong, same) == 0
+    told = flux.describe(["a cat"])
+    assert told.guided(8.3).extras["guidance"].dtype == torch.float32
+    with pytest.raises(UsageError, match="scale is nan"):
+        next(sample(flux, told, noise(generators([3]), (16, 16, 24)), flux.levels(2), scale=float("nan")))
     with pytest.warns(SketchguideWarning, match="negative_time changes nothing without a negative pass"):
         generate("a cat", backbone=flux, negative_time=0.5, **QUICK)
 
@@ -106,6 +112,8 @@ def test_levels_shift_with_the_size(flux: FluxBackbone) -> None:
     assert usual == pytest.approx(np.exp(0.5) / (np.exp(0.5) + 1), abs=0.01)  # half way; 256 tokens
     assert flux.level(0.5).sigma == pytest.approx(usual, abs=1e-2)
     assert flux.level(0)[:3] == (1000, 0, 1)
+    with pytest.raises(UsageError, match="steps is -1"):
+        flux.levels(-1)
 
 
 def test_nine_blocks_are_read(flux: FluxBackbone, predictor: LatentPredictor) -> None:
@@ -115,6 +123,14 @@ def test_nine_blocks_are_read(flux: FluxBackbone, predictor: LatentPredictor) ->
     assert predictor.config.taps[-1] == "single_transformer_blocks.7"
     assert set(predictor.config.channels) == {32}
     assert predictor.config.family == "flux"
+    attention = "transformer_blocks.0.attn"  # whose pairs have the text last
+    assert attention not in {tap.path for tap in flux.taps}
+    with (
+        torch.no_grad(),
+        pytest.raises(TapError, match="yields a tuple"),
+        tapped(flux.network, [attention]),
+    ):
+        flux.predict(noise(generators([3]), (16, 16, 24)), flux.level(0.5), flux.describe(["a cat"]))
     assert {tap.stride for tap in flux.taps if tap.path in predictor.config.taps} == {2}
 
 
@@ -126,6 +142,17 @@ def test_a_predictor_is_trained_and_pulls(flux: FluxBackbone, tmp_path: Path, re
     (weak,) = generate("a cat", backbone=flux, sketch=CROSS, predictor=predictor, strength=0, **QUICK)
     assert changed(plain, pulled) > 5
     assert changed(plain, weak) == 0
+
+
+def test_a_size_that_is_not_the_pictures_own_is_told(
+    flux: FluxBackbone, predictor: LatentPredictor, tmp_path: Path
+) -> None:
+    (picture,) = generate("a cat", backbone=flux, seed=1, steps=2)
+    picture.save(tmp_path / "cat.png")
+    settings: dict[str, Any] = {"source": "generated", "predictor": predictor, "size": (64, 48), "steps": 2, "seed": 1}
+    cut, small = (pytest.warns(SketchguideWarning, match=words) for words in ("is cut off", "was trained for 64 × 64"))
+    with small, cut, pytest.raises(UsageError, match="was made in 64 × 64"):
+        edit(tmp_path / "cat.png", "a cat", sketch=CROSS, backbone=flux, **settings)
 
 
 def test_a_picture_can_be_made_again(flux: FluxBackbone, predictor: LatentPredictor, tmp_path: Path) -> None:

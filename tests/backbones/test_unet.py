@@ -5,6 +5,7 @@ import torch
 from accelerate import cpu_offload
 from accelerate.hooks import CpuOffload
 from diffusers import (
+    ControlNetModel,
     DDIMParallelScheduler,
     DDIMScheduler,
     DDPMParallelScheduler,
@@ -23,6 +24,7 @@ from diffusers import (
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.backbones.wrapped import with_controlnet
 from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
@@ -122,6 +124,12 @@ def test_law_01_a_network_that_is_told_the_scale_takes_no_negative_pass() -> Non
         )
         assert last.evaluations[:2] == (1, 0)
         assert relative(last.latent, theirs) < 1e-4
+    control = ControlNetModel.from_unet(plain.unet, conditioning_embedding_out_channels=(8, 16))
+    told = with_controlnet(backbone, control, torch.rand(1, 3, 32, 48))  # not told the scale: it has no place for it
+    (again,) = sample(
+        told, told.describe(["a cat"]), latent, told.levels(1), scale=8.0, solver=told.solvers["lcm"].solver
+    )
+    assert relative(again.latent, last.latent) < 1e-4  # a new ControlNet adds nothing
 
 
 def test_an_inpainting_network_is_refused(tiny: Tiny) -> None:

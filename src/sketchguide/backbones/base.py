@@ -31,7 +31,8 @@ class Condition:
 
     def guided(self, scale: float) -> Condition:
         """The same for a network that is `distilled`, with the scale that it is told."""
-        return replace(self, extras={**self.extras, GUIDANCE: self.embedding.new_full((len(self),), scale)})
+        told = torch.full((len(self),), scale, device=self.embedding.device)  # half precision would round it
+        return replace(self, extras={**self.extras, GUIDANCE: told})
 
     def check_rows(self, count: int, name: str) -> None:
         """Raise UsageError, of `name`, unless there is one prompt for each of `count` pictures."""

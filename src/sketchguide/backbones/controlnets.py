@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from sketchguide.backbones.base import Condition
+from sketchguide.backbones.base import GUIDANCE, Condition
 from sketchguide.backbones.told import Told
 from sketchguide.backbones.transformer import POOLED, arguments_of_flux, packed
 from sketchguide.backbones.unet import arguments
@@ -57,7 +58,7 @@ class ControlNetBackbone(Told):
 
     def _added(self, latent: Tensor, times: Tensor, condition: Condition) -> Mapping[str, Any]:
         dtype: torch.dtype = self.control.dtype
-        shared = {k: v for k, v in condition.extras.items() if k not in (SKIPS, MIDDLE, BLOCKS)}
+        shared = {k: v for k, v in condition.extras.items() if k not in (SKIPS, MIDDLE, BLOCKS, GUIDANCE)}
         skips, middle = self.control(
             latent.to(dtype),
             times,
@@ -77,6 +78,7 @@ class StreamControlNetBackbone(Told):
 
     made_for: ClassVar[str] = "transformer"
     seen: Tensor = field(init=False)  # (B or 1, C, h, w): the image's latent
+    embed: nn.Module | None = field(init=False)  # latents into tokens, where the ControlNet has none of its own
 
     def _check_fits(self) -> None:
         ours: Any = self.control.config
@@ -84,18 +86,23 @@ class StreamControlNetBackbone(Told):
         if ours.extra_conditioning_channels:
             raise MismatchError(
                 "This ControlNet reads a mask beside its image (extra_conditioning_channels), which is not supported.",
-                hint="Use one that reads lines, poses, depth or the like.",
+                hint="Use one that reads lines, poses, depth or the like; `SD3ControlNetModel.from_transformer` makes "
+                "such a one with num_extra_conditioning_channels=0.",
                 field="controlnet",
             )
         keys = ["in_channels", "patch_size", "attention_head_dim", "num_attention_heads", "pooled_projection_dim"]
         keys += [] if ours.joint_attention_dim is None else ["joint_attention_dim"]
-        hint = "Use one made for this model: `SD3ControlNetModel.from_transformer`, then train it."
+        hint = "Use one made for this model, or train one: `SD3ControlNetModel.from_transformer(…, "
+        hint += "num_extra_conditioning_channels=0)`."
         self._check_alike({key: ours[key] for key in keys}, theirs, hint=hint)
         seen = _latent_of(self)
         if ours.force_zeros_for_pooled_projection:  # such were trained on latents that are not shifted
             config: Any = self.networks["autoencoder"].config
             seen = seen + (config.shift_factor or 0.0) * config.scaling_factor
         object.__setattr__(self, "seen", seen)
+        network: Any = self.network
+        lent = None if self.control.pos_embed is not None else deepcopy(network.pos_embed)  # offloading moves the other
+        object.__setattr__(self, "embed", None if lent is None else lent.to(self.control.device, self.control.dtype))
 
     def _added(self, latent: Tensor, times: Tensor, condition: Condition) -> Mapping[str, Any]:
         dtype: torch.dtype = self.control.dtype
@@ -104,9 +111,9 @@ class StreamControlNetBackbone(Told):
         if self.control.config.force_zeros_for_pooled_projection:
             pooled = torch.zeros_like(pooled)
         network: Any = self.network
-        own, alone = self.control.pos_embed is not None, self.control.context_embedder is None
+        alone = self.control.context_embedder is None
         (made,) = self.control(
-            latent.to(dtype) if own else network.pos_embed(latent.to(self.dtype)).to(dtype),
+            latent.to(dtype) if self.embed is None else self.embed(latent.to(dtype)),
             controlnet_cond=self.seen.to(dtype),
             conditioning_scale=self.scale,
             encoder_hidden_states=None if alone else condition.embedding.to(latent.device, dtype),

@@ -60,7 +60,7 @@ class FlowBackbone(PipelineBackbone):
         scheduler = self._scheduler()
         spacing = self._shift(scheduler, size or self.default_size)
         if self._even:
-            spacing["sigmas"] = torch.linspace(1, 1 / max(1, steps), steps).tolist()
+            spacing["sigmas"] = torch.linspace(1, 1 / max(1, steps), max(0, steps)).tolist()
         return levels_of(scheduler, steps, **spacing)
 
     def _shift(self, scheduler: Any, size: tuple[int, int]) -> dict[str, Any]:
@@ -188,7 +188,8 @@ def arguments_of_flux(latent: Tensor, times: Tensor, condition: Condition, *, to
     if told_scale:
         told["guidance"] = latent.new_ones(len(latent)) if scale is None else scale
     rows, columns = _grid(latent)
-    image = torch.cartesian_prod(torch.arange(1), torch.arange(rows), torch.arange(columns)).to(latent)
+    places = (torch.arange(side, device=latent.device) for side in (1, rows, columns))
+    image = torch.cartesian_prod(*places).to(latent)
     text = latent.new_zeros(condition.embedding.shape[1], 3)
     time = times.expand(len(latent)) / 1000
     return {"hidden_states": packed(latent), "timestep": time, "img_ids": image, "txt_ids": text, **told}

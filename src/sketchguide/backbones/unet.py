@@ -78,7 +78,7 @@ class UNetBackbone(PipelineBackbone):
         told = arguments(condition, latent, stride=self.stride, dtype=latent.dtype)
         scale = told.pop(GUIDANCE, None)
         if self.distilled:
-            more = (latent.new_ones(len(latent)) if scale is None else scale).float() - 1
+            more = (torch.ones(len(latent)) if scale is None else scale.cpu()) - 1  # diffusers computes it there
             width = self.network.config.time_cond_proj_dim
             told["timestep_cond"] = self.pipeline.get_guidance_scale_embedding(more, width).to(latent)
         return self.network(latent, times, **told, return_dict=False)[0]

@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.defaults import SCALE, TRAINING_BATCH, TRAINING_RATE, TRAINING_STEPS
+from sketchguide.defaults import TRAINING_BATCH, TRAINING_RATE, TRAINING_STEPS
 from sketchguide.errors import UsageError
 from sketchguide.extractors import Extractor
 from sketchguide.images import from_ink
@@ -21,7 +21,7 @@ from sketchguide.seeds import generators
 from sketchguide.taps import tapped
 from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Pictures
-from sketchguide.training.run import Noisy, TrainingRun, add_noise
+from sketchguide.training.run import Noisy, TrainingRun, add_noise, describe
 
 SPOILT = 0.4  # noise that clean latents are read through at most: what the network predicts is never quite clean
 
@@ -152,11 +152,8 @@ class PredictorRun(TrainingRun):
     def _read(self, noisy: Noisy, captions: Sequence[str]) -> Tensor:
         """What the predictor reads off the activations."""
         backbone = self.backbone
-        told = backbone.describe(captions)
-        if backbone.distilled:  # activations as there are when pictures are made
-            told = told.guided(SCALE.default)
         with torch.no_grad(), tapped(backbone.network, self.predictor.config.taps) as features:
-            backbone.run(noisy.latent, noisy.times, told)
+            backbone.run(noisy.latent, noisy.times, describe(backbone, captions))
         return self.predictor.predict_at(features, noisy.times, (noisy.latent.shape[-2], noisy.latent.shape[-1]))
 
     @torch.no_grad()

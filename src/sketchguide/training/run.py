@@ -12,6 +12,8 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.optim import Optimizer
 
+from sketchguide.backbones.base import Backbone, Condition
+from sketchguide.defaults import SCALE
 from sketchguide.errors import TrainingError
 from sketchguide.levels import Level
 from sketchguide.seeds import generators
@@ -137,6 +139,14 @@ def largest_pool(wanted: int, size: int) -> int:
 def cosine(progress: float) -> float:
     """1 at the start of a run, falling to 0 at its end."""
     return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def describe(backbone: Backbone, captions: Sequence[str]) -> Condition:
+    """What the network is told of pictures in training. One that is told the scale of guidance is told the usual one:
+    what it computes then is what there will be when pictures are made.
+    """
+    told = backbone.describe(captions)
+    return told.guided(SCALE.default) if backbone.distilled else told
 
 
 class Noisy(NamedTuple):

@@ -20,7 +20,7 @@ from sketchguide.levels import Level
 from sketchguide.seeds import generators
 from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Pictures
-from sketchguide.training.run import TrainingRun, add_noise
+from sketchguide.training.run import TrainingRun, add_noise, describe
 
 SCORE_SEED = 12345
 
@@ -120,11 +120,12 @@ class ToldRun(TrainingRun):
                 stack.enter_context(torch.autocast(backbone.device.type, torch.bfloat16))
             if backbone.device.type == "cpu":  # the fused kernel's backward pass costs more than plain products here
                 stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-            output = network.run(noisy.latent, noisy.times, backbone.describe(captions))
+            output = network.run(noisy.latent, noisy.times, describe(backbone, captions))
         wanted = {
             "epsilon": noisy.noise,
             "v_prediction": noisy.alpha * noisy.noise - noisy.sigma * clean,
             "sample": clean,
+            "flow": noisy.noise - clean,
         }[backbone.prediction_kind]
         return (output - wanted).square().flatten(1).mean(dim=1)
 
