@@ -92,8 +92,8 @@ class StreamControlNetBackbone(Told):
             )
         keys = ["in_channels", "patch_size", "attention_head_dim", "num_attention_heads", "pooled_projection_dim"]
         keys += [] if ours.joint_attention_dim is None else ["joint_attention_dim"]
-        hint = "Use one made for this model, or train one: `SD3ControlNetModel.from_transformer(…, "
-        hint += "num_extra_conditioning_channels=0)`."
+        made = "SD3ControlNetModel.from_transformer(…, num_extra_conditioning_channels=0)"
+        hint = f"Use one made for this model: `{made}`, then train it."
         self._check_alike({key: ours[key] for key in keys}, theirs, hint=hint)
         seen = _latent_of(self)
         if ours.force_zeros_for_pooled_projection:  # such were trained on latents that are not shifted
