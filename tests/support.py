@@ -4,12 +4,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.extractors import EXTRACTORS
-from sketchguide.generation import generate
+from sketchguide.generation import Picture, generate
 from sketchguide.images import save_png
 from sketchguide.predictors import LatentPredictor
 from sketchguide.training.data import Pictures, find_examples
@@ -22,6 +23,11 @@ MakePredictor = Callable[..., LatentPredictor]
 def relative(ours: Tensor, theirs: Tensor) -> float:
     assert theirs.isfinite().all()
     return float((ours - theirs).abs().max() / theirs.abs().max())
+
+
+def changed(one: Picture, other: Picture) -> int:
+    """The largest difference between two pictures, of 255."""
+    return int(np.abs(np.asarray(one.image).astype(int) - np.asarray(other.image)).max())
 
 
 def trained(backbone: Backbone, folder: Path, **settings: Any) -> LatentPredictor:
