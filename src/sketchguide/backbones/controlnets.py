@@ -31,7 +31,6 @@ class ControlNetBackbone(Told):
 
     def _check_fits(self) -> None:
         ours: Any = self.control.config
-        theirs: Any = getattr(self.network, "config", {})
         if ours.get("global_pool_conditions"):
             raise MismatchError(
                 "This ControlNet pools what it sees over the whole picture (global_pool_conditions), which is not "
@@ -41,20 +40,11 @@ class ControlNetBackbone(Told):
             )
         keys = ("in_channels", "block_out_channels", "layers_per_block", "cross_attention_dim")
         hint = "Use one made for this model: `ControlNetModel.from_unet`, then train it."
-        self._check_alike({key: ours[key] for key in keys}, theirs, hint=hint)
+        _check_alike(self, keys, hint=hint)
         stride = 2 ** (len(ours["conditioning_embedding_out_channels"]) - 1)
-        if stride != self.inner.stride:
-            raise MismatchError(
-                f"This ControlNet shrinks its image by {stride} and does not fit {self.inner.name!r}, whose latents "
-                f"are smaller than pictures by {self.inner.stride}.",
-                hint="`conditioning_embedding_out_channels` has one entry more than there are halvings.",
-                field="controlnet",
-            )
-        if self.image.shape[1] != ours["conditioning_channels"]:
-            raise UsageError(
-                f"The image has {self.image.shape[1]} channels; this ControlNet takes {ours['conditioning_channels']}.",
-                field="image",
-            )
+        hint = "`conditioning_embedding_out_channels` has one entry more than there are halvings."
+        _check_stride(self, stride, hint=hint)
+        _check_channels(self, ours["conditioning_channels"])
 
     def _added(self, latent: Tensor, times: Tensor, condition: Condition) -> Mapping[str, Any]:
         dtype: torch.dtype = self.control.dtype
@@ -82,7 +72,6 @@ class StreamControlNetBackbone(Told):
 
     def _check_fits(self) -> None:
         ours: Any = self.control.config
-        theirs: Any = self.network.config
         if ours.extra_conditioning_channels:
             raise MismatchError(
                 "This ControlNet reads a mask beside its image (extra_conditioning_channels), which is not supported.",
@@ -94,7 +83,7 @@ class StreamControlNetBackbone(Told):
         keys += [] if ours.joint_attention_dim is None else ["joint_attention_dim"]
         made = "SD3ControlNetModel.from_transformer(…, num_extra_conditioning_channels=0)"
         hint = f"Use one made for this model: `{made}`, then train it."
-        self._check_alike({key: ours[key] for key in keys}, theirs, hint=hint)
+        _check_alike(self, keys, hint=hint)
         seen = _latent_of(self)
         if ours.force_zeros_for_pooled_projection:  # such were trained on latents that are not shifted
             config: Any = self.networks["autoencoder"].config
@@ -137,7 +126,6 @@ class FluxControlNetBackbone(Told):
 
     def _check_fits(self) -> None:
         ours: Any = self.control.config
-        theirs: Any = self.network.config
         keys = (
             "in_channels",
             "attention_head_dim",
@@ -146,7 +134,7 @@ class FluxControlNetBackbone(Told):
             "pooled_projection_dim",
         )
         hint = "Use one made for this model: `FluxControlNetModel.from_transformer`, then train it."
-        self._check_alike({key: ours[key] for key in keys}, theirs, hint=hint)
+        _check_alike(self, keys, hint=hint)
         known = ours.num_mode or 0
         if known and self.mode not in range(known):
             raise UsageError(
@@ -158,14 +146,10 @@ class FluxControlNetBackbone(Told):
             raise UsageError(f"mode is {self.mode}, but this ControlNet knows one kind of image.", field="mode")
         if self.control.input_hint_block is None:
             seen = packed(_latent_of(self))
-        elif self.inner.stride == _HINT_STRIDE:
-            seen = _three_channels(self) * 2 - 1
         else:
-            raise MismatchError(
-                f"This ControlNet shrinks its image by {_HINT_STRIDE} and does not fit {self.inner.name!r}, whose "
-                f"latents are smaller than pictures by {self.inner.stride}.",
-                field="controlnet",
-            )
+            _check_stride(self, _HINT_STRIDE)
+            _check_channels(self, 3)
+            seen = self.image * 2 - 1
         object.__setattr__(self, "seen", seen)
 
     def _added(self, latent: Tensor, times: Tensor, condition: Condition) -> Mapping[str, Any]:
@@ -195,12 +179,42 @@ class FluxControlNetBackbone(Told):
         return [i // -(-blocks // samples) for i in range(blocks)]
 
 
-def _three_channels(told: Told) -> Tensor:
-    if told.image.shape[1] != 3:
-        raise UsageError(f"The image has {told.image.shape[1]} channels; this ControlNet takes 3.", field="image")
-    return told.image
+def _check_alike(told: Told, keys: Sequence[str], *, hint: str) -> None:
+    """MismatchError unless the ControlNet has of `keys` what the network has."""
+    ours: Any = told.control.config
+    theirs: Any = getattr(told.network, "config", {})
+    for key in keys:
+        if _plain(ours[key]) != _plain(theirs.get(key)):
+            raise MismatchError(
+                f"This ControlNet has {key} {_plain(ours[key])} and does not fit {told.name!r}, which has "
+                f"{_plain(theirs.get(key))}.",
+                hint=hint,
+                field="controlnet",
+            )
+
+
+def _check_stride(told: Told, stride: int, *, hint: str = "") -> None:
+    if stride != told.stride:
+        raise MismatchError(
+            f"This ControlNet shrinks its image by {stride} and does not fit {told.name!r}, whose latents are smaller "
+            f"than pictures by {told.stride}.",
+            hint=hint,
+            field="controlnet",
+        )
+
+
+def _check_channels(told: Told, channels: int) -> None:
+    if told.image.shape[1] != channels:
+        raise UsageError(
+            f"The image has {told.image.shape[1]} channels; this ControlNet takes {channels}.", field="image"
+        )
 
 
 def _latent_of(told: Told) -> Tensor:
     """The latent (B or 1, C, h, w) of the image, as ControlNets of transformers take it."""
-    return told.inner.encode(_three_channels(told) * 2 - 1)
+    _check_channels(told, 3)
+    return told.inner.encode(told.image * 2 - 1)
+
+
+def _plain(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value  # JSON has made lists of tuples

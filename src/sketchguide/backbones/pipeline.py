@@ -52,7 +52,6 @@ class PipelineBackbone(ABC):
     part: str  # what the pipeline calls its network
     network_class: str  # of diffusers
     encoders: tuple[int, ...]  # how many of text it may have
-    _read: Noise  # of the scheduler that was there then
 
     def __init__(self, pipeline: Any, *, name: str = "") -> None:
         self.pipeline = pipeline
@@ -98,6 +97,7 @@ class PipelineBackbone(ABC):
         grid = (side, side) if isinstance(side, int) else tuple(reversed(side))
         self.default_size: tuple[int, int] = (grid[0] * self.stride, grid[1] * self.stride)
         self._taps: tuple[object, Sequence[TapInfo]] | None = None  # what they were found with, and they
+        self._read = self._read_scheduler()
 
     @abstractmethod
     def _more_than_a_prompt(self) -> str | None:

@@ -75,17 +75,6 @@ class Told(ABC):
     def _check_fits(self) -> None:
         """MismatchError, naming both, unless the control was made for this network."""
 
-    def _check_alike(self, ours: Mapping[str, Any], theirs: Mapping[str, Any], *, hint: str) -> None:
-        """MismatchError unless what the control was built for, `ours`, is what the network has."""
-        for key, value in ours.items():
-            if _plain(value) != _plain(theirs.get(key)):
-                raise MismatchError(
-                    f"This ControlNet has {key} {_plain(value)} and does not fit {self.inner.name!r}, which has "
-                    f"{_plain(theirs.get(key))}.",
-                    hint=hint,
-                    field="controlnet",
-                )
-
     def _added(self, latent: Tensor, times: Tensor, condition: Condition) -> Mapping[str, Any]:
         """What the network's `forward` is given besides: tensors, and lists of them."""
         del latent, times, condition
@@ -202,7 +191,3 @@ class Told(ABC):
 
     def decode(self, latents: Tensor) -> Tensor:
         return self.inner.decode(latents)
-
-
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value  # JSON has made lists of tuples

@@ -30,10 +30,6 @@ class FlowBackbone(PipelineBackbone):
     part = "transformer"
     _even = False  # whether the pipeline tells its scheduler of even steps from pure noise down, in place of its own
 
-    def __init__(self, pipeline: Any, *, name: str = "") -> None:
-        super().__init__(pipeline, name=name)
-        self._read = self._read_scheduler()
-
     @property
     @abstractmethod
     def _patch(self) -> int:

@@ -38,10 +38,6 @@ class UNetBackbone(PipelineBackbone):
     network_class = "UNet2DConditionModel"
     encoders = (1, 2)
 
-    def __init__(self, pipeline: Any, *, name: str = "") -> None:
-        super().__init__(pipeline, name=name)
-        self._read = self._read_scheduler()
-
     @property
     def distilled(self) -> bool:
         """As latent consistency models are."""
