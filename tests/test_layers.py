@@ -43,6 +43,7 @@ TABLE = (
     "methods",
     "training",
     "evaluation",
+    "web",
     "cli",
     "__main__",
 )

@@ -85,6 +85,14 @@ class SketchguideWarning(UserWarning):
     """Something was asked that works but probably not as meant: a blank sketch, a prompt cut short, CFG of 1."""
 
 
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # torch, on accelerators and on the CPU
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the device did not suffice."""
+    return isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
+
+
 def reason_of(error: Exception) -> str:
     """The first line of what an error of a library says, or its kind where it says nothing."""
     lines = str(error).strip().splitlines()

@@ -24,7 +24,7 @@ from sketchguide.controls.strengths import Within
 from sketchguide.defaults import ALPHA, ATTENTION_SCALE, CLASS_SCALE, IDENTITY, LORA_SCALE, NEGATIVE_TIME, DType
 from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.guidance import controls_of
-from sketchguide.images import carried, from_base64, read_png_text, save_png, to_images, to_tensor
+from sketchguide.images import carried, from_base64, read_png_text, save_png, to_images, to_png, to_tensor
 from sketchguide.inversion import Trajectory, recur
 from sketchguide.levels import Level, is_open
 from sketchguide.loading import dtype_of, fingerprint, fingerprint_of_model, identity_of, load_backbone, wearing
@@ -88,7 +88,15 @@ class Picture:
 
     def save(self, path: str | Path) -> None:
         """Write a PNG that carries the recipe (`sketchguide generate --from` repeats it)."""
-        save_png(self.image, path, text={RECIPE_KEY: self.recipe.model_dump_json()})
+        save_png(self.image, path, text=self._text)
+
+    def to_png(self) -> bytes:
+        """What `save` writes."""
+        return to_png(self.image, text=self._text)
+
+    @property
+    def _text(self) -> dict[str, str]:
+        return {RECIPE_KEY: self.recipe.model_dump_json()}
 
 
 def generate(
@@ -172,7 +180,7 @@ def run(
     backbone: Backbone | None = None,
     predictor: LatentPredictor | None = None,
     only: int | None = None,
-) -> Iterator[Progress | Picture]:
+) -> Generator[Progress | Picture]:
     """Carry out `request`: Progress after every step, a Picture when one is finished.
 
     With `prompts` it is carried out for each of them in place of its own; the layout's source runs once for all.
@@ -481,9 +489,9 @@ def _solver_name(request: Request, backbone: Backbone) -> str:
     return request.solver or next(iter(backbone.solvers))
 
 
-def recall(path: str | Path) -> Recipe:
-    """The recipe stored in a PNG that sketchguide wrote."""
-    text = read_png_text(path).get(RECIPE_KEY)
+def recall(source: str | Path | bytes) -> Recipe:
+    """The recipe stored in a PNG that sketchguide wrote, or in its bytes."""
+    text = read_png_text(source).get(RECIPE_KEY)
     try:
         recipe = json.loads(text or "")
         request = Request.checked(**recipe.pop("request"))
@@ -492,7 +500,7 @@ def recall(path: str | Path) -> Recipe:
         if isinstance(error, UsageError):
             raise
         raise UsageError(
-            f"{path} carries no sketchguide recipe.",
+            f"{'The picture' if isinstance(source, bytes) else source} carries no sketchguide recipe.",
             hint="The PNG files of `sketchguide generate`, `translate` and `edit` do, as they were written: no strip "
             "of frames, no sheet, and none that another program saved again.",
             field="from",

@@ -278,17 +278,22 @@ def save_png(image: Image.Image, path: str | Path, *, text: Mapping[str, str] | 
     if Path(path).suffix.lower() not in ("", ".png"):
         raise OutputError(f"{str(path)!r} does not end in .png.", hint="Pictures are written as PNG.", field="output")
     with replacing(Path(path)) as part:
-        chunks = PngImagePlugin.PngInfo()
-        for key, value in (text or {}).items():
-            chunks.add_text(key, value)
-        image.save(part, format="PNG", pnginfo=chunks)
+        part.write_bytes(to_png(image, text=text))
+
+
+def to_png(image: Image.Image, *, text: Mapping[str, str] | None = None) -> bytes:
+    """The bytes of a PNG with `text` as its metadata."""
+    chunks = PngImagePlugin.PngInfo()
+    for key, value in (text or {}).items():
+        chunks.add_text(key, value)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", pnginfo=chunks)
+    return buffer.getvalue()
 
 
 def to_base64(image: Image.Image) -> str:
     """A picture as a PNG in base64: how pictures travel in JSON, without loss."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG")
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+    return base64.b64encode(to_png(image)).decode("ascii")
 
 
 def carried(picture: Image.Image | str | Path, *, field: str = "image") -> str:
@@ -316,19 +321,21 @@ def from_base64(text: str, *, field: str = "image") -> Image.Image:
     return open_image(data, field=field)
 
 
-def read_png_text(path: str | Path) -> dict[str, str]:
-    """The text metadata of a PNG file; empty where it has none. Compressed text is bounded (1 MiB each, 64 MiB in all).
+def read_png_text(source: str | Path | bytes) -> dict[str, str]:
+    """The text metadata of a PNG file, or of its bytes; empty where it has none. Compressed text is bounded (1 MiB
+    each, 64 MiB in all).
 
     Raises:
         SketchError: not a PNG, damaged, too large, or with text that decompresses without measure.
     """
-    data = read_file(path)
+    name = "The picture" if isinstance(source, bytes) else str(source)
+    data = source if isinstance(source, bytes) else read_file(source)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
             if not data.startswith(_PNG):
-                with _opened(data, name=str(path), field="image") as image:
-                    raise SketchError(f"{path} is {image.format}, not PNG; only PNG carries text.", field="image")
+                with _opened(data, name=name, field="image") as image:
+                    raise SketchError(f"{name} is {image.format}, not PNG; only PNG carries text.", field="image")
             # not by `Image.open`, which refuses sheets of many large pictures unread
             PngImagePlugin.PngImageFile(io.BytesIO(data)).verify()
             with PngImagePlugin.PngImageFile(io.BytesIO(data)) as image:
@@ -339,7 +346,7 @@ def read_png_text(path: str | Path) -> dict[str, str]:
     except SketchError:
         raise
     except Exception as error:  # see _decode
-        raise SketchError(f"The text of {path} cannot be read: {error}.", field="image") from error
+        raise SketchError(f"The text of {name} cannot be read: {error}.", field="image") from error
 
 
 def sheet(

@@ -145,8 +145,8 @@ class Sketch:
             object.__setattr__(self, "raster", frozen(to_grey(from_grey(raster))))
 
     @classmethod
-    def open(cls, path: str | Path, *, polarity: Polarity = "auto") -> Sketch:
-        """A drawing from a file, by its content: a picture, SVG, Quick, Draw! ndjson or `to_json` output.
+    def open(cls, source: str | Path | bytes, *, polarity: Polarity = "auto") -> Sketch:
+        """A drawing from a file or its bytes, by its content: a picture, SVG, Quick, Draw! ndjson or `to_json` output.
 
         All but pictures may be gzipped. Of an ndjson file with several drawings the first is taken, with a warning;
         `read_ndjson` gives all.
@@ -154,16 +154,17 @@ class Sketch:
         Raises:
             SketchError: the file is missing, damaged, too large, or none of these.
         """
-        if not isinstance(path, str | Path):  # pyright: ignore[reportUnnecessaryIsInstance]
+        if not isinstance(source, str | Path | bytes):  # pyright: ignore[reportUnnecessaryIsInstance]
             refuse(
-                f"Sketch.open takes the name of a file, not a {type(path).__name__}.",
+                f"Sketch.open takes the name of a file, not a {type(source).__name__}.",
                 hint="Of a picture: Sketch.from_image(picture).",
             )
-        data = read_file(path, field="sketch")
-        name = Path(path).stem
+        path = "The drawing" if isinstance(source, bytes) else str(source)
+        data = source if isinstance(source, bytes) else read_file(source, field="sketch")
+        name = "" if isinstance(source, bytes) else Path(source).stem
         packed = data.startswith(_GZIP)
         if packed:
-            data, name = _unpacked(data, name=str(path)), Path(name).stem
+            data, name = _unpacked(data, name=path), Path(name).stem
         start = _first_letter(data)
         if start in (b"<", b"{") and polarity != "auto":
             told = f"{path} holds strokes, which are ink: polarity {polarity} changes nothing."
@@ -173,7 +174,7 @@ class Sketch:
         if start != b"{":
             if packed:
                 refuse(f"{path} holds neither SVG nor ndjson; pictures are read as they are, not gzipped.")
-            image = open_image(path, field="sketch", paper=_PAPER.get(polarity))
+            image = open_image(source, field="sketch", paper=_PAPER.get(polarity))
             return replace(cls.from_image(image, polarity=polarity), name=name)
         first, _, rest = data.strip().partition(b"\n")
         record = _loads(first)

@@ -20,7 +20,7 @@ Run = Callable[..., Any]
 HELP = """
 import sys
 from sketchguide.cli import main
-EVERY = ("generate", "translate", "edit", "interpolate", "train", "finetune", "component", "bench", "models", "env")
+EVERY = ("generate", "translate", "edit", "interpolate", "train", "finetune", "component", "bench", "serve", "models", "env")
 for command in ([], *([one] for one in EVERY)):
     assert main([*command, "--help"]) == 0
 assert main(["--version"]) == 0
@@ -45,7 +45,19 @@ def test_the_package_runs_as_a_module():
 
 @pytest.mark.parametrize(
     "command",
-    ["generate", "translate", "edit", "interpolate", "train", "finetune", "component", "bench", "models", "env"],
+    [
+        "generate",
+        "translate",
+        "edit",
+        "interpolate",
+        "train",
+        "finetune",
+        "component",
+        "bench",
+        "serve",
+        "models",
+        "env",
+    ],
 )
 def test_help_shows_examples_first(sketchguide: Run, command: str):
     text = sketchguide(command, "--help").out

@@ -20,6 +20,7 @@ from sketchguide.cli import (
     generate,
     interpolate,
     models,
+    serve,
     train,
     translate,
 )
@@ -31,6 +32,7 @@ app.command("generate", rich_help_panel="Pictures")(generate.command)
 app.command("translate", rich_help_panel="Pictures")(translate.command)
 app.command("edit", rich_help_panel="Pictures")(edit.command)
 app.command("interpolate", rich_help_panel="Pictures")(interpolate.command)
+app.command("serve", rich_help_panel="Pictures")(serve.command)
 app.command("train", rich_help_panel="Models")(train.command)
 app.command("finetune", rich_help_panel="Models")(finetune.command)
 app.command("component", rich_help_panel="Models")(component.command)

@@ -19,7 +19,7 @@ import typer
 
 import sketchguide
 from sketchguide.cli.signals import Stopped
-from sketchguide.errors import SketchguideError, SketchguideWarning
+from sketchguide.errors import SketchguideError, SketchguideWarning, is_out_of_memory
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -31,7 +31,6 @@ JsonFlag = Annotated[
 ]
 
 DEBUG = "SKETCHGUIDE_DEBUG"
-OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # torch, on accelerators and on the CPU
 SETTING = re.compile(r"^[a-z_]+(?= )|(?<= )[a-z]+(?:_[a-z]+)+(?=[ ,:]|\.?$|\. )")  # in messages
 PACKAGE = str(Path(sketchguide.__file__).parent)
 
@@ -190,7 +189,7 @@ def describe(error: BaseException) -> tuple[dict[str, str], int]:
         parameter = getattr(error, "param", None)
         code, message, status = "usage", error.format_message(), 2  # pyright: ignore[reportAttributeAccessIssue]
         field, hint = getattr(parameter, "name", "") or "", f"`{where} --help` lists what there is."
-    elif isinstance(error, MemoryError) or any(text in str(error) for text in OUT_OF_MEMORY):
+    elif is_out_of_memory(error):
         code, message, status = "out_of_memory", "The memory of the device does not suffice.", 1
         hint = "Try a smaller --size, a lower --count or --batch, or --dtype bfloat16."
     else:

@@ -1,0 +1,178 @@
+"""`sketchguide serve`."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+import webbrowser
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sketchguide.cli.options import (
+    DeviceOption,
+    DtypeOption,
+    LoraOption,
+    LoraScaleOption,
+    ModelOption,
+    PredictorOption,
+)
+from sketchguide.cli.report import JsonFlag, Report, hush_libraries
+from sketchguide.cli.signals import handling
+from sketchguide.defaults import LORA_SCALE, MODEL, find_dtype
+from sketchguide.errors import FailureError, UsageError
+
+if TYPE_CHECKING:
+    from sketchguide.web.jobs import Desk
+
+HOST, PORT = "127.0.0.1", 7860
+NETWORK = "Network"
+TOKEN = "SKETCHGUIDE_TOKEN"
+
+
+def command(
+    context: typer.Context,
+    host: Annotated[
+        str, typer.Option(help="The address to listen at.", metavar="ADDRESS", rich_help_panel=NETWORK)
+    ] = HOST,
+    port: Annotated[
+        int, typer.Option(help="0 takes a free one.", min=0, max=65535, metavar="N", rich_help_panel=NETWORK)
+    ] = PORT,
+    token: Annotated[
+        str | None,
+        typer.Option(
+            envvar=TOKEN,
+            help="What visitors have to know: 16 letters, digits, - or _ at least. Needed where others can reach the "
+            "address.",
+            metavar="TEXT",
+            show_default=False,
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A name that the server is reached by, beside localhost and plain addresses; may be given again.",
+            metavar="HOST",
+            rich_help_panel=NETWORK,
+        ),
+    ] = None,
+    browse: Annotated[
+        bool, typer.Option("--open", help="Open the page in the browser.", rich_help_panel=NETWORK)
+    ] = False,
+    model: ModelOption = None,
+    predictor: PredictorOption = None,
+    lora: LoraOption = None,
+    lora_scale: LoraScaleOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = None,
+    as_json: JsonFlag = False,
+) -> None:
+    """Open the drawing page: draw, and see the picture follow.
+
+    sketchguide serve --open
+    sketchguide serve --model MODEL --predictor my-edges
+    sketchguide serve --host 0.0.0.0 --token "$(openssl rand -hex 16)"
+
+    Ctrl-C ends it: what is being drawn is finished, a second one stops that too. Pictures stay in the memory of server
+    and browser until they are saved from the page.
+    """
+    report = Report.of(context, as_json=as_json)
+    check_network(host, token)
+    hush_libraries()
+    try:
+        import uvicorn
+
+        from sketchguide.web.app import create_app
+        from sketchguide.web.server import DrainingServer
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"The drawing page needs the package {error.name}.", hint="Install it: pip install 'sketchguide[web]'."
+        ) from error
+    listening = listen(host, port)
+    with listening:
+        where = address(host, listening.getsockname()[1], token)
+        desk = open_desk(model=model, predictor=predictor, lora=lora, lora_scale=lora_scale, device=device, dtype=dtype)
+        with desk:
+            app = create_app(desk, hosts=name or (), token=token)
+            settings = uvicorn.Config(app, access_log=False, log_level="warning", ws="none", server_header=False)
+            server = DrainingServer(settings, desk)
+            report.err.print(f"The drawing page: {where}   (Ctrl-C ends it)", markup=False)
+            if browse:
+                webbrowser.open(where)
+            with handling(server.handle_exit):
+                server.run(sockets=[listening])
+    report.facts = {"url": where, "drawn": desk.drawn}
+    report.say(f"{desk.drawn} pictures were drawn.")
+
+
+def check_network(host: str, token: str | None) -> None:
+    if token is not None and not re.fullmatch(r"[A-Za-z0-9_-]{16,}", token):
+        raise UsageError(
+            "The token must be 16 letters, digits, - or _ at least.",
+            hint='For example --token "$(openssl rand -hex 16)".',
+            field="token",
+        )
+    if token is None and not _is_loopback(host):
+        raise UsageError(
+            f"Others can reach {host}, and there is no token.",
+            hint='Give --token "$(openssl rand -hex 16)", or listen at 127.0.0.1.',
+            field="token",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A socket bound there, before the model is loaded; FailureError where that does not go."""
+    try:
+        (family, kind, protocol, _, where), *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        listening = socket.socket(family, kind, protocol)
+        try:
+            listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.bind(where)
+            listening.listen()
+        except OSError:
+            listening.close()
+            raise
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FailureError(
+            f"The server cannot listen at {host} port {port}: {reason}.",
+            hint="Give another --port; 0 takes a free one.",
+            field="port",
+        ) from error
+    return listening
+
+
+def address(host: str, port: int, token: str | None) -> str:
+    """What to open in a browser on this machine."""
+    name = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)
+    return f"http://{name}:{port}/" + (f"?token={token}" if token else "")
+
+
+def open_desk(
+    *,
+    model: str | None,
+    predictor: str | None,
+    lora: str | None,
+    lora_scale: float | None,
+    device: str | None,
+    dtype: str | None,
+) -> Desk:
+    from sketchguide.loading import load_backbone, load_predictor, wearing
+    from sketchguide.web.jobs import Desk
+
+    backbone = load_backbone(model or MODEL, device=device or "auto", dtype=find_dtype(dtype or "auto"))
+    settings: dict[str, Any] = {}
+    if lora is not None:
+        settings = {"lora": lora, "lora_scale": LORA_SCALE.default if lora_scale is None else lora_scale}
+        with wearing(backbone, lora, scale=settings["lora_scale"]):
+            pass  # it can be read, and fits
+    return Desk(backbone, load_predictor(predictor, backbone), settings=settings)

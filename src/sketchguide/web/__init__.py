@@ -1,0 +1,1 @@
+"""The drawing page: one loaded model behind HTTP. Needs the extra `web`."""

@@ -1,0 +1,298 @@
+"""The routes of the drawing page."""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+from collections.abc import AsyncIterator, Collection, Mapping
+from importlib.resources import files
+from types import MappingProxyType
+from typing import Any, NoReturn
+
+from fastapi import FastAPI, Response
+from fastapi import Request as Asked
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+
+import sketchguide
+from sketchguide.errors import SketchguideError, UsageError
+from sketchguide.extractors import EXTRACTORS
+from sketchguide.generation import BATCH, check_size, named, recall
+from sketchguide.images import open_image, to_tensor
+from sketchguide.request import Request
+from sketchguide.seeds import random_seed
+from sketchguide.sketch import Sketch
+from sketchguide.sources import levels_of
+from sketchguide.web.guards import DEADLINE, Guards
+from sketchguide.web.jobs import Desk, QueueFullError, UnknownJobError, described
+
+# What whoever draws may set. All else names files, models and devices of whoever serves.
+FIELDS = (
+    "prompt",
+    "negative",
+    "sketch",
+    "strength",
+    "stop",
+    "every",
+    "even",
+    "blank",
+    "widen",
+    "handover",
+    "steps",
+    "scale",
+    "negative_time",
+    "seed",
+    "count",
+    "size",
+    "solver",
+)
+MOST: Mapping[str, int] = MappingProxyType({"count": BATCH, "steps": 200})
+MOST_PIXELS = 4  # times as many as the model's own size has
+TRACED_SIDE = 256  # of a photograph, the longer one: finer edges are no lines that anybody would draw
+
+STATUS: Mapping[type[SketchguideError], int] = MappingProxyType(
+    {UnknownJobError: 404, QueueFullError: 429, UsageError: 422}
+)
+HEARTBEAT = 15.0  # seconds after which a silent stream says that it is alive
+
+
+def create_app(
+    desk: Desk, *, hosts: Collection[str] = (), token: str | None = None, deadline: float = DEADLINE
+) -> FastAPI:
+    """The page and its API as an ASGI application; the rest as `Guards` takes it."""
+    app = FastAPI(
+        title="sketchguide",
+        version=sketchguide.__version__,
+        docs_url=None,
+        redoc_url=None,
+        openapi_url="/api/openapi.json",
+    )
+    app.add_middleware(Guards, hosts=hosts, token=token, deadline=deadline)
+    app.add_exception_handler(SketchguideError, _refused)
+    app.add_exception_handler(HTTPException, _not_found)
+    app.add_exception_handler(Exception, _failed)
+    _add_page(app)
+    _add_api(app, desk)
+    return app
+
+
+def _add_page(app: FastAPI) -> None:
+    content = {
+        file.name: (file.read_bytes(), mimetypes.guess_type(file.name)[0] or "application/octet-stream")
+        for file in files("sketchguide.web").joinpath("page").iterdir()
+    }
+
+    @app.get("/", include_in_schema=False)
+    @app.get("/page/{name}", include_in_schema=False)
+    async def page(name: str = "index.html") -> Response:
+        if name not in content:
+            raise HTTPException(404)
+        body, kind = content[name]
+        return Response(body, media_type=kind)
+
+
+def _add_api(app: FastAPI, desk: Desk) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, bool]:
+        """The server answers."""
+        return {"alive": True}
+
+    @app.get("/ready")
+    async def ready(response: Response) -> dict[str, bool]:
+        """The model is loaded and takes drawings; 503 where not."""
+        response.status_code = 200 if desk.ready else 503
+        return {"ready": desk.ready}
+
+    @app.get("/api/about")
+    async def about() -> dict[str, Any]:
+        """The model, the sizes that it draws, and every setting with its default and range."""
+        return describe_service(desk)
+
+    @app.post("/api/jobs", status_code=202, openapi_extra=_body(_request_schema()))
+    async def submit(asked: Asked, response: Response) -> dict[str, Any]:
+        """Ask for pictures. 422: what was asked for cannot be done; 429: too many wait."""
+        values = _json(await asked.body())
+        job = desk.submit(await run_in_threadpool(requested, values, desk))
+        response.headers["location"] = f"api/jobs/{job.id}"
+        return desk.describe(job)
+
+    @app.get("/api/jobs/{name}")
+    async def state(name: str) -> dict[str, Any]:
+        """How far a job is."""
+        return desk.describe(desk.job(name))
+
+    @app.delete("/api/jobs/{name}")
+    async def cancel(name: str) -> dict[str, Any]:
+        """Stop a job, once or more often; what has ended stays as it is."""
+        job = desk.job(name)
+        desk.cancel(job)
+        return desk.describe(job)
+
+    @app.get("/api/jobs/{name}/events", response_class=StreamingResponse)
+    async def events(name: str) -> StreamingResponse:
+        """How far a job is, whenever that changes: server-sent events, each the JSON of `/api/jobs/{name}`.
+
+        A job is cancelled some seconds after the last one who listened has left.
+        """
+        job = desk.job(name)
+
+        async def stream() -> AsyncIterator[bytes]:
+            async for now in desk.watch(job, heartbeat=HEARTBEAT):
+                yield b": alive\n\n" if now is None else f"data: {json.dumps(now)}\n\n".encode()
+
+        return StreamingResponse(stream(), media_type="text/event-stream")
+
+    @app.get("/api/jobs/{name}/pictures/{index}.png", response_class=Response)
+    async def picture(name: str, index: int) -> Response:
+        """A finished picture: a PNG that carries its recipe."""
+        pictures = desk.job(name).pictures
+        if not 0 <= index < len(pictures):
+            raise HTTPException(404)
+        return Response(pictures[index][1], media_type="image/png")
+
+    @app.post("/api/sketches", openapi_extra=_body({"type": "string", "format": "binary"}, "application/octet-stream"))
+    async def read_sketch(asked: Asked, trace: bool = False) -> dict[str, Any]:
+        """Read a drawing: SVG, a picture of lines, Quick, Draw! ndjson or a saved sketch; or `trace` the outlines in a
+        photograph."""
+        return await run_in_threadpool(_sketch_in, await asked.body(), desk, trace=trace)
+
+    @app.post("/api/recipes", openapi_extra=_body({"type": "string", "format": "binary"}, "image/png"))
+    async def read_recipe(asked: Asked) -> dict[str, Any]:
+        """The settings in a PNG that sketchguide wrote, as `/api/jobs` takes them; and what it cannot repeat."""
+        return await run_in_threadpool(_recipe_in, await asked.body(), desk)
+
+
+def describe_service(desk: Desk) -> dict[str, Any]:
+    backbone = desk.backbone
+    schema = _properties()
+    settings = {
+        name: {
+            "default": schema[name].get("default"),
+            "about": schema[name].get("description", ""),
+            **_range(schema[name]),
+            **({"maximum": MOST[name]} if name in MOST else {}),
+        }
+        for name in FIELDS
+    }
+    settings["solver"]["choices"] = list(backbone.solvers)
+    width, height = backbone.default_size
+    step = backbone.multiple
+    longer = [round(side * 1.5 / step) * step for side in (width, height)]
+    return {
+        "version": sketchguide.__version__,
+        "model": backbone.name,
+        "sizes": [[width, height], [longer[0], height], [width, longer[1]]],
+        "settings": settings,
+    }
+
+
+def _range(schema: Mapping[str, Any]) -> dict[str, float]:
+    kinds = [schema, *schema.get("anyOf", ())]
+    return {name: kind[name] for kind in kinds for name in ("minimum", "maximum") if name in kind}
+
+
+def requested(values: Mapping[str, Any], desk: Desk) -> Request:
+    """The request that `values` describe; UsageError where whoever draws may not ask for that."""
+    known = [name for name in values if name in Request.model_fields and name not in FIELDS]
+    if known:
+        message = f"{known[0]} is not for whoever draws to set."
+        raise UsageError(message, hint="Start the server with it.", field=known[0])
+    for name, most in MOST.items():
+        if isinstance(values.get(name), int) and values[name] > most:
+            raise UsageError(f"{name} is {values[name]}; this server allows {most}.", field=name)
+    asked = {"seed": random_seed(), **values, **desk.settings}
+    request = Request.checked(**named(asked, desk.backbone, desk.predictor))
+    if request.size is not None:
+        width, height = check_size(request.size, desk.backbone)
+        own = desk.backbone.default_size
+        if width * height > MOST_PIXELS * own[0] * own[1]:
+            message = (
+                f"size is {width}x{height}; this server allows {MOST_PIXELS} times the pixels of {own[0]}x{own[1]}."
+            )
+            raise UsageError(message, field="size")
+    if request.sketch is not None:
+        Sketch.from_json(request.sketch)
+    levels_of(request, desk.backbone)  # of a solver that there is
+    return request
+
+
+def _sketch_in(data: bytes, desk: Desk, *, trace: bool) -> dict[str, Any]:
+    with desk.warned.told() as told:
+        sketch = _traced(data) if trace else Sketch.open(data)
+    return {"sketch": sketch.to_json(), "warnings": told}
+
+
+def _traced(data: bytes) -> Sketch:
+    picture = open_image(data, field="sketch")
+    picture.thumbnail((TRACED_SIDE, TRACED_SIDE))
+    edges = EXTRACTORS["edges"](to_tensor([picture]))
+    return Sketch(raster=edges[0, 0].numpy(), aspect=picture.width / picture.height)
+
+
+def _recipe_in(data: bytes, desk: Desk) -> dict[str, Any]:
+    recipe = recall(data)
+    request = recipe.request
+    fields = Request.model_fields
+    other = [
+        name
+        for name in fields
+        if name not in (*FIELDS, "model", "predictor", "device", "dtype")
+        and getattr(request, name) != fields[name].default
+    ]
+    left = [f"It was made with {name}, which this page does not set." for name in other]
+    if request.model != desk.backbone.name:
+        left.append(f"It was made with the model {request.model}; this page draws with {desk.backbone.name}.")
+    settings = request.model_dump(mode="json", include=set(FIELDS))
+    settings |= {"seed": request.seed + (0 if recipe.sheet else recipe.index)}
+    settings |= {"count": min(request.count, MOST["count"]) if recipe.sheet else 1}
+    return {"request": settings, "warnings": left}
+
+
+def _json(body: bytes) -> dict[str, Any]:
+    def refuse(constant: str) -> NoReturn:
+        raise ValueError(f"{constant} is no JSON")
+
+    try:
+        values = json.loads(body, parse_constant=refuse)
+    except (ValueError, RecursionError) as error:
+        raise UsageError("The body is not valid JSON.", hint="Send one JSON object.") from error
+    if not isinstance(values, dict):
+        raise UsageError("The body is not a JSON object.", hint='For example {"prompt": "a red apple"}.')
+    return values
+
+
+def _request_schema() -> dict[str, Any]:
+    return {"type": "object", "title": "Request", "properties": _properties(), "required": ["prompt"]}
+
+
+def _properties() -> dict[str, Any]:
+    schema = Request.model_json_schema()["$defs"]["Request"]["properties"]
+    return {name: schema[name] for name in FIELDS}
+
+
+def _body(schema: Mapping[str, Any], kind: str = "application/json") -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {kind: {"schema": schema}}}}
+
+
+def _error(status: int, error: Mapping[str, str], **headers: str) -> JSONResponse:
+    return JSONResponse({"error": dict(error)}, status_code=status, headers=headers)
+
+
+async def _refused(_: Asked, error: Exception) -> Response:
+    assert isinstance(error, SketchguideError)
+    status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
+    if status == 429:
+        return _error(status, error.as_dict(), **{"retry-after": "2"})
+    return _error(status, error.as_dict())
+
+
+async def _not_found(_: Asked, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    words = {404: "There is nothing at this address.", 405: "This address takes no such request."}
+    message = words.get(error.status_code, str(error.detail))
+    return _error(error.status_code, {"code": "http", "message": message, "hint": "", "field": ""})
+
+
+async def _failed(_: Asked, error: Exception) -> Response:
+    return _error(500, described(error))

@@ -1,0 +1,188 @@
+"""What every request to the drawing page has to pass, before any route is looked for, and what every answer carries.
+
+Web frameworks take any Host header, bodies without end and bodies that drip for ever. A page of another site that the
+user has open can send requests to this server; what it must not do is to have them answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ipaddress
+import json
+from collections.abc import Collection, Mapping
+from http.cookies import CookieError, SimpleCookie
+from types import MappingProxyType
+from urllib.parse import parse_qs, urlsplit
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MOST_BYTES = 32 * 2**20  # of a body: a photograph from a camera
+DEADLINE = 30.0  # seconds for a whole body
+
+COOKIE = "sketchguide"
+HEADERS: Mapping[str, str] = MappingProxyType(
+    {
+        "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
+        "img-src 'self' data: blob:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        "x-content-type-options": "nosniff",
+        "referrer-policy": "no-referrer",
+        "cross-origin-opener-policy": "same-origin",
+        "cross-origin-resource-policy": "same-origin",
+        "cache-control": "no-store",
+    }
+)
+OPEN = frozenset({"/health"})  # routes that need no token
+
+
+class Guards:
+    """ASGI middleware: Host and Origin, the token, the size and the pace of bodies, security headers.
+
+    Args:
+        hosts: names that the server is reached by, beside localhost and plain addresses. A name that anybody can point
+            at this machine would let a page of theirs read the answers (DNS rebinding).
+        token: what to present as `Authorization: Bearer …`, or once as `/?token=…`, which becomes a cookie.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        hosts: Collection[str] = (),
+        token: str | None = None,
+        most_bytes: int = MOST_BYTES,
+        deadline: float = DEADLINE,
+    ) -> None:
+        self.app = app
+        self.hosts = {host.lower() for host in hosts} | {"localhost"}
+        self.token = token
+        self.most_bytes = most_bytes
+        self.deadline = deadline
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self.app(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            return
+
+        async def send_guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        headers = Headers(scope=scope)
+        if not self._own_host(headers) or not self._own_origin(headers):
+            await _answer(send_guarded, 403, "forbidden", "This server is not reached by that name.", headers={})
+            return
+        if self.token is not None and scope["path"] not in OPEN:
+            given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+            if given and scope["path"] == "/" and self._is_token(given):
+                cookie = f"{COOKIE}={self.token}; Path=/; HttpOnly; SameSite=Strict"
+                await _answer(send_guarded, 303, "", "", headers={"location": "./", "set-cookie": cookie})
+                return
+            if not self._is_token(_presented(headers)):
+                message = "This server asks for its token."
+                bearer = {"www-authenticate": "Bearer"}
+                hint = "Open the address that `sketchguide serve` printed."
+                await _answer(send_guarded, 401, "unauthorized", message, hint=hint, headers=bearer)
+                return
+        if scope["method"] in ("GET", "HEAD", "OPTIONS", "DELETE"):
+            await self.app(scope, receive, send_guarded)
+            return
+        try:
+            length = int(headers.get("content-length", "0"))
+        except ValueError:
+            length = 0
+        body = None
+        if length <= self.most_bytes:
+            try:
+                async with asyncio.timeout(self.deadline):
+                    body = await self._whole(receive)
+            except TimeoutError:
+                await _answer(send_guarded, 408, "too_slow", f"The body took more than {self.deadline:g} seconds.")
+                return
+            except ConnectionError:
+                return
+        if body is None:
+            message = f"The body is larger than the {self.most_bytes / 2**20:.0f} MB allowed."
+            await _answer(send_guarded, 413, "too_large", message)
+            return
+        given_once = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def receive_whole() -> Message:
+            return next(given_once, None) or await receive()
+
+        await self.app(scope, receive_whole, send_guarded)
+
+    def _own_host(self, headers: Headers) -> bool:
+        given = headers.getlist("host")
+        return len(given) == 1 and self._is_own(given[0])
+
+    def _is_own(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        if name.lower() in self.hosts:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+    def _own_origin(self, headers: Headers) -> bool:
+        """A page of another site says in `Origin` that it is one."""
+        origins = headers.getlist("origin")
+        return not origins or (len(origins) == 1 and origins[0].partition("://")[2] == headers["host"])
+
+    def _is_token(self, given: str) -> bool:
+        return self.token is not None and hmac.compare_digest(given.encode(), self.token.encode())
+
+    async def _whole(self, receive: Receive) -> bytes | None:
+        """The body; None where it is too large, ConnectionError where its sender has left."""
+        parts: list[bytes] = []
+        size = 0
+        while True:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ConnectionError
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > self.most_bytes:
+                return None
+            if not message.get("more_body", False):
+                return b"".join(parts)
+
+
+def _presented(headers: Headers) -> str:
+    """The token that a request comes with, in its header or its cookie; else nothing."""
+    kind, _, given = headers.get("authorization", "").partition(" ")
+    if kind.lower() == "bearer":
+        return given.strip()
+    try:
+        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+    except CookieError:
+        return ""
+    return "" if cookie is None else cookie.value
+
+
+async def _answer(
+    send: Send,
+    status: int,
+    code: str,
+    message: str,
+    *,
+    hint: str = "",
+    headers: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    error = {"error": {"code": code, "message": message, "hint": hint, "field": ""}}
+    body = json.dumps(error).encode() if code else b""
+    every = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close", **headers}
+    encoded = [(name.encode(), value.encode()) for name, value in every.items()]
+    await send({"type": "http.response.start", "status": status, "headers": encoded})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,305 @@
+"""Requests of the drawing page, carried out one after the other by the one thread that owns the model."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import secrets
+import threading
+import time
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Literal
+
+from PIL import Image
+
+from sketchguide.backbones.base import Backbone
+from sketchguide.errors import FailureError, SketchguideError, UsageError, is_out_of_memory
+from sketchguide.generation import Picture, Progress, run
+from sketchguide.images import to_images
+from sketchguide.predictors import LatentPredictor
+from sketchguide.request import Request
+from sketchguide.web.warned import Warned
+
+WAITING = 16
+KEPT = 64  # finished jobs, whose pictures stay in memory
+PATIENCE = 10.0  # seconds that a job goes on for after the last one who watched it has left
+PREVIEW_SHARE = 0.1  # of the time of drawing that previews may take
+
+State = Literal["waiting", "running", "done", "failed", "cancelled"]
+
+
+class QueueFullError(FailureError):
+    """There is no room for another job now."""
+
+    code = "queue_full"
+
+
+class UnknownJobError(UsageError):
+    """There is no such job, or no longer."""
+
+    code = "unknown_job"
+
+
+@dataclass(eq=False)
+class Job:
+    """One request on its way. Only the desk changes it."""
+
+    id: str
+    request: Request
+    state: State = "waiting"
+    done: int = 0
+    total: int = 0
+    previews: Sequence[str] = ()  # JPEG as data URLs, while it is drawn
+    pictures: list[tuple[int, bytes]] = field(default_factory=list[tuple[int, bytes]])  # seed, PNG with its recipe
+    warnings: list[str] = field(default_factory=list[str])
+    error: dict[str, str] | None = None
+    seconds: float = 0.0  # that it has been drawn for
+    version: int = 0  # counts what changed
+    stop: bool = False
+    left: float | None = None  # when the last one who watched it left
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("done", "failed", "cancelled")
+
+    def describe(self, *, ahead: int = 0) -> dict[str, Any]:
+        """What the page is told; `ahead` jobs come first."""
+        return {
+            "id": self.id,
+            "state": self.state,
+            "ahead": ahead,
+            "done": self.done,
+            "total": self.total,
+            "seconds": round(self.seconds, 3),
+            "previews": [] if self.ended else list(self.previews),
+            "pictures": [
+                {"seed": seed, "url": f"api/jobs/{self.id}/pictures/{i}.png"}
+                for i, (seed, _) in enumerate(self.pictures)
+            ],
+            "warnings": list(self.warnings),
+            "error": self.error,
+        }
+
+
+class Desk:
+    """The model and what it has to draw. `close` it in the end, or use it as a context manager.
+
+    All jobs are of this one model and predictor, with these `settings`, fields of a Request. At most `waiting` jobs
+    wait (QueueFullError beyond), and the pictures of the last `kept` ones stay.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        predictor: LatentPredictor | None,
+        *,
+        settings: Mapping[str, Any] = MappingProxyType({}),
+        waiting: int = WAITING,
+        kept: int = KEPT,
+        patience: float = PATIENCE,
+    ) -> None:
+        self.backbone = backbone
+        self.predictor = predictor
+        self.settings = settings
+        self.drawn = 0  # pictures
+        self._room = waiting
+        self._kept = kept
+        self._patience = patience
+        self._jobs: OrderedDict[str, Job] = OrderedDict()
+        self._queue: deque[Job] = deque()
+        self._watchers: dict[str, list[tuple[asyncio.AbstractEventLoop, asyncio.Event]]] = {}
+        self._changed = threading.Condition(threading.RLock())
+        self._closing = False
+        self._running: Job | None = None
+        self.warned = Warned().__enter__()
+        self._worker = threading.Thread(target=self._work, name="sketchguide-desk", daemon=True)
+        self._worker.start()
+
+    def __enter__(self) -> Desk:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def ready(self) -> bool:
+        """It takes jobs."""
+        return self._worker.is_alive() and not self._closing
+
+    def submit(self, request: Request) -> Job:
+        """Put a request at the end of the queue."""
+        with self._changed:
+            if not self.ready:
+                raise QueueFullError("The server is shutting down.", hint="Try again when it is back.")
+            for left in [one for one in self._queue if self._abandoned(one)]:
+                self.cancel(left)
+            if len(self._queue) >= self._room:
+                raise QueueFullError(f"{self._room} drawings wait already.", hint="Try again in a moment.")
+            job = Job(secrets.token_urlsafe(16), request)
+            self._jobs[job.id] = job
+            self._queue.append(job)
+            ended = [one for one in self._jobs.values() if one.ended]
+            for old in ended[: max(0, len(ended) - self._kept)]:
+                del self._jobs[old.id]
+            self._changed.notify_all()
+            return job
+
+    def job(self, name: str) -> Job:
+        with self._changed:
+            if name not in self._jobs:
+                raise UnknownJobError("There is no such drawing, or no longer.", hint="Draw it again.", field="id")
+            return self._jobs[name]
+
+    def cancel(self, job: Job) -> None:
+        """A waiting job is dropped, a running one ends after its step; what has ended stays as it is."""
+        with self._changed:
+            job.stop = True
+            if job.state == "waiting":
+                self._queue.remove(job)
+                self._update(job, state="cancelled")
+
+    def describe(self, job: Job) -> dict[str, Any]:
+        with self._changed:
+            ahead = self._queue.index(job) + 1 if job in self._queue else 0
+            return job.describe(ahead=ahead)
+
+    async def watch(self, job: Job, *, heartbeat: float) -> AsyncIterator[dict[str, Any] | None]:
+        """What `describe` says, now and whenever it changes, until the job ends; None after each `heartbeat` seconds
+        without a change.
+
+        A job that someone watched and nobody does any more is cancelled after a while.
+        """
+        event = asyncio.Event()
+        watcher = (asyncio.get_running_loop(), event)
+        with self._changed:
+            self._watchers.setdefault(job.id, []).append(watcher)
+            job.left = None
+        try:
+            seen = -1
+            while True:
+                event.clear()
+                if job.version != seen:
+                    seen = job.version
+                    now = self.describe(job)
+                    yield now
+                    if now["state"] in ("done", "failed", "cancelled"):
+                        return
+                    continue
+                try:
+                    await asyncio.wait_for(event.wait(), heartbeat)
+                except TimeoutError:
+                    yield None
+        finally:
+            with self._changed:
+                self._watchers[job.id].remove(watcher)
+                if not self._watchers[job.id]:
+                    del self._watchers[job.id]
+                    job.left = time.monotonic()
+
+    def close(self) -> None:
+        """Drop what waits, finish what is being drawn, and take no more."""
+        with self._changed:
+            self._closing = True
+            for job in list(self._queue):
+                self.cancel(job)
+            self._changed.notify_all()
+        self._worker.join()
+        self.warned.__exit__(None, None, None)
+
+    def hurry(self) -> None:
+        """What is being drawn ends after its step; may be called by a signal handler."""
+        if self._running is not None:
+            self._running.stop = True
+
+    def _update(self, job: Job, **values: Any) -> None:
+        with self._changed:
+            for name, value in values.items():
+                setattr(job, name, value)
+            if "state" in values:  # those behind it move up
+                for other in self._queue:
+                    other.version += 1
+                    self._wake(other)
+            job.version += 1
+            self._wake(job)
+
+    def _wake(self, job: Job) -> None:
+        for loop, event in self._watchers.get(job.id, ()):
+            with suppress(RuntimeError):  # that loop is closed: nobody is there any more
+                loop.call_soon_threadsafe(event.set)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                while not self._queue and not self._closing:
+                    self._changed.wait()
+                if not self._queue:
+                    return
+                job = self._running = self._queue.popleft()
+                self._update(job, state="running")
+            try:
+                self._carry_out(job)
+            except Exception as error:
+                self._update(job, state="failed", error=described(error))
+
+    def _abandoned(self, job: Job) -> bool:
+        return job.left is not None and time.monotonic() - job.left > self._patience
+
+    def _carry_out(self, job: Job) -> None:
+        started = previewed = time.monotonic()
+        cost = 0.0
+        events = run(job.request, backbone=self.backbone, predictor=self.predictor)
+        with self.warned.told() as told, closing(events):
+            for event in events:
+                now = time.monotonic()
+                if job.stop or self._abandoned(job):
+                    self._update(job, state="cancelled", seconds=now - started)
+                    return
+                news: dict[str, Any] = {"seconds": now - started, "warnings": list(told)}
+                if isinstance(event, Picture):
+                    news["pictures"] = [*job.pictures, (event.seed, event.to_png())]
+                    self.drawn += 1
+                else:
+                    news |= {"done": event.done, "total": event.total}
+                    if event.seeds and cost <= PREVIEW_SHARE * (now - previewed):
+                        news["previews"] = self._previews(event)
+                        previewed = time.monotonic()
+                        cost = previewed - now
+                self._update(job, **news)
+        self._update(job, state="done", seconds=time.monotonic() - started)
+
+    def _previews(self, event: Progress) -> list[str]:
+        urls: list[str] = []
+        for image in to_images(self.backbone.decode(event.clean).clamp(-1, 1)):
+            buffer = io.BytesIO()
+            _shrunk(image).save(buffer, format="JPEG", quality=80)
+            urls.append("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"))
+        return urls
+
+
+def _shrunk(image: Image.Image, side: int = 512) -> Image.Image:
+    if max(image.size) > side:
+        image.thumbnail((side, side), Image.Resampling.BILINEAR)
+    return image
+
+
+def described(error: Exception) -> dict[str, str]:
+    """`{code, message, hint, field}` of any exception."""
+    if isinstance(error, SketchguideError):
+        return error.as_dict()
+    if is_out_of_memory(error):
+        hint = "Try a smaller picture, or fewer at once."
+        return {
+            "code": "out_of_memory",
+            "message": "The memory of the device does not suffice.",
+            "hint": hint,
+            "field": "",
+        }
+    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    message = f"Something went wrong inside sketchguide ({reason})."
+    hint = "Please report it with the output of `sketchguide env`."
+    return {"code": "internal", "message": message, "hint": hint, "field": ""}

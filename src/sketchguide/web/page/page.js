@@ -1,0 +1,521 @@
+// The page: what is on it, and what happens when.
+
+import { Past, blank, isBlank, moved, share, toSvg } from "./strokes.js";
+import { Paper, paint } from "./paper.js";
+import { laid, load, settled } from "./raster.js";
+import * as server from "./server.js";
+import { forgetPictures, keepPicture, keptPictures, saveNow, savedState } from "./store.js";
+
+const $ = (id) => document.getElementById(id);
+const PAUSE = 250; // ms after a stroke, before a new picture is asked for
+const CLOSENESS = [
+  { name: "as usual", settings: {} },
+  { name: "loosely: more natural", settings: { strength: 1.6 } },
+  { name: "clean lines, to the letter", settings: { widen: 1, strength: 2.5 } },
+  { name: "as closely as it goes", settings: { every: 1, widen: 1, strength: 1.5 } },
+];
+const ELSEWHERE = ["prompt", "sketch", "seed", "size"]; // settings that have a place of their own on the page
+const LIMIT = 2 ** 32 - 1;
+
+let service;
+let past = new Past(blank());
+let paper;
+let settings = {}; // what differs from the defaults
+let shown = null; // what is on display: {pictures: [{url, seed, blob, request}], chosen}
+let job = null; // {id, request, abort}
+let pause = 0;
+let history = [];
+const sizes = { pen: 1, eraser: 1 };
+
+const drawing = () => paper.now;
+const newSeed = () => Math.floor(Math.random() * 1e9);
+
+// --- saying things
+
+function tell(messages, { error = false } = {}) {
+  $("told").replaceChildren(
+    ...messages.map((text) => Object.assign(document.createElement("p"), { textContent: text, className: error ? "error" : "" })),
+  );
+}
+
+function banner(text) {
+  $("banner").textContent = text ?? "";
+  $("banner").hidden = !text;
+}
+
+const failed = (error) => tell([error.message], { error: true });
+
+// --- what is asked for
+
+function request() {
+  const [width, height] = size();
+  const asked = { prompt: $("prompt").value.trim(), seed: Number($("seed").value), size: [width, height], ...settings };
+  if (!isBlank(drawing())) asked.sketch = settled(drawing());
+  return asked;
+}
+
+const size = () => service.sizes[$("sizes").selectedIndex] ?? service.sizes[0];
+
+async function draw() {
+  clearTimeout(pause);
+  if (!$("prompt").value.trim()) {
+    $("prompt").focus();
+    return;
+  }
+  const asked = request();
+  const before = job;
+  const mine = { request: asked, abort: new AbortController() };
+  job = mine;
+  before?.abort.abort();
+  busy(true);
+  try {
+    if (before?.id) server.cancel(before.id).catch(() => {});
+    const answer = await server.submit(asked);
+    mine.id = answer.id;
+    if (job !== mine) {
+      server.cancel(answer.id).catch(() => {}); // another one was asked for meanwhile
+      return;
+    }
+    tell([]);
+    save();
+    await watch(mine);
+  } catch (error) {
+    if (job !== mine) return;
+    job = null;
+    busy(false);
+    if (error instanceof server.Refused) failed(error);
+    else away(true, draw);
+  }
+}
+
+async function watch(mine) {
+  const end = await server.follow(mine.id, {
+    told: (now) => job === mine && progress(now),
+    away: (out) => job === mine && away(out),
+    given: mine.abort.signal,
+  });
+  if (job !== mine) return;
+  job = null;
+  save();
+  busy(false);
+  if (end === null) {
+    banner("The server was started anew; the drawing is sent again.");
+    setTimeout(() => banner(null), 4000);
+    await draw();
+  } else if (end.state === "done") await finished(end, mine.request);
+  else if (end.state === "cancelled") away(true, draw); // not by this page: the server is being stopped
+  else if (end.state === "failed") failed(new server.Refused(end.error, 0));
+}
+
+function away(out, again) {
+  banner(out ? "The server does not answer. The drawing is safe here; trying again …" : null);
+  if (out && again)
+    setTimeout(async () => {
+      try {
+        await server.ready();
+        banner(null);
+        if (!job) again();
+      } catch {
+        away(true, again);
+      }
+    }, 2000);
+}
+
+function stop() {
+  clearTimeout(pause);
+  if (!job) return;
+  if (job.id) server.cancel(job.id).catch(() => {});
+  job.abort.abort();
+  job = null;
+  save();
+  busy(false);
+  if (shown) show(shown.pictures, shown.chosen);
+}
+
+function busy(now) {
+  $("stop").disabled = !now;
+  $("progress").hidden = !now;
+  if (now) {
+    $("progress").removeAttribute("value");
+    $("status").textContent = "…";
+  } else $("status").textContent = "";
+}
+
+function progress(now) {
+  if (now.state === "waiting") {
+    $("status").textContent = now.ahead > 1 ? `${now.ahead - 1} before this one` : "next";
+    return;
+  }
+  if (now.total) {
+    $("progress").value = now.done / now.total;
+    const left = (now.seconds / Math.max(1, now.done)) * (now.total - now.done);
+    $("status").textContent = `step ${now.done} of ${now.total}${left > 2 ? `, ${time(left)} left` : ""}`;
+  }
+  if (now.warnings.length) tell(now.warnings);
+  if (now.previews.length) tiles(now.previews.map((url) => ({ url })));
+}
+
+const time = (seconds) => (seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`);
+
+async function finished(end, asked) {
+  try {
+    const made = await Promise.all(
+      end.pictures.map(async ({ url, seed }) => {
+        const blob = await server.picture(url);
+        return { blob, seed, request: { ...asked, seed, count: 1 }, url: URL.createObjectURL(blob) };
+      }),
+    );
+    tell(end.warnings);
+    show(made);
+    for (const one of made) await remember(one);
+  } catch (error) {
+    failed(error);
+  }
+}
+
+// --- pictures
+
+function tiles(pictures, chosen = -1) {
+  const columns = Math.ceil(Math.sqrt(pictures.length));
+  $("pictures").style.gridTemplate = `repeat(${Math.ceil(pictures.length / columns)}, 1fr) / repeat(${columns}, 1fr)`;
+  $("pictures").replaceChildren(
+    ...pictures.map(({ url, seed }, i) => {
+      const image = Object.assign(document.createElement("img"), { src: url, alt: seed === undefined ? "" : `seed ${seed}` });
+      if (pictures.length === 1 || seed === undefined) return image;
+      const button = document.createElement("button");
+      button.type = "button";
+      button.className = i === chosen ? "chosen" : "";
+      button.title = `seed ${seed}`;
+      button.append(image);
+      button.onclick = () => show(pictures, i);
+      return button;
+    }),
+  );
+}
+
+function show(pictures, chosen = 0) {
+  shown = { pictures, chosen };
+  tiles(pictures, chosen);
+  const one = pictures[chosen];
+  $("save").hidden = $("takeup").hidden = false;
+  $("save").href = one.url;
+  $("save").download = `${one.request.prompt.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40) || "picture"}-${one.seed}.png`;
+  $("takeup").onclick = () => takeUp(one.request);
+}
+
+async function remember(one) {
+  try {
+    one.id = await keepPicture({ request: one.request, blob: one.blob, seed: one.seed });
+  } catch {
+    // no room, or a browser that keeps nothing: it is still on display
+  }
+  history.push(one);
+  showHistory();
+}
+
+function showHistory() {
+  $("history").replaceChildren(
+    ...history
+      .map((one) => {
+        const button = Object.assign(document.createElement("button"), { type: "button" });
+        button.title = `${one.request.prompt}, seed ${one.seed}`;
+        button.append(Object.assign(document.createElement("img"), { src: one.url, alt: button.title }));
+        button.onclick = () => {
+          stop();
+          show([one]);
+        };
+        return button;
+      })
+      .reverse(),
+  );
+  $("forget").hidden = !history.length;
+}
+
+async function takeUp({ sketch, prompt, seed, size: wanted, ...rest }) {
+  stop();
+  $("prompt").value = prompt;
+  $("seed").value = seed;
+  const place = service.sizes.findIndex(([w, h]) => wanted && w === wanted[0] && h === wanted[1]);
+  $("sizes").selectedIndex = Math.max(0, place);
+  settings = {};
+  for (const [name, value] of Object.entries(rest)) {
+    const known = service.settings[name];
+    if (known && value !== null && value !== known.default) settings[name] = value;
+  }
+  showSettings();
+  await take({ ...blank(aspect()), ...(sketch ?? {}), erased: [] });
+}
+
+// --- the drawing
+
+const aspect = () => size()[0] / size()[1];
+
+async function take(given) {
+  const one = await fitted(given);
+  past.add(one);
+  paper.set(one);
+  changed();
+}
+
+async function fitted(given) {
+  await load(given.raster);
+  if (Math.abs(given.aspect - aspect()) < 1e-6) return given;
+  const part = share(given, aspect());
+  const strokes = moved(given.strokes, part);
+  return { ...given, aspect: aspect(), strokes, raster: await laid(given, part), erased: [] };
+}
+
+function changed() {
+  paint($("lines"), paper.drawing, { ink: true });
+  $("undo").disabled = !past.canUndo;
+  $("redo").disabled = !past.canRedo;
+  $("clear").disabled = $("export").disabled = isBlank(paper.drawing);
+  save();
+}
+
+function soon() {
+  clearTimeout(pause);
+  if ($("live").checked && $("prompt").value.trim()) pause = setTimeout(() => (paper.busy ? soon() : draw()), PAUSE);
+}
+
+async function step(direction) {
+  paper.finish();
+  past[direction]();
+  paper.set(await fitted(past.now));
+  changed();
+  soon();
+}
+
+async function openFile(file, { trace = false } = {}) {
+  if (!file) return;
+  try {
+    if (!trace && file.type === "image/png" && (await recalled(file))) return;
+    const { sketch, warnings } = await server.readSketch(file, { trace });
+    tell(warnings);
+    await take({ ...sketch, erased: [] });
+    soon();
+  } catch (error) {
+    failed(error);
+  }
+}
+
+// Whether the file is a picture made by sketchguide, whose settings are on the page now.
+async function recalled(file) {
+  try {
+    const { request: found, warnings } = await server.readRecipe(file);
+    await takeUp(found);
+    tell(warnings);
+    show([{ url: URL.createObjectURL(file), blob: file, seed: found.seed, request: found }]);
+    return true;
+  } catch (error) {
+    if (error instanceof server.Refused && error.status === 422) return false;
+    throw error;
+  }
+}
+
+function download(name, text, type) {
+  const url = URL.createObjectURL(new Blob([text], { type }));
+  Object.assign(document.createElement("a"), { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1000);
+}
+
+// --- settings
+
+function buildSettings() {
+  $("closeness").replaceChildren(...CLOSENESS.map(({ name }) => new Option(name)), new Option("as set below"));
+  $("sizes").replaceChildren(...service.sizes.map(([w, h]) => new Option(`${w} × ${h}`)));
+  const fields = Object.entries(service.settings).filter(([name]) => !ELSEWHERE.includes(name));
+  $("more").replaceChildren(
+    ...fields.map(([name, { about, minimum, maximum, choices, default: usual }]) => {
+      const label = document.createElement("label");
+      const number = minimum !== undefined;
+      const input = document.createElement(choices ? "select" : "input");
+      input.id = `set-${name}`;
+      if (choices) input.append(new Option("automatic", ""), ...choices.map((one) => new Option(one)));
+      else {
+        input.type = number ? "number" : "text";
+        if (number) Object.assign(input, { min: minimum, max: maximum, step: "any" });
+        input.placeholder = usual ?? "automatic";
+      }
+      input.onchange = () => {
+        const value = number ? Number(input.value) : input.value.trim();
+        if (input.value.trim() === "" || !input.checkValidity()) delete settings[name];
+        else settings[name] = value;
+        showSettings();
+        save();
+        soon();
+      };
+      label.append(name.replaceAll("_", " "), input, Object.assign(document.createElement("small"), { textContent: about }));
+      return label;
+    }),
+  );
+}
+
+function showSettings() {
+  for (const input of $("more").querySelectorAll("input, select")) input.value = settings[input.id.slice(4)] ?? "";
+  const pulling = Object.fromEntries(["strength", "widen", "every"].filter((n) => n in settings).map((n) => [n, settings[n]]));
+  const same = ({ settings: one }) =>
+    Object.keys({ ...one, ...pulling }).every((name) => one[name] === pulling[name]);
+  const place = CLOSENESS.findIndex(same);
+  $("closeness").selectedIndex = place < 0 ? CLOSENESS.length : place;
+  $("closeness").options[CLOSENESS.length].hidden = place >= 0;
+}
+
+function chooseCloseness() {
+  const { strength, widen, every, ...rest } = settings;
+  settings = { ...rest, ...(CLOSENESS[$("closeness").selectedIndex]?.settings ?? {}) };
+  showSettings();
+  save();
+  soon();
+}
+
+// --- keeping
+
+function save() {
+  const kept = saveNow({
+    drawing: paper.now,
+    prompt: $("prompt").value,
+    seed: $("seed").value,
+    size: $("sizes").selectedIndex,
+    live: $("live").checked,
+    settings,
+    job: job?.id ? { id: job.id, request: { ...job.request, sketch: null } } : null,
+  });
+  if (!kept) banner("This drawing is too large for the browser to keep: a reload would lose it.");
+}
+
+// --- beginning
+
+const inHand = () => document.querySelector("input[name=tool]:checked").value;
+
+function takeInHand(kind) {
+  document.querySelector(`input[name=tool][value=${kind}]`).checked = true;
+  $("size").value = sizes[kind];
+}
+
+function wire() {
+  for (const input of document.querySelectorAll("input[name=tool]")) input.onchange = () => takeInHand(input.value);
+  $("size").oninput = ({ target }) => (sizes[inHand()] = Number(target.value));
+  $("ask").onsubmit = (event) => {
+    event.preventDefault();
+    draw();
+  };
+  $("stop").onclick = stop;
+  $("prompt").oninput = () => save();
+  $("prompt").onchange = soon;
+  $("live").onchange = () => (save(), soon());
+  $("undo").onclick = () => step("undo");
+  $("redo").onclick = () => step("redo");
+  $("clear").onclick = () => take(blank(aspect()));
+  $("open").onchange = ({ target }) => openFile(target.files[0]).finally(() => (target.value = ""));
+  $("trace").onchange = ({ target }) => openFile(target.files[0], { trace: true }).finally(() => (target.value = ""));
+  $("export").onclick = () => download("drawing.svg", toSvg(paper.drawing), "image/svg+xml");
+  $("overlay").oninput = ({ target }) => ($("lines").style.opacity = target.value);
+  $("closeness").onchange = chooseCloseness;
+  $("seed").onchange = () => {
+    const value = Math.round(Number($("seed").value));
+    $("seed").value = value >= 0 && value <= LIMIT ? value : newSeed();
+    save();
+    soon();
+  };
+  $("dice").onclick = () => {
+    $("seed").value = newSeed();
+    save();
+    draw();
+  };
+  $("sizes").onchange = async () => {
+    reshape();
+    await take(paper.drawing);
+    soon();
+  };
+  $("defaults").onclick = () => {
+    settings = {};
+    showSettings();
+    save();
+    soon();
+  };
+  $("forget").onclick = async () => {
+    history = [];
+    showHistory();
+    await forgetPictures().catch(() => {});
+  };
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") stop();
+    if (event.target.matches("input[type=text], input[type=number]")) return;
+    const key = event.key.toLowerCase();
+    const control = event.ctrlKey || event.metaKey;
+    if (control && (key === "z" || key === "y")) {
+      event.preventDefault();
+      step(key === "y" || event.shiftKey ? "redo" : "undo");
+    } else if (!control && !event.altKey && (key === "p" || key === "e")) takeInHand(key === "p" ? "pen" : "eraser");
+  });
+  document.addEventListener("dragover", (event) => event.preventDefault());
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    openFile(event.dataTransfer.files[0]);
+  });
+  window.addEventListener("pagehide", () => save());
+  document.addEventListener("visibilitychange", () => document.hidden && save());
+}
+
+function reshape() {
+  for (const sheet of document.querySelectorAll(".sheet")) sheet.style.aspectRatio = `${size()[0]} / ${size()[1]}`;
+}
+
+async function begin() {
+  try {
+    service = await server.about();
+  } catch (error) {
+    if (error instanceof server.Refused) banner(error.message);
+    else {
+      banner("The server does not answer; trying again …");
+      setTimeout(begin, 2000);
+    }
+    return;
+  }
+  banner(null);
+  $("model").textContent = service.model;
+  buildSettings();
+  const kept = savedState();
+  $("prompt").value = kept.prompt ?? "";
+  $("seed").value = kept.seed || newSeed();
+  $("live").checked = kept.live ?? true;
+  $("sizes").selectedIndex = kept.size in service.sizes ? kept.size : 0;
+  settings = kept.settings ?? {};
+  showSettings();
+  reshape();
+  const first = await fitted(kept.drawing ?? blank(aspect())).catch(() => blank(aspect()));
+  past = new Past(first);
+  const tool = () => ({
+    kind: inHand(),
+    size: sizes[inHand()],
+    weight: Number($("firmness").value),
+    mirror: $("mirror").checked,
+    pressure: $("pressure").checked,
+  });
+  const drawn = (now) => {
+    past.add(now);
+    changed();
+    soon();
+  };
+  paper = new Paper($("paper"), { drawing: first, tool, drawn });
+  $("lines").style.opacity = 0;
+  new ResizeObserver(() => paint($("lines"), paper.drawing)).observe($("lines"));
+  wire();
+  busy(false);
+  changed();
+  try {
+    history = (await keptPictures()).map((one) => ({ ...one, url: URL.createObjectURL(one.blob) }));
+  } catch {
+    history = [];
+  }
+  showHistory();
+  if (history.length) show([history.at(-1)]);
+  if (kept.job) {
+    job = { id: kept.job.id, request: { ...kept.job.request, ...(isBlank(first) ? {} : { sketch: settled(first) }) }, abort: new AbortController() };
+    busy(true);
+    await watch(job);
+  }
+}
+
+begin();

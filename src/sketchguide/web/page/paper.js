@@ -1,0 +1,140 @@
+// The canvas that is drawn on: pointers in, strokes out.
+
+import { LINE_WIDTH, adding, erasing, mirrored, stroke } from "./strokes.js";
+import { inked } from "./raster.js";
+
+const INK = [29, 29, 27];
+const FIRM = [20, 70, 190];
+const NEAREST = 0.002; // between two points of a line
+const HALF = 0.5; // the pressure at which a line binds as usual
+const PEN_RULES = 600; // ms after a pen was seen, in which a touch is a palm
+
+export function paint(canvas, drawing, { ink = true } = {}) {
+  const box = canvas.getBoundingClientRect();
+  const scale = window.devicePixelRatio || 1;
+  const [width, height] = [Math.round(box.width * scale), Math.round(box.height * scale)];
+  if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
+  const pen = canvas.getContext("2d");
+  pen.clearRect(0, 0, width, height);
+  if (!ink) return;
+  const raster = drawing.raster && inked(drawing, INK);
+  if (raster) pen.drawImage(raster, 0, 0, width, height);
+  pen.lineCap = pen.lineJoin = "round";
+  for (const one of drawing.strokes) {
+    const [red, green, blue] = one.weight > 1 ? FIRM : INK;
+    pen.strokeStyle = `rgb(${red} ${green} ${blue} / ${one.weight < 1 ? 0.25 + 0.5 * one.weight : 1})`;
+    pen.lineWidth = Math.max(1, (one.width ?? LINE_WIDTH) * Math.max(width, height));
+    pen.beginPath();
+    one.points.forEach(([x, y], i) => pen[i ? "lineTo" : "moveTo"](x * width, y * height));
+    if (one.points.length === 1) pen.lineTo(one.points[0][0] * width, one.points[0][1] * height);
+    if (one.closed) pen.closePath();
+    pen.stroke();
+  }
+}
+
+export class Paper {
+  // `tool()` says what is in hand: {kind, size, weight, mirror, pressure}; `drawn(drawing)` is told of every finished
+  // stroke.
+  constructor(canvas, { drawing, tool, drawn }) {
+    Object.assign(this, { canvas, drawing, tool, drawn });
+    this.pointer = null;
+    this.path = [];
+    this.pressed = []; // how hard, where a pen says so
+    this.penSeen = -Infinity;
+    canvas.addEventListener("pointerdown", (event) => this.#down(event));
+    canvas.addEventListener("pointermove", (event) => this.#move(event));
+    canvas.addEventListener("pointerup", (event) => this.#up(event));
+    // What was drawn until then stays, whoever takes the pointer away.
+    canvas.addEventListener("pointercancel", (event) => this.#up(event));
+    canvas.addEventListener("lostpointercapture", (event) => this.#up(event));
+    window.addEventListener("blur", () => this.finish());
+    canvas.addEventListener("contextmenu", (event) => event.preventDefault());
+    new ResizeObserver(() => this.show()).observe(canvas);
+  }
+
+  set(drawing) {
+    this.drawing = drawing;
+    this.show();
+  }
+
+  get busy() {
+    return this.pointer !== null;
+  }
+
+  // The drawing with the stroke that is being drawn.
+  get now() {
+    if (!this.path.length) return this.drawing;
+    const { kind, size, mirror } = this.held;
+    const paths = mirror ? [this.path, mirrored(this.path)] : [this.path];
+    if (kind === "eraser") return paths.reduce((one, path) => erasing(one, path, 0.02 * size), this.drawing);
+    const width = size === 1 ? null : LINE_WIDTH * size;
+    return adding(this.drawing, ...paths.map((path) => stroke(path, { width, weight: this.#weight })));
+  }
+
+  get #weight() {
+    const { weight, pressure } = this.held;
+    if (!pressure || !this.pressed.length) return weight;
+    const mean = this.pressed.reduce((sum, one) => sum + one, 0) / this.pressed.length;
+    return Math.round(weight * Math.min(2, Math.max(0.2, mean / HALF)) * 100) / 100;
+  }
+
+  show() {
+    paint(this.canvas, this.now);
+    if (this.path.length && this.held.kind === "eraser") this.#showEraser();
+  }
+
+  finish() {
+    if (!this.busy) return;
+    const now = this.now;
+    this.pointer = null;
+    this.path = [];
+    this.drawing = now;
+    this.show();
+    this.drawn(now);
+  }
+
+  #down(event) {
+    if (event.pointerType === "pen") this.penSeen = event.timeStamp;
+    const palm = event.pointerType === "touch" && event.timeStamp - this.penSeen < PEN_RULES;
+    if (this.busy || palm || (event.pointerType === "mouse" && event.button !== 0)) return;
+    event.preventDefault();
+    this.canvas.focus({ preventScroll: true });
+    this.canvas.setPointerCapture(event.pointerId);
+    this.pointer = event.pointerId;
+    this.held = this.tool();
+    this.pressed = [];
+    if (event.pointerType === "pen" && event.button === 5) this.held = { ...this.held, kind: "eraser" };
+    this.#take(event);
+    this.show();
+  }
+
+  #move(event) {
+    if (event.pointerType === "pen") this.penSeen = event.timeStamp;
+    if (event.pointerId !== this.pointer) return;
+    const all = event.getCoalescedEvents?.() ?? [];
+    for (const one of all.length ? all : [event]) this.#take(one);
+    this.show();
+  }
+
+  #up(event) {
+    if (event.pointerId === this.pointer) this.finish();
+  }
+
+  #take(event) {
+    const box = this.canvas.getBoundingClientRect();
+    const point = [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height];
+    if (event.pointerType === "pen") this.pressed.push(event.pressure);
+    const last = this.path.at(-1);
+    if (!last || Math.hypot(point[0] - last[0], point[1] - last[1]) >= NEAREST) this.path.push(point);
+  }
+
+  #showEraser() {
+    const pen = this.canvas.getContext("2d");
+    const [x, y] = this.path.at(-1);
+    pen.strokeStyle = "#888";
+    pen.lineWidth = 1;
+    pen.beginPath();
+    pen.arc(x * this.canvas.width, y * this.canvas.height, 0.02 * this.held.size * this.canvas.height, 0, 7);
+    pen.stroke();
+  }
+}

@@ -1,0 +1,74 @@
+// What the page asks the server.
+
+const RETRY = 1500; // ms
+
+export class Refused extends Error {
+  constructor(error, status) {
+    super([error.message, error.hint].filter(Boolean).join(" "));
+    this.status = status;
+    this.code = error.code;
+  }
+}
+
+async function ask(path, options = {}) {
+  const answer = await fetch(path, options);
+  const body = await answer.json().catch(() => ({ error: { message: `The server answered ${answer.status}.` } }));
+  if (!answer.ok) throw new Refused(body.error, answer.status);
+  return body;
+}
+
+const post = (path, body, type = "application/octet-stream") =>
+  ask(path, { method: "POST", body, headers: { "content-type": type } });
+
+export const about = () => ask("api/about");
+export const ready = () => ask("ready");
+export const submit = (request) => post("api/jobs", JSON.stringify(request), "application/json");
+export const state = (id) => ask(`api/jobs/${id}`);
+export const cancel = (id) => ask(`api/jobs/${id}`, { method: "DELETE", keepalive: true });
+export const readSketch = (file, { trace = false } = {}) => post(`api/sketches${trace ? "?trace=true" : ""}`, file);
+export const readRecipe = (file) => post("api/recipes", file, "image/png");
+
+export async function picture(url) {
+  const answer = await fetch(url);
+  if (!answer.ok) throw new Refused({ message: "The picture is not there any more." }, answer.status);
+  return answer.blob();
+}
+
+// Follow a job to its end: `told` gets every state, `away` whether the server is out of reach. Returns the last state,
+// null where the server does not know the job (it was started anew), or where `given` says that nobody cares any more.
+export async function follow(id, { told, away, given }) {
+  while (!given.aborted) {
+    const end = await listen(id, told, given);
+    if (end) return end;
+    if (given.aborted) break;
+    try {
+      told(await state(id));
+      away(false);
+    } catch (error) {
+      if (error instanceof Refused && error.status === 404) {
+        away(false);
+        return null;
+      }
+      away(true);
+      await new Promise((done) => setTimeout(done, RETRY));
+    }
+  }
+  return null;
+}
+
+function listen(id, told, given) {
+  return new Promise((done) => {
+    const stream = new EventSource(`api/jobs/${id}/events`);
+    const close = (end) => {
+      stream.close();
+      done(end);
+    };
+    given.addEventListener("abort", () => close(null), { once: true });
+    stream.onmessage = ({ data }) => {
+      const now = JSON.parse(data);
+      told(now);
+      if (["done", "failed", "cancelled"].includes(now.state)) close(now);
+    };
+    stream.onerror = () => close(null);
+  });
+}

@@ -1,0 +1,50 @@
+// What outlives a reload: the drawing and the settings in localStorage, which is written at once, pictures in IndexedDB.
+
+const KEY = "sketchguide";
+const KEPT = 60; // pictures
+
+export function saveNow(state) {
+  try {
+    localStorage.setItem(KEY, JSON.stringify(state));
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+export function savedState() {
+  try {
+    return JSON.parse(localStorage.getItem(KEY)) ?? {};
+  } catch {
+    return {};
+  }
+}
+
+const settled = (request) =>
+  new Promise((done, failed) => {
+    request.onsuccess = () => done(request.result);
+    request.onerror = () => failed(request.error);
+  });
+
+let opening = null;
+
+async function pictures(mode) {
+  opening ??= (() => {
+    const request = indexedDB.open(KEY, 1);
+    request.onupgradeneeded = () => request.result.createObjectStore("pictures", { keyPath: "id", autoIncrement: true });
+    return settled(request);
+  })();
+  return (await opening).transaction("pictures", mode).objectStore("pictures");
+}
+
+export async function keepPicture(picture) {
+  const store = await pictures("readwrite");
+  const id = await settled(store.add(picture));
+  const ids = await settled(store.getAllKeys());
+  for (const old of ids.slice(0, -KEPT)) store.delete(old);
+  return id;
+}
+
+export const keptPictures = async () => settled((await pictures("readonly")).getAll());
+
+export const forgetPictures = async () => settled((await pictures("readwrite")).clear());

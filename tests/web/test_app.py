@@ -1,0 +1,212 @@
+"""The API of the drawing page, with a small random model."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from served import ASKED, CAT
+from sketchguide.errors import SketchguideWarning
+from sketchguide.generation import generate, recall
+from sketchguide.images import to_png
+from sketchguide.predictors import LatentPredictor
+from sketchguide.request import Request
+from sketchguide.sketch import Sketch
+from sketchguide.web.app import FIELDS, MOST
+from sketchguide.web.jobs import Desk
+
+Ended = Callable[..., dict[str, Any]]
+
+
+def test_the_page_and_what_belongs_to_it(client: TestClient):
+    page = client.get("/")
+    assert page.headers["content-type"].startswith("text/html")
+    for name in ("page.css", "page.js", "paper.js", "raster.js", "server.js", "store.js", "strokes.js"):
+        answer = client.get(f"/page/{name}")
+        assert answer.status_code == 200
+        assert "javascript" in answer.headers["content-type"] or name.endswith(".css")
+    for path in ("/page/none.js", "/page/../jobs.py", "/page/%2e%2e/jobs.py", "/page/..%2fjobs.py", "/page/%00", "/x"):
+        answer = client.get(path)
+        assert answer.status_code == 404
+        assert answer.json()["error"]["message"] == "There is nothing at this address."
+
+
+def test_a_picture_is_the_one_that_the_library_makes(
+    client: TestClient, ended: Ended, desk: Desk, predictor: LatentPredictor
+):
+    end = ended(sketch=CAT, count=2)
+    assert (end["state"], end["done"], end["total"], end["error"]) == ("done", 3, 3, None)
+    assert [one["seed"] for one in end["pictures"]] == [7, 8]
+    expected = generate(
+        "a cat", sketch=Sketch.from_json(CAT), backbone=desk.backbone, predictor=predictor, steps=3, seed=7, count=2,
+        size=(64, 64),
+    )  # fmt: skip
+    for one, picture in zip(end["pictures"], expected, strict=True):
+        answer = client.get("/" + one["url"])
+        assert answer.headers["content-type"] == "image/png"
+        assert answer.content == picture.to_png()
+        assert recall(answer.content).request.sketch == CAT
+
+
+def test_previews_come_while_it_is_drawn(client: TestClient):
+    job = client.post("/api/jobs", json=ASKED | {"steps": 5}).json()["id"]
+    told = [json.loads(line[6:]) for line in client.get(f"/api/jobs/{job}/events").text.splitlines() if line]
+    assert told[-1]["state"] == "done"
+    assert told[-1]["previews"] == []
+    assert any(one["previews"] and one["previews"][0].startswith("data:image/jpeg;base64,") for one in told)
+    assert [one["done"] for one in told] == sorted(one["done"] for one in told)
+
+
+def test_a_seed_is_drawn_where_none_is_given(client: TestClient, ended: Ended):
+    asked = {name: value for name, value in ASKED.items() if name != "seed"}
+    first, second = (client.post("/api/jobs", json=asked).json()["id"] for _ in range(2))
+    assert client.get(f"/api/jobs/{first}/events")
+    seeds = [client.get(f"/api/jobs/{one}/events").text for one in (first, second)]
+    assert seeds[0].split('"seed": ')[1] != seeds[1].split('"seed": ')[1]
+    assert ended()["pictures"][0]["seed"] == 7
+
+
+@pytest.mark.parametrize(
+    ("asked", "field", "words"),
+    [
+        ({"prompt": "a\0b"}, "prompt", "control characters"),
+        ({"strength": 50}, "strength", "less than or equal to 20"),
+        ({"strength": "much"}, "strength", "valid number"),
+        ({"steps": 100_000}, "steps", "this server allows 200"),
+        ({"count": 9}, "count", "this server allows 8"),
+        ({"size": [640, 640]}, "size", "this server allows 4 times"),
+        ({"size": [63, 64]}, "size", "multiples of"),
+        ({"paint": 1}, "paint", "not allowed"),
+        ({"model": "/etc"}, "model", "not for whoever draws"),
+        ({"predictor": "../x"}, "predictor", "not for whoever draws"),
+        ({"lora": "x"}, "lora", "not for whoever draws"),
+        ({"classifier": "x"}, "classifier", "not for whoever draws"),
+        ({"device": "cuda"}, "device", "not for whoever draws"),
+        ({"layout": {}}, "layout", "not for whoever draws"),
+        ({"sketch": {"strokes": []}}, "sketch", "not a saved sketch"),
+        ({"sketch": CAT | {"aspect": 1e9}}, "sketch", "times as wide as high"),
+        ({"solver": "magic"}, "solver", "magic"),
+    ],
+)
+def test_what_cannot_be_done_is_said_at_once(client: TestClient, asked: dict[str, Any], field: str, words: str):
+    answer = client.post("/api/jobs", json=ASKED | asked)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["field"] == field
+    assert words in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "body", [b"", b"{", b"[1]", b'{"prompt": NaN}', b"\xff\xfe", b"[" * 100_000, b'{"prompt": "\\ud800"}']
+)
+def test_bodies_that_are_no_request(client: TestClient, body: bytes):
+    answer = client.post("/api/jobs", content=body)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"]
+
+
+def test_warnings_are_told_to_whoever_asked(ended: Ended):
+    blank = Sketch.from_strokes([]).to_json()
+    assert any("blank" in one or "no ink" in one for one in ended(sketch=blank)["warnings"])
+    assert ended(sketch=CAT)["warnings"] == []
+
+
+def test_unknown_jobs_and_pictures(client: TestClient, ended: Ended):
+    for path in ("/api/jobs/none", "/api/jobs/none/events", "/api/jobs/none/pictures/0.png"):
+        assert client.get(path).status_code == 404
+    assert client.delete("/api/jobs/none").status_code == 404
+    name = ended()["id"]
+    for index in ("1", "-1", "99999999999999999999999"):
+        assert client.get(f"/api/jobs/{name}/pictures/{index}.png").status_code == 404
+    assert client.delete(f"/api/jobs/{name}").json()["state"] == "done"
+    assert client.put("/api/jobs").status_code == 405
+
+
+def test_drawings_are_read(client: TestClient):
+    svg = b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 10 10"><path d="M1 1L9 9" data-weight="2"/></svg>'
+    read = client.post("/api/sketches", content=svg).json()
+    (stroke,) = Sketch.from_json(read["sketch"]).strokes
+    assert stroke.weight == 2
+    picture = Image.new("RGB", (64, 64), "white")
+    picture.paste("black", (20, 20, 44, 24))
+    assert client.post("/api/sketches", content=to_png(picture)).json()["sketch"]["raster"]
+    quick = b'{"word": "cat", "drawing": [[[0, 9], [0, 9]]]}\n'
+    assert client.post("/api/sketches", content=quick).json()["warnings"] == []
+    assert "several drawings" in client.post("/api/sketches", content=quick * 2).json()["warnings"][0]
+    for bad in (b"", b"nothing", b"<svg><path", b"\x89PNG\r\n\x1a\nx"):
+        answer = client.post("/api/sketches", content=bad)
+        assert answer.status_code == 422
+        assert answer.json()["error"]["message"].startswith("The ")
+
+
+def test_a_photograph_is_traced(client: TestClient):
+    picture = Image.new("RGB", (600, 300), "white")
+    picture.paste("red", (200, 100, 400, 200))
+    traced = Sketch.from_json(client.post("/api/sketches?trace=true", content=to_png(picture)).json()["sketch"])
+    assert traced.aspect == 2
+    ink = traced.rasterize(size=(120, 60)).ink
+    assert ink[30, 40] > 0.5  # on the edge
+    assert ink[30, 60] < 0.1  # within
+    assert ink[10, 60] < 0.1
+
+
+def test_a_picture_gives_its_settings_back(client: TestClient, ended: Ended):
+    end = ended(sketch=CAT, count=2, strength=1.25)
+    second = client.get("/" + end["pictures"][1]["url"]).content
+    found = client.post("/api/recipes", content=second).json()
+    assert found["warnings"] == []
+    assert found["request"] | {"count": 1} == found["request"]
+    assert (found["request"]["seed"], found["request"]["strength"], found["request"]["sketch"]) == (8, 1.25, CAT)
+    again = client.post("/api/jobs", json=found["request"])
+    assert again.status_code == 202
+    answer = client.post("/api/recipes", content=to_png(Image.new("RGB", (64, 64))))
+    assert answer.status_code == 422
+    assert "carries no sketchguide recipe" in answer.json()["error"]["message"]
+
+
+def test_a_recipe_tells_what_the_page_does_not_set(client: TestClient, desk: Desk):
+    with pytest.warns(SketchguideWarning, match="class_scale"):
+        (picture,) = generate("a cat", backbone=desk.backbone, steps=1, size=(64, 64), class_scale=3.0, seed=1)
+    told = client.post("/api/recipes", content=picture.to_png()).json()["warnings"]
+    assert told == ["It was made with class_scale, which this page does not set."]
+
+
+def test_what_the_server_was_started_with_is_in_every_recipe(tiny: Any, predictor: LatentPredictor):
+    from sketchguide.web.app import requested
+
+    with Desk(tiny(), predictor, settings={"lora": "some", "lora_scale": 0.5}) as desk:
+        request = requested({"prompt": "a cat"}, desk)
+    assert (request.lora, request.lora_scale, request.model) == ("some", 0.5, "tiny")
+
+
+def test_about_names_every_setting_with_its_range(client: TestClient, desk: Desk):
+    about = client.get("/api/about").json()
+    assert about["model"] == "tiny"
+    assert about["sizes"][0] == list(desk.backbone.default_size)
+    for width, height in about["sizes"]:
+        assert width % desk.backbone.multiple == height % desk.backbone.multiple == 0
+    assert tuple(about["settings"]) == FIELDS
+    for name, setting in about["settings"].items():
+        assert setting["about"]
+        assert setting["default"] == (None if name in ("prompt", "seed") else Request.model_fields[name].default)
+    assert about["settings"]["strength"] | {"minimum": 0, "maximum": 20} == about["settings"]["strength"]
+    assert about["settings"]["count"]["maximum"] == MOST["count"]
+
+
+def test_the_description_of_the_api(client: TestClient):
+    described = client.get("/api/openapi.json").json()
+    body = described["paths"]["/api/jobs"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert set(body["properties"]) == set(FIELDS)
+    assert body["required"] == ["prompt"]
+
+
+def test_health_and_readiness(client: TestClient, desk: Desk):
+    assert client.get("/ready").status_code == 200
+    desk.close()
+    assert client.get("/ready").status_code == 503
+    assert client.get("/health").status_code == 200
+    answer = client.post("/api/jobs", json=ASKED)
+    assert answer.status_code == 429
+    assert answer.headers["retry-after"]

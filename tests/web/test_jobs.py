@@ -1,0 +1,220 @@
+"""The queue: order, room, cancelling, failing, leaving."""
+
+import asyncio
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from served import ASKED
+from sketchguide.backbones.base import Backbone
+from sketchguide.generation import named
+from sketchguide.predictors import LatentPredictor
+from sketchguide.request import Request
+from sketchguide.web.jobs import Desk, Job, QueueFullError, UnknownJobError
+from support import Tiny
+
+
+def asked(desk: Desk, **values: Any) -> Request:
+    return Request.checked(**named(ASKED | values, desk.backbone, desk.predictor))
+
+
+def wait(job: Job, *states: str) -> None:
+    for _ in range(1200):
+        if job.state in (states or ("done", "failed", "cancelled")):
+            return
+        time.sleep(0.01)
+    raise AssertionError(job.state)
+
+
+class Slow:
+    """A model that waits for `go` at every step."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._backbone = backbone
+        self.steps = 0
+        self.held = True
+        self.fails = ""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backbone, name)
+
+    def predict(self, *args: Any, **more: Any) -> Any:
+        while self.held:
+            time.sleep(0.005)
+        self.steps += 1
+        if self.fails:
+            raise RuntimeError(self.fails)
+        return self._backbone.predict(*args, **more)
+
+
+@pytest.fixture
+def slow(tiny: Tiny) -> Slow:
+    return Slow(tiny())
+
+
+@pytest.fixture
+def held(slow: Slow, predictor: LatentPredictor) -> Iterator[Desk]:
+    """A desk at which nothing moves before `slow.held` is False."""
+    desk = Desk(slow, predictor, waiting=2, kept=2, patience=0.2)  # pyright: ignore[reportArgumentType]
+    yield desk
+    slow.held = False
+    desk.close()
+
+
+def test_first_come_first_served(held: Desk, slow: Slow):
+    first = held.submit(asked(held, seed=1))
+    wait(first, "running")
+    second, third = (held.submit(asked(held, seed=seed)) for seed in (2, 3))
+    assert [held.describe(job)["ahead"] for job in (first, second, third)] == [0, 1, 2]
+    slow.held = False
+    wait(third)
+    assert [job.state for job in (first, second, third)] == ["done"] * 3
+    assert [job.pictures[0][0] for job in (first, second, third)] == [1, 2, 3]
+
+
+def test_a_full_queue_refuses_and_loses_nothing(held: Desk, slow: Slow):
+    running = held.submit(asked(held))
+    wait(running, "running")
+    waiting = [held.submit(asked(held)) for _ in range(2)]
+    with pytest.raises(QueueFullError, match="2 drawings wait already"):
+        held.submit(asked(held))
+    held.cancel(waiting[0])
+    more = held.submit(asked(held))
+    slow.held = False
+    wait(more)
+    assert [job.state for job in (running, *waiting, more)] == ["done", "cancelled", "done", "done"]
+
+
+def test_a_running_job_ends_after_its_step(held: Desk, slow: Slow):
+    job = held.submit(asked(held, steps=50))
+    wait(job, "running")
+    held.cancel(job)
+    held.cancel(job)
+    slow.held = False
+    wait(job)
+    assert job.state == "cancelled"
+    assert slow.steps < 5  # both passes of at most two steps
+    assert not job.pictures
+
+
+def test_a_job_that_fails_says_why_and_the_next_one_is_drawn(held: Desk, slow: Slow):
+    slow.fails, slow.held = "the device is on fire", False
+    failing = held.submit(asked(held))
+    wait(failing)
+    assert failing.state == "failed"
+    assert failing.error is not None
+    assert "the device is on fire" in failing.error["message"]
+    slow.fails = "CUDA out of memory. Tried to allocate 2 GiB"
+    full = held.submit(asked(held))
+    wait(full)
+    assert full.error is not None
+    assert full.error["code"] == "out_of_memory"
+    assert "smaller picture" in full.error["hint"]
+    slow.fails = ""
+    after = held.submit(asked(held))
+    wait(after)
+    assert after.state == "done"
+    assert held.drawn == 1
+
+
+def test_only_the_last_ones_are_kept(held: Desk, slow: Slow):
+    slow.held = False
+    jobs: list[Job] = []
+    for seed in range(4):
+        jobs.append(held.submit(asked(held, seed=seed, steps=1)))
+        wait(jobs[-1])
+    for job in jobs[:1]:
+        with pytest.raises(UnknownJobError):
+            held.job(job.id)
+    assert held.job(jobs[-1].id) is jobs[-1]
+
+
+def test_what_nobody_watches_any_more_is_dropped(held: Desk, slow: Slow):
+    running = held.submit(asked(held))
+    wait(running, "running")
+    waiting, unwatched = held.submit(asked(held)), held.submit(asked(held))
+
+    async def look_at(job: Job) -> None:
+        async for _ in held.watch(job, heartbeat=1):
+            return
+
+    asyncio.run(look_at(running))
+    asyncio.run(look_at(waiting))
+    time.sleep(0.3)
+    fresh = held.submit(asked(held))  # takes the place of the one that waited
+    assert waiting.state == "cancelled"
+    slow.held = False
+    wait(fresh)
+    assert (running.state, unwatched.state, fresh.state) == ("cancelled", "done", "done")
+
+
+def test_whoever_comes_back_in_time_finds_the_job_running(held: Desk, slow: Slow):
+    job = held.submit(asked(held))
+    wait(job, "running")
+
+    async def leave_and_come_back() -> list[str]:
+        async for _ in held.watch(job, heartbeat=1):
+            break
+        await asyncio.sleep(0.05)
+        states: list[str] = []
+        async for now in held.watch(job, heartbeat=1):
+            slow.held = False
+            if now:
+                states.append(now["state"])
+        return states
+
+    assert asyncio.run(leave_and_come_back())[-1] == "done"
+
+
+def test_a_silent_stream_shows_that_it_lives(held: Desk):
+    job = held.submit(asked(held))
+
+    async def heartbeats() -> int:
+        count = 0
+        async for now in held.watch(job, heartbeat=0.02):
+            count += now is None
+            if count == 3:
+                break
+        return count
+
+    assert asyncio.run(heartbeats()) == 3
+
+
+def test_closing_finishes_what_is_drawn_and_drops_what_waits(held: Desk, slow: Slow):
+    running, waiting = held.submit(asked(held)), held.submit(asked(held))
+    wait(running, "running")
+    slow.held = False
+    held.close()
+    assert (running.state, waiting.state) == ("done", "cancelled")
+    assert not held.ready
+    with pytest.raises(QueueFullError, match="shutting down"):
+        held.submit(asked(held))
+
+
+def test_in_a_hurry_it_ends_after_the_step(held: Desk, slow: Slow):
+    running = held.submit(asked(held, steps=50))
+    wait(running, "running")
+    held.hurry()
+    slow.held = False
+    held.close()
+    assert running.state == "cancelled"
+
+
+def test_previews_cost_a_part_of_the_time(held: Desk, slow: Slow, monkeypatch: pytest.MonkeyPatch):
+    """A decoder that takes far longer than a step is not asked at every step."""
+    asked_for: list[float] = []
+    decode = slow._backbone.decode
+
+    def costly(latents: Any) -> Any:
+        asked_for.append(time.monotonic())
+        time.sleep(0.2)
+        return decode(latents)
+
+    monkeypatch.setattr(slow, "decode", costly, raising=False)
+    slow.held = False
+    job = held.submit(asked(held, steps=20))
+    wait(job)
+    assert job.state == "done"
+    assert len(asked_for) <= 4  # the first, the last, and what 20 quick steps leave time for

@@ -1,0 +1,433 @@
+"""The page in a browser: Chromium of the distribution, driven by Playwright."""
+
+import json
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from served import Served, serving
+from sketchguide.predictors import LatentPredictor
+from sketchguide.sketch import Sketch
+from sketchguide.web.jobs import Desk
+from support import Tiny
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+FAST = {"steps": 3}
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: install the package chromium")
+Opened = Callable[..., Page]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def served(desk: Desk) -> Iterator[Served]:
+    with serving(desk) as served:
+        yield served
+
+
+@pytest.fixture
+def page(browser: Browser, served: Served) -> Iterator[Page]:
+    """The page, ready to draw a cat in three steps. Errors of its scripts fail the test."""
+    context = browser.new_context(viewport={"width": 1200, "height": 1000}, has_touch=True)
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(served.url)
+    expect(page.locator("#model")).to_have_text("tiny")
+    page.fill("#prompt", "a cat")
+    setting(page, "steps", "3")
+    yield page
+    context.close()
+    assert not errors
+
+
+def setting(page: Page, name: str, value: str) -> None:
+    page.locator("details").evaluate("one => (one.open = true)")
+    page.fill(f"#set-{name}", value)
+    page.press(f"#set-{name}", "Tab")
+
+
+def draw_line(page: Page, *points: tuple[float, float], release: bool = True) -> None:
+    page.locator("#paper").scroll_into_view_if_needed()
+    box = page.locator("#paper").bounding_box()
+    assert box
+    places = [(box["x"] + x * box["width"], box["y"] + y * box["height"]) for x, y in points]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=5)
+    if release:
+        page.mouse.up()
+
+
+def saved(page: Page) -> dict[str, Any]:
+    return json.loads(page.evaluate("localStorage.getItem('sketchguide')"))
+
+
+def strokes(page: Page) -> list[dict[str, Any]]:
+    return saved(page)["drawing"]["strokes"]
+
+
+def ink(page: Page, x: float, y: float, *, canvas: str = "paper") -> bool:
+    """Whether there is ink on the canvas at that place."""
+    alpha = """([name, x, y]) => { const one = document.getElementById(name);
+        return one.getContext("2d").getImageData(x * one.width, y * one.height, 1, 1).data[3]; }"""
+    return page.evaluate(alpha, [canvas, x, y]) > 0
+
+
+def pictures(page: Page) -> int:
+    return page.locator("#history img").count()
+
+
+def test_a_picture_follows_a_stroke(page: Page, desk: Desk):
+    draw_line(page, (0.2, 0.2), (0.8, 0.2), (0.8, 0.8))
+    expect(page.locator("#history img")).to_have_count(1)
+    (stroke,) = strokes(page)
+    assert stroke["points"][0] == pytest.approx([0.2, 0.2], abs=0.01)
+    assert stroke["points"][-1] == pytest.approx([0.8, 0.8], abs=0.01)
+    assert (stroke["width"], stroke["weight"], stroke["closed"]) == (None, 1, False)
+    assert ink(page, 0.5, 0.2)
+    assert not ink(page, 0.5, 0.5)
+    made = next(iter(desk._jobs.values()))  # pyright: ignore[reportPrivateUsage]
+    assert made.request.prompt == "a cat"
+    assert made.request.seed == int(page.input_value("#seed"))
+    assert made.request.sketch is not None
+    assert Sketch.from_json(made.request.sketch).strokes[0].points.shape[1] == 2
+    with page.expect_download() as downloading:
+        page.click("#save")
+    assert downloading.value.suggested_filename == f"a-cat-{made.request.seed}.png"
+    assert downloading.value.path().read_bytes() == made.pictures[0][1]
+
+
+def test_without_live_it_waits_for_the_button(page: Page):
+    page.uncheck("#live")
+    draw_line(page, (0.2, 0.2), (0.8, 0.8))
+    time.sleep(0.6)
+    assert pictures(page) == 0
+    page.click("#draw")
+    expect(page.locator("#history img")).to_have_count(1)
+
+
+def test_a_new_stroke_takes_the_place_of_what_is_being_drawn(page: Page, desk: Desk):
+    setting(page, "steps", "150")
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    expect(page.locator("#stop")).to_be_enabled()
+    setting(page, "steps", "3")
+    draw_line(page, (0.2, 0.4), (0.8, 0.4))
+    expect(page.locator("#history img")).to_have_count(1, timeout=20_000)
+    states = [job.state for job in desk._jobs.values()]  # pyright: ignore[reportPrivateUsage]
+    assert states[-1] == "done"
+    assert set(states[:-1]) == {"cancelled"}
+
+
+def test_stop(page: Page, desk: Desk):
+    setting(page, "steps", "150")
+    page.click("#draw")
+    expect(page.locator("#status")).to_contain_text("of 150")
+    page.click("#stop")
+    expect(page.locator("#stop")).to_be_disabled()
+    (job,) = desk._jobs.values()  # pyright: ignore[reportPrivateUsage]
+    for _ in range(100):
+        if job.state == "cancelled":
+            break
+        time.sleep(0.05)
+    assert job.state == "cancelled"
+    assert pictures(page) == 0
+
+
+def test_undo_redo_clear(page: Page):
+    page.uncheck("#live")
+    for y in (0.2, 0.4, 0.6):
+        draw_line(page, (0.2, y), (0.8, y))
+    page.keyboard.press("Control+z")
+    page.click("#undo")
+    assert len(strokes(page)) == 1
+    page.keyboard.press("Control+Shift+Z")
+    assert len(strokes(page)) == 2
+    page.click("#clear")
+    assert not strokes(page)
+    assert page.locator("#clear").is_disabled()
+    page.click("#undo")
+    assert len(strokes(page)) == 2
+    draw_line(page, (0.2, 0.9), (0.8, 0.9))
+    assert page.locator("#redo").is_disabled()
+
+
+def test_the_eraser_cuts_lines(page: Page):
+    page.uncheck("#live")
+    draw_line(page, (0.1, 0.5), (0.9, 0.5))
+    page.check("input[value=eraser]")
+    draw_line(page, (0.5, 0.3), (0.5, 0.7))
+    left, right = strokes(page)
+    assert left["points"][-1][0] == pytest.approx(0.48, abs=0.02)
+    assert right["points"][0][0] == pytest.approx(0.52, abs=0.02)
+    assert not ink(page, 0.5, 0.5)
+    assert ink(page, 0.3, 0.5)
+
+
+def test_mirror_size_and_firmness(page: Page):
+    page.uncheck("#live")
+    page.check("#mirror")
+    page.locator("#size").fill("2")
+    page.select_option("#firmness", "3")
+    draw_line(page, (0.1, 0.2), (0.3, 0.6))
+    page.check("input[value=eraser]")
+    assert page.input_value("#size") == "1"
+    page.keyboard.press("p")
+    assert page.input_value("#size") == "2"
+    one, other = strokes(page)
+    assert [[1 - x, y] for x, y in one["points"]] == [pytest.approx(p, abs=1e-4) for p in other["points"]]
+    assert one["weight"] == other["weight"] == 3
+    assert one["width"] == pytest.approx(2 * 1.5 / 64)
+
+
+def test_a_reload_in_the_middle_of_a_stroke_loses_nothing(page: Page):
+    page.uncheck("#live")
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    draw_line(page, (0.2, 0.6), (0.5, 0.6), (0.8, 0.6), release=False)
+    page.reload()
+    expect(page.locator("#model")).to_have_text("tiny")
+    expect(page.locator("#clear")).to_be_enabled()
+    assert len(strokes(page)) == 2
+    assert ink(page, 0.7, 0.6)
+    assert page.input_value("#prompt") == "a cat"
+    assert page.input_value("#set-steps") == "3"
+    assert not page.is_checked("#live")
+
+
+def test_a_reload_finds_the_picture_that_was_being_drawn(page: Page):
+    setting(page, "steps", "40")
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    expect(page.locator("#status")).to_contain_text("of 40")
+    page.reload()
+    expect(page.locator("#history img")).to_have_count(1, timeout=20_000)
+    assert "sketch" in page.evaluate("""async () => { const open = indexedDB.open("sketchguide", 1);
+        await new Promise((done) => (open.onsuccess = done));
+        const all = open.result.transaction("pictures").objectStore("pictures").getAll();
+        await new Promise((done) => (all.onsuccess = done)); return all.result[0].request; }""")
+
+
+@pytest.mark.parametrize("ending", ["pointercancel", "blur"])
+def test_whoever_takes_the_pointer_away_the_stroke_stays(page: Page, ending: str):
+    page.uncheck("#live")
+    draw_line(page, (0.2, 0.2), (0.5, 0.2), (0.8, 0.2), release=False)
+    if ending == "blur":
+        page.evaluate("window.dispatchEvent(new Event('blur'))")
+    else:
+        page.locator("#paper").dispatch_event("pointercancel", {"pointerId": 1})
+    (stroke,) = strokes(page)
+    assert stroke["points"][-1][0] == pytest.approx(0.8, abs=0.01)
+
+
+def test_a_palm_beside_the_pen_draws_nothing(page: Page):
+    page.uncheck("#live")
+    sequence = """(canvas) => { const box = canvas.getBoundingClientRect();
+        canvas.setPointerCapture = () => {};
+        const send = (type, pointerType, pointerId, x, y) => canvas.dispatchEvent(new PointerEvent(type, {
+            pointerType, pointerId, clientX: box.left + x * box.width, clientY: box.top + y * box.height }));
+        send("pointerdown", "pen", 5, 0.2, 0.2);
+        send("pointerdown", "touch", 6, 0.8, 0.8);
+        send("pointermove", "pen", 5, 0.4, 0.4);
+        send("pointermove", "touch", 6, 0.8, 0.9);
+        send("pointerup", "pen", 5, 0.4, 0.4);
+        send("pointerdown", "touch", 7, 0.8, 0.8);
+        send("pointerup", "touch", 7, 0.8, 0.8); }"""
+    page.locator("#paper").evaluate(sequence)
+    (stroke,) = strokes(page)
+    assert stroke["points"][0] == pytest.approx([0.2, 0.2], abs=0.01)
+    assert stroke["weight"] == 1
+
+
+def test_a_pen_that_is_pressed_hard_binds_more_firmly(page: Page):
+    page.uncheck("#live")
+    page.check("#pressure")
+    stroke_of = """(canvas, pressure) => { const box = canvas.getBoundingClientRect();
+        canvas.setPointerCapture = () => {};
+        const send = (type, x) => canvas.dispatchEvent(new PointerEvent(type, {
+            pointerType: "pen", pointerId: 5, pressure, clientX: box.left + x * box.width, clientY: box.top + 0.5 * box.height }));
+        send("pointerdown", 0.2); send("pointermove", 0.5); send("pointerup", 0.5); }"""
+    for pressure in (0.25, 0.5, 1.0):
+        page.locator("#paper").evaluate(stroke_of, pressure)
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))  # of a mouse nothing is known
+    assert [one["weight"] for one in strokes(page)] == [0.5, 1, 2, 1]
+
+
+def test_a_drawing_is_opened_rubbed_out_and_sent(page: Page, desk: Desk, tmp_path: Path):
+    picture = Image.new("RGB", (200, 200), "white")
+    picture.paste("black", (20, 96, 180, 102))
+    picture.save(tmp_path / "line.png")
+    page.uncheck("#live")
+    page.set_input_files("#open", tmp_path / "line.png")
+    expect(page.locator("#clear")).to_be_enabled()
+    assert ink(page, 0.3, 0.5)
+    page.check("input[value=eraser]")
+    page.locator("#size").fill("3")
+    draw_line(page, (0.5, 0.3), (0.5, 0.7))
+    assert not ink(page, 0.5, 0.5)
+    page.click("#draw")
+    expect(page.locator("#history img")).to_have_count(1)
+    job = next(iter(desk._jobs.values()))  # pyright: ignore[reportPrivateUsage]
+    assert job.request.sketch is not None
+    lines = Sketch.from_json(job.request.sketch).rasterize(size=(64, 64)).ink
+    assert lines[31:33, 16].max() > 0.5
+    assert lines[28:36, 32].max() < 0.1
+    page.click("#undo")
+    assert ink(page, 0.5, 0.5)
+
+
+def test_strokes_go_out_and_come_back_as_svg(page: Page, tmp_path: Path):
+    page.uncheck("#live")
+    page.select_option("#firmness", "3")
+    draw_line(page, (0.2, 0.2), (0.8, 0.7))
+    before = strokes(page)
+    with page.expect_download() as downloading:
+        page.click("#export")
+    downloading.value.save_as(tmp_path / "drawing.svg")
+    (stroke,) = Sketch.open(tmp_path / "drawing.svg").strokes
+    assert stroke.weight == 3
+    assert np.abs(stroke.points - before[0]["points"]).max() < 1e-3
+    page.click("#clear")
+    page.set_input_files("#open", tmp_path / "drawing.svg")
+    expect(page.locator("#clear")).to_be_enabled()
+    assert strokes(page)[0]["weight"] == 3
+
+
+def test_a_picture_is_taken_up_again_from_its_file_and_from_the_page(page: Page, tmp_path: Path):
+    page.fill("#seed", "11")
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    expect(page.locator("#history img")).to_have_count(1)
+    with page.expect_download() as downloading:
+        page.click("#save")
+    downloading.value.save_as(tmp_path / "cat.png")
+    page.uncheck("#live")
+    page.click("#clear")
+    page.fill("#prompt", "a dog")
+    setting(page, "steps", "")
+    page.set_input_files("#open", tmp_path / "cat.png")
+    expect(page.locator("#prompt")).to_have_value("a cat")
+    expect(page.locator("#clear")).to_be_enabled()
+    assert (page.input_value("#seed"), page.input_value("#set-steps")) == ("11", "3")
+    assert len(strokes(page)) == 1
+    page.click("#clear")
+    page.fill("#seed", "12")
+    page.click("#takeup")
+    expect(page.locator("#clear")).to_be_enabled()
+    assert page.input_value("#seed") == "11"
+    page.click("#draw")
+    expect(page.locator("#history img")).to_have_count(2)
+    with page.expect_download() as downloading:
+        page.click("#save")
+    assert downloading.value.path().read_bytes() == (tmp_path / "cat.png").read_bytes()
+
+
+def test_files_that_cannot_be_read_are_told(page: Page, tmp_path: Path):
+    (tmp_path / "text.png").write_bytes(b"no picture")
+    page.set_input_files("#open", tmp_path / "text.png")
+    expect(page.locator("#told .error")).to_contain_text("not a readable picture")
+
+
+def test_closeness_sets_several_settings(page: Page):
+    page.uncheck("#live")
+    page.select_option("#closeness", index=3)
+    assert saved(page)["settings"] == {"steps": 3, "every": 1, "widen": 1, "strength": 1.5}
+    assert page.input_value("#set-every") == "1"
+    setting(page, "strength", "1.4")
+    assert page.locator("#closeness option:checked").inner_text() == "as set below"
+    page.click("#defaults")
+    assert saved(page)["settings"] == {}
+    assert page.locator("#closeness option:checked").inner_text() == "as usual"
+
+
+def test_several_pictures_at_once(page: Page):
+    setting(page, "count", "4")
+    page.click("#draw")
+    expect(page.locator("#history img")).to_have_count(4)
+    tiles = page.locator("#pictures button")
+    expect(tiles).to_have_count(4)
+    first = page.locator("#save").get_attribute("download")
+    tiles.nth(2).click()
+    assert page.locator("#save").get_attribute("download") != first
+
+
+def test_another_shape_keeps_the_drawing_in_its_middle(page: Page):
+    page.uncheck("#live")
+    draw_line(page, (0.25, 0.5), (0.75, 0.5))
+    page.select_option("#sizes", index=1)
+    expect(page.locator("#status")).to_have_text("")
+    page.wait_for_timeout(200)
+    (stroke,) = strokes(page)
+    assert stroke["points"][0][0] == pytest.approx(0.5 - 0.25 / 1.5, abs=0.01)
+    assert saved(page)["drawing"]["aspect"] == pytest.approx(1.5)
+
+
+def test_what_the_server_refuses_is_said_and_nothing_is_lost(page: Page):
+    page.uncheck("#live")
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    page.fill("#prompt", "a cat \u0001")
+    page.click("#draw")
+    expect(page.locator("#told .error")).to_contain_text("control characters")
+    assert len(strokes(page)) == 1
+    expect(page.locator("#draw")).to_be_enabled()
+
+
+def test_a_server_that_is_stopped_in_order_is_waited_for(browser: Browser, tiny: Tiny, predictor: LatentPredictor):
+    page = browser.new_page()
+    with Desk(tiny(), predictor) as desk, serving(desk) as served:
+        port = int(served.url.rstrip("/").rpartition(":")[2])
+        page.goto(served.url)
+        page.fill("#prompt", "a cat")
+        setting(page, "steps", "200")
+        page.click("#draw")
+        expect(page.locator("#status")).to_contain_text("of 200")
+    expect(page.locator("#banner")).to_contain_text("does not answer")
+    setting(page, "steps", "2")
+    with Desk(tiny(), predictor) as desk, serving(desk, port=port):
+        expect(page.locator("#history img")).to_have_count(1, timeout=20_000)
+        assert [job.state for job in desk._jobs.values()] == ["done"]  # pyright: ignore[reportPrivateUsage]
+        expect(page.locator("#banner")).to_be_hidden()
+        page.close()
+
+
+def test_a_server_that_forgot_the_job_is_asked_again(page: Page, desk: Desk):
+    """As after a crash: first nothing answers, then a server that knows nothing of the job."""
+    lost = re.compile(r"/api/jobs/.+")
+    page.route(lost, lambda route: route.abort())
+    page.click("#draw")
+    expect(page.locator("#banner")).to_contain_text("does not answer")
+    (first,) = desk._jobs  # pyright: ignore[reportPrivateUsage]
+    page.unroute(lost)
+    gone = {"error": {"code": "unknown_job", "message": "There is no such drawing.", "hint": "", "field": ""}}
+    page.route(re.compile(f"/api/jobs/{first}"), lambda route: route.fulfill(status=404, json=gone))
+    expect(page.locator("#history img")).to_have_count(1, timeout=20_000)
+    assert len(desk._jobs) == 2  # pyright: ignore[reportPrivateUsage]
+    expect(page.locator("#banner")).to_be_hidden(timeout=10_000)
+
+
+def test_other_pages_get_nothing_by_a_token_of_theirs(browser: Browser, desk: Desk):
+    token = "0123456789abcdef"
+    with serving(desk, token=token) as served:
+        page = browser.new_page()
+        answer = page.goto(served.url)
+        assert answer is not None
+        assert answer.status == 401
+        page.goto(f"{served.url}?token={token}")
+        expect(page.locator("#model")).to_have_text("tiny")
+        assert "token" not in page.url
+        page.close()

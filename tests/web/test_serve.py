@@ -1,0 +1,144 @@
+"""`sketchguide serve`: as a process of its own, and what it refuses."""
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import httpx
+import pytest
+
+from served import ASKED
+from sketchguide.backbones.tiny import tiny_stable_diffusion
+from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.cli import main
+from sketchguide.cli.serve import address
+from support import trained
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """Options that name a tiny model on the disk and its predictor."""
+    folder = tmp_path_factory.mktemp("served")
+    pipeline = tiny_stable_diffusion()
+    pipeline.save_pretrained(folder / "tiny")
+    (folder / "pictures").mkdir()
+    trained(UNetBackbone(pipeline, name="tiny"), folder / "pictures")
+    return ["--model", str(folder / "tiny"), "--predictor", str(folder / "pictures" / "edges")]
+
+
+@contextmanager
+def process(*options: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`sketchguide serve` at a free port, and the address that it printed."""
+    command = [sys.executable, "-m", "sketchguide", "serve", "--port", "0", *options]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1", **environment}, **pipes) as serving:  # pyright: ignore
+        assert serving.stderr
+        line = serving.stderr.readline()
+        found = re.search(r"http://\S+", line)
+        assert found, line + serving.stderr.read()
+        try:
+            yield serving, found[0]
+        finally:
+            serving.kill()
+
+
+def test_a_signal_drains_it(model: list[str]):
+    with process(*model, "--json") as (serving, url):
+        job = httpx.post(f"{url}api/jobs", json=ASKED | {"steps": 40}).json()["id"]
+        with httpx.stream("GET", f"{url}api/jobs/{job}/events", timeout=60) as stream:
+            lines = stream.iter_lines()
+            next(line for line in lines if '"running"' in line)
+            serving.send_signal(signal.SIGINT)
+            told = [json.loads(line[6:]) for line in lines if line]
+        assert told[-1]["state"] == "done"
+        out, err = serving.communicate(timeout=60)
+        assert serving.returncode == 0, err
+        assert json.loads(out)["drawn"] == 1
+        assert json.loads(out)["url"] == url
+        assert "Traceback" not in err
+
+
+def test_a_second_signal_ends_it_after_the_step(model: list[str]):
+    """The token comes from the environment, and nothing that is logged tells it."""
+    token = "very-secret-0123456789"
+    with process(*model, SKETCHGUIDE_TOKEN=token) as (serving, url):
+        assert url.endswith(f"/?token={token}")
+        url = url.partition("?")[0]
+        assert httpx.get(f"{url}api/about").status_code == 401
+        bearer = {"authorization": f"Bearer {token}"}
+        asked = ASKED | {"steps": 200, "count": 8}
+        job = httpx.post(f"{url}api/jobs", json=asked, headers=bearer).json()["id"]
+        with httpx.stream("GET", f"{url}api/jobs/{job}/events", headers=bearer, timeout=60) as stream:
+            lines = stream.iter_lines()
+            next(line for line in lines if '"running"' in line)
+            serving.send_signal(signal.SIGTERM)
+            next(line for line in lines if line)
+            serving.send_signal(signal.SIGTERM)
+            told = [json.loads(line[6:]) for line in lines if line]
+        assert told[-1]["state"] == "cancelled"
+        out, err = serving.communicate(timeout=60)
+        assert serving.returncode == 0, err
+        assert out == "0 pictures were drawn.\n"
+        assert token not in err
+
+
+def _fails(*options: str) -> tuple[int, str]:
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        code = main(["serve", *options])
+    assert "Traceback" not in err.getvalue()
+    return code, err.getvalue()
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "draw.example"])
+def test_others_need_a_token(host: str):
+    code, err = _fails("--host", host)
+    assert code == 2
+    assert f"Others can reach {host}, and there is no token." in err
+
+
+def test_short_tokens_are_refused():
+    for token in ("short", "with spaces in it 0123456789", "quoted;0123456789abcdef"):
+        code, err = _fails("--token", token)
+        assert code == 2
+        assert "16 letters" in err
+
+
+def test_a_port_that_is_taken():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        code, err = _fails("--port", str(taken.getsockname()[1]))
+    assert code == 1
+    assert "cannot listen at 127.0.0.1" in err
+    assert _fails("--port", "70000")[0] == 2
+
+
+def test_a_model_without_a_predictor(model: list[str]):
+    code, err = _fails("--port", "0", *model[:2])
+    assert code == 2
+    assert "no predictor of its own" in err
+
+
+def test_a_model_that_is_not_there():
+    code, err = _fails("--port", "0", "--model", str(Path("nowhere")))
+    assert code == 2
+    assert "nowhere" in err
+
+
+@pytest.mark.parametrize(
+    ("host", "token", "expected"),
+    [
+        ("127.0.0.1", None, "http://127.0.0.1:7860/"),
+        ("0.0.0.0", "abc", "http://127.0.0.1:7860/?token=abc"),
+        ("::1", None, "http://[::1]:7860/"),
+    ],
+)
+def test_what_to_open(host: str, token: str | None, expected: str):
+    assert address(host, 7860, token) == expected
