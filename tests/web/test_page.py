@@ -261,7 +261,8 @@ def test_a_pen_that_is_pressed_hard_binds_more_firmly(page: Page):
     stroke_of = """(canvas, pressure) => { const box = canvas.getBoundingClientRect();
         canvas.setPointerCapture = () => {};
         const send = (type, x) => canvas.dispatchEvent(new PointerEvent(type, {
-            pointerType: "pen", pointerId: 5, pressure, clientX: box.left + x * box.width, clientY: box.top + 0.5 * box.height }));
+            pointerType: "pen", pointerId: 5, pressure,
+            clientX: box.left + x * box.width, clientY: box.top + 0.5 * box.height }));
         send("pointerdown", 0.2); send("pointermove", 0.5); send("pointerup", 0.5); }"""
     for pressure in (0.25, 0.5, 1.0):
         page.locator("#paper").evaluate(stroke_of, pressure)
