@@ -13,14 +13,13 @@ import sys
 import threading
 from pathlib import Path
 
-import uvicorn
 from playwright.sync_api import Page, sync_playwright
 
 from sketchguide import Sketch, load_backbone, load_predictor
 from sketchguide.cli.serve import address, listen
 from sketchguide.web.app import create_app
 from sketchguide.web.jobs import Desk
-from sketchguide.web.server import DrainingServer
+from sketchguide.web.server import DrainingServer, configured
 
 DRAWING = Path(__file__).parents[1] / "examples" / "sketches" / "mushroom.svg"
 
@@ -54,7 +53,7 @@ def main() -> None:
         sys.exit("There is no Chromium. Install the package chromium.")
     backbone = load_backbone("icons-64")
     with Desk(backbone, load_predictor(None, backbone)) as desk, listen("127.0.0.1", 0) as listening:
-        server = DrainingServer(uvicorn.Config(create_app(desk), log_level="warning", ws="none"), desk)
+        server = DrainingServer(configured(create_app(desk)), desk)
         serving = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         serving.start()
         with sync_playwright() as playwright:

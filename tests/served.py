@@ -7,13 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import uvicorn
-
 from sketchguide.cli.serve import listen
 from sketchguide.sketch import Sketch
 from sketchguide.web.app import create_app
 from sketchguide.web.jobs import Desk
-from sketchguide.web.server import DrainingServer
+from sketchguide.web.server import DrainingServer, configured
 
 ASKED: dict[str, Any] = {"prompt": "a cat", "steps": 3, "seed": 7, "size": [64, 64]}
 CAT = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.3], [0.7, 0.8], [0.2, 0.2]]]).to_json()
@@ -38,8 +36,7 @@ class Served:
 @contextmanager
 def serving(desk: Desk, *, port: int = 0, **guards: Any) -> Iterator[Served]:
     with listen("127.0.0.1", port) as listening:
-        config = uvicorn.Config(create_app(desk, **guards), log_level="warning", ws="none", access_log=False)
-        server = DrainingServer(config, desk)
+        server = DrainingServer(configured(create_app(desk, **guards)), desk)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
         try:

@@ -60,7 +60,7 @@ class Checked(BaseModel):
         return " ".join(text.split())
 
     @classmethod
-    def checked(cls, **values: Any) -> Self:
+    def checked(cls, /, **values: Any) -> Self:
         """The values themselves, or a UsageError that says in one sentence what was given and what is allowed."""
         try:
             return cls(**values)

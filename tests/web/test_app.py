@@ -10,13 +10,13 @@ from starlette.testclient import TestClient
 
 from served import ASKED, CAT
 from sketchguide.errors import SketchguideWarning
-from sketchguide.generation import generate, recall
-from sketchguide.images import to_png
+from sketchguide.generation import RECIPE_KEY, generate, recall
+from sketchguide.images import read_png_text, to_base64, to_png
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sketch import Sketch
-from sketchguide.web.app import FIELDS, MOST
-from sketchguide.web.jobs import Desk
+from sketchguide.web.app import FIELDS, MOST, create_app
+from sketchguide.web.jobs import Desk, QueueFullError
 
 Ended = Callable[..., dict[str, Any]]
 
@@ -75,8 +75,11 @@ def test_a_seed_is_drawn_where_none_is_given(client: TestClient, ended: Ended):
         ({"prompt": "a\0b"}, "prompt", "control characters"),
         ({"strength": 50}, "strength", "less than or equal to 20"),
         ({"strength": "much"}, "strength", "valid number"),
-        ({"steps": 100_000}, "steps", "this server allows 200"),
+        ({"steps": 500}, "steps", "this server allows 200"),
         ({"count": 9}, "count", "this server allows 8"),
+        ({"count": "256"}, "count", "this server allows 8"),
+        ({"steps": 1000.0}, "steps", "this server allows 200"),
+        ({"cls": 1}, "cls", "not allowed"),
         ({"size": [640, 640]}, "size", "this server allows 4 times"),
         ({"size": [63, 64]}, "size", "multiples of"),
         ({"paint": 1}, "paint", "not allowed"),
@@ -208,5 +211,70 @@ def test_health_and_readiness(client: TestClient, desk: Desk):
     assert client.get("/ready").status_code == 503
     assert client.get("/health").status_code == 200
     answer = client.post("/api/jobs", json=ASKED)
-    assert answer.status_code == 429
+    assert answer.status_code == 503
     assert answer.headers["retry-after"]
+
+
+def test_a_full_queue_says_when_to_come_back(client: TestClient, desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    def full(_: Request) -> None:
+        raise QueueFullError("16 drawings wait already.")
+
+    monkeypatch.setattr(desk, "submit", full)
+    answer = client.post("/api/jobs", json=ASKED)
+    assert (answer.status_code, answer.headers["retry-after"]) == (429, "2")
+
+
+def test_an_error_inside_is_told_in_order(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    def broken(_: str) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(desk, "job", broken)
+    with TestClient(create_app(desk), base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+        answer = client.get("/api/jobs/x")
+    assert answer.status_code == 500
+    assert "a bug" in answer.json()["error"]["message"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize("path", ["/api/jobs/x/pictures/abc.png", "/api/sketches?trace=maybe"])
+def test_addresses_that_make_no_sense(client: TestClient, path: str):
+    answer = client.post(path, content=b"x") if "trace" in path else client.get(path)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["field"] in ("index", "trace")
+
+
+def test_only_the_drawing_of_a_sketch_is_kept(client: TestClient, ended: Ended):
+    deep: Any = "x"
+    for _ in range(300):
+        deep = [deep]
+    end = ended(sketch=CAT | {"junk": "x" * 100_000, "name": deep})
+    assert end["state"] == "done"
+    kept = recall(client.get("/" + end["pictures"][0]["url"]).content).request.sketch
+    assert kept is not None
+    assert kept.keys() == CAT.keys()
+    assert kept["strokes"] == CAT["strokes"]
+
+
+def test_drawings_that_are_too_large(client: TestClient):
+    noise = Image.effect_noise((2500, 2500), 100)
+    answer = client.post("/api/jobs", json=ASKED | {"sketch": CAT | {"raster": to_base64(noise)}})
+    assert answer.status_code == 422
+    assert "this server allows 4" in answer.json()["error"]["message"]
+    answer = client.post("/api/jobs", content=b" " * (9 * 2**20))
+    assert answer.status_code == 422
+    assert "larger than 8 MB" in answer.json()["error"]["message"]
+
+
+def test_a_recipe_whose_drawing_is_broken(client: TestClient, ended: Ended):
+    content = client.get("/" + ended(sketch=CAT)["pictures"][0]["url"]).content
+    recipe = json.loads(read_png_text(content)[RECIPE_KEY])
+    recipe["request"]["sketch"]["strokes"] = 5
+    broken = to_png(Image.new("RGB", (64, 64)), text={RECIPE_KEY: json.dumps(recipe)})
+    answer = client.post("/api/recipes", content=broken)
+    assert answer.status_code == 422
+    assert "not a saved sketch" in answer.json()["error"]["message"]
+    recipe["request"]["sketch"], recipe["request"]["predictor"] = CAT, "another"
+    other = to_png(Image.new("RGB", (64, 64)), text={RECIPE_KEY: json.dumps(recipe)})
+    (told,) = client.post("/api/recipes", content=other).json()["warnings"]
+    assert told.startswith("It was made with the predictor another;")

@@ -10,6 +10,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from served import ASKED, Served, serving
+from sketchguide.web import server
 from sketchguide.web.app import create_app
 from sketchguide.web.guards import Guards
 from sketchguide.web.jobs import Desk
@@ -62,7 +63,12 @@ def test_its_own_page_is_answered(client: TestClient):
     "path", ["/", "/page/page.js", "/api/about", "/api/openapi.json", "/api/jobs/x", "/ready", "/x"]
 )
 def test_without_the_token_nothing_is_answered(locked: TestClient, path: str):
-    for headers in ({}, {"authorization": "Bearer wrong"}, {"authorization": TOKEN}, {"cookie": "sketchguide=wrong"}):
+    for headers in (
+        {},
+        {"authorization": "Bearer wrong"},
+        {"authorization": TOKEN},
+        {"cookie": "sketchguide-80=wrong"},
+    ):
         answer = locked.get(path, headers=headers)
         assert answer.status_code == 401
         assert TOKEN not in answer.text
@@ -76,9 +82,15 @@ def test_the_token_opens_by_header_and_by_address(locked: TestClient):
     assert locked.get(f"/api/about?token={TOKEN}").status_code == 401  # only the page's own address takes it
     entry = locked.get(f"/?token={TOKEN}")
     assert (entry.status_code, entry.headers["location"]) == (303, "./")
-    assert {"HttpOnly", "SameSite=Strict"} <= set(entry.headers["set-cookie"].split("; "))
+    assert {"HttpOnly", "SameSite=Lax", "Path=/"} <= set(entry.headers["set-cookie"].split("; "))
     assert locked.get("/").status_code == 200  # the client keeps the cookie
     assert locked.get("/api/about").status_code == 200
+
+
+@pytest.mark.parametrize("other", ['a={"x": 1}', "a[b]=c", 'theme="a b', "x=\xe4", "=", ";;"])
+def test_cookies_of_others_do_no_harm(locked: TestClient, other: str):
+    cookie = f"{other}; sketchguide-80={TOKEN}".encode("latin-1")
+    assert locked.get("/api/about", headers={"cookie": cookie}).status_code == 200  # pyright: ignore[reportArgumentType]
 
 
 def test_every_answer_carries_the_headers(client: TestClient, locked: TestClient):
@@ -128,6 +140,30 @@ def test_a_body_that_drips_is_cut_off(desk: Desk):
         answer = _talk(served, HEAD + b"Content-Length: 1000\r\n\r\n", b"x", b"x", b"x", pause=0.2)
         assert answer.startswith(b"HTTP/1.1 408")
         assert time.monotonic() - started < 5
+
+
+def test_a_head_that_drips_is_cut_off(served: Served, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(server, "HEAD_DEADLINE", 0.3)
+    started = time.monotonic()
+    assert _talk(served, b"GET / HTTP/1.1\r\n", b"Host: ", b"127", b".0.", pause=0.2) == b""
+    whole = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    assert _talk(served, whole, b"GET /he", pause=0.1).count(b"HTTP/1.1 200") == 1
+    assert time.monotonic() - started < 5
+
+
+def test_whoever_does_not_read_cannot_keep_the_server_alive(desk: Desk, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(server, "GRACE", 0.5)
+    page = b"GET /page/page.js HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with serving(desk) as served:
+        host, _, port = served.url.removeprefix("http://").rstrip("/").partition(":")
+        lazy = socket.create_connection((host, int(port)))
+        lazy.setblocking(False)
+        with suppress(BlockingIOError):
+            for _ in range(20_000):
+                lazy.send(page)
+        started = time.monotonic()
+    assert time.monotonic() - started < 10
+    lazy.close()
 
 
 @pytest.mark.parametrize(

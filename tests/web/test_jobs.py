@@ -12,7 +12,8 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.generation import named
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
-from sketchguide.web.jobs import Desk, Job, QueueFullError, UnknownJobError
+from sketchguide.web import jobs as jobs_module
+from sketchguide.web.jobs import ClosingError, Desk, Job, QueueFullError, UnknownJobError
 from support import Tiny
 
 
@@ -150,6 +151,31 @@ def test_what_nobody_watches_any_more_is_dropped(held: Desk, slow: Slow):
     assert (running.state, unwatched.state, fresh.state) == ("cancelled", "done", "done")
 
 
+def test_what_nobody_ever_asks_about_is_dropped(held: Desk, slow: Slow, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jobs_module, "UNSEEN", 0.5)
+    forgotten, asked_about = held.submit(asked(held)), held.submit(asked(held))
+    for tries in range(200):
+        slow.held = tries < 14
+        time.sleep(0.05)
+        if held.job(asked_about.id).ended:
+            break
+    assert (forgotten.state, asked_about.state) == ("cancelled", "done")
+
+
+def test_large_pictures_are_kept_for_less_long(held: Desk, slow: Slow, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jobs_module, "KEPT_BYTES", 1000)
+    slow.held = False
+    jobs = [held.submit(asked(held, steps=1))]
+    wait(jobs[0])
+    assert held.job(jobs[0].id) is jobs[0]
+    for _ in range(2):
+        jobs.append(held.submit(asked(held, steps=1)))
+        wait(jobs[-1])
+    with pytest.raises(UnknownJobError):
+        held.job(jobs[0].id)
+    assert held.job(jobs[-1].id) is jobs[-1]
+
+
 def test_whoever_comes_back_in_time_finds_the_job_running(held: Desk, slow: Slow):
     job = held.submit(asked(held))
     wait(job, "running")
@@ -189,7 +215,7 @@ def test_closing_finishes_what_is_drawn_and_drops_what_waits(held: Desk, slow: S
     held.close()
     assert (running.state, waiting.state) == ("done", "cancelled")
     assert not held.ready
-    with pytest.raises(QueueFullError, match="shutting down"):
+    with pytest.raises(ClosingError, match="shutting down"):
         held.submit(asked(held))
 
 

@@ -206,6 +206,7 @@ def test_a_reload_in_the_middle_of_a_stroke_loses_nothing(page: Page):
     expect(page.locator("#model")).to_have_text("tiny")
     expect(page.locator("#clear")).to_be_enabled()
     assert len(strokes(page)) == 2
+    page.wait_for_timeout(200)  # until it is painted
     assert ink(page, 0.7, 0.6)
     assert page.input_value("#prompt") == "a cat"
     assert page.input_value("#set-steps") == "3"
@@ -338,6 +339,33 @@ def test_a_picture_is_taken_up_again_from_its_file_and_from_the_page(page: Page,
     assert downloading.value.path().read_bytes() == (tmp_path / "cat.png").read_bytes()
 
 
+def test_a_drawing_with_a_picture_in_it_is_saved_whole(page: Page, tmp_path: Path):
+    picture = Image.new("RGB", (200, 200), "white")
+    picture.paste("black", (20, 96, 180, 102))
+    picture.save(tmp_path / "line.png")
+    page.uncheck("#live")
+    page.locator("#open").focus()  # by keyboard too
+    page.set_input_files("#open", tmp_path / "line.png")
+    expect(page.locator("#clear")).to_be_enabled()
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    with page.expect_download() as downloading:
+        page.click("#export")
+    downloading.value.save_as(tmp_path / "drawing.json")
+    whole = Sketch.open(tmp_path / "drawing.json")
+    assert whole.raster is not None
+    assert len(whole.strokes) == 1
+
+
+def test_a_saved_drawing_that_is_none_is_not_taken(page: Page):
+    page.add_init_script(
+        "localStorage.setItem('sketchguide', JSON.stringify({ drawing: { strokes: 5 }, prompt: 'a dog' }))"
+    )
+    page.reload()
+    expect(page.locator("#prompt")).to_have_value("a dog")
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    assert len(strokes(page)) == 1
+
+
 def test_files_that_cannot_be_read_are_told(page: Page, tmp_path: Path):
     (tmp_path / "text.png").write_bytes(b"no picture")
     page.set_input_files("#open", tmp_path / "text.png")
@@ -370,12 +398,23 @@ def test_several_pictures_at_once(page: Page):
 def test_another_shape_keeps_the_drawing_in_its_middle(page: Page):
     page.uncheck("#live")
     draw_line(page, (0.25, 0.5), (0.75, 0.5))
+    before = strokes(page)
     page.select_option("#sizes", index=1)
-    expect(page.locator("#status")).to_have_text("")
+    left = 0.5 - 0.25 / 1.5
     page.wait_for_timeout(200)
-    (stroke,) = strokes(page)
-    assert stroke["points"][0][0] == pytest.approx(0.5 - 0.25 / 1.5, abs=0.01)
+    assert ink(page, left + 0.02, 0.5)
+    assert not ink(page, left - 0.04, 0.5)
+    page.select_option("#sizes", index=2)
+    page.select_option("#sizes", index=0)
+    page.wait_for_timeout(200)
+    assert strokes(page) == before  # there and back changes nothing
+    page.select_option("#sizes", index=1)
+    page.wait_for_timeout(200)
+    draw_line(page, (0.1, 0.9), (0.9, 0.9))
+    assert strokes(page)[0]["points"][0][0] == pytest.approx(left, abs=0.01)
     assert saved(page)["drawing"]["aspect"] == pytest.approx(1.5)
+    page.click("#undo")
+    assert strokes(page) == before
 
 
 def test_what_the_server_refuses_is_said_and_nothing_is_lost(page: Page):
@@ -419,6 +458,34 @@ def test_a_server_that_forgot_the_job_is_asked_again(page: Page, desk: Desk):
     expect(page.locator("#history img")).to_have_count(1, timeout=20_000)
     assert len(desk._jobs) == 2  # pyright: ignore[reportPrivateUsage]
     expect(page.locator("#banner")).to_be_hidden(timeout=10_000)
+
+
+def test_a_server_that_is_full_or_away_is_asked_again_once(page: Page, desk: Desk):
+    full = {"error": {"code": "queue_full", "message": "16 drawings wait already.", "hint": "", "field": ""}}
+    page.route("**/api/jobs", lambda route: route.fulfill(status=429, json=full))
+    polls: list[str] = []
+    page.route("**/ready", lambda route: (polls.append("ready"), route.fulfill(status=503, json=full)))
+    for y in (0.2, 0.4, 0.6):
+        draw_line(page, (0.2, y), (0.8, y))
+        page.wait_for_timeout(350)
+    expect(page.locator("#banner")).to_contain_text("16 drawings wait already")
+    page.wait_for_timeout(2500)
+    assert len(polls) == 1
+    assert page.locator("#stop").is_enabled()
+    page.unroute("**/api/jobs")
+    page.unroute("**/ready")
+    expect(page.locator("#history img")).to_have_count(1, timeout=20_000)
+    assert len(desk._jobs) == 1  # pyright: ignore[reportPrivateUsage]
+    expect(page.locator("#banner")).to_be_hidden()
+
+
+def test_a_server_that_asks_for_another_token_is_not_asked_for_ever(page: Page):
+    locked = {"error": {"code": "unauthorized", "message": "This server asks for its token.", "hint": "", "field": ""}}
+    page.route("**/api/jobs", lambda route: route.abort())
+    page.route("**/ready", lambda route: route.fulfill(status=401, json=locked))
+    page.click("#draw")
+    expect(page.locator("#banner")).to_have_text("This server asks for its token.", timeout=10_000)
+    expect(page.locator("#stop")).to_be_disabled()
 
 
 def test_other_pages_get_nothing_by_a_token_of_theirs(browser: Browser, desk: Desk):

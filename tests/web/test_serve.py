@@ -105,6 +105,13 @@ def test_others_need_a_token(host: str):
     assert f"Others can reach {host}, and there is no token." in err
 
 
+@pytest.mark.parametrize("name", ["http://draw.example", "draw.example:80", "a b", ""])
+def test_names_that_are_none(name: str):
+    code, err = _fails("--name", name)
+    assert code == 2
+    assert "is no name of a host" in err
+
+
 def test_short_tokens_are_refused():
     for token in ("short", "with spaces in it 0123456789", "quoted;0123456789abcdef"):
         code, err = _fails("--token", token)

@@ -6,6 +6,7 @@ import ipaddress
 import re
 import socket
 import webbrowser
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -79,13 +80,11 @@ def command(
     and browser until they are saved from the page.
     """
     report = Report.of(context, as_json=as_json)
-    check_network(host, token)
+    check_network(host, token, name or ())
     hush_libraries()
     try:
-        import uvicorn
-
         from sketchguide.web.app import create_app
-        from sketchguide.web.server import DrainingServer
+        from sketchguide.web.server import DrainingServer, configured
     except ModuleNotFoundError as error:
         raise UsageError(
             f"The drawing page needs the package {error.name}.", hint="Install it: pip install 'sketchguide[web]'."
@@ -95,9 +94,8 @@ def command(
         where = address(host, listening.getsockname()[1], token)
         desk = open_desk(model=model, predictor=predictor, lora=lora, lora_scale=lora_scale, device=device, dtype=dtype)
         with desk:
-            app = create_app(desk, hosts=name or (), token=token)
-            settings = uvicorn.Config(app, access_log=False, log_level="warning", ws="none", server_header=False)
-            server = DrainingServer(settings, desk)
+            app = create_app(desk, hosts=[host, *(name or ())], token=token)
+            server = DrainingServer(configured(app), desk)
             report.err.print(f"The drawing page: {where}   (Ctrl-C ends it)", markup=False)
             if browse:
                 webbrowser.open(where)
@@ -107,7 +105,11 @@ def command(
     report.say(f"{desk.drawn} pictures were drawn.")
 
 
-def check_network(host: str, token: str | None) -> None:
+def check_network(host: str, token: str | None, names: Sequence[str] = ()) -> None:
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9.-]+", name):
+            message = f"The name {name!r} is no name of a host."
+            raise UsageError(message, hint="Without http:// and port: --name draw.example.org.", field="name")
     if token is not None and not re.fullmatch(r"[A-Za-z0-9_-]{16,}", token):
         raise UsageError(
             "The token must be 16 letters, digits, - or _ at least.",

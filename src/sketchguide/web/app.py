@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import mimetypes
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from importlib.resources import files
 from types import MappingProxyType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import FastAPI, Response
 from fastapi import Request as Asked
-from fastapi.concurrency import run_in_threadpool
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
@@ -25,7 +27,7 @@ from sketchguide.seeds import random_seed
 from sketchguide.sketch import Sketch
 from sketchguide.sources import levels_of
 from sketchguide.web.guards import DEADLINE, Guards
-from sketchguide.web.jobs import Desk, QueueFullError, UnknownJobError, described
+from sketchguide.web.jobs import ClosingError, Desk, QueueFullError, UnknownJobError, described
 
 # What whoever draws may set. All else names files, models and devices of whoever serves.
 FIELDS = (
@@ -49,17 +51,20 @@ FIELDS = (
 )
 MOST: Mapping[str, int] = MappingProxyType({"count": BATCH, "steps": 200})
 MOST_PIXELS = 4  # times as many as the model's own size has
+MOST_SKETCH = 4 * 2**20  # bytes of JSON
 TRACED_SIDE = 256  # of a photograph, the longer one: finer edges are no lines that anybody would draw
 
 STATUS: Mapping[type[SketchguideError], int] = MappingProxyType(
-    {UnknownJobError: 404, QueueFullError: 429, UsageError: 422}
+    {UnknownJobError: 404, QueueFullError: 429, ClosingError: 503, UsageError: 422}
 )
+Answer = TypeVar("Answer")
+
 HEARTBEAT = 15.0  # seconds after which a silent stream says that it is alive
 
 
 def create_app(
     desk: Desk, *, hosts: Collection[str] = (), token: str | None = None, deadline: float = DEADLINE
-) -> FastAPI:
+) -> Guards:
     """The page and its API as an ASGI application; the rest as `Guards` takes it."""
     app = FastAPI(
         title="sketchguide",
@@ -68,13 +73,13 @@ def create_app(
         redoc_url=None,
         openapi_url="/api/openapi.json",
     )
-    app.add_middleware(Guards, hosts=hosts, token=token, deadline=deadline)
     app.add_exception_handler(SketchguideError, _refused)
     app.add_exception_handler(HTTPException, _not_found)
+    app.add_exception_handler(RequestValidationError, _malformed)
     app.add_exception_handler(Exception, _failed)
     _add_page(app)
     _add_api(app, desk)
-    return app
+    return Guards(app, hosts=hosts, token=token, deadline=deadline)
 
 
 def _add_page(app: FastAPI) -> None:
@@ -93,6 +98,12 @@ def _add_page(app: FastAPI) -> None:
 
 
 def _add_api(app: FastAPI, desk: Desk) -> None:
+    one_at_a_time = CapacityLimiter(1)  # a large photograph takes a gigabyte to read
+
+    async def read(what: Callable[[bytes], Answer], asked: Asked) -> Answer:
+        body = await asked.body()
+        return await run_sync(what, body, limiter=one_at_a_time)
+
     @app.get("/health")
     async def health() -> dict[str, bool]:
         """The server answers."""
@@ -112,8 +123,7 @@ def _add_api(app: FastAPI, desk: Desk) -> None:
     @app.post("/api/jobs", status_code=202, openapi_extra=_body(_request_schema()))
     async def submit(asked: Asked, response: Response) -> dict[str, Any]:
         """Ask for pictures. 422: what was asked for cannot be done; 429: too many wait."""
-        values = _json(await asked.body())
-        job = desk.submit(await run_in_threadpool(requested, values, desk))
+        job = desk.submit(await read(lambda body: requested(_json(body), desk), asked))
         response.headers["location"] = f"api/jobs/{job.id}"
         return desk.describe(job)
 
@@ -155,12 +165,12 @@ def _add_api(app: FastAPI, desk: Desk) -> None:
     async def read_sketch(asked: Asked, trace: bool = False) -> dict[str, Any]:
         """Read a drawing: SVG, a picture of lines, Quick, Draw! ndjson or a saved sketch; or `trace` the outlines in a
         photograph."""
-        return await run_in_threadpool(_sketch_in, await asked.body(), desk, trace=trace)
+        return await read(lambda body: _sketch_in(body, desk, trace=trace), asked)
 
     @app.post("/api/recipes", openapi_extra=_body({"type": "string", "format": "binary"}, "image/png"))
     async def read_recipe(asked: Asked) -> dict[str, Any]:
         """The settings in a PNG that sketchguide wrote, as `/api/jobs` takes them; and what it cannot repeat."""
-        return await run_in_threadpool(_recipe_in, await asked.body(), desk)
+        return await read(lambda body: _recipe_in(body, desk), asked)
 
 
 def describe_service(desk: Desk) -> dict[str, Any]:
@@ -198,11 +208,11 @@ def requested(values: Mapping[str, Any], desk: Desk) -> Request:
     if known:
         message = f"{known[0]} is not for whoever draws to set."
         raise UsageError(message, hint="Start the server with it.", field=known[0])
-    for name, most in MOST.items():
-        if isinstance(values.get(name), int) and values[name] > most:
-            raise UsageError(f"{name} is {values[name]}; this server allows {most}.", field=name)
     asked = {"seed": random_seed(), **values, **desk.settings}
     request = Request.checked(**named(asked, desk.backbone, desk.predictor))
+    for name, most in MOST.items():
+        if getattr(request, name) > most:
+            raise UsageError(f"{name} is {getattr(request, name)}; this server allows {most}.", field=name)
     if request.size is not None:
         width, height = check_size(request.size, desk.backbone)
         own = desk.backbone.default_size
@@ -212,15 +222,25 @@ def requested(values: Mapping[str, Any], desk: Desk) -> Request:
             )
             raise UsageError(message, field="size")
     if request.sketch is not None:
-        Sketch.from_json(request.sketch)
+        request = request.model_copy(update={"sketch": _plain(request.sketch)})
     levels_of(request, desk.backbone)  # of a solver that there is
     return request
+
+
+def _plain(sketch: Mapping[str, Any]) -> dict[str, Any]:
+    """The drawing, and nothing that came with it: every picture carries it. UsageError where it is too large."""
+    plain = Sketch.from_json(sketch).to_json()
+    size = len(json.dumps(plain))
+    if size > MOST_SKETCH:
+        message = f"The drawing takes {size / 2**20:.1f} MB; this server allows {MOST_SKETCH / 2**20:.0f}."
+        raise UsageError(message, hint="Make it smaller, or simplify it.", field="sketch")
+    return plain
 
 
 def _sketch_in(data: bytes, desk: Desk, *, trace: bool) -> dict[str, Any]:
     with desk.warned.told() as told:
         sketch = _traced(data) if trace else Sketch.open(data)
-    return {"sketch": sketch.to_json(), "warnings": told}
+    return {"sketch": _plain(sketch.to_json()), "warnings": told}
 
 
 def _traced(data: bytes) -> Sketch:
@@ -238,12 +258,17 @@ def _recipe_in(data: bytes, desk: Desk) -> dict[str, Any]:
         name
         for name in fields
         if name not in (*FIELDS, "model", "predictor", "device", "dtype")
-        and getattr(request, name) != fields[name].default
+        and getattr(request, name) != desk.settings.get(name, fields[name].default)
     ]
     left = [f"It was made with {name}, which this page does not set." for name in other]
     if request.model != desk.backbone.name:
         left.append(f"It was made with the model {request.model}; this page draws with {desk.backbone.name}.")
+    own = None if desk.predictor is None else desk.predictor.source
+    if request.sketch is not None and request.predictor not in (None, own):
+        left.append(f"It was made with the predictor {request.predictor}; this page draws with {own}.")
     settings = request.model_dump(mode="json", include=set(FIELDS))
+    if request.sketch is not None:
+        settings["sketch"] = _plain(request.sketch)
     settings |= {"seed": request.seed + (0 if recipe.sheet else recipe.index)}
     settings |= {"count": min(request.count, MOST["count"]) if recipe.sheet else 1}
     return {"request": settings, "warnings": left}
@@ -253,6 +278,8 @@ def _json(body: bytes) -> dict[str, Any]:
     def refuse(constant: str) -> NoReturn:
         raise ValueError(f"{constant} is no JSON")
 
+    if len(body) > 2 * MOST_SKETCH:
+        raise UsageError(f"The request is larger than {2 * MOST_SKETCH / 2**20:.0f} MB.", hint="Simplify the drawing.")
     try:
         values = json.loads(body, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
@@ -282,7 +309,7 @@ def _error(status: int, error: Mapping[str, str], **headers: str) -> JSONRespons
 async def _refused(_: Asked, error: Exception) -> Response:
     assert isinstance(error, SketchguideError)
     status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
-    if status == 429:
+    if status in (429, 503):
         return _error(status, error.as_dict(), **{"retry-after": "2"})
     return _error(status, error.as_dict())
 
@@ -292,6 +319,14 @@ async def _not_found(_: Asked, error: Exception) -> Response:
     words = {404: "There is nothing at this address.", 405: "This address takes no such request."}
     message = words.get(error.status_code, str(error.detail))
     return _error(error.status_code, {"code": "http", "message": message, "hint": "", "field": ""})
+
+
+async def _malformed(_: Asked, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    name = str(first["loc"][-1])
+    message = f"{name} cannot be read: {first['msg']}."
+    return _error(422, {"code": "usage", "message": message, "hint": "", "field": name})
 
 
 async def _failed(_: Asked, error: Exception) -> Response:

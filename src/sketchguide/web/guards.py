@@ -11,17 +11,17 @@ import hmac
 import ipaddress
 import json
 from collections.abc import Collection, Mapping
-from http.cookies import CookieError, SimpleCookie
 from types import MappingProxyType
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import cookie_parser
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_BYTES = 32 * 2**20  # of a body: a photograph from a camera
 DEADLINE = 30.0  # seconds for a whole body
 
-COOKIE = "sketchguide"
+COOKIE_AGE = 365 * 24 * 3600  # seconds
 HEADERS: Mapping[str, str] = MappingProxyType(
     {
         "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
@@ -76,15 +76,17 @@ class Guards:
 
         headers = Headers(scope=scope)
         if not self._own_host(headers) or not self._own_origin(headers):
-            await _answer(send_guarded, 403, "forbidden", "This server is not reached by that name.", headers={})
+            message, hint = "This server is not reached by that name.", "Start it with --name HOST."
+            await _answer(send_guarded, 403, "forbidden", message, hint=hint)
             return
         if self.token is not None and scope["path"] not in OPEN:
             given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
             if given and scope["path"] == "/" and self._is_token(given):
-                cookie = f"{COOKIE}={self.token}; Path=/; HttpOnly; SameSite=Strict"
+                # Lax: a link in a mail leads here from another site, and nothing is changed by GET
+                cookie = f"{_cookie(scope)}={self.token}; Path=/; HttpOnly; SameSite=Lax; Max-Age={COOKIE_AGE}"
                 await _answer(send_guarded, 303, "", "", headers={"location": "./", "set-cookie": cookie})
                 return
-            if not self._is_token(_presented(headers)):
+            if not self._is_token(_presented(headers, _cookie(scope))):
                 message = "This server asks for its token."
                 bearer = {"www-authenticate": "Bearer"}
                 hint = "Open the address that `sketchguide serve` printed."
@@ -159,16 +161,17 @@ class Guards:
                 return b"".join(parts)
 
 
-def _presented(headers: Headers) -> str:
+def _cookie(scope: Scope) -> str:
+    """The name of the cookie: browsers give those of one port to every other one."""
+    return f"sketchguide-{(scope.get('server') or (None, None))[1]}"
+
+
+def _presented(headers: Headers, cookie: str) -> str:
     """The token that a request comes with, in its header or its cookie; else nothing."""
     kind, _, given = headers.get("authorization", "").partition(" ")
     if kind.lower() == "bearer":
         return given.strip()
-    try:
-        cookie = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return ""
-    return "" if cookie is None else cookie.value
+    return cookie_parser(headers.get("cookie", "")).get(cookie, "")
 
 
 async def _answer(

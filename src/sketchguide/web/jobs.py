@@ -27,7 +27,9 @@ from sketchguide.web.warned import Warned
 
 WAITING = 16
 KEPT = 64  # finished jobs, whose pictures stay in memory
+KEPT_BYTES = 256 * 2**20  # of their pictures
 PATIENCE = 10.0  # seconds that a job goes on for after the last one who watched it has left
+UNSEEN = 60.0  # and after it was last asked about, where nobody watches
 PREVIEW_SHARE = 0.1  # of the time of drawing that previews may take
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
@@ -37,6 +39,12 @@ class QueueFullError(FailureError):
     """There is no room for another job now."""
 
     code = "queue_full"
+
+
+class ClosingError(FailureError):
+    """The server is ending."""
+
+    code = "closing"
 
 
 class UnknownJobError(UsageError):
@@ -61,7 +69,11 @@ class Job:
     seconds: float = 0.0  # that it has been drawn for
     version: int = 0  # counts what changed
     stop: bool = False
-    left: float | None = None  # when the last one who watched it left
+    given_up: float | None = None  # when nobody will be taken to wait for it; None while it is watched
+
+    @property
+    def size(self) -> int:
+        return sum(len(png) for _, png in self.pictures)
 
     @property
     def ended(self) -> bool:
@@ -76,7 +88,7 @@ class Job:
             "done": self.done,
             "total": self.total,
             "seconds": round(self.seconds, 3),
-            "previews": [] if self.ended else list(self.previews),
+            "previews": list(self.previews),
             "pictures": [
                 {"seed": seed, "url": f"api/jobs/{self.id}/pictures/{i}.png"}
                 for i, (seed, _) in enumerate(self.pictures)
@@ -135,25 +147,35 @@ class Desk:
         """Put a request at the end of the queue."""
         with self._changed:
             if not self.ready:
-                raise QueueFullError("The server is shutting down.", hint="Try again when it is back.")
+                raise ClosingError("The server is shutting down.", hint="Try again when it is back.")
             for left in [one for one in self._queue if self._abandoned(one)]:
                 self.cancel(left)
             if len(self._queue) >= self._room:
                 raise QueueFullError(f"{self._room} drawings wait already.", hint="Try again in a moment.")
-            job = Job(secrets.token_urlsafe(16), request)
+            job = Job(secrets.token_urlsafe(16), request, given_up=time.monotonic() + UNSEEN)
             self._jobs[job.id] = job
             self._queue.append(job)
-            ended = [one for one in self._jobs.values() if one.ended]
-            for old in ended[: max(0, len(ended) - self._kept)]:
-                del self._jobs[old.id]
+            self._forget()
             self._changed.notify_all()
             return job
 
+    def _forget(self) -> None:
+        ended = [one for one in self._jobs.values() if one.ended]
+        size = sum(one.size for one in ended)
+        while len(ended) > self._kept or (size > KEPT_BYTES and len(ended) > 1):
+            old = ended.pop(0)
+            size -= old.size
+            del self._jobs[old.id]
+
     def job(self, name: str) -> Job:
+        """The job of that id, which somebody has asked about now; UnknownJobError where there is none."""
         with self._changed:
             if name not in self._jobs:
                 raise UnknownJobError("There is no such drawing, or no longer.", hint="Draw it again.", field="id")
-            return self._jobs[name]
+            job = self._jobs[name]
+            if job.given_up is not None:
+                job.given_up = time.monotonic() + UNSEEN
+            return job
 
     def cancel(self, job: Job) -> None:
         """A waiting job is dropped, a running one ends after its step; what has ended stays as it is."""
@@ -178,7 +200,7 @@ class Desk:
         watcher = (asyncio.get_running_loop(), event)
         with self._changed:
             self._watchers.setdefault(job.id, []).append(watcher)
-            job.left = None
+            job.given_up = None
         try:
             seen = -1
             while True:
@@ -199,7 +221,7 @@ class Desk:
                 self._watchers[job.id].remove(watcher)
                 if not self._watchers[job.id]:
                     del self._watchers[job.id]
-                    job.left = time.monotonic()
+                    job.given_up = time.monotonic() + self._patience
 
     def close(self) -> None:
         """Drop what waits, finish what is being drawn, and take no more."""
@@ -224,6 +246,8 @@ class Desk:
                 for other in self._queue:
                     other.version += 1
                     self._wake(other)
+            if job.ended:
+                job.previews = ()
             job.version += 1
             self._wake(job)
 
@@ -247,7 +271,7 @@ class Desk:
                 self._update(job, state="failed", error=described(error))
 
     def _abandoned(self, job: Job) -> bool:
-        return job.left is not None and time.monotonic() - job.left > self._patience
+        return job.given_up is not None and time.monotonic() > job.given_up
 
     def _carry_out(self, job: Job) -> None:
         started = previewed = time.monotonic()

@@ -1,13 +1,15 @@
 // The page: what is on it, and what happens when.
 
-import { Past, blank, isBlank, moved, share, toSvg } from "./strokes.js";
+import { Past, blank, isBlank, isSound, moved, share, toSvg } from "./strokes.js";
 import { Paper, paint } from "./paper.js";
 import { laid, load, settled } from "./raster.js";
 import * as server from "./server.js";
-import { forgetPictures, keepPicture, keptPictures, saveNow, savedState } from "./store.js";
+import { KEPT, forgetPictures, keepPicture, keptPictures, rememberJob, rememberedJob, saveNow, savedState } from "./store.js";
 
 const $ = (id) => document.getElementById(id);
 const PAUSE = 250; // ms after a stroke, before a new picture is asked for
+const RETRY = 2000; // ms
+const AWAY = "The server does not answer. The drawing is safe here; trying again …";
 const CLOSENESS = [
   { name: "as usual", settings: {} },
   { name: "loosely: more natural", settings: { strength: 1.6 } },
@@ -24,6 +26,7 @@ let settings = {}; // what differs from the defaults
 let shown = null; // what is on display: {pictures: [{url, seed, blob, request}], chosen}
 let job = null; // {id, request, abort}
 let pause = 0;
+let again = 0;
 let history = [];
 const sizes = { pen: 1, eraser: 1 };
 
@@ -56,8 +59,20 @@ function request() {
 
 const size = () => service.sizes[$("sizes").selectedIndex] ?? service.sizes[0];
 
+// A picture from elsewhere may have a shape of its own.
+function chooseSize(wanted) {
+  const place = () => service.sizes.findIndex(([w, h]) => w === wanted[0] && h === wanted[1]);
+  if (wanted && place() < 0) {
+    service.sizes.push(wanted);
+    $("sizes").append(new Option(`${wanted[0]} × ${wanted[1]}`));
+  }
+  $("sizes").selectedIndex = wanted ? place() : 0;
+  reshape();
+}
+
 async function draw() {
   clearTimeout(pause);
+  clearTimeout(again);
   if (!$("prompt").value.trim()) {
     $("prompt").focus();
     return;
@@ -77,57 +92,69 @@ async function draw() {
       return;
     }
     tell([]);
-    save();
+    banner(null);
+    rememberJob(mine.id);
     await watch(mine);
   } catch (error) {
     if (job !== mine) return;
     job = null;
-    busy(false);
-    if (error instanceof server.Refused) failed(error);
-    else away(true, draw);
+    if (error instanceof server.Refused && !error.busy) {
+      busy(false);
+      failed(error);
+    } else retry(error.busy ? `${error.message} Trying again …` : AWAY);
   }
 }
 
 async function watch(mine) {
   const end = await server.follow(mine.id, {
     told: (now) => job === mine && progress(now),
-    away: (out) => job === mine && away(out),
+    away: (out) => job === mine && banner(out ? AWAY : null),
     given: mine.abort.signal,
   });
   if (job !== mine) return;
   job = null;
-  save();
+  rememberJob(null);
   busy(false);
   if (end === null) {
     banner("The server was started anew; the drawing is sent again.");
     setTimeout(() => banner(null), 4000);
     await draw();
   } else if (end.state === "done") await finished(end, mine.request);
-  else if (end.state === "cancelled") away(true, draw); // not by this page: the server is being stopped
   else if (end.state === "failed") failed(new server.Refused(end.error, 0));
+  else retry(AWAY, 0); // not cancelled by this page: the server is being stopped, or gave this page up
 }
 
-function away(out, again) {
-  banner(out ? "The server does not answer. The drawing is safe here; trying again …" : null);
-  if (out && again)
-    setTimeout(async () => {
-      try {
-        await server.ready();
-        banner(null);
-        if (!job) again();
-      } catch {
-        away(true, again);
+// Ask again as soon as the server takes drawings. One chain only, which a new drawing or Stop ends.
+function retry(text, after = RETRY) {
+  clearTimeout(again);
+  busy(true);
+  again = setTimeout(async () => {
+    try {
+      await server.ready();
+    } catch (error) {
+      if (error instanceof server.Refused && !error.busy) {
+        busy(false);
+        banner(error.message); // it asks for another token, say
+      } else {
+        banner(text);
+        retry(text);
       }
-    }, 2000);
+      return;
+    }
+    banner(null);
+    await draw();
+  }, after);
+  if (after) banner(text);
 }
 
 function stop() {
   clearTimeout(pause);
-  if (!job) return;
-  if (job.id) server.cancel(job.id).catch(() => {});
-  job.abort.abort();
+  clearTimeout(again);
+  if (job?.id) server.cancel(job.id).catch(() => {});
+  job?.abort.abort();
   job = null;
-  save();
+  rememberJob(null);
+  banner(null);
   busy(false);
   if (shown) show(shown.pictures, shown.chosen);
 }
@@ -157,12 +184,14 @@ function progress(now) {
 
 const time = (seconds) => (seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`);
 
+// `asked` is null where this page was loaded anew meanwhile: the pictures say what was asked for.
 async function finished(end, asked) {
   try {
     const made = await Promise.all(
       end.pictures.map(async ({ url, seed }) => {
         const blob = await server.picture(url);
-        return { blob, seed, request: { ...asked, seed, count: 1 }, url: URL.createObjectURL(blob) };
+        const request = asked ?? (await server.readRecipe(blob)).request;
+        return { blob, seed, request: { ...request, seed, count: 1 }, url: URL.createObjectURL(blob) };
       }),
     );
     tell(end.warnings);
@@ -194,6 +223,7 @@ function tiles(pictures, chosen = -1) {
 }
 
 function show(pictures, chosen = 0) {
+  for (const old of shown?.pictures ?? []) if (!pictures.includes(old) && !history.includes(old)) URL.revokeObjectURL(old.url);
   shown = { pictures, chosen };
   tiles(pictures, chosen);
   const one = pictures[chosen];
@@ -210,7 +240,12 @@ async function remember(one) {
     // no room, or a browser that keeps nothing: it is still on display
   }
   history.push(one);
+  for (const old of history.splice(0, Math.max(0, history.length - KEPT))) dismiss(old);
   showHistory();
+}
+
+function dismiss(one) {
+  if (!shown?.pictures.includes(one)) URL.revokeObjectURL(one.url);
 }
 
 function showHistory() {
@@ -235,8 +270,7 @@ async function takeUp({ sketch, prompt, seed, size: wanted, ...rest }) {
   stop();
   $("prompt").value = prompt;
   $("seed").value = seed;
-  const place = service.sizes.findIndex(([w, h]) => wanted && w === wanted[0] && h === wanted[1]);
-  $("sizes").selectedIndex = Math.max(0, place);
+  chooseSize(wanted);
   settings = {};
   for (const [name, value] of Object.entries(rest)) {
     const known = service.settings[name];
@@ -373,13 +407,12 @@ function chooseCloseness() {
 
 function save() {
   const kept = saveNow({
-    drawing: paper.now,
+    drawing: paper.busy ? paper.now : past.now,
     prompt: $("prompt").value,
     seed: $("seed").value,
-    size: $("sizes").selectedIndex,
+    size: size(),
     live: $("live").checked,
     settings,
-    job: job?.id ? { id: job.id, request: { ...job.request, sketch: null } } : null,
   });
   if (!kept) banner("This drawing is too large for the browser to keep: a reload would lose it.");
 }
@@ -409,7 +442,11 @@ function wire() {
   $("clear").onclick = () => take(blank(aspect()));
   $("open").onchange = ({ target }) => openFile(target.files[0]).finally(() => (target.value = ""));
   $("trace").onchange = ({ target }) => openFile(target.files[0], { trace: true }).finally(() => (target.value = ""));
-  $("export").onclick = () => download("drawing.svg", toSvg(paper.drawing), "image/svg+xml");
+  $("export").onclick = () => {
+    const one = paper.drawing;
+    if (one.raster) download("drawing.json", JSON.stringify(settled(one)), "application/json");
+    else download("drawing.svg", toSvg(one), "image/svg+xml");
+  };
   $("overlay").oninput = ({ target }) => ($("lines").style.opacity = target.value);
   $("closeness").onchange = chooseCloseness;
   $("seed").onchange = () => {
@@ -425,7 +462,8 @@ function wire() {
   };
   $("sizes").onchange = async () => {
     reshape();
-    await take(paper.drawing);
+    paper.set(await fitted(past.now)); // not what was fitted before: there and back changes nothing
+    changed();
     soon();
   };
   $("defaults").onclick = () => {
@@ -435,7 +473,9 @@ function wire() {
     soon();
   };
   $("forget").onclick = async () => {
+    const forgotten = history;
     history = [];
+    forgotten.forEach(dismiss);
     showHistory();
     await forgetPictures().catch(() => {});
   };
@@ -480,12 +520,12 @@ async function begin() {
   $("prompt").value = kept.prompt ?? "";
   $("seed").value = kept.seed || newSeed();
   $("live").checked = kept.live ?? true;
-  $("sizes").selectedIndex = kept.size in service.sizes ? kept.size : 0;
+  chooseSize(kept.size);
   settings = kept.settings ?? {};
   showSettings();
-  reshape();
-  const first = await fitted(kept.drawing ?? blank(aspect())).catch(() => blank(aspect()));
-  past = new Past(first);
+  const drawn = isSound(kept.drawing) ? kept.drawing : blank(aspect());
+  const first = await fitted(drawn).catch(() => null);
+  past = new Past(first ? drawn : blank(aspect()));
   const tool = () => ({
     kind: inHand(),
     size: sizes[inHand()],
@@ -493,16 +533,17 @@ async function begin() {
     mirror: $("mirror").checked,
     pressure: $("pressure").checked,
   });
-  const drawn = (now) => {
+  const added = (now) => {
     past.add(now);
     changed();
     soon();
   };
-  paper = new Paper($("paper"), { drawing: first, tool, drawn });
+  paper = new Paper($("paper"), { drawing: first ?? past.now, tool, drawn: added });
   $("lines").style.opacity = 0;
   new ResizeObserver(() => paint($("lines"), paper.drawing)).observe($("lines"));
   wire();
-  busy(false);
+  if (rememberedJob()) job = { id: rememberedJob(), request: null, abort: new AbortController() };
+  busy(job !== null);
   changed();
   try {
     history = (await keptPictures()).map((one) => ({ ...one, url: URL.createObjectURL(one.blob) }));
@@ -511,11 +552,7 @@ async function begin() {
   }
   showHistory();
   if (history.length) show([history.at(-1)]);
-  if (kept.job) {
-    job = { id: kept.job.id, request: { ...kept.job.request, ...(isBlank(first) ? {} : { sketch: settled(first) }) }, abort: new AbortController() };
-    busy(true);
-    await watch(job);
-  }
+  if (job && !job.request) await watch(job);
 }
 
 begin();

@@ -6,6 +6,7 @@ export class Refused extends Error {
   constructor(error, status) {
     super([error.message, error.hint].filter(Boolean).join(" "));
     this.status = status;
+    this.busy = status === 429 || status === 503; // in a moment it may go
     this.code = error.code;
   }
 }

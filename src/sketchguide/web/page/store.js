@@ -1,7 +1,7 @@
 // What outlives a reload: the drawing and the settings in localStorage, which is written at once, pictures in IndexedDB.
 
 const KEY = "sketchguide";
-const KEPT = 60; // pictures
+export const KEPT = 60; // pictures
 
 export function saveNow(state) {
   try {
@@ -19,6 +19,11 @@ export function savedState() {
     return {};
   }
 }
+
+// What is being drawn belongs to this tab alone.
+export const rememberJob = (id) => (id ? sessionStorage.setItem(KEY, id) : sessionStorage.removeItem(KEY));
+
+export const rememberedJob = () => sessionStorage.getItem(KEY);
 
 const settled = (request) =>
   new Promise((done, failed) => {

@@ -8,6 +8,9 @@ export const blank = (aspect = 1) => ({ name: "", aspect, strokes: [], raster: n
 
 export const isBlank = (drawing) => !drawing.strokes.length && !drawing.raster;
 
+// Whether what a browser has kept can be drawn on.
+export const isSound = (one) => Array.isArray(one?.strokes) && Array.isArray(one.erased) && one.aspect > 0;
+
 export const adding = (drawing, ...strokes) => ({ ...drawing, strokes: [...drawing.strokes, ...strokes] });
 
 export const mirrored = (points) => points.map(([x, y]) => [1 - x, y]);
