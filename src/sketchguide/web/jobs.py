@@ -10,7 +10,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Literal
@@ -128,7 +128,8 @@ class Desk:
         self._changed = threading.Condition(threading.RLock())
         self._closing = False
         self._running: Job | None = None
-        self.warned = Warned().__enter__()
+        self._open = ExitStack()
+        self.warned = self._open.enter_context(Warned())
         self._worker = threading.Thread(target=self._work, name="sketchguide-desk", daemon=True)
         self._worker.start()
 
@@ -231,7 +232,7 @@ class Desk:
                 self.cancel(job)
             self._changed.notify_all()
         self._worker.join()
-        self.warned.__exit__(None, None, None)
+        self._open.close()
 
     def hurry(self) -> None:
         """What is being drawn ends after its step; may be called by a signal handler."""

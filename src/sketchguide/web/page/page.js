@@ -59,14 +59,15 @@ function request() {
 
 const size = () => service.sizes[$("sizes").selectedIndex] ?? service.sizes[0];
 
+const placeOf = (wanted) => service.sizes.findIndex(([w, h]) => w === wanted?.[0] && h === wanted?.[1]);
+
 // A picture from elsewhere may have a shape of its own.
 function chooseSize(wanted) {
-  const place = () => service.sizes.findIndex(([w, h]) => w === wanted[0] && h === wanted[1]);
-  if (wanted && place() < 0) {
+  if (wanted && placeOf(wanted) < 0) {
     service.sizes.push(wanted);
     $("sizes").append(new Option(`${wanted[0]} × ${wanted[1]}`));
   }
-  $("sizes").selectedIndex = wanted ? place() : 0;
+  $("sizes").selectedIndex = Math.max(0, placeOf(wanted));
   reshape();
 }
 
@@ -520,7 +521,7 @@ async function begin() {
   $("prompt").value = kept.prompt ?? "";
   $("seed").value = kept.seed || newSeed();
   $("live").checked = kept.live ?? true;
-  chooseSize(kept.size);
+  chooseSize(service.sizes[placeOf(kept.size)]); // another model may draw other sizes
   settings = kept.settings ?? {};
   showSettings();
   const drawn = isSound(kept.drawing) ? kept.drawing : blank(aspect());
