@@ -15,13 +15,18 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from sketchguide import Sketch, load_backbone, load_predictor
+from sketchguide import Backbone, LatentPredictor, Sketch, load_backbone, load_predictor
 from sketchguide.cli.serve import address, listen
 from sketchguide.web.app import create_app
 from sketchguide.web.jobs import Desk
 from sketchguide.web.server import DrainingServer, configured
 
 DRAWING = Path(__file__).parents[1] / "examples" / "sketches" / "mushroom.svg"
+
+
+def load() -> tuple[Backbone, LatentPredictor]:
+    backbone = load_backbone("icons-64")
+    return backbone, load_predictor(None, backbone)
 
 
 def draw(page: Page, sketch: Sketch) -> None:
@@ -51,8 +56,7 @@ def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     if chromium is None:
         sys.exit("There is no Chromium. Install the package chromium.")
-    backbone = load_backbone("icons-64")
-    with Desk(backbone, load_predictor(None, backbone)) as desk, listen("127.0.0.1", 0) as listening:
+    with Desk(load) as desk, listen("127.0.0.1", 0) as listening:
         server = DrainingServer(configured(create_app(desk)), desk)
         serving = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         serving.start()

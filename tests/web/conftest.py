@@ -15,7 +15,7 @@ from support import Tiny
 
 @pytest.fixture
 def desk(tiny: Tiny, predictor: LatentPredictor) -> Iterator[Desk]:
-    with Desk(tiny(), predictor) as desk:
+    with Desk(lambda: (tiny(), predictor)) as desk:
         yield desk
 
 

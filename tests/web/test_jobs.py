@@ -9,6 +9,7 @@ import pytest
 
 from served import ASKED
 from sketchguide.backbones.base import Backbone
+from sketchguide.errors import UsageError
 from sketchguide.generation import named
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
@@ -58,7 +59,7 @@ def slow(tiny: Tiny) -> Slow:
 @pytest.fixture
 def held(slow: Slow, predictor: LatentPredictor) -> Iterator[Desk]:
     """A desk at which nothing moves before `slow.held` is False."""
-    desk = Desk(slow, predictor, waiting=2, kept=2, patience=0.2)  # pyright: ignore[reportArgumentType]
+    desk = Desk(lambda: (slow, predictor), waiting=2, kept=2, patience=0.2)  # pyright: ignore[reportArgumentType]
     yield desk
     slow.held = False
     desk.close()
@@ -217,6 +218,14 @@ def test_closing_finishes_what_is_drawn_and_drops_what_waits(held: Desk, slow: S
     assert not held.ready
     with pytest.raises(ClosingError, match="shutting down"):
         held.submit(asked(held))
+
+
+def test_what_loading_raises_is_raised():
+    def load() -> tuple[Backbone, None]:
+        raise UsageError("There is no such model.")
+
+    with pytest.raises(UsageError, match="no such model"):
+        Desk(load)
 
 
 def test_in_a_hurry_it_ends_after_the_step(held: Desk, slow: Slow):

@@ -214,9 +214,9 @@ def test_a_reload_in_the_middle_of_a_stroke_loses_nothing(page: Page):
 
 
 def test_a_reload_finds_the_picture_that_was_being_drawn(page: Page):
-    setting(page, "steps", "40")
+    setting(page, "steps", "30")
     draw_line(page, (0.2, 0.2), (0.8, 0.2))
-    expect(page.locator("#status")).to_contain_text("of 40")
+    expect(page.locator("#status")).to_contain_text("of 30")
     page.reload()
     expect(page.locator("#history img")).to_have_count(1, timeout=20_000)
     assert "sketch" in page.evaluate("""async () => { const open = indexedDB.open("sketchguide", 1);
@@ -429,7 +429,7 @@ def test_what_the_server_refuses_is_said_and_nothing_is_lost(page: Page):
 
 def test_a_server_that_is_stopped_in_order_is_waited_for(browser: Browser, tiny: Tiny, predictor: LatentPredictor):
     page = browser.new_page()
-    with Desk(tiny(), predictor) as desk, serving(desk) as served:
+    with Desk(lambda: (tiny(), predictor)) as desk, serving(desk) as served:
         port = int(served.url.rstrip("/").rpartition(":")[2])
         page.goto(served.url)
         page.fill("#prompt", "a cat")
@@ -438,7 +438,7 @@ def test_a_server_that_is_stopped_in_order_is_waited_for(browser: Browser, tiny:
         expect(page.locator("#status")).to_contain_text("of 200")
     expect(page.locator("#banner")).to_contain_text("does not answer")
     setting(page, "steps", "2")
-    with Desk(tiny(), predictor) as desk, serving(desk, port=port):
+    with Desk(lambda: (tiny(), predictor)) as desk, serving(desk, port=port):
         expect(page.locator("#history img")).to_have_count(1, timeout=20_000)
         assert [job.state for job in desk._jobs.values()] == ["done"]  # pyright: ignore[reportPrivateUsage]
         expect(page.locator("#banner")).to_be_hidden()

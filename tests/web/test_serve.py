@@ -52,11 +52,11 @@ def process(*options: str, **environment: str) -> Iterator[tuple[subprocess.Pope
 
 def test_a_signal_drains_it(model: list[str]):
     with process(*model, "--json") as (serving, url):
-        job = httpx.post(f"{url}api/jobs", json=ASKED | {"steps": 40}).json()["id"]
+        job = httpx.post(f"{url}api/jobs", json=ASKED | {"steps": 20}).json()["id"]
         with httpx.stream("GET", f"{url}api/jobs/{job}/events", timeout=60) as stream:
             lines = stream.iter_lines()
             next(line for line in lines if '"running"' in line)
-            serving.send_signal(signal.SIGINT)
+            serving.send_signal(signal.SIGTERM)
             told = [json.loads(line[6:]) for line in lines if line]
         assert told[-1]["state"] == "done"
         out, err = serving.communicate(timeout=60)

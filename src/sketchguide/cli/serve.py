@@ -25,6 +25,8 @@ from sketchguide.defaults import LORA_SCALE, MODEL, find_dtype
 from sketchguide.errors import FailureError, UsageError
 
 if TYPE_CHECKING:
+    from sketchguide.backbones.base import Backbone
+    from sketchguide.predictors import LatentPredictor
     from sketchguide.web.jobs import Desk
 
 HOST, PORT = "127.0.0.1", 7860
@@ -171,10 +173,15 @@ def open_desk(
     from sketchguide.loading import load_backbone, load_predictor, wearing
     from sketchguide.web.jobs import Desk
 
-    backbone = load_backbone(model or MODEL, device=device or "auto", dtype=find_dtype(dtype or "auto"))
     settings: dict[str, Any] = {}
     if lora is not None:
         settings = {"lora": lora, "lora_scale": LORA_SCALE.default if lora_scale is None else lora_scale}
-        with wearing(backbone, lora, scale=settings["lora_scale"]):
-            pass  # it can be read, and fits
-    return Desk(backbone, load_predictor(predictor, backbone), settings=settings)
+
+    def load() -> tuple[Backbone, LatentPredictor]:
+        backbone = load_backbone(model or MODEL, device=device or "auto", dtype=find_dtype(dtype or "auto"))
+        if lora is not None:
+            with wearing(backbone, lora, scale=settings["lora_scale"]):
+                pass  # it can be read, and fits
+        return backbone, load_predictor(predictor, backbone)
+
+    return Desk(load, settings=settings)

@@ -9,7 +9,8 @@ import secrets
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -101,22 +102,26 @@ class Job:
 class Desk:
     """The model and what it has to draw. `close` it in the end, or use it as a context manager.
 
-    All jobs are of this one model and predictor, with these `settings`, fields of a Request. At most `waiting` jobs
-    wait (QueueFullError beyond), and the pictures of the last `kept` ones stay.
+    All jobs are of the one model and predictor that `load` gives, with these `settings`, fields of a Request. At most
+    `waiting` jobs wait (QueueFullError beyond), and the pictures of the last `kept` ones stay. What `load` raises is
+    raised here.
+
+    The thread that draws loads the model too: on a CPU, where another thread has computed with torch before, OpenMP
+    keeps threads for both, and a picture of a small model takes half as long again.
     """
+
+    backbone: Backbone
+    predictor: LatentPredictor | None
 
     def __init__(
         self,
-        backbone: Backbone,
-        predictor: LatentPredictor | None,
+        load: Callable[[], tuple[Backbone, LatentPredictor | None]],
         *,
         settings: Mapping[str, Any] = MappingProxyType({}),
         waiting: int = WAITING,
         kept: int = KEPT,
         patience: float = PATIENCE,
     ) -> None:
-        self.backbone = backbone
-        self.predictor = predictor
         self.settings = settings
         self.drawn = 0  # pictures
         self._room = waiting
@@ -130,8 +135,14 @@ class Desk:
         self._running: Job | None = None
         self._open = ExitStack()
         self.warned = self._open.enter_context(Warned())
-        self._worker = threading.Thread(target=self._work, name="sketchguide-desk", daemon=True)
+        loading: Future[None] = Future()
+        self._worker = threading.Thread(target=self._work, args=(load, loading), daemon=True)
         self._worker.start()
+        try:
+            loading.result()
+        except BaseException:
+            self._open.close()
+            raise
 
     def __enter__(self) -> Desk:
         return self
@@ -257,7 +268,13 @@ class Desk:
             with suppress(RuntimeError):  # that loop is closed: nobody is there any more
                 loop.call_soon_threadsafe(event.set)
 
-    def _work(self) -> None:
+    def _work(self, load: Callable[[], tuple[Backbone, LatentPredictor | None]], loading: Future[None]) -> None:
+        try:
+            self.backbone, self.predictor = load()
+        except BaseException as error:
+            loading.set_exception(error)
+            return
+        loading.set_result(None)
         while True:
             with self._changed:
                 while not self._queue and not self._closing:
