@@ -88,9 +88,18 @@ class SketchguideWarning(UserWarning):
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # torch, on accelerators and on the CPU
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the memory of the device did not suffice."""
-    return isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)
+def described(error: BaseException) -> dict[str, str]:
+    """`{code, message, hint, field}` of any error, also of one that nobody raised on purpose."""
+    if isinstance(error, SketchguideError):
+        return error.as_dict()
+    if isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY):
+        code, message = "out_of_memory", "The memory of the device does not suffice."
+        hint = "Try a smaller size, fewer pictures or a smaller batch at once, or bfloat16."
+    else:
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        code, message = "internal", f"Something went wrong inside sketchguide ({reason})."
+        hint = "Please report it with the output of `sketchguide env`."
+    return {"code": code, "message": message, "hint": hint, "field": ""}
 
 
 def reason_of(error: Exception) -> str:

@@ -113,7 +113,7 @@ def test_a_job_that_fails_says_why_and_the_next_one_is_drawn(held: Desk, slow: S
     wait(full)
     assert full.error is not None
     assert full.error["code"] == "out_of_memory"
-    assert "smaller picture" in full.error["hint"]
+    assert "smaller size" in full.error["hint"]
     slow.fails = ""
     after = held.submit(asked(held))
     wait(after)

@@ -19,7 +19,7 @@ import typer
 
 import sketchguide
 from sketchguide.cli.signals import Stopped
-from sketchguide.errors import SketchguideError, SketchguideWarning, is_out_of_memory
+from sketchguide.errors import SketchguideError, SketchguideWarning, described
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -179,24 +179,21 @@ def plain(text: str) -> str:
 
 def describe(error: BaseException) -> tuple[dict[str, str], int]:
     """`{code, message, hint, field}` of any exception, and the exit code."""
-    if isinstance(error, SketchguideError):
-        return {key: plain(text) for key, text in error.as_dict().items()}, error.exit_code
-    field = hint = ""
     if isinstance(error, Stopped):
-        code, message, hint, status = "stopped", "Stopped.", error.hint, error.exit_code
+        told = {"code": "stopped", "message": "Stopped.", "hint": error.hint, "field": ""}
+        status = error.exit_code
     elif isinstance(error, WrongUse):
         where = getattr(getattr(error, "ctx", None), "command_path", "sketchguide")
-        parameter = getattr(error, "param", None)
-        code, message, status = "usage", error.format_message(), 2  # pyright: ignore[reportAttributeAccessIssue]
-        field, hint = getattr(parameter, "name", "") or "", f"`{where} --help` lists what there is."
-    elif is_out_of_memory(error):
-        code, message, status = "out_of_memory", "The memory of the device does not suffice.", 1
-        hint = "Try a smaller --size, a lower --count or --batch, or --dtype bfloat16."
+        field = getattr(getattr(error, "param", None), "name", "") or ""
+        message: str = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
+        told = {"code": "usage", "message": message, "hint": f"`{where} --help` lists what there is.", "field": field}
+        status = 2
     else:
-        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        code, message, status = "internal", f"Something went wrong inside sketchguide ({reason}).", 1
-        hint = f"Please report it with the output of `sketchguide env`; {DEBUG}=1 shows where it happened."
-    return {"code": code, "message": plain(message), "hint": plain(hint), "field": field}, status
+        told = described(error)
+        status = error.exit_code if isinstance(error, SketchguideError) else 1
+        if told["code"] == "internal":
+            told["hint"] += f" {DEBUG}=1 shows where it happened."
+    return {key: plain(text) for key, text in told.items()}, status
 
 
 def hush_libraries() -> None:

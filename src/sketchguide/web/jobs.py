@@ -19,7 +19,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.errors import FailureError, SketchguideError, UsageError, is_out_of_memory
+from sketchguide.errors import FailureError, UsageError, described
 from sketchguide.generation import Picture, Progress, run
 from sketchguide.images import to_images
 from sketchguide.predictors import LatentPredictor
@@ -327,21 +327,3 @@ def _shrunk(image: Image.Image, side: int = 512) -> Image.Image:
     if max(image.size) > side:
         image.thumbnail((side, side), Image.Resampling.BILINEAR)
     return image
-
-
-def described(error: Exception) -> dict[str, str]:
-    """`{code, message, hint, field}` of any exception."""
-    if isinstance(error, SketchguideError):
-        return error.as_dict()
-    if is_out_of_memory(error):
-        hint = "Try a smaller picture, or fewer at once."
-        return {
-            "code": "out_of_memory",
-            "message": "The memory of the device does not suffice.",
-            "hint": hint,
-            "field": "",
-        }
-    reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    message = f"Something went wrong inside sketchguide ({reason})."
-    hint = "Please report it with the output of `sketchguide env`."
-    return {"code": "internal", "message": message, "hint": hint, "field": ""}
