@@ -5,12 +5,15 @@
     │   ├── SketchError         the drawing or picture given cannot be used
     │   ├── ModelNotFoundError  no model or predictor of that name
     │   ├── MismatchError       a predictor (or other control) does not fit the model
-    │   └── TapError            a tap is unknown, was never reached, or yields no tensor
+    │   ├── TapError            a tap is unknown, was never reached, or yields no tensor
+    │   └── UnknownJobError     the drawing page has no such job, or no longer
     └── FailureError            asked rightly, but it did not work: exit code 1
         ├── WeightsError        a weight file is truncated, changed or not what it claims to be
         ├── OutputError         the result cannot be written
         ├── GuidanceError       a gradient or latent is not finite
-        └── TrainingError       training cannot go on; the last checkpoint is intact
+        ├── TrainingError       training cannot go on; the last checkpoint is intact
+        ├── QueueFullError      the drawing page has no room for another job now
+        └── ClosingError        the drawing page is shutting down
 
 `SketchguideWarning` is the category of every warning.
 """
@@ -61,6 +64,10 @@ class TapError(UsageError):
     code = "tap"
 
 
+class UnknownJobError(UsageError):
+    code = "unknown_job"
+
+
 class FailureError(SketchguideError, RuntimeError):
     code = "failure"
 
@@ -79,6 +86,14 @@ class GuidanceError(FailureError):
 
 class TrainingError(FailureError):
     code = "training"
+
+
+class QueueFullError(FailureError):
+    code = "queue_full"
+
+
+class ClosingError(FailureError):
+    code = "closing"
 
 
 class SketchguideWarning(UserWarning):

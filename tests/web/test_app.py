@@ -9,14 +9,14 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from served import ASKED, CAT
-from sketchguide.errors import SketchguideWarning
+from sketchguide.errors import QueueFullError, SketchguideWarning
 from sketchguide.generation import RECIPE_KEY, generate, recall
 from sketchguide.images import read_png_text, to_base64, to_png
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sketch import Sketch
 from sketchguide.web.app import FIELDS, MOST, create_app
-from sketchguide.web.jobs import Desk, QueueFullError
+from sketchguide.web.jobs import Desk
 
 Ended = Callable[..., dict[str, Any]]
 

@@ -9,12 +9,12 @@ import pytest
 
 from served import ASKED
 from sketchguide.backbones.base import Backbone
-from sketchguide.errors import UsageError
+from sketchguide.errors import ClosingError, QueueFullError, UnknownJobError, UsageError
 from sketchguide.generation import named
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.web import jobs as jobs_module
-from sketchguide.web.jobs import ClosingError, Desk, Job, QueueFullError, UnknownJobError
+from sketchguide.web.jobs import Desk, Job
 from support import Tiny
 
 

@@ -18,7 +18,14 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.exceptions import HTTPException
 
 import sketchguide
-from sketchguide.errors import SketchguideError, UsageError, described
+from sketchguide.errors import (
+    ClosingError,
+    QueueFullError,
+    SketchguideError,
+    UnknownJobError,
+    UsageError,
+    described,
+)
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.generation import BATCH, check_size, named, recall
 from sketchguide.images import open_image, to_tensor
@@ -27,7 +34,7 @@ from sketchguide.seeds import random_seed
 from sketchguide.sketch import Sketch
 from sketchguide.sources import levels_of
 from sketchguide.web.guards import DEADLINE, Guards
-from sketchguide.web.jobs import ClosingError, Desk, QueueFullError, UnknownJobError
+from sketchguide.web.jobs import Desk
 
 # What whoever draws may set. All else names files, models and devices of whoever serves.
 FIELDS = (

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.errors import FailureError, UsageError, described
+from sketchguide.errors import ClosingError, QueueFullError, UnknownJobError, described
 from sketchguide.generation import Picture, Progress, run
 from sketchguide.images import to_images
 from sketchguide.predictors import LatentPredictor
@@ -34,24 +34,6 @@ UNSEEN = 60.0  # and after it was last asked about, where nobody watches
 PREVIEW_SHARE = 0.1  # of the time of drawing that previews may take
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
-
-
-class QueueFullError(FailureError):
-    """There is no room for another job now."""
-
-    code = "queue_full"
-
-
-class ClosingError(FailureError):
-    """The server is ending."""
-
-    code = "closing"
-
-
-class UnknownJobError(UsageError):
-    """There is no such job, or no longer."""
-
-    code = "unknown_job"
 
 
 @dataclass(eq=False)

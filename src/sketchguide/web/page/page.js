@@ -236,7 +236,7 @@ function show(pictures, chosen = 0) {
 
 async function remember(one) {
   try {
-    one.id = await keepPicture({ request: one.request, blob: one.blob, seed: one.seed });
+    await keepPicture({ request: one.request, blob: one.blob, seed: one.seed });
   } catch {
     // no room, or a browser that keeps nothing: it is still on display
   }
@@ -301,7 +301,7 @@ async function fitted(given) {
 }
 
 function changed() {
-  paint($("lines"), paper.drawing, { ink: true });
+  paint($("lines"), paper.drawing);
   $("undo").disabled = !past.canUndo;
   $("redo").disabled = !past.canRedo;
   $("clear").disabled = $("export").disabled = isBlank(paper.drawing);

@@ -9,14 +9,13 @@ const NEAREST = 0.002; // between two points of a line
 const HALF = 0.5; // the pressure at which a line binds as usual
 const PEN_RULES = 600; // ms after a pen was seen, in which a touch is a palm
 
-export function paint(canvas, drawing, { ink = true } = {}) {
+export function paint(canvas, drawing) {
   const box = canvas.getBoundingClientRect();
   const scale = window.devicePixelRatio || 1;
   const [width, height] = [Math.round(box.width * scale), Math.round(box.height * scale)];
   if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
   const pen = canvas.getContext("2d");
   pen.clearRect(0, 0, width, height);
-  if (!ink) return;
   const raster = drawing.raster && inked(drawing, INK);
   if (raster) pen.drawImage(raster, 0, 0, width, height);
   pen.lineCap = pen.lineJoin = "round";

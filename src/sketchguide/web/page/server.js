@@ -13,8 +13,8 @@ export class Refused extends Error {
 
 async function ask(path, options = {}) {
   const answer = await fetch(path, options);
-  const body = await answer.json().catch(() => ({ error: { message: `The server answered ${answer.status}.` } }));
-  if (!answer.ok) throw new Refused(body.error, answer.status);
+  const body = await answer.json().catch(() => ({}));
+  if (!answer.ok) throw new Refused(body.error ?? { message: `The server answered ${answer.status}.` }, answer.status);
   return body;
 }
 

@@ -44,10 +44,9 @@ async function pictures(mode) {
 
 export async function keepPicture(picture) {
   const store = await pictures("readwrite");
-  const id = await settled(store.add(picture));
+  await settled(store.add(picture));
   const ids = await settled(store.getAllKeys());
   for (const old of ids.slice(0, -KEPT)) store.delete(old);
-  return id;
 }
 
 export const keptPictures = async () => settled((await pictures("readonly")).getAll());
