@@ -14,7 +14,7 @@ from anyio.to_thread import run_sync
 from fastapi import FastAPI, Response
 from fastapi import Request as Asked
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 
 import sketchguide
@@ -33,7 +33,7 @@ from sketchguide.request import Request
 from sketchguide.seeds import random_seed
 from sketchguide.sketch import Sketch
 from sketchguide.sources import levels_of
-from sketchguide.web.guards import DEADLINE, Guards
+from sketchguide.web.guards import DEADLINE, Guards, error_answer
 from sketchguide.web.jobs import Desk
 
 # What whoever draws may set. All else names files, models and devices of whoever serves.
@@ -309,23 +309,19 @@ def _body(schema: Mapping[str, Any], kind: str = "application/json") -> dict[str
     return {"requestBody": {"required": True, "content": {kind: {"schema": schema}}}}
 
 
-def _error(status: int, error: Mapping[str, str], **headers: str) -> JSONResponse:
-    return JSONResponse({"error": dict(error)}, status_code=status, headers=headers)
-
-
 async def _refused(_: Asked, error: Exception) -> Response:
     assert isinstance(error, SketchguideError)
     status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 500)
     if status in (429, 503):
-        return _error(status, error.as_dict(), **{"retry-after": "2"})
-    return _error(status, error.as_dict())
+        return error_answer(status, error.as_dict(), **{"retry-after": "2"})
+    return error_answer(status, error.as_dict())
 
 
 async def _not_found(_: Asked, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     words = {404: "There is nothing at this address.", 405: "This address takes no such request."}
     message = words.get(error.status_code, str(error.detail))
-    return _error(error.status_code, {"code": "http", "message": message, "hint": "", "field": ""})
+    return error_answer(error.status_code, {"code": "http", "message": message, "hint": "", "field": ""})
 
 
 async def _malformed(_: Asked, error: Exception) -> Response:
@@ -333,8 +329,8 @@ async def _malformed(_: Asked, error: Exception) -> Response:
     first = error.errors()[0]
     name = str(first["loc"][-1])
     message = f"{name} cannot be read: {first['msg']}."
-    return _error(422, {"code": "usage", "message": message, "hint": "", "field": name})
+    return error_answer(422, {"code": "usage", "message": message, "hint": "", "field": name})
 
 
 async def _failed(_: Asked, error: Exception) -> Response:
-    return _error(500, described(error))
+    return error_answer(500, described(error))

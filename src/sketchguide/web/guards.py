@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
-import json
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from urllib.parse import parse_qs, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import cookie_parser
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_BYTES = 32 * 2**20  # of a body: a photograph from a camera
@@ -77,20 +77,22 @@ class Guards:
         headers = Headers(scope=scope)
         if not self._own_host(headers) or not self._own_origin(headers):
             message, hint = "This server is not reached by that name.", "Start it with --name HOST."
-            await _answer(send_guarded, 403, "forbidden", message, hint=hint)
+            await _refusal(403, "forbidden", message, hint=hint)(scope, receive, send_guarded)
             return
         if self.token is not None and scope["path"] not in OPEN:
             given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
             if given and scope["path"] == "/" and self._is_token(given):
                 # Lax: a link in a mail leads here from another site, and nothing is changed by GET
                 cookie = f"{_cookie(scope)}={self.token}; Path=/; HttpOnly; SameSite=Lax; Max-Age={COOKIE_AGE}"
-                await _answer(send_guarded, 303, "", "", headers={"location": "./", "set-cookie": cookie})
+                entry = RedirectResponse("./", status_code=303, headers={"set-cookie": cookie})
+                await entry(scope, receive, send_guarded)
                 return
             if not self._is_token(_presented(headers, _cookie(scope))):
                 message = "This server asks for its token."
-                bearer = {"www-authenticate": "Bearer"}
                 hint = "Open the address that `sketchguide serve` printed."
-                await _answer(send_guarded, 401, "unauthorized", message, hint=hint, headers=bearer)
+                await _refusal(401, "unauthorized", message, hint=hint, **{"www-authenticate": "Bearer"})(
+                    scope, receive, send_guarded
+                )
                 return
         if scope["method"] in ("GET", "HEAD", "OPTIONS", "DELETE"):
             await self.app(scope, receive, send_guarded)
@@ -105,13 +107,14 @@ class Guards:
                 async with asyncio.timeout(self.deadline):
                     body = await self._whole(receive)
             except TimeoutError:
-                await _answer(send_guarded, 408, "too_slow", f"The body took more than {self.deadline:g} seconds.")
+                message = f"The body took more than {self.deadline:g} seconds."
+                await _refusal(408, "too_slow", message)(scope, receive, send_guarded)
                 return
             except ConnectionError:
                 return
         if body is None:
             message = f"The body is larger than the {self.most_bytes / 2**20:.0f} MB allowed."
-            await _answer(send_guarded, 413, "too_large", message)
+            await _refusal(413, "too_large", message)(scope, receive, send_guarded)
             return
         given_once = iter([{"type": "http.request", "body": body, "more_body": False}])
 
@@ -174,18 +177,12 @@ def _presented(headers: Headers, cookie: str) -> str:
     return cookie_parser(headers.get("cookie", "")).get(cookie, "")
 
 
-async def _answer(
-    send: Send,
-    status: int,
-    code: str,
-    message: str,
-    *,
-    hint: str = "",
-    headers: Mapping[str, str] = MappingProxyType({}),
-) -> None:
-    error = {"error": {"code": code, "message": message, "hint": hint, "field": ""}}
-    body = json.dumps(error).encode() if code else b""
-    every = {"content-type": "application/json", "content-length": str(len(body)), "connection": "close", **headers}
-    encoded = [(name.encode(), value.encode()) for name, value in every.items()]
-    await send({"type": "http.response.start", "status": status, "headers": encoded})
-    await send({"type": "http.response.body", "body": body})
+def error_answer(status: int, error: Mapping[str, str], **headers: str) -> Response:
+    """`error` as `SketchguideError.as_dict` gives it."""
+    return JSONResponse({"error": dict(error)}, status_code=status, headers=headers)
+
+
+def _refusal(status: int, code: str, message: str, *, hint: str = "", **headers: str) -> Response:
+    """What ends the connection: of a body that was not read the rest would come as the next request."""
+    error = {"code": code, "message": message, "hint": hint, "field": ""}
+    return error_answer(status, error, connection="close", **headers)
