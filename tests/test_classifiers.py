@@ -85,6 +85,8 @@ def test_the_class_that_a_text_names() -> None:
     assert find_class_in("an apple-red car", classes) == 0
     assert find_class_in("noto t-shirt", classes) == 3
     assert find_class_in("a hat in a car", classes) == 2  # of equally long names the first class
+    assert find_class_in("a mug", ("cup, mug", "smug")) == 0
+    assert find_class_in("a cup", ("car", "cup, mug")) == 1
     with pytest.raises(UsageError, match="'a carpet' names none of the 5 classes"):
         find_class_in("a carpet", classes)
 

@@ -251,6 +251,41 @@ def test_classifier_guidance_stands_beside_any_method(batch: Batch, predictor: L
             made(beside, replace(batch, prompts=["a cat", "a cow"]))
 
 
+def test_what_acts_less_by_share_is_the_same_with_less_of_it(batch: Batch, predictor: LatentPredictor, tmp_path: Path):
+    """What until_recognised rests on, for every method that takes tries."""
+    network = ControlNetModel.from_unet(batch.backbone.network, conditioning_embedding_out_channels=(8, 16))
+    torch.nn.init.normal_(network.controlnet_mid_block.weight)
+    peer = "controlnet:path={}"
+    network.save_pretrained(tmp_path / "controlnet")
+    predictor.save_pretrained(tmp_path / "lgp")
+    for whole, half in (
+        (f"lgp:predictor={tmp_path}/lgp,strength=2", f"lgp:predictor={tmp_path}/lgp,strength=1"),
+        (f"{peer},weight=1".format(tmp_path / "controlnet"), f"{peer},weight=0.5".format(tmp_path / "controlnet")),
+    ):
+        less = made(build_method(whole, batch.backbone).method, batch.of([1, 0], 0.5))
+        wanted = made(build_method(half, batch.backbone).method, batch.of([1, 0], 1))
+        torch.testing.assert_close(less, wanted)
+        assert not torch.allclose(less, made(build_method(whole, batch.backbone).method, batch.of([1, 0], 1)))
+
+
+def test_pictures_are_tried_again_until_they_are_recognised(batch: Batch, predictor: LatentPredictor, tmp_path: Path):
+    predictor.save_pretrained(tmp_path)
+    save_classifier(IconClassifier(["cat", "dog", "cow"]), tmp_path / "recogniser.safetensors")
+    lgp = f"lgp:predictor={tmp_path},strength=4"
+    thrice = [
+        made(build_method(f"{lgp}", batch.backbone).method, batch.of([0, 1], share)) for share in (1, 2 / 3, 1 / 3)
+    ]
+    never = build_method(f"{lgp},tries=3,sure=1,recogniser={tmp_path}", batch.backbone)
+    found = made(never.method, batch)
+    assert len(never.networks) == 2
+    for row in range(2):
+        assert any(torch.allclose(found[row], one[row], rtol=1e-4, atol=1e-4) for one in thrice)
+    at_once = build_method(f"{lgp},tries=3,sure=0,recogniser={tmp_path}", batch.backbone)
+    assert torch.equal(made(at_once.method, batch), thrice[0])
+    *_, last = never.method(batch)
+    assert last.evaluations.conditional == 3 * batch.request.steps
+
+
 @pytest.mark.parametrize(
     ("description", "message"),
     [
@@ -260,9 +295,11 @@ def test_classifier_guidance_stands_beside_any_method(batch: Batch, predictor: L
         ("lgp:strength=x", "strength is 'x'"),
         ("text:strength=5", "'strength=5' in 'text:strength=5' is no setting of text"),
         ("sdedit:stop=0.3", "sdedit takes amount, negative, steps, scale, negative_time, solver"),
-        ("controlnet:strength=0.5", "controlnet takes path, weight, mode, negative"),
+        ("controlnet:strength=0.5", "controlnet takes path, weight, mode, tries, sure, recogniser, negative"),
+        ("sdedit:tries=3", "'tries=3' in 'sdedit:tries=3' is no setting of sdedit"),
+        ("lgp:tries=0", "tries is '0'"),
         ("pnp:blank=1", "'blank=1' in 'pnp:blank=1' is no setting of pnp"),
-        ("sketch-loss:even=0", "sketch-loss takes sketcher, drawing, strength, stop, every, negative"),
+        ("sketch-loss:even=0", "sketch-loss takes sketcher, drawing, strength, stop, every, tries"),
         ("text:prompt=a", "'prompt=a' in 'text:prompt=a' is no setting"),
         ("lgp:attention=parts", "'attention=parts' in 'lgp:attention=parts' is no setting"),
         ("sketch-attention:path=nowhere", "No sketch-attention at 'nowhere'"),

@@ -134,6 +134,7 @@ def ship_predictor(run: Path, name: str) -> None:
 
 ABOUT = {
     "sketcher": "P, from a picture to a drawing of it in four line styles, with a gradient all the way",
+    "recogniser": "which word of a prompt a picture shows, for `--tries` (by `benchmarks/classifier.py --words`)",
     "classifier": "what a picture shows; features for the loss of identity",
     "drawing-classifier": "what a drawing shows; features for the perceptual loss",
     "latent-classifier": "what a noisy latent will show, for classifier guidance",

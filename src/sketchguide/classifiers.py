@@ -45,17 +45,19 @@ def find_class(name: str, classes: Sequence[str]) -> int:
 
 def find_class_in(text: str, classes: Sequence[str]) -> int:
     """The number of the class whose name `text` has as whole words, upper and lower case alike; of several the longest,
-    and of equally long ones the first in `classes`. Raises UsageError where there is none.
+    and of equally long ones the first in `classes`. A class may have several names, with commas between. Raises
+    UsageError where there is none.
     """
 
     def padded(words: str) -> str:
         return " ".join(["", *re.findall(r"[^\W_]+", words.casefold()), ""])
 
     here = padded(text)
-    named = [number for number, name in enumerate(classes) if padded(name) in here]
+    names = ((number, name) for number, every in enumerate(classes) for name in every.split(","))
+    named = [(number, name) for number, name in names if padded(name) in here]
     if not named:
         raise UsageError(f"{text!r} names none of the {len(classes)} classes that the classifier knows.", field="class")
-    return max(named, key=lambda number: len(classes[number]))
+    return max(named, key=lambda one: len(one[1]))[0]
 
 
 def calibration_error(scores: Tensor, labels: Tensor, *, bins: int = 15) -> float:

@@ -20,15 +20,16 @@ from sketchguide.backbones.base import Backbone, Condition
 from sketchguide.controls.base import Guide
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.features import NegativePrompt
-from sketchguide.controls.strengths import Within
-from sketchguide.defaults import ALPHA, ATTENTION_SCALE, CLASS_SCALE, IDENTITY, LORA_SCALE, NEGATIVE_TIME, DType
+from sketchguide.controls.strengths import Proportional, Within
+from sketchguide.defaults import ALPHA, ATTENTION_SCALE, CLASS_SCALE, IDENTITY, LORA_SCALE, NEGATIVE_TIME, SURE, DType
 from sketchguide.errors import SketchguideWarning, UsageError
-from sketchguide.guidance import controls_of
+from sketchguide.guidance import Controls, controls_of, weakened
 from sketchguide.images import carried, from_base64, read_png_text, save_png, to_images, to_png, to_tensor
 from sketchguide.inversion import Trajectory, recur
 from sketchguide.levels import Level, is_open
 from sketchguide.loading import dtype_of, fingerprint, fingerprint_of_model, identity_of, load_backbone, wearing
 from sketchguide.predictors import LatentPredictor
+from sketchguide.recognition import Recogniser, Tried, share_of, walk_until_recognised
 from sketchguide.request import Recipe, Request
 from sketchguide.sampling import Evaluations, Moment, sample
 from sketchguide.seeds import generators, noise, random_seed
@@ -57,7 +58,7 @@ class Progress(NamedTuple):
     """One network step of one batch, or of a source's inversion, has ended."""
 
     done: int  # steps of the whole run
-    total: int
+    total: int  # that are known of; another try adds its own
     clean: Tensor  # (B, C, h, w): latents of the finished pictures (or sources) as the network sees them now
     seeds: tuple[int, ...]
     evaluations: Evaluations  # of the whole run so far
@@ -72,6 +73,8 @@ class Picture:
     index: int  # which of the request's pictures
     made_with: dict[str, str]  # versions and fingerprints
     evaluations: Evaluations  # that its batch takes alone; what it shares with others counts in full
+    tried: int = 1  # which of its tries it is
+    confidence: float | None = None  # how sure the recogniser is of it, 0 to 1; None where it was not asked
 
     def __repr__(self) -> str:
         return f"Picture({self.request.prompt!r}, seed {self.seed}, {self.image.width}x{self.image.height})"
@@ -83,7 +86,12 @@ class Picture:
     @property
     def recipe(self) -> Recipe:
         return Recipe(
-            request=self.request, index=self.index, made_with=self.made_with, evaluations=self.evaluations._asdict()
+            request=self.request,
+            index=self.index,
+            made_with=self.made_with,
+            evaluations=self.evaluations._asdict(),
+            tried=self.tried,
+            confidence=self.confidence,
         )
 
     def save(self, path: str | Path) -> None:
@@ -235,6 +243,9 @@ def _carried_out(
     drawing = None if sketch is None else sketch.rasterize(size=size)
     controls = controls_of(request, backbone, drawing, predictor)
     made_with |= controls.made_with
+    recogniser = _recogniser(request, requests, controls.guides, backbone)
+    if recogniser is not None:
+        made_with["recogniser"] = fingerprint(recogniser.classifier)
     starts = range(0, request.count, BATCH)
     chunks = [range(start, min(start + BATCH, request.count)) for start in starts]
     chunks = [chunk for chunk in chunks if only is None or only in chunk]
@@ -246,7 +257,8 @@ def _carried_out(
     spent = Evaluations(0, 0)
     source: Borrowed | Change | None = None
     if picture is not None:
-        preparing = _source(request, backbone, picture, drawing, predictor, keep=len(batches) > 1)
+        again = len(batches) > 1 or recogniser is not None
+        preparing = _source(request, backbone, picture, drawing, predictor, keep=again)
         while source is None:
             try:
                 moment = next(preparing)
@@ -256,26 +268,72 @@ def _carried_out(
                 done += 1
                 passes = Evaluations(0, 0, inversion=sum(moment.evaluations))
                 yield Progress(done, total, moment.clean, (), passes)
-    guides = controls.guides
-    if isinstance(source, Change) and source.mask is not None:
-        guides = [replace(guide, strength=Within(guide.strength, source.mask)) for guide in guides]
     for one, chunk in batches:
-        seeds = tuple(request.seed + i for i in chunk)
-        prompts = [one.prompt] * len(chunk)
-        latent, evaluations = None, Evaluations(0, 0)
-        for moment in walk(one, controls.told, prompts=prompts, seeds=seeds, guides=guides, source=source):
+        seeds = [request.seed + i for i in chunk]
+        tried: Tried | None = None
+        number = 1
+        moments = partial(_moments, one, controls, seeds, source)
+        for event in walk_until_recognised(moments, [one.prompt] * len(chunk), recogniser):
+            if isinstance(event, Tried):
+                tried = event
+                continue
             done += 1
-            latent = moment.latent
-            evaluations = moment.evaluations.plus(Evaluations(0, 0) if source is None else source.evaluations)
-            yield Progress(done, total, moment.clean, seeds, spent.plus(evaluations))
-        assert latent is not None, "a request has at least one step"
-        spent = spent.plus(evaluations._replace(source=0, inversion=0))
-        made = backbone.decode(latent)
+            if event.number > number:
+                number, total = event.number, total + walked
+            evaluations = spent.plus(event.before).plus(event.moment.evaluations).plus(_shared(source))
+            yield Progress(done, total, event.moment.clean, tuple(seeds[row] for row in event.rows), evaluations)
+        assert tried is not None, "it comes last"
+        spent = spent.plus(tried.evaluations)
+        made = backbone.decode(tried.latent)
         if isinstance(source, Change) and source.mask is not None and picture is not None:
             made = _put_back(made, picture.to(made), source.mask)
         for index, image in zip(chunk, to_images(made), strict=True):
             if only is None or index == only:
-                yield Picture(image, one, index, made_with, evaluations)
+                row = index - chunk.start
+                sure = tried.confidence[row] if tried.confidence else None
+                if sure is not None and sure < request.sure:
+                    message = (
+                        f"The picture of seed {seeds[row]} may not show {one.prompt!r}: it is recognised with "
+                        f"{sure:.0%}, the best of {request.tries} tries."
+                    )
+                    warnings.warn(message, SketchguideWarning, stacklevel=3)
+                evaluations = tried.evaluations.plus(_shared(source))
+                yield Picture(image, one, index, made_with, evaluations, tried.tries[row], sure)
+
+
+def _moments(
+    request: Request,
+    controls: Controls,
+    seeds: Sequence[int],
+    source: Borrowed | Change | None,
+    rows: Sequence[int],
+    share: float,
+) -> Iterator[Moment]:
+    """The walk of the pictures with the numbers `rows` among `seeds`, pulled by `share` of the strength."""
+    guides = weakened(controls.guides, share)
+    if isinstance(source, Change) and source.mask is not None:
+        guides = [replace(guide, strength=Within(guide.strength, source.mask)) for guide in guides]
+    prompts, chosen = [request.prompt] * len(rows), [seeds[row] for row in rows]
+    return walk(request, controls.told, prompts=prompts, seeds=chosen, guides=guides, source=source)
+
+
+def _shared(source: Borrowed | Change | None) -> Evaluations:
+    """The network passes for the source, so far."""
+    return Evaluations(0, 0) if source is None else source.evaluations
+
+
+def _recogniser(
+    request: Request, requests: Sequence[Request], guides: Sequence[Guide], backbone: Backbone
+) -> Recogniser | None:
+    """What pictures are to pass; None where each is tried once, and where another try would be no other picture."""
+    if request.tries == 1:
+        return None
+    if not any(isinstance(guide.strength, Proportional) and guide.strength for guide in guides):
+        warnings.warn("tries changes nothing: no drawing pulls.", SketchguideWarning, stacklevel=4)
+        return None
+    recogniser = Recogniser.load(request.recogniser, backbone, tries=request.tries, sure=request.sure)
+    recogniser.classes_of([one.prompt for one in requests])
+    return recogniser
 
 
 def _digest(levels: Sequence[Level]) -> str:
@@ -363,7 +421,8 @@ def _made_again(
         )
     seeds = [made.seed + recipe.index]
     moments: list[Moment] = []
-    for moment in walk(made, controls.told, prompts=[made.prompt], seeds=seeds, guides=controls.guides):
+    guides = weakened(controls.guides, share_of(recipe.tried, made.tries))
+    for moment in walk(made, controls.told, prompts=[made.prompt], seeds=seeds, guides=guides):
         moments.append(moment)
         yield moment
     return Trajectory(_first_noise(made, backbone, generators(seeds)), levels[0], moments)
@@ -538,6 +597,8 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
         "like": request.like is not None and not request.sketch_loss,
         "identity": request.identity != IDENTITY.default and request.like is None,
         "picture_features": request.picture_features is not None and request.like is None,
+        "recogniser": request.recogniser is not None and request.tries == 1,
+        "sure": request.sure != SURE.default and request.tries == 1,
     }
     needs = {"attention": "a sketch", "attention_scale": "attention", "lora_scale": "lora", "sketch_loss": "a sketch"}
     needs |= {"sketcher": "sketch_loss", "drawing_features": "sketch_loss", "like": "sketch_loss"}
@@ -545,6 +606,8 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
         "negative_time": "a negative pass",
         "identity": "like",
         "picture_features": "like",
+        "recogniser": "tries above 1",
+        "sure": "tries above 1",
     }
     for name in (name for name, nothing in idle.items() if nothing):
         warn(f"{name} changes nothing without {needs.get(name, 'a class')}.")

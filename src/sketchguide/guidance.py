@@ -69,6 +69,16 @@ def controls_of(
     return controls
 
 
+def weakened(
+    guides: Sequence[LatentGuide | SketchGuide | ClassGuide], share: float
+) -> list[LatentGuide | SketchGuide | ClassGuide]:
+    """Those that pull to a drawing do it by `share` of their strength; the others stay as they are."""
+    return [
+        replace(guide, strength=guide.strength.times(share)) if isinstance(guide.strength, Proportional) else guide
+        for guide in guides
+    ]
+
+
 def _predictor(request: Request, backbone: Backbone) -> LatentPredictor | None:
     """What pulls to the drawing; none where nothing is to, or where another control takes its place: warns of the
     settings that change nothing then."""

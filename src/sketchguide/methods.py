@@ -28,6 +28,7 @@ from sketchguide.images import from_ink
 from sketchguide.loading import find_features, find_part, load_predictor, own_predictor, shipped
 from sketchguide.perception import Features, load_features
 from sketchguide.predictors import LatentPredictor
+from sketchguide.recognition import Recogniser, Tried, walk_until_recognised
 from sketchguide.request import FOR_DRAWINGS, LayoutSettings, Request
 from sketchguide.sampling import Moment
 from sketchguide.sketch import SpatialMap
@@ -42,6 +43,7 @@ class Batch:
 
     Methods that begin with a picture get the drawing, dark ink on white paper, or `pictures[i]`. `request` has every
     other setting; its own prompt, seed, sketch and layout are not looked at. `guides` pull beside those of the method.
+    Methods that can act less than they are set to do it by `share`.
     """
 
     backbone: Backbone
@@ -51,11 +53,28 @@ class Batch:
     seeds: Sequence[int]
     pictures: Tensor | None = None  # (B, 3, H, W) in [-1, 1]
     guides: Sequence[Guide] = ()
+    share: float = 1.0
 
     def walk(self, *, guides: Sequence[Guide] = (), source: Borrowed | Change | None = None) -> Iterator[Moment]:
         """`generation.walk` of these pictures."""
         every = [*guides, *self.guides]
         return walk(self.request, self.backbone, prompts=self.prompts, seeds=self.seeds, guides=every, source=source)
+
+    @property
+    def pulling(self) -> Request:
+        """The request with the `share` of its strength."""
+        return self.request.model_copy(update={"strength": self.share * self.request.strength})
+
+    def of(self, rows: Sequence[int], share: float) -> Batch:
+        """These of the pictures, by `share` of what acts on all."""
+        return replace(
+            self,
+            prompts=[self.prompts[row] for row in rows],
+            maps=[self.maps[row] for row in rows],
+            seeds=[self.seeds[row] for row in rows],
+            pictures=None if self.pictures is None else self.pictures[list(rows)],
+            share=share * self.share,
+        )
 
     @property
     def ink(self) -> Tensor:
@@ -80,7 +99,7 @@ def latent_guidance(predictor: LatentPredictor) -> Method:
     """LGP (Voynov et al. 2022) with the settings of the request."""
 
     def method(batch: Batch) -> Iterator[Moment]:
-        guide = latent_guide(batch.request, batch.maps, batch.backbone, predictor)
+        guide = latent_guide(batch.pulling, batch.maps, batch.backbone, predictor)
         return batch.walk(guides=[guide])
 
     return method
@@ -90,7 +109,7 @@ def likeness(sketcher: Sketcher, drawing: Features) -> Method:
     """DiffSketching's sketch loss on the predicted picture, without training; settings as for LGP."""
 
     def method(batch: Batch) -> Iterator[Moment]:
-        request = batch.request
+        request = batch.pulling
         guide = sketch_guide(request, batch.maps, batch.backbone, sketcher, drawing, strength=request.strength)
         return batch.walk(guides=[guide])
 
@@ -119,7 +138,7 @@ def plug_and_play(settings: LayoutSettings, predictor: LatentPredictor | None = 
     def method(batch: Batch) -> Iterator[Moment]:
         mask = near_strokes(batch.ink, settings.near, batch.backbone) if settings.near else None
         borrowed = yield from borrow(settings, batch.request, batch.backbone, batch.clean, mask=mask)
-        guides = [] if predictor is None else [latent_guide(batch.request, batch.maps, batch.backbone, predictor)]
+        guides = [] if predictor is None else [latent_guide(batch.pulling, batch.maps, batch.backbone, predictor)]
         yield from batch.walk(guides=guides, source=borrowed)
 
     return method
@@ -127,19 +146,19 @@ def plug_and_play(settings: LayoutSettings, predictor: LatentPredictor | None = 
 
 def controlnet(network: nn.Module, weight: float = 1.0, mode: int | None = None) -> Method:
     """A ControlNet of diffusers (Zhang et al. 2023), shown white ink on black; `mode` as in `with_controlnet`."""
-    return _told(lambda backbone, hint: with_controlnet(backbone, network, hint, scale=weight, mode=mode))
+    return _told(weight, lambda told, hint, scale: with_controlnet(told, network, hint, scale=scale, mode=mode))
 
 
 def t2i_adapter(network: nn.Module, weight: float = 1.0) -> Method:
     """A diffusers T2IAdapter (Mou et al. 2023), shown white ink on black."""
-    return _told(lambda backbone, hint: with_t2i_adapter(backbone, network, hint, scale=weight))
+    return _told(weight, lambda told, hint, scale: with_t2i_adapter(told, network, hint, scale=scale))
 
 
 def sketch_attention(attention: SketchAttention, weight: float = 1.0) -> Method:
     """DiffSketching's attention to the drawing (Wang et al. 2022)."""
 
     def method(batch: Batch) -> Iterator[Moment]:
-        told = with_sketch_attention(batch.backbone, attention, batch.ink, scale=weight)
+        told = with_sketch_attention(batch.backbone, attention, batch.ink, scale=weight * batch.share)
         return replace(batch, backbone=told).walk()
 
     return method
@@ -156,9 +175,26 @@ def towards_class(method: Method, classifier: LatentClassifier) -> Method:
     return towards
 
 
-def _told(wrap: Callable[[Backbone, Tensor], Backbone]) -> Method:
+def until_recognised(method: Method, recogniser: Recogniser) -> Method:
+    """`method`, and pictures that do not show what their prompt names again, with less of it; the last moment alone has
+    all of them."""
+
+    def trying(batch: Batch) -> Iterator[Moment]:
+        moment: Moment | None = None
+        for event in walk_until_recognised(lambda *part: method(batch.of(*part)), batch.prompts, recogniser):
+            if isinstance(event, Tried):
+                assert moment is not None, "the first try comes before"
+                yield moment._replace(latent=event.latent, evaluations=event.evaluations)
+            else:
+                moment = event.moment
+                yield moment
+
+    return trying
+
+
+def _told(weight: float, wrap: Callable[[Backbone, Tensor, float], Backbone]) -> Method:
     def method(batch: Batch) -> Iterator[Moment]:
-        told = wrap(batch.backbone, batch.ink.expand(-1, 3, -1, -1))
+        told = wrap(batch.backbone, batch.ink.expand(-1, 3, -1, -1), weight * batch.share)
         return replace(batch, backbone=told).walk()
 
     return method
@@ -186,20 +222,21 @@ LGP_PNP: Mapping[str, Any] = MappingProxyType({**FOR_DRAWINGS, "source": "noised
 WALKING = ("negative", "steps", "scale", "negative_time", "solver")  # settings of the request that act in every method
 CLASSIFYING = ("class_scale", "classifier")  # either brings classifier guidance into any method
 STEERING = (*WALKING, *PULLING)
+TRYING = ("tries", "sure", "recogniser")  # for methods that can act less
 
 # Name -> what it takes besides WALKING and CLASSIFYING.
 METHODS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "text": (),
-        "lgp": ("predictor", *PULLING),
-        "lgp-paper": ("predictor", *PULLING),
+        "lgp": ("predictor", *PULLING, *TRYING),
+        "lgp-paper": ("predictor", *PULLING, *TRYING),
         "pnp": LAYOUT,
-        "lgp-pnp": ("predictor", *LAYOUT, *PULLING),
-        "sketch-loss": ("sketcher", "drawing", "strength", "stop", "every"),
-        "sketch-attention": ("path", "weight"),
+        "lgp-pnp": ("predictor", *LAYOUT, *PULLING, *TRYING),
+        "sketch-loss": ("sketcher", "drawing", "strength", "stop", "every", *TRYING),
+        "sketch-attention": ("path", "weight", *TRYING),
         "sdedit": ("amount",),
-        "controlnet": ("path", "weight", "mode"),
-        "t2i-adapter": ("path", "weight"),
+        "controlnet": ("path", "weight", "mode", *TRYING),
+        "t2i-adapter": ("path", "weight", *TRYING),
     }
 )
 
@@ -225,8 +262,8 @@ def build_method(description: str, backbone: Backbone) -> Built:
     file of `sketchguide component`) and those that METHODS lists, which act in that method: PULLING
     (`lgp:strength=3,stop=0.5`), `predictor` (shipped name, folder, hub id), `sketcher` and `drawing` (files of
     `sketchguide component`), `path` (for the peers a folder that diffusers' `from_pretrained` reads, for sketch
-    attention one of `sketchguide component`, or its file), `weight`, `mode`, `amount`, and for Plug-and-Play the fields
-    of LayoutSettings.
+    attention one of `sketchguide component`, or its file), `weight`, `mode`, `amount`, TRYING (`lgp:tries=3,sure=0.7`;
+    `recogniser` is a folder or file), and for Plug-and-Play the fields of LayoutSettings.
     Raises UsageError for anything else.
     """
     name, _, rest = description.partition(":")
@@ -245,7 +282,8 @@ def build_method(description: str, backbone: Backbone) -> Built:
         options[key.strip()] = value.strip()
     classifying = any(key in options for key in CLASSIFYING)
     named = options.pop("classifier", None)
-    settings = {key: options.pop(key) for key in (*STEERING, "class_scale") if key in options}
+    recognising = options.pop("recogniser", None)
+    settings = {key: options.pop(key) for key in (*STEERING, "class_scale", "tries", "sure") if key in options}
     if name == "lgp-paper":
         settings = {**PAPER, **settings}
     asked = Request.checked(prompt="", seed=0, **settings)
@@ -308,6 +346,10 @@ def build_method(description: str, backbone: Backbone) -> Built:
         classifier.check_fits(backbone)
         networks.append(Trained(classifier, _report(file)))
         method = towards_class(method, classifier)
+    if asked.tries > 1:
+        recogniser = Recogniser.load(recognising, backbone, tries=asked.tries, sure=asked.sure)
+        networks.append(Trained(recogniser.classifier, {}))
+        method = until_recognised(method, recogniser)
     if not settings:
         return Built(method, tuple(networks))
 

@@ -33,8 +33,10 @@ from sketchguide.defaults import (
     STEPS,
     STOP,
     STRENGTH,
+    SURE,
     TAU_A,
     TAU_F,
+    TRIES,
     WIDEN,
     Branches,
     Decay,
@@ -251,6 +253,17 @@ class Request(Checked):
     picture_features: str | None = Field(
         default=None, description="what it compares pictures by, as `load_features` names it; none: a shipped one"
     )
+    tries: int = Field(
+        default=TRIES.default,
+        ge=TRIES.low,
+        le=TRIES.high,
+        description="how often a picture is made, each time pulled less, until a recogniser is sure that it shows what "
+        "the prompt names; the one that it is surest of is kept",
+    )
+    sure: Finite = Field(default=SURE.default, ge=SURE.low, le=SURE.high, description="how sure it must be")
+    recogniser: str | None = Field(
+        default=None, description="folder or file of that classifier of pictures; none: a shipped one"
+    )
     steps: int = Field(default=STEPS.default, ge=STEPS.low, le=STEPS.high, description="network steps")
     scale: Finite = Field(
         default=SCALE.default, ge=SCALE.low, le=SCALE.high, description="classifier-free guidance; 1 switches it off"
@@ -305,6 +318,8 @@ class Recipe(Checked):
     index: int = Field(ge=0, description="which of the request's pictures")
     made_with: dict[str, str] = Field(description="versions, and fingerprints of the networks")
     evaluations: dict[str, int] = Field(default={}, description="network passes, by their kind")
+    tried: int = Field(default=1, ge=1, description="which of its tries the picture is")
+    confidence: float | None = Field(default=None, description="how sure the recogniser is of it; none: not asked")
     sheet: bool = Field(default=False, description="it is a sheet of all the request's pictures")
 
 

@@ -160,6 +160,7 @@ def _recalled(source: Path, options: Mapping[str, Any]) -> Job:
         "sketcher": {"sketcher"},
         "drawing_features": {"drawing_features"},
         "picture_features": {"picture_features"},
+        "recogniser": {"recogniser"},
         "device": {"device", "dtype", "model"},
     }
     meant = {name for option in options for name in changed.get(option, ())}
@@ -193,8 +194,8 @@ def carry_out(job: Job, report: Report, *, output: Path | None, as_sheet: bool =
                 if not as_sheet:
                     path = _place(output, event.request.prompt, number=len(made) if several else None)
                     event.save(path)
-                    files.append({"path": str(path), "seed": event.seed, "prompt": event.request.prompt})
-                    report.say(f"{path} (seed {event.seed})")
+                    files.append(_facts(event, path))
+                    report.say(f"{path} ({_told(event)})")
         except Stopped as stopped:
             if made:
                 stopped.hint = f"{len(made)} of {wanted} pictures were finished and are kept."
@@ -203,10 +204,25 @@ def carry_out(job: Job, report: Report, *, output: Path | None, as_sheet: bool =
             if as_sheet and made:
                 path = _place(output, job.request.prompt)
                 _save_sheet(made, path)
-                files += [{"path": str(path), "seed": one.seed, "prompt": one.request.prompt} for one in made]
+                files += [_facts(one, path) for one in made]
                 report.say(f"{path} (seeds {made[0].seed} to {made[-1].seed})")
     again = shlex.join(["sketchguide", "generate", "--from", files[0]["path"]])
     report.say(f"Make it again: {again}")
+
+
+def _facts(picture: Picture, path: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = {"path": str(path), "seed": picture.seed, "prompt": picture.request.prompt}
+    if picture.confidence is not None:
+        facts |= {"tried": picture.tried, "confidence": picture.confidence}
+    return facts
+
+
+def _told(picture: Picture) -> str:
+    """What is said of a picture beside its file."""
+    told = f"seed {picture.seed}"
+    if picture.confidence is not None:
+        told += f", try {picture.tried} of {picture.request.tries}, recognised with {picture.confidence:.0%}"
+    return told
 
 
 def _compare(before: Mapping[str, str], now: Mapping[str, str], report: Report) -> None:

@@ -27,6 +27,8 @@ from sketchguide.defaults import (
     STEPS,
     STOP,
     STRENGTH,
+    SURE,
+    TRIES,
     WIDEN,
     Polarity,
 )
@@ -191,6 +193,35 @@ ClassifierOption = Annotated[
     typer.Option(
         help="That classifier: a folder or file that `sketchguide component latent-classifier` wrote. Default: one "
         "that comes with the package, if any does.",
+        metavar="PATH",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+TriesOption = Annotated[
+    int | None,
+    typer.Option(
+        help="How often a picture that follows a drawing is made at most, each time pulled less, until it is "
+        f"recognised as what the prompt names: {TRIES}.",
+        metavar="N",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+SureOption = Annotated[
+    float | None,
+    typer.Option(
+        help=f"How sure whatever recognises it must be: {SURE}. More lets the drawing go sooner.",
+        metavar="P",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+RecogniserOption = Annotated[
+    str | None,
+    typer.Option(
+        help="What recognises pictures: a folder with recogniser.safetensors, or a file that `sketchguide component "
+        "classifier` wrote. Default: one that comes with the package, if any does.",
         metavar="PATH",
         rich_help_panel=GUIDANCE,
     ),
@@ -389,6 +420,9 @@ REQUEST: dict[str, Any] = {
     "like": LikeOption,
     "identity": IdentityOption,
     "picture_features": PictureFeaturesOption,
+    "tries": TriesOption,
+    "sure": SureOption,
+    "recogniser": RecogniserOption,
     "scale": ScaleOption,
     "negative_time": NegativeTimeOption,
     "steps": StepsOption,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -40,6 +40,10 @@ class Proportional:
 
     def __bool__(self) -> bool:
         return any(self._each())
+
+    def times(self, share: float) -> Proportional:
+        """`share` of it."""
+        return replace(self, beta=tuple(share * beta for beta in self._each()))
 
     def __call__(self, gradient: Tensor, move: Tensor, now: Level, to: Level) -> Tensor:
         del now, to

@@ -48,6 +48,8 @@ FIELDS = (
     "blank",
     "widen",
     "handover",
+    "tries",
+    "sure",
     "steps",
     "scale",
     "negative_time",
@@ -56,7 +58,7 @@ FIELDS = (
     "size",
     "solver",
 )
-MOST: Mapping[str, int] = MappingProxyType({"count": BATCH, "steps": 200})
+MOST: Mapping[str, int] = MappingProxyType({"count": BATCH, "steps": 200, "tries": 5})
 MOST_PIXELS = 4  # times as many as the model's own size has
 MOST_SKETCH = 4 * 2**20  # bytes of JSON
 TRACED_SIDE = 256  # of a photograph, the longer one: finer edges are no lines that anybody would draw

@@ -1,0 +1,112 @@
+"""Does a picture show what its prompt names? One that seems not to is made again, pulled less hard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from sketchguide.backbones.base import Backbone
+from sketchguide.classifiers import IconClassifier, find_class_in, load_classifier
+from sketchguide.defaults import SURE, TRIES
+from sketchguide.errors import UsageError
+from sketchguide.loading import find_part
+from sketchguide.sampling import Evaluations, Moment
+
+
+@dataclass(frozen=True, eq=False)
+class Recogniser:
+    """A classifier of pictures that is asked how sure it is, 0 to 1, that each shows what its prompt names.
+
+    A picture of less than `sure` is tried again, `tries` times in all.
+    """
+
+    classifier: IconClassifier
+    backbone: Backbone
+    tries: int = TRIES.default
+    sure: float = SURE.default
+
+    @classmethod
+    def load(cls, name: str | None, backbone: Backbone, *, tries: int, sure: float) -> Recogniser:
+        """With the classifier in the folder or file `name`, or the one that is shipped. Raises ModelNotFoundError and
+        WeightsError, and warns where what is shipped was trained for another model.
+        """
+        file = find_part(name, "recogniser", field="recogniser", model=backbone.name)
+        return cls(load_classifier(file, device=backbone.device), backbone, tries, sure)
+
+    def classes_of(self, prompts: Sequence[str]) -> list[int]:
+        """The class that each prompt names; UsageError where one names none."""
+        try:
+            return [find_class_in(prompt, self.classifier.classes) for prompt in prompts]
+        except UsageError as error:
+            raise UsageError(error.message, hint="Name one of them, or leave tries at 1.", field="tries") from error
+
+    @torch.no_grad()
+    def confidence(self, latent: Tensor, classes: Sequence[int]) -> Tensor:
+        """Probabilities (B,) that the finished latents (B, C, h, w) show `classes`."""
+        pictures = self.backbone.decode(latent).clamp(-1, 1).float()
+        every = self.classifier(pictures).softmax(dim=1)
+        return every[torch.arange(len(every)), torch.tensor(classes, device=every.device)]
+
+
+class Attempt(NamedTuple):
+    """Where the walk of some of the pictures stands."""
+
+    number: int  # which try it is, from 1
+    rows: Sequence[int]  # of which pictures
+    moment: Moment
+    before: Evaluations  # of the tries before this one
+
+
+class Tried(NamedTuple):
+    """Pictures after their last try, each the one that was recognised best."""
+
+    latent: Tensor  # (B, C, h, w)
+    evaluations: Evaluations  # of all tries; one that only some of the pictures needed counts in full
+    tries: tuple[int, ...]  # which one each picture is, from 1
+    confidence: tuple[float, ...]  # empty where there is no recogniser
+
+
+def share_of(number: int, tries: int) -> float:
+    """The share of the strength at try `number` of `tries`: of three 1, 2/3 and 1/3."""
+    return 1 - (number - 1) / tries
+
+
+# The moments of the pictures with these numbers, pulled by this share of the usual strength.
+Walk = Callable[[Sequence[int], float], Iterator[Moment]]
+
+
+def walk_until_recognised(
+    walk: Walk, prompts: Sequence[str], recogniser: Recogniser | None
+) -> Iterator[Attempt | Tried]:
+    """Walk the pictures of `prompts`, and those that `recogniser` is not sure of again; Tried comes last.
+
+    The strength falls as `share_of` says. Of a picture that stays below `sure` the try is kept that the recogniser is
+    surest of. Without one there is one try.
+    """
+    tries = 1 if recogniser is None else recogniser.tries
+    classes = [] if recogniser is None else recogniser.classes_of(prompts)
+    rows: list[int] = list(range(len(prompts)))
+    best, number, confidence = list[Tensor](), [1] * len(rows), [0.0] * len(rows)
+    spent = Evaluations(0, 0)
+    for attempt in range(1, tries + 1):
+        moment: Moment | None = None
+        for moment in walk(rows, share_of(attempt, tries)):
+            yield Attempt(attempt, rows, moment, spent)
+        assert moment is not None, "a walk has at least one step"
+        spent = spent.plus(moment.evaluations)
+        if recogniser is None:
+            yield Tried(moment.latent, spent, tuple(number), ())
+            return
+        best = best or list(moment.latent)
+        found = recogniser.confidence(moment.latent, [classes[row] for row in rows]).tolist()
+        for row, latent, sure in zip(rows, moment.latent, found, strict=True):
+            if attempt == 1 or sure > confidence[row]:
+                best[row], number[row], confidence[row] = latent, attempt, sure
+        rows = [row for row in rows if confidence[row] < recogniser.sure]
+        if not rows:
+            break
+    yield Tried(torch.stack(best), spent, tuple(number), tuple(confidence))
