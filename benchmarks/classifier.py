@@ -10,7 +10,7 @@ with `--words` they are the words of prompts, which is what `--tries` asks, and 
 
 The score printed is on fixed augmentations that training never draws, of the same artwork; that is the task the
 classifier has in the benchmark, and it says nothing about artwork of other styles. It is written beside the weights
-as JSON.
+as NAME-report.json.
 """
 
 from __future__ import annotations
@@ -139,7 +139,8 @@ def train(options: argparse.Namespace) -> None:
             break
     report = validate(state.classifier, artwork, labels, rounds=4)
     report |= {"pictures": state.step * options.batch, "minutes": (time.monotonic() - started) / 60}
-    options.out.with_suffix(".json").write_text(json.dumps(report, indent=2) + "\n")
+    beside = options.out.with_name(f"{options.out.stem}-report.json")
+    beside.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report))
 
 

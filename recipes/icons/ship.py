@@ -150,7 +150,9 @@ tags: [sketchguide, icons]
 
 What DiffSketching (arXiv 2305.18812) needs beside the model, each trained by `sketchguide component` and found by its
 name: on the pictures and drawings of `recipes/icons/classes.py`, scored on artwork and drawings held out; sketch
-attention on those of `recipes/icons/pictures.py`, scored on other pictures of the same artwork. Drawings by people are
+attention on those of `recipes/icons/pictures.py`, scored on other pictures of the same artwork. And the recogniser that
+`--tries` asks, which knows the words that the model knows, scored on other augmentations of the same artwork, as it
+serves for what the model draws. Drawings by people are
 of The Quick, Draw! Dataset © Google (CC BY 4.0). Weights are kept in bfloat16.
 
 {parts}

@@ -180,8 +180,11 @@ def until_recognised(method: Method, recogniser: Recogniser) -> Method:
     all of them."""
 
     def trying(batch: Batch) -> Iterator[Moment]:
+        def walk(rows: Sequence[int], share: float) -> Iterator[Moment]:
+            return method(batch.of(rows, share))
+
         moment: Moment | None = None
-        for event in walk_until_recognised(lambda *part: method(batch.of(*part)), batch.prompts, recogniser):
+        for event in walk_until_recognised(walk, batch.prompts, recogniser):
             if isinstance(event, Tried):
                 assert moment is not None, "the first try comes before"
                 yield moment._replace(latent=event.latent, evaluations=event.evaluations)
