@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from sketchguide.classifiers import IconClassifier, save_classifier
 from sketchguide.cli.generate import parse_size, slug
 from sketchguide.errors import UsageError
 from sketchguide.generation import Picture, recall
@@ -45,6 +47,35 @@ def three(sketchguide: Run, quick: list[str], tmp_path_factory: pytest.TempPathF
     assert result.json["pictures"] == [{"path": str(p), "seed": 5 + i, "prompt": "a cat"} for i, p in enumerate(paths)]
     assert result.err == ""
     return paths
+
+
+def test_what_is_not_recognised_is_tried_again_and_told(
+    sketchguide: Run, quick: list[str], drawing: Path, trained: tuple[Path, Any], tmp_path: Path
+):
+    save_classifier(IconClassifier(["apple", "pear"]), tmp_path / "recogniser.safetensors")
+    path = tmp_path / "apple.png"
+    made = [
+        *quick,
+        "--sketch",
+        str(drawing),
+        "--predictor",
+        str(trained[0]),
+        "--seed",
+        "7",
+        "--recogniser",
+        str(tmp_path),
+    ]
+    result = sketchguide("generate", "a red apple", *made, "--tries", "2", "--sure", "1", "-o", path, "--json")
+    (told,) = result.json["pictures"]
+    assert told["tried"] in (1, 2)
+    assert 0 < told["confidence"] < 1
+    assert "seed 7 may not show 'a red apple'" in " ".join(result.json["warnings"])
+    once = sketchguide("generate", "a red apple", *made, "--tries", "2", "--sure", "0", "-o", path)
+    assert re.match(r".*\(seed 7, try 1 of 2, recognised with \d+%\)", once.out.splitlines()[0])
+    assert once.err == ""
+    other = sketchguide("generate", "a red tree", *made, "--tries", "2", "-o", path)
+    assert (other.code, "names none of the 2 classes" in other.err) == (2, True)
+    assert sketchguide("generate", "a red apple", *made, "--tries", "0", "-o", path).code == 2
 
 
 def test_the_picture_carries_its_recipe(apple: Path):

@@ -377,6 +377,10 @@ def test_closeness_sets_several_settings(page: Page):
     page.select_option("#closeness", index=3)
     assert saved(page)["settings"] == {"steps": 3, "every": 1, "widen": 1, "strength": 1.5}
     assert page.input_value("#set-every") == "1"
+    page.select_option("#closeness", index=4)
+    assert saved(page)["settings"] == {"steps": 3, "tries": 5, "strength": 4}
+    page.select_option("#closeness", index=3)
+    assert saved(page)["settings"] == {"steps": 3, "every": 1, "widen": 1, "strength": 1.5}
     setting(page, "strength", "1.4")
     assert page.locator("#closeness option:checked").inner_text() == "as set below"
     page.click("#defaults")

@@ -15,7 +15,9 @@ const CLOSENESS = [
   { name: "loosely: more natural", settings: { strength: 1.6 } },
   { name: "clean lines, to the letter", settings: { widen: 1, strength: 2.5 } },
   { name: "as closely as it goes", settings: { every: 1, widen: 1, strength: 1.5 } },
+  { name: "closely, yet recognisable: takes longer", settings: { tries: 5, strength: 4 } },
 ];
+const CLOSE = [...new Set(CLOSENESS.flatMap(({ settings }) => Object.keys(settings)))];
 const ELSEWHERE = ["prompt", "sketch", "seed", "size"]; // settings that have a place of their own on the page
 const LIMIT = 2 ** 32 - 1;
 
@@ -388,7 +390,7 @@ function buildSettings() {
 
 function showSettings() {
   for (const input of $("more").querySelectorAll("input, select")) input.value = settings[input.id.slice(4)] ?? "";
-  const pulling = Object.fromEntries(["strength", "widen", "every"].filter((n) => n in settings).map((n) => [n, settings[n]]));
+  const pulling = Object.fromEntries(CLOSE.filter((n) => n in settings).map((n) => [n, settings[n]]));
   const same = ({ settings: one }) =>
     Object.keys({ ...one, ...pulling }).every((name) => one[name] === pulling[name]);
   const place = CLOSENESS.findIndex(same);
@@ -397,7 +399,7 @@ function showSettings() {
 }
 
 function chooseCloseness() {
-  const { strength, widen, every, ...rest } = settings;
+  const rest = Object.fromEntries(Object.entries(settings).filter(([name]) => !CLOSE.includes(name)));
   settings = { ...rest, ...(CLOSENESS[$("closeness").selectedIndex]?.settings ?? {}) };
   showSettings();
   save();
