@@ -154,6 +154,22 @@ def test_a_recogniser_that_is_not_there_is_named(tiny: Tiny, predictor: LatentPr
     assert caught.value.field == "recogniser"
 
 
+def test_a_classifier_of_component_recognises_too(tiny: Tiny, parts: Path):
+    (parts / "recogniser.safetensors").rename(parts / "classifier.safetensors")
+    found = Recogniser.load(str(parts), tiny(), tries=2, sure=0.5)
+    assert found.classifier.classes == ("cat", "dog", "coffee cup, mug")
+    save_classifier(classifier(["cat", "cow"]), parts / "recogniser.safetensors")
+    assert Recogniser.load(str(parts), tiny(), tries=2, sure=0.5).classifier.classes == ("cat", "cow")
+
+
+def test_what_is_shipped_was_trained_for_the_model_that_is(tiny: Tiny):
+    with pytest.warns(SketchguideWarning, match="for icons-64, not for tiny.*component classifier.* as recogniser"):
+        shipped = Recogniser.load(None, tiny(), tries=2, sure=0.5)
+    assert shipped.classes_of(["a mug", "noto red apple on a blue background"]) == [
+        shipped.classifier.classes.index(name) for name in ("coffee cup, mug", "apple")
+    ]
+
+
 def test_pictures_that_are_made_from_others_are_tried_again_too(tiny: Tiny, predictor: LatentPredictor, parts: Path):
     settings: dict[str, Any] = {"steps": 4, "tries": 2, "sure": 1, "recogniser": str(parts)}
     settings |= {"backbone": tiny(), "predictor": predictor, "seed": 3, "strength": 6}

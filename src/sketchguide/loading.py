@@ -40,6 +40,7 @@ LORA = "sketchguide"  # the name of the adapter
 LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
 FAMILIES = {family.network_class: family for family in (UNetBackbone, TransformerBackbone, FluxBackbone)}
 AUTOENCODER = "AutoencoderKL"
+RECOGNISER = "recogniser"  # a classifier of pictures that knows the words that a model knows
 EMBEDDED = Path(__file__).parent / "models"
 
 
@@ -90,10 +91,11 @@ def find_part(name: str | Path | None, part: str, *, field: str, model: str | No
     """The file of a trained part: `name` itself, the one in that folder, or the one shipped under that name; None means
     the one that is shipped.
 
-    `part` is what `sketchguide component` calls it. Raises ModelNotFoundError, naming `field`; warns
+    `part` is what `sketchguide component` calls it, or RECOGNISER. Raises ModelNotFoundError, naming `field`; warns
     (SketchguideWarning) where None finds what was trained for another model than `model`.
     """
     file = f"{part}.safetensors"
+    kind = "classifier" if part == RECOGNISER else part
     name = None if name is None else str(name)
     if name is not None:
         path = Path(name)
@@ -106,7 +108,7 @@ def find_part(name: str | Path | None, part: str, *, field: str, model: str | No
             if name is None and model is not None and one.name != f"{model}-parts":
                 warnings.warn(
                     f"The {part} that is shipped was trained for {one.name.removesuffix('-parts')}, not for {model}: "
-                    f"train your own with `sketchguide component {part}` and give it as {field}.",
+                    f"train your own with `sketchguide component {kind}` and give it as {field}.",
                     SketchguideWarning,
                     stacklevel=2,
                 )
@@ -117,7 +119,7 @@ def find_part(name: str | Path | None, part: str, *, field: str, model: str | No
         )
     raise ModelNotFoundError(
         f"No {part} comes with this version.",
-        hint=f"Train one: sketchguide component {part} --data FOLDER -o DIR, and give DIR.",
+        hint=f"Train one: sketchguide component {kind} --data FOLDER -o DIR, and give DIR.",
         field=field,
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -13,7 +14,8 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import IconClassifier, find_class_in, load_classifier
 from sketchguide.defaults import SURE, TRIES
 from sketchguide.errors import UsageError
-from sketchguide.loading import find_part
+from sketchguide.files import is_file
+from sketchguide.loading import RECOGNISER, find_part
 from sketchguide.sampling import Evaluations, Moment
 
 
@@ -31,10 +33,13 @@ class Recogniser:
 
     @classmethod
     def load(cls, name: str | None, backbone: Backbone, *, tries: int, sure: float) -> Recogniser:
-        """With the classifier in the folder or file `name`, or the one that is shipped. Raises ModelNotFoundError and
-        WeightsError, and warns where what is shipped was trained for another model.
+        """With the classifier in the folder or file `name`, or the one that is shipped; of a folder without a recogniser
+        the classifier that `sketchguide component` wrote. Raises ModelNotFoundError and WeightsError, and warns where
+        what is shipped was trained for another model.
         """
-        file = find_part(name, "recogniser", field="recogniser", model=backbone.name)
+        own = name is not None and not is_file(Path(name) / f"{RECOGNISER}.safetensors")
+        part = "classifier" if own and is_file(Path(str(name)) / "classifier.safetensors") else RECOGNISER
+        file = find_part(name, part, field="recogniser", model=backbone.name)
         return cls(load_classifier(file, device=backbone.device), backbone, tries, sure)
 
     def classes_of(self, prompts: Sequence[str]) -> list[int]:

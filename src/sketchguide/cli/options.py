@@ -220,8 +220,8 @@ SureOption = Annotated[
 RecogniserOption = Annotated[
     str | None,
     typer.Option(
-        help="What recognises pictures: a folder with recogniser.safetensors, or a file that `sketchguide component "
-        "classifier` wrote. Default: one that comes with the package, if any does.",
+        help="What recognises pictures: a folder or file that `sketchguide component classifier` wrote. Default: one "
+        "that comes with the package, if any does.",
         metavar="PATH",
         rich_help_panel=GUIDANCE,
     ),
