@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from skimage.metrics import peak_signal_noise_ratio
 
 from sketchguide import generate, load_backbone
+from sketchguide.classifiers import load_classifier
 from sketchguide.training.checkpoints import Checkpoints
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes" / "icons"
@@ -320,3 +321,26 @@ def test_parts_never_see_a_held_out_artwork_and_know_every_concept(
     for kind, times in (("pictures", 2), ("drawings", 1)):
         assert shown(kind) == sorted(told * times)
         assert shown(f"{kind}-held-out") == sorted(held_out * times)
+
+
+@pytest.mark.usefixtures("train")
+def test_a_recogniser_knows_words_and_a_judge_concepts(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    script = FOLDER.parents[1] / "benchmarks" / "classifier.py"
+    if not script.is_file():
+        pytest.skip("the benchmarks are not part of this distribution")
+    spec = importlib.util.spec_from_file_location("judge", script)
+    assert spec is not None
+    assert spec.loader is not None
+    judge = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(judge)
+    both = {"cup": ["a"], "mug": ["a", "b"], "hat": ["c"]}
+    assert judge.words_of_codes(both) == {"a": "cup, mug", "b": "cup, mug", "c": "hat"}
+    for more, classes in (([], tuple(COLOURS)), (["--words"], ("blue circle", "green apple", "red apple"))):
+        out = tmp_path / "one.safetensors"
+        asked = ["--data", str(data), "--out", str(out), "--steps", "2", "--size", "32", "--batch", "4", *more]
+        monkeypatch.setattr(sys, "argv", ["classifier.py", *asked])
+        judge.main()
+        assert load_classifier(out).classes == classes
+        assert json.loads((tmp_path / "one-report.json").read_text())["pictures"] == 8

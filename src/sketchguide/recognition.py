@@ -33,9 +33,10 @@ class Recogniser:
 
     @classmethod
     def load(cls, name: str | None, backbone: Backbone, *, tries: int, sure: float) -> Recogniser:
-        """With the classifier in the folder or file `name`, or the one that is shipped; of a folder without a recogniser
-        the classifier that `sketchguide component` wrote. Raises ModelNotFoundError and WeightsError, and warns where
-        what is shipped was trained for another model.
+        """With the classifier in the folder or file `name`, None being the one that is shipped. A folder may hold a
+        recogniser or what `sketchguide component classifier` wrote.
+
+        Raises ModelNotFoundError and WeightsError; warns where what is shipped was trained for another model.
         """
         own = name is not None and not is_file(Path(name) / f"{RECOGNISER}.safetensors")
         part = "classifier" if own and is_file(Path(str(name)) / "classifier.safetensors") else RECOGNISER
