@@ -138,7 +138,8 @@ def train(options: argparse.Namespace) -> None:
         if over:
             break
     report = validate(state.classifier, artwork, labels, rounds=4)
-    report |= {"pictures": state.step * options.batch, "minutes": (time.monotonic() - started) / 60}
+    report |= {"pictures": state.step * options.batch, "training_images": len(labels)}
+    report |= {"seconds": round(time.monotonic() - started)}
     beside = options.out.with_name(f"{options.out.stem}-report.json")
     beside.write_text(json.dumps(report, indent=2) + "\n")
     print(json.dumps(report))

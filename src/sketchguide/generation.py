@@ -17,6 +17,7 @@ from torch import Tensor
 
 import sketchguide
 from sketchguide.backbones.base import Backbone, Condition
+from sketchguide.classifiers import load_classifier
 from sketchguide.controls.base import Guide
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.features import NegativePrompt
@@ -29,7 +30,7 @@ from sketchguide.inversion import Trajectory, recur
 from sketchguide.levels import Level, is_open
 from sketchguide.loading import dtype_of, fingerprint, fingerprint_of_model, identity_of, load_backbone, wearing
 from sketchguide.predictors import LatentPredictor
-from sketchguide.recognition import Recogniser, Tried, share_of, walk_until_recognised
+from sketchguide.recognition import Recogniser, Tried, find_recogniser, share_of, walk_until_recognised
 from sketchguide.request import Recipe, Request
 from sketchguide.sampling import Evaluations, Moment, sample
 from sketchguide.seeds import generators, noise, random_seed
@@ -331,7 +332,8 @@ def _recogniser(
     if not any(isinstance(guide.strength, Proportional) and guide.strength for guide in guides):
         warnings.warn("tries changes nothing: no drawing pulls.", SketchguideWarning, stacklevel=4)
         return None
-    recogniser = Recogniser.load(request.recogniser, backbone, tries=request.tries, sure=request.sure)
+    classifier = load_classifier(find_recogniser(request.recogniser, backbone), device=backbone.device)
+    recogniser = Recogniser(classifier, backbone, request.tries, request.sure)
     recogniser.classes_of([one.prompt for one in requests])
     return recogniser
 

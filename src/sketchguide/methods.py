@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from sketchguide.attention import SketchAttention
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.wrapped import CONTROLNETS, with_controlnet, with_sketch_attention, with_t2i_adapter
-from sketchguide.classifiers import LatentClassifier, find_class_in
+from sketchguide.classifiers import LatentClassifier, find_class_in, load_classifier
 from sketchguide.controls.base import Guide
 from sketchguide.defaults import PULLING
 from sketchguide.errors import ModelNotFoundError, SketchguideError, UsageError, WeightsError, reason_of
@@ -28,7 +28,7 @@ from sketchguide.images import from_ink
 from sketchguide.loading import find_features, find_part, load_predictor, own_predictor, shipped
 from sketchguide.perception import Features, load_features
 from sketchguide.predictors import LatentPredictor
-from sketchguide.recognition import Recogniser, Tried, walk_until_recognised
+from sketchguide.recognition import Recogniser, Tried, find_recogniser, walk_until_recognised
 from sketchguide.request import FOR_DRAWINGS, LayoutSettings, Request
 from sketchguide.sampling import Moment
 from sketchguide.sketch import SpatialMap
@@ -350,9 +350,10 @@ def build_method(description: str, backbone: Backbone) -> Built:
         networks.append(Trained(classifier, _report(file)))
         method = towards_class(method, classifier)
     if asked.tries > 1:
-        recogniser = Recogniser.load(recognising, backbone, tries=asked.tries, sure=asked.sure)
-        networks.append(Trained(recogniser.classifier, {}))
-        method = until_recognised(method, recogniser)
+        file = find_recogniser(recognising, backbone)
+        classifier = load_classifier(file, device=backbone.device)
+        networks.append(Trained(classifier, _report(file)))
+        method = until_recognised(method, Recogniser(classifier, backbone, asked.tries, asked.sure))
     if not settings:
         return Built(method, tuple(networks))
 

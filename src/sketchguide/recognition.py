@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.classifiers import IconClassifier, find_class_in, load_classifier
+from sketchguide.classifiers import IconClassifier, find_class_in
 from sketchguide.defaults import SURE, TRIES
 from sketchguide.errors import UsageError
 from sketchguide.files import is_file
@@ -31,18 +31,6 @@ class Recogniser:
     tries: int = TRIES.default
     sure: float = SURE.default
 
-    @classmethod
-    def load(cls, name: str | None, backbone: Backbone, *, tries: int, sure: float) -> Recogniser:
-        """With the classifier in the folder or file `name`, None being the one that is shipped. A folder may hold a
-        recogniser or what `sketchguide component classifier` wrote.
-
-        Raises ModelNotFoundError and WeightsError; warns where what is shipped was trained for another model.
-        """
-        own = name is not None and not is_file(Path(name) / f"{RECOGNISER}.safetensors")
-        part = "classifier" if own and is_file(Path(str(name)) / "classifier.safetensors") else RECOGNISER
-        file = find_part(name, part, field="recogniser", model=backbone.name)
-        return cls(load_classifier(file, device=backbone.device), backbone, tries, sure)
-
     def classes_of(self, prompts: Sequence[str]) -> list[int]:
         """The class that each prompt names; UsageError where one names none."""
         try:
@@ -56,6 +44,17 @@ class Recogniser:
         pictures = self.backbone.decode(latent).clamp(-1, 1).float()
         every = self.classifier(pictures).softmax(dim=1)
         return every[torch.arange(len(every)), torch.tensor(classes, device=every.device)]
+
+
+def find_recogniser(name: str | None, backbone: Backbone) -> Path:
+    """The classifier's file: `name` itself or in that folder, or for None the one that is shipped. A folder may hold a
+    recogniser or what `sketchguide component classifier` wrote.
+
+    Raises ModelNotFoundError; warns where what is shipped was trained for another model.
+    """
+    own = name is not None and not is_file(Path(name) / f"{RECOGNISER}.safetensors")
+    part = "classifier" if own and is_file(Path(str(name)) / "classifier.safetensors") else RECOGNISER
+    return find_part(name, part, field="recogniser", model=backbone.name)
 
 
 class Attempt(NamedTuple):
