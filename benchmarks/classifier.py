@@ -69,7 +69,12 @@ def validate(classifier: IconClassifier, artwork: Artwork, labels: Tensor, *, ro
         scores, soft_scores = classifier(sharp), classifier(soften(sharp, rng))
         right.append(
             torch.stack(
-                [accuracy(scores, accepted), accuracy(scores, accepted, top=5), accuracy(soft_scores, accepted)], dim=1
+                [
+                    accuracy(scores, accepted),
+                    accuracy(scores, accepted, top=min(5, len(classifier.classes))),
+                    accuracy(soft_scores, accepted),
+                ],
+                dim=1,
             )
         )
     table = torch.cat(right)
