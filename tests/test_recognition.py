@@ -15,7 +15,9 @@ from sketchguide.classifiers import IconClassifier, load_classifier, save_classi
 from sketchguide.editing import edit
 from sketchguide.errors import ModelNotFoundError, SketchguideWarning, UsageError
 from sketchguide.generation import Picture, Progress, generate, recall, run
+from sketchguide.images import to_tensor
 from sketchguide.levels import Level
+from sketchguide.loading import load_backbone
 from sketchguide.predictors import LatentPredictor
 from sketchguide.recognition import Attempt, Recogniser, Tried, find_recogniser, share_of, walk_until_recognised
 from sketchguide.sampling import Evaluations, Moment
@@ -197,3 +199,17 @@ def test_a_source_that_was_tried_again_is_had_as_it_was_made(tiny: Tiny, predict
         warnings.simplefilter("error", SketchguideWarning)
         settings = {"source": "generated", "backbone": tiny(), "predictor": predictor, "seed": 1, "steps": 2}
         translate(tmp_path / "source.png", "a dog", **settings)
+
+
+def test_the_shipped_recogniser_knows_what_the_shipped_model_draws():
+    """An apple for an apple, and not for a banana."""
+    backbone = load_backbone("icons-64")
+    settings: dict[str, Any] = {"backbone": backbone, "sketch": CROSS, "seed": 7, "steps": 15, "strength": 0.2}
+    (apple,) = generate("a red apple", tries=2, **settings)
+    assert apple.tried == 1
+    assert apple.confidence is not None
+    assert apple.confidence > 0.8
+    tensor = to_tensor([apple.image])
+    recogniser = Recogniser(load_classifier(find_recogniser(None, backbone)), backbone)
+    as_others = recogniser.classifier(tensor).softmax(dim=1)[0, recogniser.classes_of(["a banana", "a red apple"])]
+    assert as_others[0] < 0.1 < as_others[1]
