@@ -187,7 +187,7 @@ def until_recognised(method: Method, recogniser: Recogniser) -> Method:
         for event in walk_until_recognised(walk, batch.prompts, recogniser):
             if isinstance(event, Tried):
                 assert moment is not None, "the first try comes before"
-                yield moment._replace(latent=event.latent, evaluations=event.evaluations)
+                yield moment._replace(latent=event.latent, clean=event.latent, evaluations=event.evaluations)
             else:
                 moment = event.moment
                 yield moment
