@@ -34,6 +34,7 @@ TABLE = (
     "inversion",
     "interpolation",
     "loading",
+    "recognition",
     "request",
     "sources",
     "guidance",
