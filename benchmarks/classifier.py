@@ -1,4 +1,4 @@
-"""Train the icon classifier that measures prompt adherence.
+r"""Train the icon classifier that measures prompt adherence.
 
     python benchmarks/classifier.py --data ../shared/data --out runs/classifier/icons-64.safetensors --minutes 20
 

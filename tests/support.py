@@ -1,10 +1,14 @@
 """What several test files share beside the fixtures: names for their types, a distance, a predictor in a moment."""
 
+import importlib.util
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pytest
 from torch import Tensor
 
 from sketchguide.backbones.base import Backbone
@@ -18,6 +22,19 @@ from sketchguide.training.predictor import PredictorRun, PredictorTraining
 
 Tiny = Callable[..., UNetBackbone]
 MakePredictor = Callable[..., LatentPredictor]
+
+
+def load_script(path: Path, patch: pytest.MonkeyPatch) -> ModuleType:
+    """The script at `path`, imported for as long as `patch` lasts; skips where this distribution comes without it."""
+    if not path.is_file():
+        pytest.skip(f"{path.name} is not part of this distribution")
+    spec = importlib.util.spec_from_file_location(f"script_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    patch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
 
 
 def relative(ours: Tensor, theirs: Tensor) -> float:

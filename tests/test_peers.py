@@ -1,6 +1,5 @@
 """The trainer of the peers, in benchmarks/peers/train.py."""
 
-import importlib.util
 import json
 import os
 import signal
@@ -19,22 +18,16 @@ from sketchguide.errors import TrainingError
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.training.data import Pictures, find_examples
 from sketchguide.training.told import ToldRun, ToldTraining
-from support import Tiny
+from support import Tiny, load_script
 
 SCRIPT = Path(__file__).resolve().parents[1] / "benchmarks" / "peers" / "train.py"
 EVERY_KIND = pytest.mark.parametrize("kind", ["controlnet", "t2i-adapter"])
 
 
 @pytest.fixture(scope="module")
-def peers() -> ModuleType:
-    if not SCRIPT.is_file():
-        pytest.skip("the benchmarks are not part of this distribution")
-    spec = importlib.util.spec_from_file_location("peers_train", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules["peers_train"] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def peers() -> Iterator[ModuleType]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield load_script(SCRIPT, patch)
 
 
 @EVERY_KIND

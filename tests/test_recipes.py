@@ -21,6 +21,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from sketchguide import generate, load_backbone
 from sketchguide.classifiers import load_classifier
 from sketchguide.training.checkpoints import Checkpoints
+from support import load_script
 
 FOLDER = Path(__file__).resolve().parents[1] / "recipes" / "icons"
 COLOURS = {"1f34e": ("red apple", "red"), "1f34f": ("green apple", "green"), "1f535": ("blue circle", "blue")}
@@ -28,17 +29,9 @@ COLOURS = {"1f34e": ("red apple", "red"), "1f34f": ("green apple", "green"), "1f
 
 @pytest.fixture(scope="module")
 def train() -> Iterator[ModuleType]:
-    if not FOLDER.is_dir():
-        pytest.skip("the recipes are not part of this distribution")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(FOLDER))
-        spec = importlib.util.spec_from_file_location("icons_train", FOLDER / "train.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, "icons_train", module)
-        spec.loader.exec_module(module)
-        yield module
+        yield load_script(FOLDER / "train.py", patch)
 
 
 @pytest.fixture(scope="module")
@@ -327,14 +320,7 @@ def test_parts_never_see_a_held_out_artwork_and_know_every_concept(
 def test_a_recogniser_knows_words_and_a_judge_concepts(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script = FOLDER.parents[1] / "benchmarks" / "classifier.py"
-    if not script.is_file():
-        pytest.skip("the benchmarks are not part of this distribution")
-    spec = importlib.util.spec_from_file_location("judge", script)
-    assert spec is not None
-    assert spec.loader is not None
-    judge = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(judge)
+    judge = load_script(FOLDER.parents[1] / "benchmarks" / "classifier.py", monkeypatch)
     both = {"cup": ["a"], "mug": ["a", "b"], "hat": ["c"]}
     assert judge.words_of_codes(both) == {"a": "cup, mug", "b": "cup, mug", "c": "hat"}
     for more, classes in (([], tuple(COLOURS)), (["--words"], ("blue circle", "green apple", "red apple"))):

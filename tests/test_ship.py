@@ -1,6 +1,5 @@
 """recipes/icons/ship.py: what is put into the package is found there, is whole, and says what it is."""
 
-import importlib.util
 import json
 import shutil
 from collections.abc import Callable
@@ -17,7 +16,7 @@ from sketchguide.classifiers import IconClassifier, load_classifier, save_classi
 from sketchguide.loading import shipped
 from sketchguide.training.card import model_card
 from sketchguide.training.predictor import PredictorTraining
-from support import MakePredictor
+from support import MakePredictor, load_script
 
 SCRIPT = Path(__file__).resolve().parents[1] / "recipes" / "icons" / "ship.py"
 
@@ -25,13 +24,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "recipes" / "icons" / "ship.py"
 @pytest.fixture
 def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """`ship("--run", …)`: the script as if called so, with an empty package, whose folder of models it returns."""
-    if not SCRIPT.is_file():
-        pytest.skip("the recipes are not part of this distribution")
-    spec = importlib.util.spec_from_file_location("icons_ship", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script(SCRIPT, monkeypatch)
     models = tmp_path / "package"
     models.mkdir()
     monkeypatch.setattr(module, "MODELS", models)

@@ -1,6 +1,5 @@
 """The scripts in benchmarks/ that compare many settings or predictors: they run, keep what they made, and say so."""
 
-import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from sketchguide.evaluation.drawings import class_map
 from sketchguide.loading import load_backbone
 from sketchguide.predictors import LatentPredictor
 from sketchguide.training.predictor import PredictorTraining
+from support import load_script
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 pytestmark = pytest.mark.shared
@@ -29,15 +29,8 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Study:
     """`study("curves", "steps", …)`: the script of this name, as if called with the arguments."""
 
     def load(name: str, *arguments: str | Path) -> ModuleType:
-        if not FOLDER.is_dir():
-            pytest.skip("the benchmarks are not part of this distribution")
         monkeypatch.syspath_prepend(str(FOLDER))
-        spec = importlib.util.spec_from_file_location(f"study_{name}", FOLDER / f"{name}.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        monkeypatch.setitem(sys.modules, spec.name, module)
-        spec.loader.exec_module(module)
+        module = load_script(FOLDER / f"{name}.py", monkeypatch)
         few = torch.rand((8, 3, 32, 32), generator=torch.Generator().manual_seed(0)) * 2 - 1
         monkeypatch.setattr("judged.artwork", lambda *_, **__: few)  # to see all of it takes a minute
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])

@@ -23,7 +23,7 @@ from sketchguide.defaults import PULLING
 from sketchguide.errors import ModelNotFoundError, SketchguideError, UsageError, WeightsError, reason_of
 from sketchguide.files import is_file
 from sketchguide.generation import walk
-from sketchguide.guidance import class_guide, latent_guide, sketch_guide
+from sketchguide.guidance import class_guide, latent_guide, sketch_guide, weakened
 from sketchguide.images import from_ink
 from sketchguide.loading import find_features, find_part, load_predictor, own_predictor, shipped
 from sketchguide.perception import Features, load_features
@@ -60,11 +60,6 @@ class Batch:
         every = [*guides, *self.guides]
         return walk(self.request, self.backbone, prompts=self.prompts, seeds=self.seeds, guides=every, source=source)
 
-    @property
-    def pulling(self) -> Request:
-        """The request with the `share` of its strength."""
-        return self.request.model_copy(update={"strength": self.share * self.request.strength})
-
     def of(self, rows: Sequence[int], share: float) -> Batch:
         """These of the pictures, by `share` of what acts on all."""
         return replace(
@@ -99,8 +94,8 @@ def latent_guidance(predictor: LatentPredictor) -> Method:
     """LGP (Voynov et al. 2022) with the settings of the request."""
 
     def method(batch: Batch) -> Iterator[Moment]:
-        guide = latent_guide(batch.pulling, batch.maps, batch.backbone, predictor)
-        return batch.walk(guides=[guide])
+        guide = latent_guide(batch.request, batch.maps, batch.backbone, predictor)
+        return batch.walk(guides=weakened([guide], batch.share))
 
     return method
 
@@ -109,9 +104,9 @@ def likeness(sketcher: Sketcher, drawing: Features) -> Method:
     """DiffSketching's sketch loss on the predicted picture, without training; settings as for LGP."""
 
     def method(batch: Batch) -> Iterator[Moment]:
-        request = batch.pulling
+        request = batch.request
         guide = sketch_guide(request, batch.maps, batch.backbone, sketcher, drawing, strength=request.strength)
-        return batch.walk(guides=[guide])
+        return batch.walk(guides=weakened([guide], batch.share))
 
     return method
 
@@ -138,8 +133,8 @@ def plug_and_play(settings: LayoutSettings, predictor: LatentPredictor | None = 
     def method(batch: Batch) -> Iterator[Moment]:
         mask = near_strokes(batch.ink, settings.near, batch.backbone) if settings.near else None
         borrowed = yield from borrow(settings, batch.request, batch.backbone, batch.clean, mask=mask)
-        guides = [] if predictor is None else [latent_guide(batch.pulling, batch.maps, batch.backbone, predictor)]
-        yield from batch.walk(guides=guides, source=borrowed)
+        guides = [] if predictor is None else [latent_guide(batch.request, batch.maps, batch.backbone, predictor)]
+        yield from batch.walk(guides=weakened(guides, batch.share), source=borrowed)
 
     return method
 
