@@ -2,19 +2,18 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import IconClassifier, load_classifier, save_classifier
 from sketchguide.editing import edit
 from sketchguide.errors import ModelNotFoundError, SketchguideWarning, UsageError
 from sketchguide.generation import Picture, Progress, generate, recall, run
-from sketchguide.images import to_tensor
+from sketchguide.images import to_images, to_tensor
 from sketchguide.levels import Level
 from sketchguide.loading import load_backbone
 from sketchguide.predictors import LatentPredictor
@@ -30,15 +29,15 @@ END = Level(0.0, 1.0, 0.0, 1.0)
 
 
 class Sees(Recogniser):
-    """Is as sure of a latent as its one value says."""
+    """Is as sure of a picture as its one value says."""
 
-    def confidence(self, latent: Tensor, classes: Sequence[int]) -> Tensor:
-        assert len(classes) == len(latent)
-        return latent.flatten(1).mean(dim=1)
+    def confidence(self, pictures: Tensor, classes: Sequence[int]) -> Tensor:
+        assert len(classes) == len(pictures)
+        return pictures.flatten(1).mean(dim=1)
 
 
 def sees(tries: int, sure: float) -> Recogniser:
-    return Sees(IconClassifier(["cat", "dog"]), cast(Backbone, None), tries, sure)
+    return Sees(IconClassifier(["cat", "dog"]), tries, sure)
 
 
 def walked(table: dict[float, list[float]], recogniser: Recogniser | None) -> tuple[list[tuple[int, list[int]]], Tried]:
@@ -46,10 +45,13 @@ def walked(table: dict[float, list[float]], recogniser: Recogniser | None) -> tu
 
     def walk(rows: Sequence[int], share: float) -> Iterator[Moment]:
         values = table[round(share, 3)]
-        latent = torch.tensor([values[row] for row in rows])[:, None, None, None]
+        latent = torch.tensor([values[row] for row in rows])[:, None, None, None] - 1
         yield Moment(latent, latent, END, Evaluations(2, 1))
 
-    *attempts, tried = walk_until_recognised(walk, ["a cat"] * len(next(iter(table.values()))), recogniser)
+    def finish(latent: Tensor) -> Tensor:
+        return latent + 1
+
+    *attempts, tried = walk_until_recognised(walk, finish, ["a cat"] * len(next(iter(table.values()))), recogniser)
     assert isinstance(tried, Tried)
     return [(one.number, list(one.rows)) for one in attempts if isinstance(one, Attempt)], tried
 
@@ -58,7 +60,8 @@ def test_only_what_is_not_recognised_is_tried_again_and_the_best_is_kept():
     table = {1.0: [0.9, 0.5, 0.2, 0.4], 0.667: [0.0, 0.8, 0.3, 0.1], 0.333: [0.0, 0.0, 0.1, 0.2]}
     attempts, tried = walked(table, sees(3, 0.8))
     assert attempts == [(1, [0, 1, 2, 3]), (2, [1, 2, 3]), (3, [2, 3])]
-    assert tried.latent.flatten().tolist() == pytest.approx([0.9, 0.8, 0.3, 0.4])
+    assert tried.pictures.flatten().tolist() == pytest.approx([0.9, 0.8, 0.3, 0.4])
+    assert torch.equal(tried.latent, tried.pictures - 1)
     assert tried.tries == (1, 2, 2, 1)
     assert tried.confidence == pytest.approx((0.9, 0.8, 0.3, 0.4))
     assert tried.evaluations == Evaluations(6, 3)
@@ -165,7 +168,7 @@ def test_a_classifier_of_component_recognises_too(tiny: Tiny, parts: Path):
 def test_what_is_shipped_was_trained_for_the_model_that_is(tiny: Tiny):
     with pytest.warns(SketchguideWarning, match="for icons-64, not for tiny.*component classifier.* as recogniser"):
         file = find_recogniser(None, tiny())
-    shipped = Recogniser(load_classifier(file), tiny())
+    shipped = Recogniser(load_classifier(file))
     assert shipped.classes_of(["a mug", "noto red apple on a blue background"]) == [
         shipped.classifier.classes.index(name) for name in ("coffee cup, mug", "apple")
     ]
@@ -182,6 +185,26 @@ def test_pictures_that_are_made_from_others_are_tried_again_too(tiny: Tiny, pred
         del once["recogniser"], once["sure"]
         (same,) = make(plain.image, "a mug", sketch=CROSS, **once)
         assert np.array_equal(pixels(kept), pixels(same))
+
+
+def test_the_recogniser_sees_an_edit_with_the_rest_as_it_was(
+    tiny: Tiny, predictor: LatentPredictor, parts: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[Tensor] = []
+
+    def confidence(_: Recogniser, pictures: Tensor, classes: Sequence[int]) -> Tensor:
+        seen.append(pictures)
+        return torch.ones(len(classes))
+
+    monkeypatch.setattr(Recogniser, "confidence", confidence)
+    (plain,) = draw(tiny, predictor, sketch=None, size=None)
+    corner = Sketch.from_strokes([[[0.1, 0.1], [0.2, 0.2]]])
+    given: dict[str, Any] = {"sketch": corner, "backbone": tiny(), "predictor": predictor, "seed": 3, "steps": 2}
+    (made,) = edit(plain.image, "a mug", tries=2, recogniser=str(parts), **given)
+    (shown,) = to_images(seen[0])
+    assert np.array_equal(shown, made.image)
+    assert np.array_equal(np.asarray(shown)[-8:, -8:], np.asarray(plain.image)[-8:, -8:])
+    assert not np.array_equal(shown, plain.image)
 
 
 def test_a_source_that_was_tried_again_is_had_as_it_was_made(tiny: Tiny, predictor: LatentPredictor, tmp_path: Path):
@@ -211,6 +234,6 @@ def test_the_shipped_recogniser_knows_what_the_shipped_model_draws():
     assert apple.confidence is not None
     assert apple.confidence > 0.8
     tensor = to_tensor([apple.image])
-    recogniser = Recogniser(load_classifier(find_recogniser(None, backbone)), backbone)
+    recogniser = Recogniser(load_classifier(find_recogniser(None, backbone)))
     as_others = recogniser.classifier(tensor).softmax(dim=1)[0, recogniser.classes_of(["a banana", "a red apple"])]
     assert as_others[0] < 0.1 < as_others[1]

@@ -274,7 +274,8 @@ def _carried_out(
         tried: Tried | None = None
         number = 1
         moments = partial(_moments, one, controls, seeds, source)
-        for event in walk_until_recognised(moments, [one.prompt] * len(chunk), recogniser):
+        finish = partial(_finished, backbone, source, picture)
+        for event in walk_until_recognised(moments, finish, [one.prompt] * len(chunk), recogniser):
             if isinstance(event, Tried):
                 tried = event
                 continue
@@ -285,10 +286,7 @@ def _carried_out(
             yield Progress(done, total, event.moment.clean, tuple(seeds[row] for row in event.rows), evaluations)
         assert tried is not None, "it comes last"
         spent = spent.plus(tried.evaluations)
-        made = backbone.decode(tried.latent)
-        if isinstance(source, Change) and source.mask is not None and picture is not None:
-            made = _put_back(made, picture.to(made), source.mask)
-        for index, image in zip(chunk, to_images(made), strict=True):
+        for index, image in zip(chunk, to_images(tried.pictures), strict=True):
             if only is None or index == only:
                 row = index - chunk.start
                 sure = tried.confidence[row] if tried.confidence else None
@@ -333,7 +331,7 @@ def _recogniser(
         warnings.warn("tries changes nothing: no drawing pulls.", SketchguideWarning, stacklevel=4)
         return None
     classifier = load_classifier(find_recogniser(request.recogniser, backbone), device=backbone.device)
-    recogniser = Recogniser(classifier, backbone, request.tries, request.sure)
+    recogniser = Recogniser(classifier, request.tries, request.sure)
     recogniser.classes_of([one.prompt for one in requests])
     return recogniser
 
@@ -430,10 +428,14 @@ def _made_again(
     return Trajectory(_first_noise(made, backbone, generators(seeds)), levels[0], moments)
 
 
-def _put_back(made: Tensor, picture: Tensor, mask: Tensor) -> Tensor:
-    """`made` (B, 3, H, W) where the latents could change by `mask` (1, 1, h, w), and `picture` itself elsewhere."""
+def _finished(backbone: Backbone, source: Borrowed | Change | None, picture: Tensor | None, latent: Tensor) -> Tensor:
+    """The pictures (B, 3, H, W) of finished latents; of an edit, where nothing could change, `picture` itself."""
+    made = backbone.decode(latent)
+    if not isinstance(source, Change) or source.mask is None or picture is None:
+        return made
     size = (made.shape[-2], made.shape[-1])
-    return torch.lerp(picture, made, torch.nn.functional.interpolate(mask, size=size, mode="bilinear"))
+    changed = torch.nn.functional.interpolate(source.mask, size=size, mode="bilinear")
+    return torch.lerp(picture.to(made), made, changed)
 
 
 def _ink_of(drawn: bool, picture: Tensor, drawing: SpatialMap | None) -> Tensor:

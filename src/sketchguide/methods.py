@@ -179,7 +179,7 @@ def until_recognised(method: Method, recogniser: Recogniser) -> Method:
             return method(batch.of(rows, share))
 
         moment: Moment | None = None
-        for event in walk_until_recognised(walk, batch.prompts, recogniser):
+        for event in walk_until_recognised(walk, batch.backbone.decode, batch.prompts, recogniser):
             if isinstance(event, Tried):
                 assert moment is not None, "the first try comes before"
                 yield moment._replace(latent=event.latent, clean=event.latent, evaluations=event.evaluations)
@@ -348,7 +348,7 @@ def build_method(description: str, backbone: Backbone) -> Built:
         file = find_recogniser(recognising, backbone)
         classifier = load_classifier(file, device=backbone.device)
         networks.append(Trained(classifier, _report(file)))
-        method = until_recognised(method, Recogniser(classifier, backbone, asked.tries, asked.sure))
+        method = until_recognised(method, Recogniser(classifier, asked.tries, asked.sure))
     if not settings:
         return Built(method, tuple(networks))
 

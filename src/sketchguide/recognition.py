@@ -27,7 +27,6 @@ class Recogniser:
     """
 
     classifier: IconClassifier
-    backbone: Backbone
     tries: int = TRIES.default
     sure: float = SURE.default
 
@@ -39,10 +38,9 @@ class Recogniser:
             raise UsageError(error.message, hint="Name one of them, or leave tries at 1.", field="tries") from error
 
     @torch.no_grad()
-    def confidence(self, latent: Tensor, classes: Sequence[int]) -> Tensor:
-        """Probabilities (B,) that the finished latents (B, C, h, w) show `classes`."""
-        pictures = self.backbone.decode(latent).clamp(-1, 1).float()
-        every = self.classifier(pictures).softmax(dim=1)
+    def confidence(self, pictures: Tensor, classes: Sequence[int]) -> Tensor:
+        """Probabilities (B,) that `pictures` (B, 3, H, W), in [-1, 1] and cut to it, show `classes`."""
+        every = self.classifier(pictures.clamp(-1, 1).float()).softmax(dim=1)
         return every[torch.arange(len(every)), torch.tensor(classes, device=every.device)]
 
 
@@ -70,6 +68,7 @@ class Tried(NamedTuple):
     """Pictures after their last try, each the one that was recognised best."""
 
     latent: Tensor  # (B, C, h, w)
+    pictures: Tensor  # (B, 3, H, W), what is finished of it
     evaluations: Evaluations  # of all tries; one that only some of the pictures needed counts in full
     tries: tuple[int, ...]  # which one each picture is, from 1
     confidence: tuple[float, ...]  # empty where there is no recogniser
@@ -82,10 +81,12 @@ def share_of(number: int, tries: int) -> float:
 
 # The moments of the pictures with these numbers, pulled by this share of the usual strength.
 Walk = Callable[[Sequence[int], float], Iterator[Moment]]
+# Of finished latents (B, C, h, w) the pictures (B, 3, H, W), about in [-1, 1].
+Finish = Callable[[Tensor], Tensor]
 
 
 def walk_until_recognised(
-    walk: Walk, prompts: Sequence[str], recogniser: Recogniser | None
+    walk: Walk, finish: Finish, prompts: Sequence[str], recogniser: Recogniser | None
 ) -> Iterator[Attempt | Tried]:
     """Walk the pictures of `prompts`, and those that `recogniser` is not sure of again; Tried comes last.
 
@@ -95,7 +96,7 @@ def walk_until_recognised(
     tries = 1 if recogniser is None else recogniser.tries
     classes = [] if recogniser is None else recogniser.classes_of(prompts)
     rows: list[int] = list(range(len(prompts)))
-    best, number, confidence = list[Tensor](), [1] * len(rows), [0.0] * len(rows)
+    best, number, confidence = list[tuple[Tensor, Tensor]](), [1] * len(rows), [0.0] * len(rows)
     spent = Evaluations(0, 0)
     for attempt in range(1, tries + 1):
         moment: Moment | None = None
@@ -103,15 +104,18 @@ def walk_until_recognised(
             yield Attempt(attempt, rows, moment, spent)
         assert moment is not None, "a walk has at least one step"
         spent = spent.plus(moment.evaluations)
+        pictures = finish(moment.latent)
         if recogniser is None:
-            yield Tried(moment.latent, spent, tuple(number), ())
+            yield Tried(moment.latent, pictures, spent, tuple(number), ())
             return
-        best = best or list(moment.latent)
-        found = recogniser.confidence(moment.latent, [classes[row] for row in rows]).tolist()
-        for row, latent, sure in zip(rows, moment.latent, found, strict=True):
+        made = list(zip(moment.latent, pictures, strict=True))
+        best = best or made
+        found = recogniser.confidence(pictures, [classes[row] for row in rows]).tolist()
+        for row, one, sure in zip(rows, made, found, strict=True):
             if attempt == 1 or sure > confidence[row]:
-                best[row], number[row], confidence[row] = latent, attempt, sure
+                best[row], number[row], confidence[row] = one, attempt, sure
         rows = [row for row in rows if confidence[row] < recogniser.sure]
         if not rows:
             break
-    yield Tried(torch.stack(best), spent, tuple(number), tuple(confidence))
+    latents, kept = zip(*best, strict=True)
+    yield Tried(torch.stack(latents), torch.stack(kept), spent, tuple(number), tuple(confidence))
