@@ -3,7 +3,7 @@ import torch
 
 from sketchguide.defaults import SEED
 from sketchguide.errors import UsageError
-from sketchguide.seeds import generators, noise, noise_like, random_seed
+from sketchguide.seeds import generators, noise, noise_like, random_seed, seeded
 
 
 def test_a_seed_is_the_same_noise_in_any_batch() -> None:
@@ -23,6 +23,21 @@ def test_the_global_generator_is_left_alone() -> None:
     state = torch.get_rng_state()
     noise(generators([1, 2]), (4, 8, 8))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_weights_of_a_seed_touch_no_generator_of_any_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    def touched(*_: object) -> None:
+        raise AssertionError("a GPU's generator was set")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", touched)
+    state = torch.get_rng_state()
+    with seeded(7):
+        first = torch.nn.Linear(3, 4).weight
+    assert torch.equal(torch.get_rng_state(), state)
+    with seeded(7):
+        assert torch.equal(torch.nn.Linear(3, 4).weight, first)
+    with seeded(8):
+        assert not torch.equal(torch.nn.Linear(3, 4).weight, first)
 
 
 def test_noise_takes_the_shape_and_type_of_the_latent() -> None:

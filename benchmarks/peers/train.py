@@ -35,6 +35,7 @@ from sketchguide.cli.signals import Stopped, handling, stop_now
 from sketchguide.errors import SketchguideError
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.loading import fingerprint_of_model, load_backbone
+from sketchguide.seeds import seeded
 from sketchguide.training.checkpoints import Checkpoints, check_config
 from sketchguide.training.data import Pictures, digest, find_examples, split
 from sketchguide.training.told import ToldRun, ToldTraining
@@ -82,8 +83,7 @@ KINDS = {
 
 def build_peer(kind: str, backbone: Backbone, *, seed: int) -> Told:
     """`backbone`, told what a new peer of this kind makes of a map that is still to come."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         peer = KINDS[kind].build(backbone.network, backbone.stride).to(backbone.device)
     width, height = backbone.default_size
     return KINDS[kind].wrap(backbone, peer, torch.zeros(1, 3, height, width))

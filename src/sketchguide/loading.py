@@ -525,7 +525,7 @@ def fingerprint(network: nn.Module) -> str:
             digest.update(f"{name} {sorted(on.items())} {sorted(layer.merged_adapters)} ".encode())
     for name, tensor in sorted(_tensors(network)):
         flat = tensor.detach().flatten()
-        some = flat[:: max(1, len(flat) // 16)][:17].to("cpu", torch.float64)
+        some = flat[:: max(1, len(flat) // 16)][:17].cpu().double()  # in this order: MPS has no float64
         digest.update(f"{name} {tuple(tensor.shape)} ".encode() + some.numpy().tobytes())
     return digest.hexdigest()[:12]
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Generator as Yields
 from collections.abc import Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Generator, Tensor
@@ -18,6 +20,14 @@ def generators(seeds: Sequence[int]) -> list[Generator]:
         if not SEED.low <= seed <= SEED.high:
             raise UsageError(f"seed is {seed}; it must lie in {SEED.low}..{SEED.high}.", field="seed")
     return [Generator().manual_seed(seed) for seed in seeds]
+
+
+@contextmanager
+def seeded(seed: int) -> Yields[None]:
+    """Weights drawn within are those of `seed`; torch's own generators, on every device, stay where they are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would set those of GPUs too
+        yield
 
 
 def random_seed() -> int:

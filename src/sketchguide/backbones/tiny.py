@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
@@ -27,6 +26,8 @@ from transformers import (
     T5EncoderModel,
     T5Tokenizer,
 )
+
+from sketchguide.seeds import seeded
 
 _WIDTH = 24  # of the text encoders
 _LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,-'"
@@ -54,8 +55,7 @@ def tiny_stable_diffusion(
         "cross_attention_dim": _WIDTH,
     }
     own: dict[str, Any] = {"clip_sample": False, "set_alpha_to_one": False, "prediction_type": prediction_type}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         parts: dict[str, Any] = {
             "unet": UNet2DConditionModel(**unet),
             "vae": _autoencoder(),
@@ -88,8 +88,7 @@ def tiny_stable_diffusion_xl(*, seed: int = 0) -> StableDiffusionXLPipeline:
     }
     scheduler = EulerDiscreteScheduler(**_NOISE)
     scheduler.register_to_config(clip_sample=False, set_alpha_to_one=False)  # as SDXL's file says, for others
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         parts: dict[str, Any] = {
             "unet": UNet2DConditionModel(**unet),
             "vae": _autoencoder(),
@@ -122,8 +121,7 @@ def tiny_stable_diffusion_3(*, seed: int = 0, t5: bool = False, **scheduler: Any
         "pos_embed_max_size": 32,
     }
     noise: dict[str, Any] = {"shift": 3.0, **scheduler}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         parts: dict[str, Any] = {
             "transformer": SD3Transformer2DModel(**transformer),
             "vae": _autoencoder(latent_channels=16, shift_factor=0.1, scaling_factor=1.5),
@@ -158,8 +156,7 @@ def tiny_flux(*, seed: int = 0, guidance_embeds: bool = True, **scheduler: Any) 
         "axes_dims_rope": (2, 2, 4),
     }
     noise: dict[str, Any] = {"use_dynamic_shifting": True, "shift": 3.0, **scheduler}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         parts: dict[str, Any] = {
             "transformer": FluxTransformer2DModel(**transformer),
             "vae": _autoencoder(latent_channels=16, shift_factor=0.1, scaling_factor=1.5),

@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from sketchguide.classifiers import IconClassifier
 from sketchguide.errors import TrainingError, UsageError
 from sketchguide.extractors import gaussian_blur
+from sketchguide.seeds import seeded
 
 
 def accuracy(scores: Tensor, accepted: Tensor, *, top: int = 1) -> Tensor:
@@ -62,8 +63,7 @@ def train_classifier(
     where torch's autocast allows it.
     Raises `TrainingError` when the loss is not finite.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         network = IconClassifier(classes, size=size, channels=channels)
     average: AveragedModel | None = None
     optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.02)

@@ -128,7 +128,7 @@ def bootstrap_interval(
     if values.ndim != 1 or len(values) == 0 or any(v.shape != values.shape for v in paired):
         shapes = " and ".join(str(tuple(v.shape)) for v in paired)
         raise UsageError(f"Values of shape {shapes} were given; the same (N,) with N >= 1 is needed.", field="values")
-    columns = torch.stack(paired).to("cpu", torch.float64)
+    columns = torch.stack(paired).cpu().double()
     if not columns.isfinite().all():
         raise UsageError("Some values are not finite.", hint="Leave failed items out first.", field="values")
     check_bootstrap(level=level, samples=samples)

@@ -163,7 +163,7 @@ def check_features(pictures: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]
             )
         if not features.isfinite().all():
             raise UsageError(f"Some features of `{name}` are not finite.", hint="Leave failed ones out.", field=name)
-    return pictures.detach().to("cpu", torch.float64), reference.detach().to("cpu", torch.float64)
+    return pictures.detach().cpu().double(), reference.detach().cpu().double()
 
 
 def membership(groups: Tensor | None, count: int) -> Tensor:

@@ -22,7 +22,7 @@ from sketchguide.classifiers import (
 )
 from sketchguide.errors import UsageError
 from sketchguide.levels import Level, check_window
-from sketchguide.seeds import generators
+from sketchguide.seeds import generators, seeded
 from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Example, Pictures
 from sketchguide.training.run import TrainingRun, add_noise, largest_pool
@@ -143,8 +143,7 @@ class LatentClassifierRun(_ClassRun):
             widths=settings.widths,
             window=settings.window,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
+        with seeded(settings.seed):
             self.classifier = LatentClassifier(config).to(backbone.device)
         self._pool: dict[int, tuple[Tensor, Tensor]] = {}
         super().__init__(self.classifier, classes, pictures, settings, resume)
@@ -238,8 +237,7 @@ class PictureClassifierRun(_ClassRun):
         device: torch.device,
         resume: Checkpoint | None = None,
     ) -> None:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
+        with seeded(settings.seed):
             self.classifier = IconClassifier(classes, size=min(pictures.size), channels=settings.widths).to(device)
         self.device = device
         super().__init__(self.classifier, classes, pictures, settings, resume)

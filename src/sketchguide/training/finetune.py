@@ -32,7 +32,7 @@ from sketchguide.levels import Level, Prediction
 from sketchguide.loading import LORA_FILE, take_off
 from sketchguide.perception import Features, identity_loss, perceptual_loss
 from sketchguide.sampling import sample
-from sketchguide.seeds import generators, noise
+from sketchguide.seeds import generators, noise, seeded
 from sketchguide.sketchers import Sketcher
 from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.run import TrainingRun
@@ -457,8 +457,7 @@ def _trainable(unet: Any, settings: FineTuning) -> list[nn.Parameter]:
     from peft import LoraConfig
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+    with seeded(settings.seed):
         config = LoraConfig(r=settings.rank, lora_alpha=settings.rank, target_modules=list(settings.targets))
         others = list(unet.active_adapters()) if getattr(unet, "peft_config", None) else []
         with warnings.catch_warnings():

@@ -17,7 +17,7 @@ from sketchguide.extractors import Extractor
 from sketchguide.images import from_ink
 from sketchguide.levels import Level, check_window
 from sketchguide.predictors import LatentPredictor, PredictorConfig, check_reads, choose_taps
-from sketchguide.seeds import generators
+from sketchguide.seeds import generators, seeded
 from sketchguide.taps import tapped
 from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Pictures
@@ -96,8 +96,7 @@ class PredictorRun(TrainingRun):
             reads=settings.reads,
             stride=backbone.stride if settings.reads == "ink" else 1,
         )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
+        with seeded(settings.seed):
             self.predictor = LatentPredictor(config).to(backbone.device)
         optimizer = torch.optim.Adam(self.predictor.parameters(), lr=settings.rate)
         super().__init__(self.predictor, optimizer, seed=settings.seed, pictures=pictures, resume=resume)

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from sketchguide.errors import UsageError
+from sketchguide.seeds import seeded
 from sketchguide.sketchers import STYLES, Sketcher, SketcherConfig
 from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Pictures
@@ -62,8 +63,7 @@ class SketcherRun(TrainingRun):
         self._scored: tuple[Tensor, Tensor] | None = None  # pictures and their maps
         self._pool: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
         config = SketcherConfig(styles=settings.styles, width=settings.width, blocks=settings.blocks)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(settings.seed)
+        with seeded(settings.seed):
             self.sketcher = Sketcher(config).to(device)
         optimizer = torch.optim.Adam(self.sketcher.parameters(), lr=settings.rate)
         super().__init__(self.sketcher, optimizer, seed=settings.seed, pictures=pictures, resume=resume)

@@ -17,7 +17,7 @@ from sketchguide.backbones.wrapped import Told, with_sketch_attention
 from sketchguide.errors import UsageError
 from sketchguide.extractors import Extractor
 from sketchguide.levels import Level
-from sketchguide.seeds import generators
+from sketchguide.seeds import generators, seeded
 from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Pictures
 from sketchguide.training.run import TrainingRun, add_noise, describe
@@ -51,8 +51,7 @@ class ToldTraining:
 
 def begin_sketch_attention(backbone: Backbone, *, seed: int) -> Told:
     """`backbone` with new sketch attention, which changes nothing yet, for drawings that are still to come."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         attention = SketchAttention(describe_attention(backbone.taps, backbone=backbone.name, pixels=backbone.stride))
     width, height = backbone.default_size
     return with_sketch_attention(backbone, attention.to(backbone.device), torch.zeros(1, 1, height, width))
