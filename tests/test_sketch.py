@@ -402,14 +402,26 @@ def test_a_dark_frame_does_not_turn_a_drawing_over(cat: Sketch) -> None:
     assert np.abs(ink - cat.rasterize(size=(64, 64)).ink[4:60, 4:60]).mean() < 0.03
 
 
+@pytest.mark.parametrize("cover", [0.9, 0.75, 0.6])
+@pytest.mark.parametrize("table", [(60, 45, 35), (140, 110, 80)])
+def test_a_photo_of_a_sheet_on_a_table_is_told_of(table: tuple[int, int, int], cover: float) -> None:
+    photo = Image.new("RGB", (400, 300), table)
+    margin = (1 - cover**0.5) / 2
+    sheet = (400 * margin, 300 * margin, 400 * (1 - margin), 300 * (1 - margin))
+    ImageDraw.Draw(photo).rectangle(sheet, fill=(230, 228, 222))
+    ImageDraw.Draw(photo).ellipse((130, 80, 270, 220), outline=(40, 40, 50), width=3)
+    with pytest.warns(SketchguideWarning, match="crop the picture to the sheet"):
+        Sketch.from_image(photo)
+    Sketch.from_image(photo.crop(tuple(round(side) for side in sheet)))  # pyright: ignore[reportArgumentType]
+
+
 def test_polarity_can_be_forced() -> None:
     image = Image.new("RGB", (100, 100), "white")
     ImageDraw.Draw(image).rectangle([4, 4, 95, 95], fill="black")
     ImageDraw.Draw(image).line([20, 50, 80, 50], fill="white", width=3)
-    maps = {
-        name: Sketch.from_image(image, polarity=name).rasterize(size=(64, 64))
-        for name in ("light-on-dark", "dark-on-light")
-    }
+    maps = {"dark-on-light": Sketch.from_image(image, polarity="dark-on-light").rasterize(size=(64, 64))}
+    with pytest.warns(SketchguideWarning, match="read as a shape of the drawing"):  # the white around the black
+        maps["light-on-dark"] = Sketch.from_image(image, polarity="light-on-dark").rasterize(size=(64, 64))
     assert maps["light-on-dark"].ink[32, 32] == 1
     assert maps["dark-on-light"].ink[20, 32] == 0
     assert not np.array_equal(maps["light-on-dark"].ink, maps["dark-on-light"].ink)
@@ -1068,6 +1080,43 @@ def test_line_widths_are_relative_to_the_usual_one() -> None:
         assert svg(f'<path d="M5 5 95 5" {LINE} stroke-width="{hairline}"/>').strokes[0].width is None
 
 
+def test_a_pen_that_feels_pressure_has_the_usual_width_on_the_whole() -> None:
+    """Each piece has a width of its own; the thinnest comes up twice, as where a program allows no thinner one."""
+    rng = np.random.default_rng(0)
+    turn = np.linspace(0, 2 * np.pi, 201)
+    x, y = 50 + 40 * np.cos(turn), 50 + 40 * np.sin(turn)
+    widths = [f"{width:.3f}" for width in (*rng.uniform(2, 6, 198), 1.5, 1.5)]
+    pieces = "".join(
+        f'<path d="M{x[i]:.2f} {y[i]:.2f}L{x[i + 1]:.2f} {y[i + 1]:.2f}" {LINE} stroke-width="{width}"/>'
+        for i, width in enumerate(widths)
+    )
+    even = svg(f'<circle cx="50" cy="50" r="40" {LINE}/>').rasterize(size=(256, 256)).ink.mean()
+    assert svg(pieces).rasterize(size=(256, 256)).ink.mean() == pytest.approx(even, rel=0.25)
+
+
+def test_the_usual_width_may_be_said() -> None:
+    line = f'<path d="M5 5 95 5" {LINE} stroke-width="6"/>'
+    said = '<svg viewBox="0 0 100 100" data-usual-width="2">'
+    (wide,) = Sketch.from_svg(f"{said}{line}</svg>").strokes
+    assert wide.width == pytest.approx(3 * LINE_WIDTH)
+    assert svg(line).strokes[0].width is None
+
+
+def test_line_widths_that_cannot_be_told_are_the_inherited_ones() -> None:
+    wide = f'<path d="M5 50 15 50" {LINE} stroke-width="4"/>'
+    for odd in ("", "var(--pen, 2)", "calc(1px + 2px)", "unset", "inherit"):
+        assert (
+            svg(f'<g stroke-width="4">{wide}<path d="M5 5 95 5" {LINE} stroke-width="{odd}"/></g>').strokes[1].width
+            is None
+        )
+    page = f'<path d="M5 5 95 5" {LINE} stroke-width="4"/>'
+    thin = svg(f'{page}<g stroke-width="4"><path d="M5 50 15 50" {LINE} stroke-width="initial"/></g>').strokes[1]
+    assert thin.width == pytest.approx(LINE_WIDTH / 3)
+    assert svg(f'{page}<path d="M5 50 15 50" {LINE} stroke-width="0.5rem"/>').strokes[1].width == pytest.approx(
+        2 * LINE_WIDTH
+    )
+
+
 def test_data_weight_is_the_stroke_weight() -> None:
     line = f'<path d="M5 5 95 5" {LINE}/>'
     sketch = svg(
@@ -1120,12 +1169,58 @@ def test_a_brush_that_crosses_itself_and_a_ring_are_filled_as_their_rule_says() 
         assert np.abs(ink - circle).mean() < 0.02
 
 
+@pytest.mark.parametrize("inner", [1, 0], ids=["as the outer one", "the other way"])
+def test_a_ring_is_one_line_whichever_way_its_sides_run(inner: int) -> None:
+    ring = f"M10 50A40 40 0 1 1 90 50A40 40 0 1 1 10 50ZM13 50A37 37 0 1 {inner} 87 50A37 37 0 1 {inner} 13 50Z"
+    (circle,) = (svg(f'<circle cx="50" cy="50" r="38.5" {LINE}/>').rasterize(size=(64, 64)).ink,)
+    sketch = svg(f'<path d="{ring}" fill-rule="evenodd" clip-rule="evenodd"/>')
+    assert not sketch.strokes
+    assert np.abs(sketch.rasterize(size=(64, 64)).ink - circle).mean() < 0.02
+
+
+def test_where_there_are_too_many_brush_marks_for_their_lines_that_is_said() -> None:
+    """A small mark after a large one that found no room still has its line."""
+    wide = "".join(f'<path d="M1 {y} 99 {y + 90} 99 {y + 93} 1 {y + 3}Z"/>' for y in np.linspace(1, 6, 70))
+    small = '<path d="M1 96 30 96 30 98 1 98Z"/>'
+    with pytest.warns(SketchguideWarning, match=r"1\d brush mark\(s\) of the SVG drawing give their outlines"):
+        sketch = svg(wide + small)
+    assert 10 <= len(sketch.strokes) < 20
+    assert all(stroke.points[:, 1].min() < 0.5 for stroke in sketch.strokes)
+
+
 def test_a_brush_with_a_weight_keeps_it_as_an_outline_and_solid_shapes_stay_outlines() -> None:
     (mark,) = svg(f'<path d="{ribbon(4)}" data-weight="2"/>').strokes
     assert (mark.weight, mark.closed) == (2, True)
     for shape in ('<circle cx="50" cy="50" r="3"/>', '<rect x="10" y="10" width="9" height="30"/>'):
         assert svg(shape).raster is None
         assert len(svg(shape).strokes) == 1
+
+
+@pytest.mark.parametrize(
+    "grey", ["rgb(94.117647%, 94.117647%, 94.117647%)", "rgb(240 240 240)", "rgb(240.2 239.9 240 / 1)", "#f0f0f0"]
+)
+def test_an_eraser_is_known_however_its_colour_is_written(grey: str) -> None:
+    page = '<rect width="100" height="100" fill="#f0f0f0"/>'
+    rubbing = f'<path d="M5 50 95 50" fill="none" stroke="{grey}" stroke-width="9"/>'
+    with pytest.warns(SketchguideWarning, match="have the colour of its paper"):
+        sketch = svg(f'{page}{rubbing}<path d="M5 5 95 5" {LINE}/>')
+    (line,) = sketch.strokes
+    assert line.width is None
+
+
+@pytest.mark.parametrize("paper", ["#222", "#f4f4f4"])
+@pytest.mark.parametrize("sides", ["100%", "100vw"])
+def test_paper_of_a_page_whose_size_nobody_knows_is_no_part_of_the_drawing(paper: str, sides: str) -> None:
+    line = '<path stroke="#fff" fill="none" d="M10 10 520 420 700 10"/>'.replace(
+        "#fff", "#fff" if paper == "#222" else "#000"
+    )
+    bare = Sketch.from_svg(f"<svg>{line}</svg>")
+    on_paper = Sketch.from_svg(
+        f'<svg width="{sides}" height="{sides}"><rect width="100%" height="100%" fill="{paper}"/>{line}</svg>'
+    )
+    assert len(on_paper.strokes) == 1
+    assert np.array_equal(on_paper.strokes[0].points, bare.strokes[0].points)
+    assert on_paper.aspect == bare.aspect
 
 
 def test_a_style_sheet_may_come_last_and_is_for_the_outermost_too() -> None:
@@ -1160,7 +1255,8 @@ def test_covered_counts_turns() -> None:
 
 def test_brushes_without_end_cost_no_hours() -> None:
     mark = '<path d="M0 0 100 90 100 92Z"/>'
-    sketch = svg(mark * 5_000)
+    with pytest.warns(SketchguideWarning, match="4946 brush mark"):
+        sketch = svg(mark * 5_000)
     assert sketch.raster is not None
     assert sketch.strokes
 

@@ -63,7 +63,7 @@ _RULED = 0.06  # darkness of the faintest line that rules a page
 _SLANT = 0.09  # rows per column, 5 degrees, by which its lines may be turned
 _COLOURED = 0.06  # of the longer side: what is wider is no line where colours are
 _FOREIGN = MappingProxyType({"appState": "Excalidraw", "tldrawFileFormatVersion": "tldraw"})
-_PAPER: Mapping[Polarity, Paper] = MappingProxyType({"dark-on-light": "white", "light-on-dark": "black"})
+PAPER_OF: Mapping[Polarity, Paper] = MappingProxyType({"dark-on-light": "white", "light-on-dark": "black"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,7 +174,7 @@ class Sketch:
         if start != b"{":
             if packed:
                 refuse(f"{path} holds neither SVG nor ndjson; pictures are read as they are, not gzipped.")
-            image = open_image(source, field="sketch", paper=_PAPER.get(polarity))
+            image = open_image(source, field="sketch", paper=PAPER_OF.get(polarity))
             return replace(cls.from_image(image, polarity=polarity), name=name)
         first, _, rest = data.strip().partition(b"\n")
         record = _loads(first)
@@ -276,7 +276,7 @@ class Sketch:
         """
         if polarity not in ("auto", "dark-on-light", "light-on-dark"):
             refuse(f"Polarity {polarity!r} is unknown; allowed are auto, dark-on-light and light-on-dark.")
-        image = as_rgb(image, field="sketch", paper=_PAPER.get(polarity))
+        image = as_rgb(image, field="sketch", paper=PAPER_OF.get(polarity))
         low, high = channel_extremes(image)
         found = polarity == "auto"
         dark = not _light_on_dark(0.5 * low + 0.5 * high) if found else polarity == "dark-on-light"
@@ -285,6 +285,13 @@ class Sketch:
             grey = to_grey(image)
             dark = not _light_on_dark(grey) if found else dark
             ink = _ink(1 - grey if dark else grey)
+        if _on_a_table(ink, dark=dark):
+            warnings.warn(
+                "An area along the edge of the picture, or most of it, is read as a shape of the drawing. If the sheet "
+                "lies on a table, crop the picture to the sheet.",
+                SketchguideWarning,
+                stacklevel=2,
+            )
         return cls(raster=_lines_on_colours(image, ink, dark=dark), aspect=image.width / image.height)
 
     def to_json(self) -> dict[str, Any]:
@@ -517,6 +524,19 @@ def _ink(marks: NDArray[Any]) -> Float:
     certain = marks[marks > 0.06]
     full = float(np.percentile(certain, 90)) if certain.size else 0.0
     return (marks / full).clip(0, 1) if full > 0.08 else np.zeros_like(marks)
+
+
+def _on_a_table(ink: Float, *, dark: bool) -> bool:
+    """Whether a fifth of the picture's edge is inked more broadly than a frame would be, as a table is, or half of its
+    area by something light, as a sheet that is taken for ink.
+    """
+    from scipy import ndimage
+
+    small = _reduced(ink, max(ink.shape) / 256) > 0.3
+    broad = max(3, round(0.025 * max(small.shape)))
+    broadly = ndimage.binary_opening(small, np.ones((broad, broad), bool))
+    edge = np.concatenate([broadly[0], broadly[-1], broadly[1:-1, 0], broadly[1:-1, -1]])
+    return bool(edge.mean() > 0.2 or (not dark and broadly.mean() > 0.5))
 
 
 def _reduced(marks: NDArray[Any], shrink: float) -> NDArray[Any]:

@@ -72,15 +72,22 @@ _AT_RULE = re.compile(
 )
 _SELECTOR = re.compile(r"(\*|[a-zA-Z][\w-]*)?((?:[.#][\w-]+)*)")
 _UNIT = re.compile(r"(?<=[\d.])(?:px|deg)\b")
+_SHARE = r"((?:\d++\.?\d*+|\.\d++)%?+)"
+_RGB = re.compile(rf"rgba?\(\s*+{_SHARE}[\s,]++{_SHARE}[\s,]++{_SHARE}\s*+(?:[,/][^)]*+)?\)")
 _SEE_THROUGH = re.compile(
     r"none|transparent|#[0-9a-f]{3}0|#[0-9a-f]{6}00"
     r"|(?:rgb|hsl)a?\((?:(?:[^(),/]*,){3}|[^(),/]*/)\s*(?:0++(?:\.0*+)?|\.0++)%?\s*\)"
 )
 _ORIGINS = {"left": "0%", "top": "0%", "center": "50%", "right": "100%", "bottom": "100%"}
-_UNITS = {"": 1.0, "px": 1.0, "pt": 4 / 3, "pc": 16.0, "in": 96.0, "cm": 96 / 2.54, "mm": 9.6 / 2.54, "em": 16.0}
+_METRIC = {"cm": 96 / 2.54, "mm": 9.6 / 2.54, "q": 2.4 / 2.54}
+_OF_FONT = {"em": 16.0, "rem": 16.0, "ex": 8.0, "ch": 8.0}
+_UNITS = {"": 1.0, "px": 1.0, "pt": 4 / 3, "pc": 16.0, "in": 96.0, **_METRIC, **_OF_FONT}
+_WINDOW = re.compile(r"(?<=[\d.])v(?:w|h|min|max)$")  # as a percentage, a part of nobody knows what
 
+_WHOLE = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 _PAINTED_SIDE = 1024
 _PAINTED_PAGES = 50.0
+_MAX_NESTING = 10_000_000  # outlines of a shape times their points
 
 Colour = tuple[int, ...]
 Matrix = NDArray[np.float64]
@@ -112,7 +119,7 @@ def read_svg(source: str | bytes) -> Read:
     page = _Page.of(reader.shapes, canvas=reader.canvas)
     for told in (*reader.told(), *page.told()):
         warnings.warn(told, SketchguideWarning, stacklevel=3)
-    return Read(page.strokes(), page.painted(), reader.aspect or page.aspect)
+    return Read(page.strokes(reader.usual), page.painted(), reader.aspect or page.aspect)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +177,7 @@ class _Shape:
     line_colour: Colour | None
     fill_colour: Colour | None
     even_odd: bool
+    whole: bool  # covers a page whose size nobody knows
 
 
 class _Reader:
@@ -198,6 +206,7 @@ class _Reader:
         self.cut: list[str] = []  # clips and masks of what is drawn
         self.canvas: Box | None = None
         self.aspect: float | None = None  # of a canvas that is shown stretched
+        self.usual = 0.0  # the width that is to be that of the map; 0: the drawing shows it
         self.elements = 0
         self.points = 0
         self.texts = 0
@@ -364,8 +373,11 @@ class _Reader:
         if values.get("fill-rule", "inherit") != "inherit":
             style = replace(style, even_odd=values["fill-rule"].strip().lower() == "evenodd")
         self.cut += (values[name] for name in ("clip-path", "mask") if values.get(name, "none").strip() != "none")
-        if values.get("stroke-width", "inherit") != "inherit":
-            style = replace(style, width=self.length(values["stroke-width"], _diagonal(parent.viewport)))
+        width = values.get("stroke-width", "").strip()
+        if width == "initial":
+            style = replace(style, width=1.0)
+        elif width not in ("", "inherit", "unset") and "(" not in width:  # var() and calc() of who knows what
+            style = replace(style, width=self.length(width, _diagonal(parent.viewport)))
         if "data-weight" in values:
             weight = self.length(values["data-weight"], 1.0)
             if not 0 <= weight <= 1000:
@@ -449,12 +461,14 @@ class _Reader:
     def root(self, values: Mapping[str, str]) -> _Style | None:
         sides: list[float] = []
         for side in ("width", "height"):
-            text = values.get(side, "auto").strip()
-            if text != "auto":
+            text = _WINDOW.sub("%", values.get(side, "auto").strip())
+            if text not in ("auto", ""):
                 pixels = self.length(text, 100.0)
                 self.check_side(pixels)
                 if not text.endswith("%"):
                     sides.append(pixels)
+        if "data-usual-width" in values:
+            self.usual = self.length(values["data-usual-width"], 0.0)
         if "viewBox" in values:
             self.canvas = self.box(values["viewBox"])
         elif len(sides) == 2:
@@ -508,9 +522,14 @@ class _Reader:
             line_colour=style.line_colour if lined and style.line_solid else None,
             fill_colour=style.fill_colour if style.filled and style.fill_solid else None,
             even_odd=style.even_odd,
+            whole=self.canvas is None and name == "rect" and self.fills(values),
         )
         if shape.paths:
             self.shapes.append(shape)
+
+    def fills(self, values: Mapping[str, str]) -> bool:
+        sides = [values.get(side, "").strip() for side in ("width", "height")]
+        return all(side.endswith("%") and self.length(side, 1.0) >= 1 for side in sides)
 
     def covers_canvas(self, values: Mapping[str, str]) -> bool:
         """Whether a rectangle that is not transformed hides nothing of the canvas."""
@@ -764,10 +783,11 @@ class _Page:
     brushed: tuple[_Shape, ...]  # painted along a path, as drawing programs save the marks of a brush
     aspect: float  # width / height
     rubbed: int  # lines of the paper's colour
+    outlined: int  # marks of a brush that are drawn as outlines, there being too many
 
     @classmethod
     def of(cls, shapes: Sequence[_Shape], *, canvas: Box | None) -> _Page:
-        everything = [points for shape in shapes for points, _ in shape.paths]
+        everything = [points for shape in shapes if not shape.whole for points, _ in shape.paths]
         if not all(in_reach(points, _MAX_NUMBER) for points in everything):
             refuse("The SVG drawing has coordinates that are not finite or absurdly large.")
         aspect = 1.0
@@ -779,11 +799,14 @@ class _Page:
         if not all(in_reach(points, MAX_COORDINATE) for points in units):
             refuse("The SVG drawing has a coordinate that lies absurdly far off the canvas.")
         placed = iter(units)
-        shapes = [replace(shape, paths=tuple((next(placed), closed) for _, closed in shape.paths)) for shape in shapes]
+        shapes = [
+            replace(shape, paths=tuple((_WHOLE if shape.whole else next(placed), closed) for _, closed in shape.paths))
+            for shape in shapes
+        ]
         paper: Colour | None = (255, 255, 255)
         drawn: list[_Shape] = []
         brushed: list[_Shape] = []
-        bare, room = True, _PAINTED_PAGES
+        bare, room, outlined = True, _PAINTED_PAGES, 0
         for shape in shapes:
             if shape.width is None or (shape.line_colour is not None and shape.line_colour == shape.fill_colour):
                 paths = tuple(path for path in shape.paths if not _is_paper(path[0]))
@@ -795,18 +818,21 @@ class _Page:
                 if bare and shape.fill_colour == paper is not None:
                     continue  # on bare paper its own colour shows nothing
                 bare = False
-            if shape.weight == 1 and _is_brushed(shape, aspect) and (room := room - _extent(shape)) >= 0:
-                brushed.append(shape)
-            else:
-                drawn.append(shape)
+            if shape.weight == 1 and _is_brushed(shape, aspect):
+                if (extent := _extent(shape)) <= room:
+                    room -= extent
+                    brushed.append(shape)
+                    continue
+                outlined += 1
+            drawn.append(shape)
         rubbing = [shape.width is not None and shape.line_colour == paper is not None for shape in drawn]
         if all(rubbing) and not brushed:  # light lines whose dark paper was not saved, or the other way round
             rubbing = [False] * len(drawn)
         seen = tuple(shape for shape, rubs in zip(drawn, rubbing, strict=True) if not rubs)
-        return cls(seen, tuple(brushed), aspect, sum(rubbing))
+        return cls(seen, tuple(brushed), aspect, sum(rubbing), outlined)
 
-    def strokes(self) -> tuple[Stroke, ...]:
-        usual = _usual_width(self.drawn)
+    def strokes(self, usual: float) -> tuple[Stroke, ...]:
+        usual = usual if usual > 0 else _usual_width(self.drawn)
         return tuple(
             Stroke(
                 points=points,  # pyright: ignore[reportArgumentType]
@@ -842,6 +868,11 @@ class _Page:
                 f"{self.rubbed} line(s) of the SVG drawing have the colour of its paper and are not drawn. What they "
                 "rub out stays: a PNG of the drawing has it as it looks."
             )
+        if self.outlined:
+            yield (
+                f"{self.outlined} brush mark(s) of the SVG drawing give their outlines, not their centre lines: there "
+                "are too many. A PNG of the drawing gives the lines."
+            )
 
 
 def _is_paper(points: Points) -> bool:
@@ -861,24 +892,41 @@ def _is_brushed(shape: _Shape, aspect: float) -> bool:
     """A long, narrow painted shape: the mark of a brush of up to a tenth of the canvas."""
     if shape.width is not None:
         return False
+    outlines = [points * (aspect, 1.0) for points, _ in shape.paths]
+    if shape.even_odd and len(outlines) * sum(map(len, outlines)) > _MAX_NESTING:
+        return False
     area = length = 0.0
-    for points, _ in shape.paths:
-        points = points * (aspect, 1.0)
+    for points in outlines:
         following = np.roll(points, -1, axis=0)
-        area += float(points[:, 0] @ following[:, 1] - points[:, 1] @ following[:, 0]) / 2
+        enclosed = float(points[:, 0] @ following[:, 1] - points[:, 1] @ following[:, 0]) / 2
+        if shape.even_odd:  # what lies in an odd number of others is a hole, whichever way it runs
+            around = sum(_holds(other, points[0]) for other in outlines if other is not points)
+            enclosed = abs(enclosed) * (-1) ** around
+        area += enclosed
         length += float(np.hypot(*(following - points).T).sum())
     side, area = max(aspect, 1.0), abs(area)
     return 1e-3 * side * length < 2 * area < 0.1 * side * length and length * length > 32 * area
 
 
+def _holds(outline: Points, point: Points) -> bool:
+    """Whether a closed outline (N, 2) goes around a point (2,)."""
+    following = np.roll(outline, -1, axis=0)
+    crossing = (outline[:, 1] > point[1]) != (following[:, 1] > point[1])
+    start, end = outline[crossing], following[crossing]
+    across = start[:, 0] + (point[1] - start[:, 1]) / (end[:, 1] - start[:, 1]) * (end[:, 0] - start[:, 0])
+    return bool(np.count_nonzero(across > point[0]) % 2)
+
+
 def _usual_width(shapes: Sequence[_Shape]) -> float:
-    """The line width that most of the drawn length has."""
+    """The line width that half of the drawn length has at most: a pen that feels pressure never repeats one."""
     lengths: dict[float, float] = {}
     for shape in shapes:
         if shape.width:
             length = sum(float(np.hypot(*np.diff(points, axis=0).T).sum()) for points, _ in shape.paths)
             lengths[shape.width] = lengths.get(shape.width, 0.0) + length
-    return max(lengths, key=lambda width: lengths[width], default=1.0)
+    widths = sorted(lengths)
+    drawn = np.cumsum([lengths[width] for width in widths])
+    return widths[int(np.searchsorted(drawn, drawn[-1] / 2))] if widths else 1.0
 
 
 def _own_width(width: float | None, usual: float) -> float | None:
@@ -890,6 +938,9 @@ def _own_width(width: float | None, usual: float) -> float | None:
 
 def _colour(text: str) -> Colour | None:
     """Red, green and blue, 0 to 255; None for what is no plain colour, such as a gradient."""
+    if match := _RGB.fullmatch(text):  # Pillow reads whole numbers and commas only
+        parts = [(float(part.removesuffix("%")), part.endswith("%")) for part in match.groups()]
+        return tuple(round(min(max(number * 2.55 if share else number, 0), 255)) for number, share in parts)
     try:
         return ImageColor.getrgb(text)[:3]
     except ValueError:

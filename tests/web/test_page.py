@@ -297,6 +297,7 @@ def test_a_drawing_is_opened_rubbed_out_and_sent(page: Page, desk: Desk, tmp_pat
 def test_strokes_go_out_and_come_back_as_svg(page: Page, tmp_path: Path):
     page.uncheck("#live")
     page.select_option("#firmness", "3")
+    page.locator("#size").fill("3")  # of every line there is, which an SVG from elsewhere would have as usual
     draw_line(page, (0.2, 0.2), (0.8, 0.7))
     before = strokes(page)
     with page.expect_download() as downloading:
@@ -304,6 +305,7 @@ def test_strokes_go_out_and_come_back_as_svg(page: Page, tmp_path: Path):
     downloading.value.save_as(tmp_path / "drawing.svg")
     (stroke,) = Sketch.open(tmp_path / "drawing.svg").strokes
     assert stroke.weight == 3
+    assert stroke.width == pytest.approx(before[0]["width"], rel=1e-2)
     assert np.abs(stroke.points - before[0]["points"]).max() < 1e-3
     page.click("#clear")
     page.set_input_files("#open", tmp_path / "drawing.svg")
@@ -354,6 +356,18 @@ def test_a_drawing_with_a_picture_in_it_is_saved_whole(page: Page, tmp_path: Pat
     whole = Sketch.open(tmp_path / "drawing.json")
     assert whole.raster is not None
     assert len(whole.strokes) == 1
+
+
+def test_a_browser_that_stores_nothing_draws_all_the_same(page: Page):
+    blocked = "get() { throw new DOMException('blocked', 'SecurityError'); }"
+    for name in ("sessionStorage", "localStorage", "indexedDB"):
+        page.add_init_script(f"Object.defineProperty(window, '{name}', {{ {blocked} }})")
+    page.reload()
+    expect(page.locator("#model")).to_have_text("tiny")
+    page.fill("#prompt", "a cat")
+    setting(page, "steps", "3")
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    expect(page.locator("#history img")).to_have_count(1)
 
 
 def test_a_saved_drawing_that_is_none_is_not_taken(page: Page):

@@ -20,10 +20,23 @@ export function savedState() {
   }
 }
 
-// What is being drawn belongs to this tab alone.
-export const rememberJob = (id) => (id ? sessionStorage.setItem(KEY, id) : sessionStorage.removeItem(KEY));
+// What is being drawn belongs to this tab alone. A browser that stores nothing forgets it.
+export function rememberJob(id) {
+  try {
+    if (id) sessionStorage.setItem(KEY, id);
+    else sessionStorage.removeItem(KEY);
+  } catch {
+    // a reload loses it
+  }
+}
 
-export const rememberedJob = () => sessionStorage.getItem(KEY);
+export function rememberedJob() {
+  try {
+    return sessionStorage.getItem(KEY);
+  } catch {
+    return null;
+  }
+}
 
 const settled = (request) =>
   new Promise((done, failed) => {

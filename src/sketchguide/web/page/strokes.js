@@ -93,7 +93,8 @@ export function toSvg(drawing) {
     return `  <path d="${path}"${wide}${weight}/>`;
   });
   const open = `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 ${width} ${height}" fill="none" stroke="black"`;
-  const style = ` stroke-width="${usual.toFixed(2)}" stroke-linecap="round" stroke-linejoin="round">`;
+  const wide = usual.toFixed(2);
+  const style = ` stroke-width="${wide}" data-usual-width="${wide}" stroke-linecap="round" stroke-linejoin="round">`;
   return `${open}${style}\n${lines.join("\n")}\n</svg>\n`;
 }
 
