@@ -21,7 +21,7 @@ from sketchguide.loading import load_backbone
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Recipe, Request
 from sketchguide.seeds import random_seed
-from sketchguide.sketch import Sketch, as_sketch, holds_strokes, looks_drawn
+from sketchguide.sketch import PAPER_OF, Sketch, as_sketch, holds_strokes, looks_drawn
 
 MAX_ASPECT = 2.0  # of sizes that are chosen here
 
@@ -115,7 +115,7 @@ def open_source(path: str | Path, *, drawn: bool | None = None, polarity: Polari
         if drawn is False:
             raise UsageError(f"{path} holds strokes, no picture.", hint="Take it as a sketch.", field="drawn")
         return Sketch.open(path, polarity=polarity)
-    return taken(open_image(path), drawn=drawn, polarity=polarity)
+    return taken(open_image(path, paper=PAPER_OF.get(polarity)), drawn=drawn, polarity=polarity)
 
 
 def taken(image: Image.Image, *, drawn: bool | None = None, polarity: Polarity = "auto") -> Image.Image | Sketch:

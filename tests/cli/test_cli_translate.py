@@ -225,3 +225,9 @@ def test_a_network_without_places_lists_its_taps(sketchguide: Run, photo: Path, 
 def test_options_without_a_drawing_are_idle(sketchguide: Run, photo: Path, quick: list[str], tmp_path: Path):
     result = sketchguide("translate", photo, "a", *quick, "--strength", "2", "-o", tmp_path / "a.png")
     assert result.err == "Warning: There is no drawing: --strength changes nothing.\n"
+    result = sketchguide("translate", photo, "a", *quick, "--polarity", "light-on-dark", "-o", tmp_path / "a.png")
+    assert result.err.startswith("Warning: --polarity changes nothing: IMAGE is taken for a picture. --as sketch takes")
+    result = sketchguide(
+        "translate", photo, "a", *quick, "--polarity", "light-on-dark", "--as", "sketch", "-o", tmp_path / "a.png"
+    )
+    assert "--polarity" not in result.err

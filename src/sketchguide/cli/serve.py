@@ -21,7 +21,7 @@ from sketchguide.cli.options import (
 )
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.signals import handling
-from sketchguide.defaults import LORA_SCALE, MODEL, find_dtype
+from sketchguide.defaults import LORA_SCALE, MODEL, SEED, find_dtype
 from sketchguide.errors import FailureError, UsageError
 
 if TYPE_CHECKING:
@@ -82,6 +82,8 @@ def command(
     and browser until they are saved from the page.
     """
     report = Report.of(context, as_json=as_json)
+    if lora is None and lora_scale is not None:
+        report.warn("--lora-scale changes nothing without --lora.")
     check_network(host, token, name or ())
     hush_libraries()
     try:
@@ -171,11 +173,13 @@ def open_desk(
     dtype: str | None,
 ) -> Desk:
     from sketchguide.loading import load_backbone, load_predictor, wearing
+    from sketchguide.request import Request
     from sketchguide.web.jobs import Desk
 
     settings: dict[str, Any] = {}
     if lora is not None:
         settings = {"lora": lora, "lora_scale": LORA_SCALE.default if lora_scale is None else lora_scale}
+    Request.checked(prompt="", seed=SEED.default, **settings)
 
     def load() -> tuple[Backbone, LatentPredictor]:
         backbone = load_backbone(model or MODEL, device=device or "auto", dtype=find_dtype(dtype or "auto"))

@@ -157,6 +157,7 @@ def command(
     warn_of_idle(options, report, drawing=sketch is not None)
     with report.progress() as bar:
         bar.add_task("Loading", total=None)
+        from sketchguide.sketch import Sketch
         from sketchguide.translation import as_made, backbone_for, check, open_source, prepare
 
         check(prompts, layout, options)  # before the model is loaded
@@ -164,6 +165,8 @@ def command(
             layout, options = as_made(image, layout, options)
             kind = kind or "picture"  # what sketchguide made is one, whatever it looks like
         opened = open_source(image, drawn=None if kind is None else kind == "sketch", polarity=polarity or "auto")
+        if polarity is not None and sketch is None and not isinstance(opened, Sketch):
+            report.warn("--polarity changes nothing: IMAGE is taken for a picture. --as sketch takes it for a drawing.")
         hush_libraries()
         from sketchguide.seeds import random_seed
 
