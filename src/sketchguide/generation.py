@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -50,7 +51,9 @@ from sketchguide.sources import (
 )
 
 RECIPE_KEY = "sketchguide"
-BATCH = 8  # pictures made at once; part of the recipe, since rounding depends on it
+BATCH = 8  # pictures made at once, at most
+_ROOM = 8 * 64 * 64  # latent pixels at once: eight pictures of Stable Diffusion 1.x
+_GUIDED_ROOM = 2 * 64 * 64  # a guide's gradient keeps what the whole network computes
 
 _MOST_INK = 0.45  # of a map; drawings by people and edge maps of icons have up to 0.36
 
@@ -247,8 +250,9 @@ def _carried_out(
     recogniser = _recogniser(request, requests, controls.guides, backbone)
     if recogniser is not None:
         made_with["recogniser"] = fingerprint(recogniser.classifier)
-    starts = range(0, request.count, BATCH)
-    chunks = [range(start, min(start + BATCH, request.count)) for start in starts]
+    batch = at_once(size, backbone, guided=bool(controls.guides))
+    starts = range(0, request.count, batch)
+    chunks = [range(start, min(start + batch, request.count)) for start in starts]
     chunks = [chunk for chunk in chunks if only is None or only in chunk]
     batches = [(one, chunk) for one in requests for chunk in chunks]
     walked = request.steps if request.edit is None else steps_of(request.edit.amount, request)
@@ -565,9 +569,19 @@ def recall(source: str | Path | bytes) -> Recipe:
         raise UsageError(
             f"{'The picture' if isinstance(source, bytes) else source} carries no sketchguide recipe.",
             hint="The PNG files of `sketchguide generate`, `translate` and `edit` do, as they were written: no strip "
-            "of frames, no sheet, and none that another program saved again.",
+            "of frames, and none that another program saved again.",
             field="from",
         ) from error
+
+
+def at_once(size: tuple[int, int], backbone: Backbone, *, guided: bool) -> int:
+    """How many pictures of `size` (width, height) are made at once: fewer the larger they are, and where a guide
+    pulls, so that many need hardly more memory than one or two.
+
+    It is the same on every machine, since the rounding of a picture depends on it.
+    """
+    area = max(1, math.prod(size) // backbone.stride**2)
+    return min(BATCH, max(1, (_GUIDED_ROOM if guided else _ROOM) // area))
 
 
 def check_size(size: tuple[int, int], backbone: Backbone) -> tuple[int, int]:

@@ -97,7 +97,7 @@ def command(
     with report.progress() as bar:
         task = bar.add_task("Loading", total=None)
         hush_libraries()
-        from sketchguide.generation import BATCH, check_size, walk_from
+        from sketchguide.generation import at_once, check_size, walk_from
         from sketchguide.guidance import latent_guide
         from sketchguide.images import to_images
         from sketchguide.interpolation import INTERPOLATIONS, between
@@ -161,14 +161,15 @@ def command(
         latent = between(noises[0], noises[1], frames=frames, way=way)
         pictures: list[Image.Image] = []
         done = 0
+        batch = at_once(sides, backbone, guided=bool(guides))
         try:
-            for first_frame in range(0, frames, BATCH):
-                rows = slice(first_frame, first_frame + BATCH)
+            for first_frame in range(0, frames, batch):
+                rows = slice(first_frame, first_frame + batch)
                 last = latent[rows]
                 for moment in walk_from(request, backbone, last, guides=[guide.of(rows) for guide in guides]):
                     last = moment.latent
                     done += 1
-                    bar.update(task, description="Drawing", completed=done, total=steps * math.ceil(frames / BATCH))
+                    bar.update(task, description="Drawing", completed=done, total=steps * math.ceil(frames / batch))
                 pictures += to_images(backbone.decode(last))
         except Stopped as stopped:
             if pictures:
