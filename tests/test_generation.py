@@ -26,6 +26,7 @@ from sketchguide.generation import (
     RECIPE_KEY,
     Picture,
     Progress,
+    at_once,
     check_size,
     generate,
     recall,
@@ -93,6 +94,25 @@ def test_the_guide_pulls_as_the_request_says(tiny: Tiny, predictor: LatentPredic
     guide = latent_guide(request, [CROSS.rasterize(size=SIZE)], tiny(), predictor)
     assert guide.strength == Proportional(2, even=0.3)
     assert (guide.every, guide.window) == (3, (0, 0.7))
+    few = latent_guide(Request.checked(prompt="", seed=1, steps=12), [CROSS.rasterize(size=SIZE)], tiny(), predictor)
+    assert (few.every, few.strength) == (1, Proportional(1.4, even=0.6))
+
+
+def test_fewer_pictures_are_made_at_once_the_larger_they_are_and_the_more_is_kept(
+    tiny: Tiny, predictor: LatentPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backbone = tiny()
+    for side, unguided, guided in ((32, 8, 8), (64 * backbone.stride, 8, 2), (128 * backbone.stride, 2, 1)):
+        assert at_once((side, side), backbone, guided=False) == unguided
+        assert at_once((side, side), backbone, guided=True) == guided
+    assert at_once((10**4, 10**4), backbone, guided=False) == 1
+    monkeypatch.setattr("sketchguide.generation._GUIDED_ROOM", 1)
+    request = Request.checked(prompt="a cat", seed=3, steps=2, size=SIZE, count=3, sketch=CROSS.to_json())
+    for sketch, at_a_time in ((request.sketch, [(3,), (4,), (5,)]), (None, [(3, 4, 5)])):
+        asked = request.model_copy(update={"sketch": sketch})
+        events = list(run(asked, backbone=backbone, predictor=predictor))
+        seeds = [event.seeds for event in events if isinstance(event, Progress)]
+        assert list(dict.fromkeys(seeds)) == at_a_time
 
 
 def test_a_seed_is_the_same_picture_in_any_batch(tiny: Tiny, predictor: LatentPredictor) -> None:

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 
+from sketchguide.defaults import EVERY, FEW_STEPS, SOFT_STEPS, STRENGTH
 from sketchguide.errors import UsageError
 from sketchguide.request import Request
 
@@ -27,6 +28,20 @@ def test_the_ends_of_ranges_are_allowed() -> None:
     Request.checked(prompt="x" * 10_000, seed=2**32 - 256, steps=1000, scale=50, strength=20, stop=1, count=256)
     with pytest.raises(UsageError, match="beyond the last seed"):
         Request.checked(prompt="x", seed=2**32 - 255, count=256)
+
+
+def test_a_drawing_pulls_at_every_step_where_there_are_few_and_softer_the_more_often() -> None:
+    def pull(**settings: float) -> tuple[int, float]:
+        request = Request.checked(prompt="", seed=0, **settings)
+        return request.pulling_every, request.beta
+
+    assert pull() == pull(steps=30) == (EVERY.default, STRENGTH.default) == (2, 2.8)
+    assert pull(steps=FEW_STEPS) == pull(every=1) == (1, 1.4)
+    assert pull(steps=FEW_STEPS + 1) == pull(steps=SOFT_STEPS, every=2) == (2, 2.8)
+    assert pull(every=3)[1] == pytest.approx(4.2)
+    assert pull(steps=6) == (1, pytest.approx(0.7))
+    assert pull(steps=8, strength=3) == (1, 3)
+    assert pull(strength=0) == (2, 0)
 
 
 @pytest.mark.parametrize(

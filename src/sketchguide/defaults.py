@@ -38,13 +38,15 @@ def find_dtype(name: str) -> DType:
 
 MODEL = "icons-64"
 
-STRENGTH = Setting[float](2.8, 0, 20)
+STRENGTH = Setting[float](2.8, 0, 20)  # where the drawing pulls as often as EVERY.default
 EVEN = Setting[float](0.6, 0, 1)
 BLANK = Setting[float](0.5, 0, 1)
 WIDEN = Setting[float](1.5, 1, 8)
 STOP = Setting[float](0.85, 0, 1)
 HANDOVER = Setting[float](0.4, 0, 1)
 EVERY = Setting[int](2, 1, 100)
+FEW_STEPS = 15  # up to which a drawing pulls at every one
+SOFT_STEPS = 12  # below which it pulls the softer the fewer there are
 STEPS = Setting[int](30, 1, 1000)
 SCALE = Setting[float](4.0, 0, 50)
 NEGATIVE_TIME = Setting[float](0.3, 0, 4)

@@ -138,8 +138,8 @@ def latent_guide(
         target,
         weight,
         window=(min(predictor.config.window[0], end), end),
-        strength=Proportional(request.strength, request.even),
-        every=request.every,
+        strength=Proportional(request.beta, request.even),
+        every=request.pulling_every,
         handover=_within(request, handover),
     )
 
@@ -161,7 +161,7 @@ def sketch_guide(
         torch.stack([torch.tensor(one.ink)[None] for one in maps]).to(backbone.device),
         window=(0.0, _within(request, request.stop)),
         strength=Proportional(strength),
-        every=request.every,
+        every=request.pulling_every,
     )
 
 

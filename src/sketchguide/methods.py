@@ -84,6 +84,8 @@ class Batch:
 
 Method = Callable[[Batch], Iterator[Moment]]
 
+SDEDIT_AMOUNT = 0.85
+
 
 def text_to_image(batch: Batch) -> Iterator[Moment]:
     """The prompt alone: the floor."""
@@ -105,13 +107,13 @@ def likeness(sketcher: Sketcher, drawing: Features) -> Method:
 
     def method(batch: Batch) -> Iterator[Moment]:
         request = batch.request
-        guide = sketch_guide(request, batch.maps, batch.backbone, sketcher, drawing, strength=request.strength)
+        guide = sketch_guide(request, batch.maps, batch.backbone, sketcher, drawing, strength=request.beta)
         return batch.walk(guides=weakened([guide], batch.share))
 
     return method
 
 
-def sdedit(amount: float = 0.85) -> Method:
+def sdedit(amount: float = SDEDIT_AMOUNT) -> Method:
     """Image-to-image from the picture itself (SDEdit, Meng et al. 2022)."""
 
     def method(batch: Batch) -> Iterator[Moment]:
@@ -325,7 +327,7 @@ def build_method(description: str, backbone: Backbone) -> Built:
             networks.append(Trained(attention, _report(file)))
             method = sketch_attention(attention, _number("weight", options.get("weight", "1")))
         case "sdedit":
-            amount = _number("amount", options.get("amount", "0.85"))
+            amount = _number("amount", options.get("amount", str(SDEDIT_AMOUNT)))
             steps_of(amount, asked)
             method = sdedit(amount)
         case _:

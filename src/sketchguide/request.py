@@ -18,6 +18,7 @@ from sketchguide.defaults import (
     COUNT,
     EVEN,
     EVERY,
+    FEW_STEPS,
     HANDOVER,
     IDENTITY,
     LORA_SCALE,
@@ -30,6 +31,7 @@ from sketchguide.defaults import (
     SEED,
     SHARE,
     SKETCH_LOSS,
+    SOFT_STEPS,
     STEPS,
     STOP,
     STRENGTH,
@@ -197,14 +199,21 @@ class Request(Checked):
     lora_scale: Finite = Field(
         default=LORA_SCALE.default, ge=LORA_SCALE.low, le=LORA_SCALE.high, description="0 ignores the LoRA"
     )
-    strength: Finite = Field(
-        default=STRENGTH.default, ge=STRENGTH.low, le=STRENGTH.high, description="beta: how hard the drawing pulls"
+    strength: Finite | None = Field(
+        default=None,
+        ge=STRENGTH.low,
+        le=STRENGTH.high,
+        description="beta: how hard the drawing pulls, as a multiple of the step that the sampler takes; none: "
+        f"{STRENGTH.default / EVERY.default:g} times `every`, less below {SOFT_STEPS} steps",
     )
     stop: Finite = Field(
         default=STOP.default, ge=STOP.low, le=STOP.high, description="part of the steps after which it lets go"
     )
-    every: int = Field(
-        default=EVERY.default, ge=EVERY.low, le=EVERY.high, description="it pulls at every so many-th step"
+    every: int | None = Field(
+        default=None,
+        ge=EVERY.low,
+        le=EVERY.high,
+        description=f"it pulls at every so many-th step; none: {EVERY.default}, and 1 up to {FEW_STEPS} steps",
     )
     even: Finite = Field(
         default=EVEN.default,
@@ -297,6 +306,17 @@ class Request(Checked):
         if size is not None and not all(16 <= side <= 4096 for side in size):
             raise ValueError("each side must lie in 16..4096 pixels")
         return size
+
+    @property
+    def pulling_every(self) -> int:
+        """`every`, or its default."""
+        return self.every or (1 if self.steps <= FEW_STEPS else EVERY.default)
+
+    @property
+    def beta(self) -> float:
+        """`strength`, or its default: the rarer the pulls, the harder; softer with few steps, which mend little."""
+        usual = STRENGTH.default * self.pulling_every / EVERY.default * min(1.0, self.steps / SOFT_STEPS)
+        return usual if self.strength is None else self.strength
 
     @model_validator(mode="after")
     def _seeds_fit(self) -> Request:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from sketchguide.classifiers import IconClassifier
+from sketchguide.defaults import STRENGTH
 from sketchguide.errors import OutputError, UsageError
 from sketchguide.evaluation.alike import fingerprints, keep_alike, made_with
 from sketchguide.evaluation.benchmark import Judges
@@ -104,6 +105,17 @@ def test_results_of_another_judge_are_refused(tiny: Tiny, tmp_path: Path, other:
     keep(Judges(detector(0), classifier(1)))
     with pytest.raises(UsageError, match=rf"not those of the checkpoint: judges\.{named} was \S+, now [^;]+\.$"):
         keep(other)
+
+
+def test_results_of_other_defaults_are_refused(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def keep() -> None:
+        request = Request.checked(prompt="", seed=1)
+        keep_alike(tmp_path, made_with(tiny(), request, Judges(detector(0)), batch=2), {})
+
+    keep()
+    monkeypatch.setattr("sketchguide.evaluation.alike.STRENGTH", STRENGTH._replace(default=9))
+    with pytest.raises(UsageError, match=r"unless_set\.strength was 2\.8, now 9\. "):
+        keep()
 
 
 @pytest.mark.parametrize("text", ["", "{", "5", "{}", '{"networks": 5}', "\N{REPLACEMENT CHARACTER}"])

@@ -16,6 +16,7 @@ from sketchguide.defaults import (
     COUNT,
     EVEN,
     EVERY,
+    FEW_STEPS,
     HANDOVER,
     IDENTITY,
     LORA_SCALE,
@@ -24,6 +25,7 @@ from sketchguide.defaults import (
     SCALE,
     SEED,
     SKETCH_LOSS,
+    SOFT_STEPS,
     STEPS,
     STOP,
     STRENGTH,
@@ -80,7 +82,8 @@ CountOption = Annotated[
 StrengthOption = Annotated[
     float | None,
     typer.Option(
-        help=f"β, how hard the drawing pulls: {STRENGTH}. 0 ignores it.",
+        help=f"β, how hard the drawing pulls: {STRENGTH.low} to {STRENGTH.high}, default "
+        f"{STRENGTH.default / EVERY.default:g} times what --every says, less below {SOFT_STEPS} steps. 0 ignores it.",
         metavar="BETA",
         rich_help_panel=GUIDANCE,
     ),
@@ -99,7 +102,8 @@ StopOption = Annotated[
 EveryOption = Annotated[
     int | None,
     typer.Option(
-        help=f"The drawing pulls at every N-th step: {EVERY}. 1 follows closest; more is faster and more natural.",
+        help=f"The drawing pulls at every N-th step: {EVERY.low} to {EVERY.high}, default {EVERY.default}, and 1 up to "
+        f"{FEW_STEPS} steps. 1 follows closest; more is faster and more natural.",
         metavar="N",
         rich_help_panel=GUIDANCE,
     ),

@@ -9,14 +9,14 @@ from typing import Any
 
 import sketchguide
 from sketchguide.backbones.base import Backbone
-from sketchguide.defaults import HANDOVER, NEGATIVE_TIME
+from sketchguide.defaults import EVERY, FEW_STEPS, HANDOVER, NEGATIVE_TIME, SOFT_STEPS, STRENGTH
 from sketchguide.errors import OutputError, UsageError
 from sketchguide.evaluation.benchmark import Judges
 from sketchguide.evaluation.detectors import Detector
 from sketchguide.files import write_text
 from sketchguide.loading import fingerprint, identity_of
-from sketchguide.methods import STEERING, Built
-from sketchguide.request import Request
+from sketchguide.methods import LGP_PNP, SDEDIT_AMOUNT, STEERING, Built
+from sketchguide.request import FOR_DRAWINGS, LayoutSettings, Request
 from sketchguide.training.checkpoints import check_config
 
 
@@ -31,8 +31,19 @@ def made_with(backbone: Backbone, request: Request, judges: Judges, *, batch: in
         **identity_of(backbone),
         "seed": request.seed,
         "batch": batch,
-        "settings": request.model_dump(include={*STEERING, "size", "model"}),
-        "unless_set": {"negative_time": NEGATIVE_TIME.default, "handover": HANDOVER.default},
+        "settings": request.model_dump(include={*STEERING, "class_scale", "sure", "size", "model"}),
+        "unless_set": {
+            "negative_time": NEGATIVE_TIME.default,
+            "handover": HANDOVER.default,
+            "strength": STRENGTH.default,
+            "every": EVERY.default,
+            "few_steps": FEW_STEPS,
+            "soft_steps": SOFT_STEPS,
+            "amount": SDEDIT_AMOUNT,
+            "layout": LayoutSettings().model_dump(),
+            "drawings": dict(FOR_DRAWINGS),
+            "lgp-pnp": dict(LGP_PNP),
+        },
         "judges": named,
     }
 
