@@ -20,6 +20,7 @@ TABLE = (
     "taps",
     "strokes",
     "lines",
+    "sheets",
     "svg",
     "sketch",
     "attention",

@@ -39,6 +39,7 @@ from sketchguide.images import (
     to_grey,
 )
 from sketchguide.lines import Mask, distance_to, round_pen, thin
+from sketchguide.sheets import cut_out, rim
 from sketchguide.strokes import (
     LINE_WIDTH,
     MAX_ASPECT,
@@ -261,10 +262,11 @@ class Sketch:
     def from_image(cls, image: Image.Image, *, polarity: Polarity = "auto") -> Sketch:
         """A drawing from a picture of lines: scanned, photographed, or drawn white on black.
 
-        It is turned upright and laid on paper as `open_image` does. Uneven light and shadows that fall in from the edge
-        are evened out, faint lines that rule the whole page are taken off, and faint lines are strengthened; of a
-        drawing that was coloured in the lines are taken, and the edges of colours without a line. The longer side is
-        reduced to 1024 without losing thin lines. A picture without contrast is a blank sketch.
+        It is turned upright and laid on paper as `open_image` does. Of a photo of a sheet on a darker table the sheet
+        is cut out, with a warning. Uneven light and shadows that fall in from the edge are evened out, faint lines that
+        rule the whole page are taken off, and faint lines are strengthened; of a drawing that was coloured in the lines
+        are taken, and the edges of colours without a line. The longer side is reduced to 1024 without losing thin
+        lines. A picture without contrast is a blank sketch.
 
         Args:
             polarity: which is ink. "auto" decides by the border and by which of the two covers less; what is
@@ -277,6 +279,10 @@ class Sketch:
         if polarity not in ("auto", "dark-on-light", "light-on-dark"):
             refuse(f"Polarity {polarity!r} is unknown; allowed are auto, dark-on-light and light-on-dark.")
         image = as_rgb(image, field="sketch", paper=PAPER_OF.get(polarity))
+        if polarity != "light-on-dark" and (sheet := cut_out(image)) is not None:
+            told = "The picture is taken for a photo of a sheet of paper: what lies around the sheet is cut off."
+            warnings.warn(told, SketchguideWarning, stacklevel=2)
+            image = sheet
         low, high = channel_extremes(image)
         found = polarity == "auto"
         dark = not _light_on_dark(0.5 * low + 0.5 * high) if found else polarity == "dark-on-light"
@@ -535,8 +541,7 @@ def _on_a_table(ink: Float, *, dark: bool) -> bool:
     small = _reduced(ink, max(ink.shape) / 256) > 0.3
     broad = max(3, round(0.025 * max(small.shape)))
     broadly = ndimage.binary_opening(small, np.ones((broad, broad), bool))
-    edge = np.concatenate([broadly[0], broadly[-1], broadly[1:-1, 0], broadly[1:-1, -1]])
-    return bool(edge.mean() > 0.2 or (not dark and broadly.mean() > 0.5))
+    return bool(rim(broadly).mean() > 0.2 or (not dark and broadly.mean() > 0.5))
 
 
 def _reduced(marks: NDArray[Any], shrink: float) -> NDArray[Any]:
