@@ -1077,6 +1077,18 @@ def test_line_widths_are_relative_to_the_usual_one() -> None:
         assert svg(f'<path d="M5 5 95 5" {LINE} stroke-width="{hairline}"/>').strokes[0].width is None
 
 
+def test_what_is_important_in_a_style_sheet_prevails() -> None:
+    sheet = "<style>.a{stroke:none!important} .b{stroke:#000 ! Important} .c{stroke:none}</style>"
+    line = '<path class="{}" style="stroke:{}" d="M1 1 9 9" fill="none"/>'
+    for name, style, seen in (
+        ("a", "red", False),
+        ("b", "none", True),
+        ("c", "red", True),
+        ("a", "red!important", True),
+    ):
+        assert bool(svg(sheet + line.format(name, style)).strokes) == seen
+
+
 def test_a_pen_that_feels_pressure_has_the_usual_width_on_the_whole() -> None:
     """Each piece has a width of its own; the thinnest comes up twice, as where a program allows no thinner one."""
     rng = np.random.default_rng(0)

@@ -343,10 +343,12 @@ class _Reader:
         if self.matches > _MAX_MATCHES:
             self.refuse("its style sheets have too many rules for as many shapes.", hint="Save as plain SVG.")
         fitting = [rule for rule in rules if rule[0].fits(name, classes, identity)]
-        styled = dict(values)
-        for _, (_, declared) in sorted(fitting, key=lambda rule: (rule[0].rank, rule[1][0])):
+        fitting.sort(key=lambda rule: (rule[0].rank, rule[1][0]))
+        styled, important = dict(values), dict[str, str]()
+        for declared in (*(declared for _, (_, declared) in fitting), _declarations(values.get("style", ""))):
             styled |= declared
-        return styled | _declarations(values.get("style", ""))
+            important |= {name[:-1]: value for name, value in declared.items() if name.endswith("!")}
+        return styled | important
 
     def inherited(self, parent: _Style, values: Mapping[str, str]) -> _Style | None:
         """The element's own style; None when it is not to be seen."""
@@ -724,10 +726,14 @@ class _Pen:
 
 
 def _declarations(text: str) -> dict[str, str]:
-    """`name: value; …` of a style attribute or rule: those properties that matter here."""
-    pairs = (part.partition(":") for part in _uncommented(text).split(";"))
-    named = ((name.strip().lower(), value.partition("!")[0].strip()) for name, _, value in pairs)
-    return {name: value for name, value in named if name in _PROPERTIES}
+    """`name: value; …` of a style attribute or rule: those properties that matter here, important ones as `name!`."""
+    found: dict[str, str] = {}
+    for part in _uncommented(text).split(";"):
+        name, _, value = part.partition(":")
+        name, (value, _, mark) = name.strip().lower(), value.partition("!")
+        if name in _PROPERTIES:
+            found[f"{name}!" if mark.strip().lower() == "important" else name] = value.strip()
+    return found
 
 
 def _uncommented(text: str) -> str:
