@@ -26,7 +26,7 @@ from sketchguide.generation import (
     RECIPE_KEY,
     Picture,
     Progress,
-    at_once,
+    batch_size,
     check_size,
     generate,
     recall,
@@ -103,9 +103,9 @@ def test_fewer_pictures_are_made_at_once_the_larger_they_are_and_the_more_is_kep
 ) -> None:
     backbone = tiny()
     for side, unguided, guided in ((32, 8, 8), (64 * backbone.stride, 8, 2), (128 * backbone.stride, 2, 1)):
-        assert at_once((side, side), backbone, guided=False) == unguided
-        assert at_once((side, side), backbone, guided=True) == guided
-    assert at_once((10**4, 10**4), backbone, guided=False) == 1
+        assert batch_size((side, side), backbone, guided=False) == unguided
+        assert batch_size((side, side), backbone, guided=True) == guided
+    assert batch_size((10**4, 10**4), backbone, guided=False) == 1
     monkeypatch.setattr("sketchguide.generation._GUIDED_ROOM", 1)
     request = Request.checked(prompt="a cat", seed=3, steps=2, size=SIZE, count=3, sketch=CROSS.to_json())
     for sketch, at_a_time in ((request.sketch, [(3,), (4,), (5,)]), (None, [(3, 4, 5)])):

@@ -40,7 +40,8 @@ def test_a_drawing_pulls_at_every_step_where_there_are_few_and_softer_the_more_o
     assert pull(steps=FEW_STEPS + 1) == pull(steps=SOFT_STEPS, every=2) == (2, 2.8)
     assert pull(every=3)[1] == pytest.approx(4.2)
     assert pull(steps=6) == (1, pytest.approx(0.7))
-    assert pull(steps=8, strength=3) == (1, 3)
+    assert pull(steps=8, strength=3) == (2, 3)
+    assert pull(steps=8, strength=3, every=1) == (1, 3)
     assert pull(strength=0) == (2, 0)
 
 

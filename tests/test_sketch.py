@@ -1113,7 +1113,7 @@ def test_the_usual_width_may_be_said() -> None:
 
 def test_line_widths_that_cannot_be_told_are_the_inherited_ones() -> None:
     wide = f'<path d="M5 50 15 50" {LINE} stroke-width="4"/>'
-    for odd in ("", "var(--pen, 2)", "calc(1px + 2px)", "unset", "inherit"):
+    for odd in ("", "var(--pen, 2)", "calc(1px + 2px)", "unset", "revert", "inherit"):
         assert (
             svg(f'<g stroke-width="4">{wide}<path d="M5 5 95 5" {LINE} stroke-width="{odd}"/></g>').strokes[1].width
             is None
@@ -1260,6 +1260,11 @@ def test_covered_counts_turns() -> None:
     assert covered([square, hole[::-1]], grid=(6, 6)).sum() == 12
     assert covered([square - 100], grid=(6, 6)).sum() == 0
     assert covered([(square - 3) * 100], grid=(6, 6)).all()
+
+
+def test_many_holes_cost_no_hours() -> None:
+    triangles = "".join(f"M{x} {y}h0.5v0.5z" for x in range(100) for y in range(100))
+    assert svg(f'<path fill-rule="evenodd" d="{triangles}"/>' * 5).strokes
 
 
 def test_brushes_without_end_cost_no_hours() -> None:
@@ -1414,7 +1419,7 @@ BILLION = "".join(f'<!ENTITY l{i} "{f"&l{i - 1};" * 10 if i else "lol"}">' for i
         (SVG.format(f'<g transform="{"a" * 1_000_000}"/>'), "longer than"),
         (SVG.format('<g data-weight="-1"/>'), "data-weight"),
         (SVG.format('<g data-weight="1e5"/>'), "data-weight"),
-        (SVG.format('<g stroke-width="thick"/>'), "not a length"),
+        (SVG.format('<g stroke-width="5furlongs"/>'), "not a length"),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else None,
 )

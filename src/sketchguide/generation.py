@@ -20,6 +20,7 @@ import sketchguide
 from sketchguide.backbones.base import Backbone, Condition
 from sketchguide.classifiers import load_classifier
 from sketchguide.controls.base import Guide
+from sketchguide.controls.classes import ClassGuide
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.features import NegativePrompt
 from sketchguide.controls.strengths import Proportional, Within
@@ -250,7 +251,7 @@ def _carried_out(
     recogniser = _recogniser(request, requests, controls.guides, backbone)
     if recogniser is not None:
         made_with["recogniser"] = fingerprint(recogniser.classifier)
-    batch = at_once(size, backbone, guided=bool(controls.guides))
+    batch = batch_size(size, backbone, guided=_keeps_a_graph(controls.guides))
     starts = range(0, request.count, batch)
     chunks = [range(start, min(start + batch, request.count)) for start in starts]
     chunks = [chunk for chunk in chunks if only is None or only in chunk]
@@ -302,6 +303,11 @@ def _carried_out(
                     warnings.warn(message, SketchguideWarning, stacklevel=3)
                 evaluations = tried.evaluations.plus(_shared(source))
                 yield Picture(image, one, index, made_with, evaluations, tried.tries[row], sure)
+
+
+def _keeps_a_graph(guides: Sequence[Guide]) -> bool:
+    """Whether gradients go through the network; a classifier has one of its own, a small one."""
+    return any(guide.strength and not isinstance(guide, ClassGuide) for guide in guides)
 
 
 def _moments(
@@ -574,7 +580,7 @@ def recall(source: str | Path | bytes) -> Recipe:
         ) from error
 
 
-def at_once(size: tuple[int, int], backbone: Backbone, *, guided: bool) -> int:
+def batch_size(size: tuple[int, int], backbone: Backbone, *, guided: bool) -> int:
     """How many pictures of `size` (width, height) are made at once: fewer the larger they are, and where a guide
     pulls, so that many need hardly more memory than one or two.
 

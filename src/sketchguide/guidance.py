@@ -19,7 +19,7 @@ from sketchguide.controls.classes import ClassGuide
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.likeness import SketchGuide
 from sketchguide.controls.strengths import Proportional, Score
-from sketchguide.defaults import BLANK, HANDOVER, PULLING, WIDEN
+from sketchguide.defaults import BLANK, EVERY, HANDOVER, PULLING, WIDEN
 from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.images import from_base64, from_ink, to_tensor
 from sketchguide.loading import find_features, find_part, fingerprint, has_predictor, load_predictor
@@ -103,7 +103,8 @@ def _sketch_loss(request: Request, drawing: SpatialMap, backbone: Backbone) -> t
     named = find_features(named, "drawing-classifier", field="drawing_features", model=model)
     comparing = load_features(named, device=device)
     made_with = {"sketcher": fingerprint(sketcher), "drawing_features": fingerprint(comparing.network)}
-    guide = sketch_guide(request, [drawing], backbone, sketcher, comparing, strength=request.sketch_loss)
+    guide = sketch_guide(request, [drawing], backbone, sketcher, comparing)
+    guide = replace(guide, strength=Proportional(request.sketch_loss), every=request.every or EVERY.default)
     if request.like is not None:
         named = find_features(request.picture_features, "classifier", field="picture_features", model=model)
         pictures = load_features(named, device=device)
@@ -150,17 +151,17 @@ def sketch_guide(
     backbone: Backbone,
     sketcher: Sketcher,
     drawing: Features,
-    *,
-    strength: float,
 ) -> SketchGuide:
-    """DiffSketching's sketch loss towards one map for all pictures or one for each, with the settings of `request`."""
+    """DiffSketching's sketch loss towards one map for all pictures or one for each, with the settings of `request`; it
+    pulls as hard and as often as a predictor would.
+    """
     return SketchGuide(
         backbone.decode,
         sketcher,
         drawing,
         torch.stack([torch.tensor(one.ink)[None] for one in maps]).to(backbone.device),
         window=(0.0, _within(request, request.stop)),
-        strength=Proportional(strength),
+        strength=Proportional(request.beta),
         every=request.pulling_every,
     )
 

@@ -61,6 +61,11 @@ def _removable() -> tuple[Mask, Mask]:
     )
 
 
+def rim(grid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The outermost cells of a grid (H, W), one after the other."""
+    return np.concatenate([grid[0], grid[-1], grid[1:-1, 0], grid[1:-1, -1]])
+
+
 def distance_to(ink: Mask) -> NDArray[np.float64]:
     """Euclidean distance (..., H, W) in cells from each cell to the nearest of `ink` (..., H, W).
 

@@ -107,7 +107,7 @@ def likeness(sketcher: Sketcher, drawing: Features) -> Method:
 
     def method(batch: Batch) -> Iterator[Moment]:
         request = batch.request
-        guide = sketch_guide(request, batch.maps, batch.backbone, sketcher, drawing, strength=request.beta)
+        guide = sketch_guide(request, batch.maps, batch.backbone, sketcher, drawing)
         return batch.walk(guides=weakened([guide], batch.share))
 
     return method

@@ -213,7 +213,8 @@ class Request(Checked):
         default=None,
         ge=EVERY.low,
         le=EVERY.high,
-        description=f"it pulls at every so many-th step; none: {EVERY.default}, and 1 up to {FEW_STEPS} steps",
+        description=f"it pulls at every so many-th step; none: {EVERY.default}, and 1 up to {FEW_STEPS} steps where "
+        "the strength is not given either",
     )
     even: Finite = Field(
         default=EVEN.default,
@@ -309,8 +310,8 @@ class Request(Checked):
 
     @property
     def pulling_every(self) -> int:
-        """`every`, or its default."""
-        return self.every or (1 if self.steps <= FEW_STEPS else EVERY.default)
+        """`every`, or its default. A strength that is given is meant for the usual one."""
+        return self.every or (1 if self.steps <= FEW_STEPS and self.strength is None else EVERY.default)
 
     @property
     def beta(self) -> float:

@@ -9,18 +9,21 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sketchguide.images import to_grey
-from sketchguide.lines import Mask, distance_to
+from sketchguide.lines import Mask, distance_to, rim
 
 _SIDE = 256  # at which a sheet is looked for
 _LEAST = 0.2  # of the picture: a smaller light thing is no sheet
 _MOST = 0.92
 _CONTRAST = 0.15  # of lightness, between sheet and table
 _RIM = 3  # cells inside the sheet's edge that are its shadow
+_FLAT = 0.5  # of what lies around a drawn card or screen, in one colour exactly; of a photo, next to nothing
 
 
 def cut_out(picture: Image.Image) -> Image.Image | None:
-    """The RGB picture around its one light sheet with dark marks, all else being paper as the sheet's own; None where
-    there is no such sheet: something light, nearly a rectangle, on something darker that reaches the picture's edge.
+    """The RGB picture cut to the box around its sheet, with paper where the table shows in the corners.
+
+    None where there is no sheet: something light with dark marks, nearly a rectangle, on something darker that reaches
+    the picture's edge and is not of one colour, as nothing in a photo is.
     """
     from scipy import ndimage
 
@@ -33,6 +36,9 @@ def cut_out(picture: Image.Image) -> Image.Image | None:
     light = grey > _split(grey)
     sheet = _largest(light)
     if not _is_sheet(sheet, light) or grey[light].mean() - grey[~light].mean() < _CONTRAST:
+        return None
+    table = Image.fromarray(_shrunk(~sheet, 2)).resize(picture.size)
+    if _flatness(np.asarray(picture)[np.asarray(table)]) > _FLAT:
         return None
     inside = _shrunk(sheet, _RIM)
     blank = inside & _shrunk(light, 1)
@@ -47,9 +53,10 @@ def cut_out(picture: Image.Image) -> Image.Image | None:
     return whole.crop(box)
 
 
-def rim(values: NDArray[Any]) -> NDArray[Any]:
-    """The outermost cells of a grid (H, W)."""
-    return np.concatenate([values[0], values[-1], values[1:-1, 0], values[1:-1, -1]])
+def _flatness(colours: NDArray[np.uint8]) -> float:
+    """The share of the commonest of colours (N, 3)."""
+    counts = np.bincount(colours.astype(np.int64) @ (1 << 16, 1 << 8, 1))
+    return float(counts.max() / len(colours))
 
 
 def _split(grey: NDArray[Any]) -> float:

@@ -38,8 +38,8 @@ from sketchguide.images import (
     to_base64,
     to_grey,
 )
-from sketchguide.lines import Mask, distance_to, round_pen, thin
-from sketchguide.sheets import cut_out, rim
+from sketchguide.lines import Mask, distance_to, rim, round_pen, thin
+from sketchguide.sheets import cut_out
 from sketchguide.strokes import (
     LINE_WIDTH,
     MAX_ASPECT,
@@ -263,10 +263,10 @@ class Sketch:
         """A drawing from a picture of lines: scanned, photographed, or drawn white on black.
 
         It is turned upright and laid on paper as `open_image` does. Of a photo of a sheet on a darker table the sheet
-        is cut out, with a warning. Uneven light and shadows that fall in from the edge are evened out, faint lines that
-        rule the whole page are taken off, and faint lines are strengthened; of a drawing that was coloured in the lines
-        are taken, and the edges of colours without a line. The longer side is reduced to 1024 without losing thin
-        lines. A picture without contrast is a blank sketch.
+        is cut out, with a warning, unless the polarity is given. Uneven light and shadows that fall in from the edge
+        are evened out, faint lines that rule the whole page are taken off, and faint lines are strengthened; of a
+        drawing that was coloured in the lines are taken, and the edges of colours without a line. The longer side is
+        reduced to 1024 without losing thin lines. A picture without contrast is a blank sketch.
 
         Args:
             polarity: which is ink. "auto" decides by the border and by which of the two covers less; what is
@@ -279,9 +279,13 @@ class Sketch:
         if polarity not in ("auto", "dark-on-light", "light-on-dark"):
             refuse(f"Polarity {polarity!r} is unknown; allowed are auto, dark-on-light and light-on-dark.")
         image = as_rgb(image, field="sketch", paper=PAPER_OF.get(polarity))
-        if polarity != "light-on-dark" and (sheet := cut_out(image)) is not None:
-            told = "The picture is taken for a photo of a sheet of paper: what lies around the sheet is cut off."
-            warnings.warn(told, SketchguideWarning, stacklevel=2)
+        if polarity == "auto" and (sheet := cut_out(image)) is not None:
+            warnings.warn(
+                "The picture is taken for a photo of a sheet of paper: what lies around the sheet is cut off. Polarity "
+                "dark-on-light leaves it whole.",
+                SketchguideWarning,
+                stacklevel=2,
+            )
             image = sheet
         low, high = channel_extremes(image)
         found = polarity == "auto"
@@ -291,6 +295,7 @@ class Sketch:
             grey = to_grey(image)
             dark = not _light_on_dark(grey) if found else dark
             ink = _ink(1 - grey if dark else grey)
+        ink = _lines_on_colours(image, ink, dark=dark)
         if _on_a_table(ink, dark=dark):
             warnings.warn(
                 "An area along the edge of the picture, or most of it, is read as a shape of the drawing. If the sheet "
@@ -298,7 +303,7 @@ class Sketch:
                 SketchguideWarning,
                 stacklevel=2,
             )
-        return cls(raster=_lines_on_colours(image, ink, dark=dark), aspect=image.width / image.height)
+        return cls(raster=ink, aspect=image.width / image.height)
 
     def to_json(self) -> dict[str, Any]:
         """The drawing as plain JSON values; `from_json` gives back exactly the same."""
@@ -540,7 +545,7 @@ def _on_a_table(ink: Float, *, dark: bool) -> bool:
 
     small = _reduced(ink, max(ink.shape) / 256) > 0.3
     broad = max(3, round(0.025 * max(small.shape)))
-    broadly = ndimage.binary_opening(small, np.ones((broad, broad), bool))
+    broadly: Mask = np.asarray(ndimage.binary_opening(small, np.ones((broad, broad))), bool)
     return bool(rim(broadly).mean() > 0.2 or (not dark and broadly.mean() > 0.5))
 
 

@@ -87,7 +87,7 @@ _WINDOW = re.compile(r"(?<=[\d.])v(?:w|h|min|max)$")  # as a percentage, a part 
 _WHOLE = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 _PAINTED_SIDE = 1024
 _PAINTED_PAGES = 50.0
-_MAX_NESTING = 10_000_000  # outlines of a shape times their points
+_MAX_NESTED = 32  # outlines of one mark of a brush
 
 Colour = tuple[int, ...]
 Matrix = NDArray[np.float64]
@@ -375,11 +375,11 @@ class _Reader:
         if values.get("fill-rule", "inherit") != "inherit":
             style = replace(style, even_odd=values["fill-rule"].strip().lower() == "evenodd")
         self.cut += (values[name] for name in ("clip-path", "mask") if values.get(name, "none").strip() != "none")
-        width = values.get("stroke-width", "").strip()
+        width = values.get("stroke-width", "").strip().lower()
         if width == "initial":
             style = replace(style, width=1.0)
-        elif width not in ("", "inherit", "unset") and "(" not in width:  # var() and calc() of who knows what
-            style = replace(style, width=self.length(width, _diagonal(parent.viewport)))
+        elif width[:1] in set("0123456789.+-"):  # others, such as var(), are of who knows what: as inherited
+            style = replace(style, width=self.length(_WINDOW.sub("%", width), _diagonal(parent.viewport)))
         if "data-weight" in values:
             weight = self.length(values["data-weight"], 1.0)
             if not 0 <= weight <= 1000:
@@ -409,7 +409,8 @@ class _Reader:
         unit = match[2].lower() if match else "?"
         factor = whole / 100 if unit == "%" else _UNITS.get(unit)
         if match is None or factor is None or abs(float(match[1])) > _MAX_NUMBER:
-            self.refuse(f"{text[:40]!r} is not a length; a number with px, pt, pc, in, cm, mm, em or % is.")
+            units = ", ".join([*filter(None, _UNITS), "%"])
+            self.refuse(f"{text[:40]!r} is not a length: a number, alone or with one of {units}.")
         return float(match[1]) * factor
 
     def lengths(self, values: Mapping[str, str], names: str, viewport: Size) -> list[float]:
@@ -899,7 +900,7 @@ def _is_brushed(shape: _Shape, aspect: float) -> bool:
     if shape.width is not None:
         return False
     outlines = [points * (aspect, 1.0) for points, _ in shape.paths]
-    if shape.even_odd and len(outlines) * sum(map(len, outlines)) > _MAX_NESTING:
+    if shape.even_odd and len(outlines) > _MAX_NESTED:
         return False
     area = length = 0.0
     for points in outlines:

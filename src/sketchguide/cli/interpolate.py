@@ -97,7 +97,7 @@ def command(
     with report.progress() as bar:
         task = bar.add_task("Loading", total=None)
         hush_libraries()
-        from sketchguide.generation import at_once, check_size, walk_from
+        from sketchguide.generation import batch_size, check_size, walk_from
         from sketchguide.guidance import latent_guide
         from sketchguide.images import to_images
         from sketchguide.interpolation import INTERPOLATIONS, between
@@ -161,7 +161,7 @@ def command(
         latent = between(noises[0], noises[1], frames=frames, way=way)
         pictures: list[Image.Image] = []
         done = 0
-        batch = at_once(sides, backbone, guided=bool(guides))
+        batch = batch_size(sides, backbone, guided=bool(guides))
         try:
             for first_frame in range(0, frames, batch):
                 rows = slice(first_frame, first_frame + batch)

@@ -103,7 +103,7 @@ EveryOption = Annotated[
     int | None,
     typer.Option(
         help=f"The drawing pulls at every N-th step: {EVERY.low} to {EVERY.high}, default {EVERY.default}, and 1 up to "
-        f"{FEW_STEPS} steps. 1 follows closest; more is faster and more natural.",
+        f"{FEW_STEPS} steps unless --strength is given. 1 follows closest; more is faster and more natural.",
         metavar="N",
         rich_help_panel=GUIDANCE,
     ),

@@ -27,7 +27,7 @@ from sketchguide.errors import (
     described,
 )
 from sketchguide.extractors import EXTRACTORS
-from sketchguide.generation import BATCH, check_size, named, recall
+from sketchguide.generation import check_size, named, recall
 from sketchguide.images import open_image, to_tensor
 from sketchguide.request import Request
 from sketchguide.seeds import random_seed
@@ -58,7 +58,7 @@ FIELDS = (
     "size",
     "solver",
 )
-MOST: Mapping[str, int] = MappingProxyType({"count": BATCH, "steps": 200, "tries": 5})
+MOST: Mapping[str, int] = MappingProxyType({"count": 8, "steps": 200, "tries": 5})
 MOST_PIXELS = 4  # times as many as the model's own size has
 MOST_SKETCH = 4 * 2**20  # bytes of JSON
 TRACED_SIDE = 256  # of a photograph, the longer one: finer edges are no lines that anybody would draw
