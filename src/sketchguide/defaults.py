@@ -54,7 +54,7 @@ SEED = Setting[int](0, 0, 2**32 - 1)
 LORA_SCALE = Setting[float](1.0, 0, 4)
 COUNT = Setting[int](1, 1, 256)
 TRIES = Setting[int](1, 1, 20)
-SURE = Setting[float](0.8, 0, 1)
+SURE = Setting[float](0.75, 0, 1)
 
 # settings of a request that act where LGP pulls, and nowhere else
 PULLING = ("strength", "stop", "every", "even", "blank", "widen", "handover")
