@@ -35,14 +35,15 @@ def cut_out(picture: Image.Image) -> Image.Image | None:
     grey = to_grey(small)
     light = grey > _split(grey)
     sheet = _largest(light)
-    if not _is_sheet(sheet, light) or grey[light].mean() - grey[~light].mean() < _CONTRAST:
+    if not _LEAST <= sheet.mean() <= _MOST or rim(sheet).mean() > 0.8:
         return None
-    table = Image.fromarray(_shrunk(~sheet, 2)).resize(picture.size)
-    if _flatness(np.asarray(picture)[np.asarray(table)]) > _FLAT:
-        return None
-    inside = _shrunk(sheet, _RIM)
+    inside, around = _shrunk(sheet, _RIM), _shrunk(~sheet, 2)
     blank = inside & _shrunk(light, 1)
-    if not blank.any():
+    if not (blank.any() and around.any()) or grey[light].mean() - grey[~light].mean() < _CONTRAST:
+        return None
+    if light[around].mean() > 0.05 or not 0.002 < 1 - light[inside].mean() < 0.4 or not _fills_its_box(sheet):
+        return None
+    if _flatness(np.asarray(picture.resize(grid, Image.Resampling.NEAREST))[around]) > _FLAT:
         return None
     nearest = np.empty((2, *blank.shape), np.int32)
     ndimage.distance_transform_edt(~blank, return_distances=False, return_indices=True, indices=nearest)
@@ -55,7 +56,7 @@ def cut_out(picture: Image.Image) -> Image.Image | None:
 
 def _flatness(colours: NDArray[np.uint8]) -> float:
     """The share of the commonest of colours (N, 3)."""
-    counts = np.bincount(colours.astype(np.int64) @ (1 << 16, 1 << 8, 1))
+    _, counts = np.unique(colours, axis=0, return_counts=True)
     return float(counts.max() / len(colours))
 
 
@@ -88,17 +89,6 @@ def _largest(light: Mask) -> Mask:
 def _shrunk(mask: Mask, cells: int) -> Mask:
     """`mask` (H, W) less what is so near to its end; the grid's own edge ends nothing."""
     return distance_to(~np.pad(mask, 1, mode="edge"))[1:-1, 1:-1] > cells
-
-
-def _is_sheet(sheet: Mask, light: Mask) -> bool:
-    if not _LEAST <= sheet.mean() <= _MOST:
-        return False
-    edge = rim(sheet)
-    around, on_it = _shrunk(~sheet, 2), _shrunk(sheet, _RIM)
-    if edge.mean() > 0.8 or not around.any() or not on_it.any() or light[around].mean() > 0.05:
-        return False
-    marked = 1 - light[on_it].mean()
-    return bool(0.002 < marked < 0.4) and _fills_its_box(sheet)
 
 
 def _fills_its_box(sheet: Mask) -> bool:

@@ -531,6 +531,7 @@ class _Reader:
             self.shapes.append(shape)
 
     def fills(self, values: Mapping[str, str]) -> bool:
+        """Whether a rectangle is as wide and high as the page, however large that is."""
         sides = [values.get(side, "").strip() for side in ("width", "height")]
         return all(side.endswith("%") and self.length(side, 1.0) >= 1 for side in sides)
 
