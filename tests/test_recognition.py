@@ -19,6 +19,7 @@ from sketchguide.loading import load_backbone
 from sketchguide.predictors import LatentPredictor
 from sketchguide.recognition import Attempt, Recogniser, Tried, find_recogniser, share_of, walk_until_recognised
 from sketchguide.sampling import Evaluations, Moment
+from sketchguide.seeds import another
 from sketchguide.sketch import Sketch
 from sketchguide.translation import translate
 from support import Tiny
@@ -40,24 +41,24 @@ def sees(tries: int, sure: float) -> Recogniser:
     return Sees(IconClassifier(["cat", "dog"]), tries, sure)
 
 
-def walked(table: dict[float, list[float]], recogniser: Recogniser | None) -> tuple[list[tuple[int, list[int]]], Tried]:
-    """Rows are as recognisable at each share as `table` says; which tries had which rows, and what came of it."""
+def walked(table: list[list[float]], recogniser: Recogniser | None) -> tuple[list[tuple[int, list[int]]], Tried]:
+    """Rows are as recognisable at each try as `table` says; which tries had which rows, and what came of it."""
 
-    def walk(rows: Sequence[int], share: float) -> Iterator[Moment]:
-        values = table[round(share, 3)]
+    def walk(rows: Sequence[int], number: int) -> Iterator[Moment]:
+        values = table[number - 1]
         latent = torch.tensor([values[row] for row in rows])[:, None, None, None] - 1
         yield Moment(latent, latent, END, Evaluations(2, 1))
 
     def finish(latent: Tensor) -> Tensor:
         return latent + 1
 
-    *attempts, tried = walk_until_recognised(walk, finish, ["a cat"] * len(next(iter(table.values()))), recogniser)
+    *attempts, tried = walk_until_recognised(walk, finish, ["a cat"] * len(table[0]), recogniser)
     assert isinstance(tried, Tried)
     return [(one.number, list(one.rows)) for one in attempts if isinstance(one, Attempt)], tried
 
 
 def test_only_what_is_not_recognised_is_tried_again_and_the_best_is_kept():
-    table = {1.0: [0.9, 0.5, 0.2, 0.4], 0.667: [0.0, 0.8, 0.3, 0.1], 0.333: [0.0, 0.0, 0.1, 0.2]}
+    table = [[0.9, 0.5, 0.2, 0.4], [0.0, 0.8, 0.3, 0.1], [0.0, 0.0, 0.1, 0.2]]
     attempts, tried = walked(table, sees(3, 0.8))
     assert attempts == [(1, [0, 1, 2, 3]), (2, [1, 2, 3]), (3, [2, 3])]
     assert tried.pictures.flatten().tolist() == pytest.approx([0.9, 0.8, 0.3, 0.4])
@@ -68,10 +69,10 @@ def test_only_what_is_not_recognised_is_tried_again_and_the_best_is_kept():
 
 
 def test_no_try_is_made_in_vain():
-    attempts, tried = walked({1.0: [0.9, 0.8]}, sees(5, 0.8))
+    attempts, tried = walked([[0.9, 0.8]], sees(5, 0.8))
     assert attempts == [(1, [0, 1])]
     assert tried.tries == (1, 1)
-    attempts, tried = walked({1.0: [0.1, 0.2]}, None)
+    attempts, tried = walked([[0.1, 0.2]], None)
     assert attempts == [(1, [0, 1])]
     assert tried.confidence == ()
 
@@ -96,6 +97,13 @@ def parts(tmp_path: Path) -> Path:
 def draw(tiny: Tiny, predictor: LatentPredictor, **settings: Any) -> list[Picture]:
     given = {"sketch": CROSS, "seed": 7, "steps": 2, "size": SIZE, **settings}
     return generate("a mug", backbone=tiny(), predictor=predictor, **given)
+
+
+def of_no_drawing(tiny: Tiny, predictor: LatentPredictor, parts: Path, seed: int) -> Picture:
+    """The best of three."""
+    settings = {"sketch": None, "size": None, "seed": seed, "tries": 3, "sure": 1, "recogniser": str(parts)}
+    with pytest.warns(SketchguideWarning, match="the best of 3 tries"):
+        return draw(tiny, predictor, **settings)[0]
 
 
 def pixels(picture: Picture) -> Any:
@@ -141,11 +149,42 @@ def test_the_class_is_named_by_the_prompt(tiny: Tiny, predictor: LatentPredictor
     assert (caught.value.field, caught.value.hint) == ("tries", "Name one of them, or leave tries at 1.")
 
 
-def test_tries_without_a_drawing_change_nothing(tiny: Tiny, predictor: LatentPredictor, parts: Path):
+def test_without_a_drawing_a_try_starts_from_other_noise(tiny: Tiny, predictor: LatentPredictor, parts: Path):
     for nothing in ({"sketch": None}, {"strength": 0.0}):
-        with pytest.warns(SketchguideWarning, match="tries changes nothing: no drawing pulls"):
-            (made,) = draw(tiny, predictor, tries=3, recogniser=str(parts), **nothing)
-        assert (made.confidence, made.tried) == (None, 1)
+        seen: dict[int, Picture] = {}
+        for seed in range(7, 17):  # of which some try or other is the best
+            settings = nothing | {"seed": seed, "tries": 3, "sure": 1, "recogniser": str(parts)}
+            with pytest.warns(SketchguideWarning, match="the best of 3 tries"):
+                (kept,) = draw(tiny, predictor, **settings)
+            (same,) = draw(tiny, predictor, **nothing, seed=another(seed, kept.tried))
+            assert np.array_equal(pixels(kept), pixels(same))
+            seen.setdefault(kept.tried, kept)
+        assert len(seen) > 1
+        assert seen[max(seen)].evaluations.conditional == 6
+
+
+def test_a_source_that_was_tried_from_other_noise_is_had_as_it_was_made(
+    tiny: Tiny, predictor: LatentPredictor, parts: Path, tmp_path: Path
+):
+    """An edit that takes its last step again, which nothing pulls, is the picture itself."""
+    made = (of_no_drawing(tiny, predictor, parts, seed) for seed in range(50))
+    source = next(picture for picture in made if picture.tried > 1)
+    source.save(tmp_path / "source.png")
+    settings: dict[str, Any] = {"source": "generated", "steps": 2, "backbone": tiny(), "seed": 7, "amount": 0.5}
+    settings |= {"margin": 1, "strength": 0, "predictor": predictor}
+    (again,) = edit(tmp_path / "source.png", "a mug", sketch=CROSS, **settings)
+    assert np.abs(pixels(again) - pixels(source)).max() <= 1
+
+
+def test_tries_that_cannot_differ_are_told(tiny: Tiny, predictor: LatentPredictor, parts: Path):
+    (plain,) = draw(tiny, predictor, sketch=None, size=None)
+    given: dict[str, Any] = {"backbone": tiny(), "steps": 4, "seed": 3, "tries": 3, "recogniser": str(parts)}
+    with pytest.warns(SketchguideWarning, match="tries changes nothing: no drawing pulls, and every picture starts"):
+        (made,) = translate(plain.image, "a mug", start="source", **given)
+    assert (made.confidence, made.tried) == (None, 1)
+
+
+def test_what_goes_with_tries_changes_nothing_without(tiny: Tiny, predictor: LatentPredictor, parts: Path):
     with pytest.warns(SketchguideWarning, match="sure changes nothing without tries above 1"):
         draw(tiny, predictor, sure=0.5)
     with pytest.warns(SketchguideWarning, match="recogniser changes nothing without tries above 1"):

@@ -26,7 +26,7 @@ from sketchguide.controls.features import NegativePrompt
 from sketchguide.controls.strengths import Proportional, Within
 from sketchguide.defaults import ALPHA, ATTENTION_SCALE, CLASS_SCALE, IDENTITY, LORA_SCALE, NEGATIVE_TIME, SURE, DType
 from sketchguide.errors import SketchguideWarning, UsageError
-from sketchguide.guidance import Controls, controls_of, weakened
+from sketchguide.guidance import Controls, Pull, controls_of, weakened
 from sketchguide.images import carried, from_base64, read_png_text, save_png, to_images, to_png, to_tensor
 from sketchguide.inversion import Trajectory, recur
 from sketchguide.levels import Level, is_open
@@ -35,7 +35,7 @@ from sketchguide.predictors import LatentPredictor
 from sketchguide.recognition import Recogniser, Tried, find_recogniser, share_of, walk_until_recognised
 from sketchguide.request import Recipe, Request
 from sketchguide.sampling import Evaluations, Moment, sample
-from sketchguide.seeds import generators, noise, random_seed
+from sketchguide.seeds import another, generators, noise, random_seed
 from sketchguide.sketch import Sketch, SpatialMap, as_sketch
 from sketchguide.solvers import Solver
 from sketchguide.sources import (
@@ -316,14 +316,28 @@ def _moments(
     seeds: Sequence[int],
     source: Borrowed | Change | None,
     rows: Sequence[int],
-    share: float,
+    number: int,
 ) -> Iterator[Moment]:
-    """The walk of the pictures with the numbers `rows` among `seeds`, pulled by `share` of the strength."""
-    guides = weakened(controls.guides, share)
+    """The walk of the pictures with the numbers `rows` among `seeds`, at try `number` of each."""
+    guides, chosen = _tried(number, request, controls.guides, [seeds[row] for row in rows])
     if isinstance(source, Change) and source.mask is not None:
         guides = [replace(guide, strength=Within(guide.strength, source.mask)) for guide in guides]
-    prompts, chosen = [request.prompt] * len(rows), [seeds[row] for row in rows]
+    prompts = [request.prompt] * len(rows)
     return walk(request, controls.told, prompts=prompts, seeds=chosen, guides=guides, source=source)
+
+
+def _tried(
+    number: int, request: Request, guides: Sequence[Pull], seeds: Sequence[int]
+) -> tuple[Sequence[Pull], Sequence[int]]:
+    """What pulls at try `number`, and from which seeds: a drawing pulls less, where none does the noise is other."""
+    if _follows(guides):
+        return weakened(guides, share_of(number, request.tries)), seeds
+    return guides, [another(seed, number) for seed in seeds]
+
+
+def _follows(guides: Sequence[Pull]) -> bool:
+    """Whether a drawing pulls."""
+    return any(isinstance(guide.strength, Proportional) and guide.strength for guide in guides)
 
 
 def _shared(source: Borrowed | Change | None) -> Evaluations:
@@ -332,18 +346,26 @@ def _shared(source: Borrowed | Change | None) -> Evaluations:
 
 
 def _recogniser(
-    request: Request, requests: Sequence[Request], guides: Sequence[Guide], backbone: Backbone
+    request: Request, requests: Sequence[Request], guides: Sequence[Pull], backbone: Backbone
 ) -> Recogniser | None:
     """What pictures are to pass; None where each is tried once, and where another try would be no other picture."""
     if request.tries == 1:
         return None
-    if not any(isinstance(guide.strength, Proportional) and guide.strength for guide in guides):
-        warnings.warn("tries changes nothing: no drawing pulls.", SketchguideWarning, stacklevel=4)
+    if not _follows(guides) and _starts_from_source(request):
+        message = "tries changes nothing: no drawing pulls, and every picture starts from the source's noise."
+        warnings.warn(message, SketchguideWarning, stacklevel=4)
         return None
     classifier = load_classifier(find_recogniser(request.recogniser, backbone), device=backbone.device)
     recogniser = Recogniser(classifier, request.tries, request.sure)
     recogniser.classes_of([one.prompt for one in requests])
     return recogniser
+
+
+def _starts_from_source(request: Request) -> bool:
+    """Whether no noise of a seed is in the picture's first latent, nor comes to it but by the solver."""
+    if request.edit is not None:
+        return request.edit.source != "noised"
+    return request.layout is not None and request.layout.starts_from == "source" and request.layout.recurrence == 0
 
 
 def _digest(levels: Sequence[Level]) -> str:
@@ -429,9 +451,8 @@ def _made_again(
             hint="Choose the same, or take the picture with source `inverted`.",
             field="source",
         )
-    seeds = [made.seed + recipe.index]
     moments: list[Moment] = []
-    guides = weakened(controls.guides, share_of(recipe.tried, made.tries))
+    guides, seeds = _tried(recipe.tried, made, controls.guides, [made.seed + recipe.index])
     for moment in walk(made, controls.told, prompts=[made.prompt], seeds=seeds, guides=guides):
         moments.append(moment)
         yield moment
@@ -647,8 +668,6 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
     if picture is not None and float(picture.amax((2, 3)).sub(picture.amin((2, 3))).max()) < 0.05:
         warn("The picture is blank: it has nothing to keep.")
     if (layout := request.layout) is not None:
-        if layout.starts_from == "source" and layout.recurrence == 0 and request.count > 1:
-            warn("Every picture starts from the source's noise: with most solvers seeds change nothing.")
         if layout.decay is not None and layout.source_prompt == request.negative:
             warn("decay changes nothing: say what the source shows in source_prompt.")
         if layout.decay == "constant" and layout.alpha == 1:
@@ -660,7 +679,7 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
             warn(f"{why}: there is no negative prompt to mix the source prompt into.")
     if request.edit is not None and request.edit.source == "noised" and request.edit.source_prompt:
         warn("source_prompt changes nothing: a source that is noised is not read.")
-    if request.edit is not None and request.edit.source != "noised" and request.count > 1:
+    if _starts_from_source(request) and request.count > 1:
         warn("Every picture starts from the source's noise: with most solvers seeds change nothing.")
     if backbone.distilled and request.negative:
         warn(f"The negative prompt is not read: {backbone.name} is told the scale of guidance instead.")

@@ -30,12 +30,14 @@ from sketchguide.sketch import SpatialMap
 from sketchguide.sketchers import Sketcher
 from sketchguide.sources import steps_of
 
+Pull = LatentGuide | SketchGuide | ClassGuide
+
 
 class Controls(NamedTuple):
     """What acts on the pictures of a request."""
 
     told: Backbone
-    guides: list[LatentGuide | SketchGuide | ClassGuide]
+    guides: list[Pull]
     made_with: dict[str, str]  # fingerprints of the networks among it
 
 
@@ -69,9 +71,7 @@ def controls_of(
     return controls
 
 
-def weakened(
-    guides: Sequence[LatentGuide | SketchGuide | ClassGuide], share: float
-) -> list[LatentGuide | SketchGuide | ClassGuide]:
+def weakened(guides: Sequence[Pull], share: float) -> list[Pull]:
     """Those that pull to a drawing do it by `share` of their strength; the others stay as they are."""
     return [
         replace(guide, strength=guide.strength.times(share)) if isinstance(guide.strength, Proportional) else guide

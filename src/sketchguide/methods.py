@@ -28,7 +28,7 @@ from sketchguide.images import from_ink
 from sketchguide.loading import find_features, find_part, load_predictor, own_predictor, shipped
 from sketchguide.perception import Features, load_features
 from sketchguide.predictors import LatentPredictor
-from sketchguide.recognition import Recogniser, Tried, find_recogniser, walk_until_recognised
+from sketchguide.recognition import Recogniser, Tried, find_recogniser, share_of, walk_until_recognised
 from sketchguide.request import FOR_DRAWINGS, LayoutSettings, Request
 from sketchguide.sampling import Moment
 from sketchguide.sketch import SpatialMap
@@ -177,8 +177,8 @@ def until_recognised(method: Method, recogniser: Recogniser) -> Method:
     all of them."""
 
     def trying(batch: Batch) -> Iterator[Moment]:
-        def walk(rows: Sequence[int], share: float) -> Iterator[Moment]:
-            return method(batch.of(rows, share))
+        def walk(rows: Sequence[int], number: int) -> Iterator[Moment]:
+            return method(batch.of(rows, share_of(number, recogniser.tries)))
 
         moment: Moment | None = None
         for event in walk_until_recognised(walk, batch.backbone.decode, batch.prompts, recogniser):

@@ -1,4 +1,4 @@
-"""Does a picture show what its prompt names? One that seems not to is made again, pulled less hard."""
+"""Does a picture show what its prompt names? One that seems not to is made again."""
 
 from __future__ import annotations
 
@@ -75,12 +75,12 @@ class Tried(NamedTuple):
 
 
 def share_of(number: int, tries: int) -> float:
-    """The share of the strength at try `number` of `tries`: of three 1, 2/3 and 1/3."""
+    """The share of the strength with which a drawing pulls at try `number` of `tries`: of three 1, 2/3 and 1/3."""
     return 1 - (number - 1) / tries
 
 
-# The moments of the pictures with these numbers, pulled by this share of the usual strength.
-Walk = Callable[[Sequence[int], float], Iterator[Moment]]
+# The moments of the pictures with these numbers at the try of that number, from 1.
+Walk = Callable[[Sequence[int], int], Iterator[Moment]]
 # Of finished latents (B, C, h, w) the pictures (B, 3, H, W), about in [-1, 1].
 Finish = Callable[[Tensor], Tensor]
 
@@ -90,8 +90,7 @@ def walk_until_recognised(
 ) -> Iterator[Attempt | Tried]:
     """Walk the pictures of `prompts`, and those that `recogniser` is not sure of again; Tried comes last.
 
-    The strength falls as `share_of` says. Of a picture that stays below `sure` the try is kept that the recogniser is
-    surest of. Without one there is one try.
+    Of a picture that stays below `sure` the try is kept that the recogniser is surest of. Without one there is one try.
     """
     tries = 1 if recogniser is None else recogniser.tries
     classes = [] if recogniser is None else recogniser.classes_of(prompts)
@@ -100,7 +99,7 @@ def walk_until_recognised(
     spent = Evaluations(0, 0)
     for attempt in range(1, tries + 1):
         moment: Moment | None = None
-        for moment in walk(rows, share_of(attempt, tries)):
+        for moment in walk(rows, attempt):
             yield Attempt(attempt, rows, moment, spent)
         assert moment is not None, "a walk has at least one step"
         spent = spent.plus(moment.evaluations)

@@ -267,8 +267,8 @@ class Request(Checked):
         default=TRIES.default,
         ge=TRIES.low,
         le=TRIES.high,
-        description="how often a picture is made, each time pulled less, until a recogniser is sure that it shows what "
-        "the prompt names; the one that it is surest of is kept",
+        description="how often a picture is made, each time pulled less or, where no drawing pulls, from other noise, "
+        "until a recogniser is sure that it shows what the prompt names; the one that it is surest of is kept",
     )
     sure: Finite = Field(default=SURE.default, ge=SURE.low, le=SURE.high, description="how sure it must be")
     recogniser: str | None = Field(

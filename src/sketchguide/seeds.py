@@ -35,6 +35,14 @@ def random_seed() -> int:
     return secrets.randbelow(10**9)
 
 
+def another(seed: int, number: int) -> int:
+    """The seed of try `number`, from 1: of the first `seed` itself, of later ones drawn from its generator."""
+    if number == 1:
+        return seed
+    (each,) = generators([seed])
+    return int(torch.randint(SEED.high + 1, (number - 1,), generator=each, dtype=torch.int64)[-1])
+
+
 def noise(each: Sequence[Generator], shape: Sequence[int]) -> Tensor:
     """Standard normal (len(each), *shape), row i drawn from generator i; float32 on the CPU."""
     return torch.stack([torch.randn(*shape, generator=one, device="cpu", dtype=torch.float32) for one in each])
