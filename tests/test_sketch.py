@@ -1589,6 +1589,60 @@ def test_any_drawing_can_be_laid_on_any_canvas() -> None:
         Sketch(raster=np.zeros((6000, 6000), np.float32))
 
 
+def around(sketch: Sketch, *, size: tuple[int, int] = (256, 256)) -> tuple[int, int, int, int]:
+    """Left, top, right and bottom of the ink."""
+    rows, columns = np.nonzero(sketch.rasterize(size=size).ink > 0.5)
+    return int(columns.min()), int(rows.min()), int(columns.max()), int(rows.max())
+
+
+@pytest.mark.parametrize("aspect", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("kind", ["strokes", "raster", "both"])
+def test_a_trimmed_drawing_fills_the_picture_whatever_it_is_drawn_with(kind: str, aspect: float):
+    """A small box twice as wide as high, off the middle: centred, and the margin of 8 % on its longer side."""
+    width, height = (round(600 * min(1, aspect)), round(600 * min(1, 1 / aspect)))
+    box = np.array([[0.2, 0.1], [0.4, 0.1], [0.4, 0.1 + 0.1 * aspect], [0.2, 0.1 + 0.1 * aspect], [0.2, 0.1]])
+    picture = Image.new("F", (width, height))
+    ImageDraw.Draw(picture).line([tuple(point) for point in box * (width, height)], fill=1, width=9)
+    strokes = (Stroke(points=box),) if kind != "raster" else ()
+    raster = np.asarray(picture) if kind != "strokes" else None
+    sketch = Sketch(strokes=strokes, raster=raster, aspect=aspect)
+    trimmed = sketch.trimmed()
+    assert around(trimmed) == pytest.approx((20, 74, 235, 181), abs=5)
+    assert trimmed.aspect == pytest.approx((2 + 0.38) / (1 + 0.38), abs=0.06)
+    assert around(trimmed.trimmed()) == pytest.approx(around(trimmed), abs=3)
+    mapped, other = (one.rasterize(size=(64, 64)) for one in (trimmed, Sketch.from_json(trimmed.to_json())))
+    assert np.array_equal(mapped.ink, other.ink)
+
+
+def test_a_thick_pen_on_a_large_sheet_stays_a_line_when_trimmed():
+    ink = np.zeros((1000, 1000), np.float32)
+    ink[400:600, 420:470] = ink[400:450, 420:600] = 1
+    trimmed = Sketch(raster=ink).trimmed()
+    assert thickness(trimmed.rasterize(size=(64, 64))) == pytest.approx(1.7, abs=0.3)
+    assert around(trimmed) == pytest.approx((20, 20, 235, 235), abs=24)
+
+
+def test_what_trimming_cannot_change_stays():
+    blank = Sketch(raster=np.zeros((64, 64), np.float32))
+    assert blank.trimmed() is blank
+    full = Sketch.from_strokes([[[0.08, 0.08], [0.92, 0.92]]])
+    np.testing.assert_allclose(full.trimmed().strokes[0].points, full.strokes[0].points, atol=0.003)
+    weighted = Sketch(strokes=(Stroke(np.float32([[0.5, 0.5], [0.6, 0.6]]), width=0.05, weight=2, closed=True),))
+    (stroke,) = weighted.trimmed().strokes
+    assert (stroke.width, stroke.weight, stroke.closed) == (0.05, 2, True)
+
+
+@pytest.mark.parametrize("points", [[[0.5, 0.5]], [[0.1, 0.5], [0.9, 0.5]], [[0.999, 0.0], [0.999, 1.0]]])
+def test_dots_and_straight_lines_can_be_trimmed(points: list[list[float]]):
+    for aspect in (1 / 32, 1.0, 32.0):
+        trimmed = Sketch.from_strokes([points], aspect=aspect).trimmed()
+        assert not trimmed.rasterize(size=(64, 64)).blank
+        assert Sketch.from_json(trimmed.to_json()).aspect == trimmed.aspect
+    dot = np.zeros((512, 512), np.float32)
+    dot[1:3, 1:3] = 1
+    assert not Sketch(raster=dot).trimmed().rasterize(size=(64, 64)).blank
+
+
 @pytest.mark.parametrize("cut", [False, True])
 @pytest.mark.parametrize("aspect", [0.5, 1.0, 2.0])
 def test_rasters_and_strokes_stay_together_on_another_canvas(aspect: float, cut: bool):

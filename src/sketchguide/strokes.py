@@ -66,9 +66,14 @@ def fitted(strokes: Sequence[Points], *, square: bool) -> tuple[list[Points], fl
     everything = np.concatenate(strokes)
     low, extent = everything.min(axis=0), np.ptp(everything, axis=0)
     side = float(extent.max()) or 1.0
-    room = np.full(2, side) if square else np.maximum(extent, side / MAX_ASPECT * 1.5)
-    canvas = room + 2 * MARGIN / (1 - 2 * MARGIN) * side
+    canvas = with_margin(np.full(2, side) if square else np.where(extent.any(), extent, side))
     return [(points - low - extent / 2) / canvas + 0.5 for points in strokes], float(canvas[0] / canvas[1])
+
+
+def with_margin(extent: Points) -> Points:
+    """Width and height of the canvas for a drawing of `extent` (2,), which is not (0, 0)."""
+    side = float(extent.max())
+    return np.maximum(extent, side / MAX_ASPECT * 1.5) + 2 * MARGIN / (1 - 2 * MARGIN) * side
 
 
 def refuse(message: str, *, hint: str = "") -> NoReturn:

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from sketchguide.classifiers import IconClassifier, save_classifier
 from sketchguide.cli.generate import parse_size, slug
 from sketchguide.errors import UsageError
 from sketchguide.generation import Picture, recall
 from sketchguide.images import read_png_text, save_png
+from sketchguide.sketch import Sketch
 
 Run = Callable[..., Any]
 
@@ -205,6 +206,21 @@ def test_what_is_ink_can_be_said(sketchguide: Run, quick: list[str], trained: tu
     nothing = sketchguide("generate", "a", *quick, "--polarity", "light-on-dark", "-o", tmp_path / "c.png")
     assert nothing.code == 2
     assert "Give --sketch" in nothing.err
+
+
+def test_the_paper_around_a_drawing_can_be_cut_off(
+    sketchguide: Run, quick: list[str], trained: tuple[Path, Any], tmp_path: Path
+):
+    sheet = Image.new("RGB", (400, 400), "white")
+    ImageDraw.Draw(sheet).rectangle((40, 60, 100, 100), outline="black", width=2)
+    sheet.save(tmp_path / "sheet.png")
+    more = ["--sketch", tmp_path / "sheet.png", "--predictor", trained[0], "--seed", "1", "-o", tmp_path / "a.png"]
+    assert sketchguide("generate", "a", *quick, *more, "--trim").code == 0
+    drawn = recall(tmp_path / "a.png").request.sketch
+    assert drawn == Sketch.open(tmp_path / "sheet.png").trimmed().to_json()
+    nothing = sketchguide("generate", "a", *quick, "--trim", "-o", tmp_path / "b.png")
+    assert nothing.code == 2
+    assert "--trim cuts a drawing, and there is none. Give --sketch" in " ".join(nothing.err.split())
 
 
 def test_an_output_that_is_an_input_is_refused(

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sketchguide.cli.options import INPUT, OUTPUT, OutputOption, PolarityOption, SketchOption, with_request_options
+from sketchguide.cli.options import (
+    INPUT,
+    OUTPUT,
+    OutputOption,
+    PolarityOption,
+    SketchOption,
+    TrimOption,
+    with_request_options,
+)
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.signals import Stopped
 from sketchguide.defaults import PULLING, Polarity
@@ -37,6 +45,7 @@ def command(
     ] = None,
     sketch: SketchOption = None,
     polarity: PolarityOption = None,
+    trim: TrimOption = False,
     source: Annotated[
         Path | None,
         typer.Option(
@@ -76,7 +85,9 @@ def command(
         raise UsageError(
             "--polarity says what is ink in a drawing, and there is none.", hint="Give --sketch.", field="polarity"
         )
-    options = given(prompt=prompt, sketch=sketch, polarity=polarity, **options)
+    if trim and sketch is None:
+        raise UsageError("--trim cuts a drawing, and there is none.", hint="Give --sketch.", field="trim")
+    options = given(prompt=prompt, sketch=sketch, polarity=polarity, trim=trim, **options)
     job = _fresh(options) if source is None else _recalled(source, options)
     job = replace(job, inputs=inputs)
     warn_of_idle(options, report, drawing=job.request.sketch is not None)
@@ -86,14 +97,21 @@ def command(
 
 
 def given(
-    *, sketch: Path | None, polarity: Polarity | None, like: Path | None, size: str | None, **options: Any
+    *,
+    sketch: Path | None,
+    polarity: Polarity | None,
+    like: Path | None,
+    size: str | None,
+    trim: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:
     """The options that were given, as fields of a Request."""
     values = {name: value for name, value in options.items() if value is not None}
     if sketch is not None:
         from sketchguide.sketch import Sketch
 
-        values["sketch"] = Sketch.open(sketch, polarity=polarity or "auto").to_json()
+        drawing = Sketch.open(sketch, polarity=polarity or "auto")
+        values["sketch"] = (drawing.trimmed() if trim else drawing).to_json()
     if like is not None:
         from sketchguide.images import carried
 

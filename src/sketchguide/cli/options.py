@@ -53,6 +53,15 @@ PolarityOption = Annotated[
     ),
 ]
 
+TrimOption = Annotated[
+    bool,
+    typer.Option(
+        "--trim",
+        help="Cut off the blank paper around the drawing, so that it fills the picture.",
+        rich_help_panel=INPUT,
+    ),
+]
+
 NegativeOption = Annotated[
     str | None,
     typer.Option(help="What the picture should not show.", metavar="TEXT", rich_help_panel=INPUT),
@@ -205,8 +214,8 @@ ClassifierOption = Annotated[
 TriesOption = Annotated[
     int | None,
     typer.Option(
-        help="How often a picture that follows a drawing is made at most, each time pulled less, until it is "
-        f"recognised as what the prompt names: {TRIES}.",
+        help="How often a picture is made at most, each time pulled less by the drawing or, without one, from other "
+        f"noise, until it is recognised as what the prompt names: {TRIES}.",
         metavar="N",
         rich_help_panel=GUIDANCE,
     ),
