@@ -280,7 +280,8 @@ def _carried_out(
         number = 1
         moments = partial(_moments, one, controls, seeds, source)
         finish = partial(_finished, backbone, source, picture)
-        for event in walk_until_recognised(moments, finish, [one.prompt] * len(chunk), recogniser):
+        wanted = [one.prompt] * len(chunk)
+        for event in walk_until_recognised(moments, finish, wanted, recogniser, easing=_follows(controls.guides)):
             if isinstance(event, Tried):
                 tried = event
                 continue
@@ -297,8 +298,8 @@ def _carried_out(
                 sure = tried.confidence[row] if tried.confidence else None
                 if sure is not None and sure < request.sure:
                     message = (
-                        f"The picture of seed {seeds[row]} may not show {one.prompt!r}: it is recognised with "
-                        f"{sure:.0%}, the best of {request.tries} tries."
+                        f"The picture of seed {seeds[row]} may not show {one.prompt!r}: at the best of its tries it is "
+                        f"recognised with {sure:.0%}."
                     )
                     warnings.warn(message, SketchguideWarning, stacklevel=3)
                 evaluations = tried.evaluations.plus(_shared(source))

@@ -86,18 +86,23 @@ Finish = Callable[[Tensor], Tensor]
 
 
 def walk_until_recognised(
-    walk: Walk, finish: Finish, prompts: Sequence[str], recogniser: Recogniser | None
+    walk: Walk, finish: Finish, prompts: Sequence[str], recogniser: Recogniser | None, *, easing: bool = True
 ) -> Iterator[Attempt | Tried]:
     """Walk the pictures of `prompts`, and those that `recogniser` is not sure of again; Tried comes last.
 
     Of a picture that stays below `sure` the try is kept that the recogniser is surest of. Without one there is one try.
+    With `easing`, where each try pulls less than the one before, the next one is passed over of a picture that is not
+    half as recognisable as it must be; never the last.
     """
     tries = 1 if recogniser is None else recogniser.tries
     classes = [] if recogniser is None else recogniser.classes_of(prompts)
-    rows: list[int] = list(range(len(prompts)))
-    best, number, confidence = list[tuple[Tensor, Tensor]](), [1] * len(rows), [0.0] * len(rows)
+    due = [1] * len(prompts)  # the next try of each picture
+    best, number, confidence = list[tuple[Tensor, Tensor]](), [1] * len(due), [0.0] * len(due)
     spent = Evaluations(0, 0)
     for attempt in range(1, tries + 1):
+        rows = [row for row, next_one in enumerate(due) if next_one == attempt]
+        if not rows:
+            continue
         moment: Moment | None = None
         for moment in walk(rows, attempt):
             yield Attempt(attempt, rows, moment, spent)
@@ -113,8 +118,7 @@ def walk_until_recognised(
         for row, one, sure in zip(rows, made, found, strict=True):
             if attempt == 1 or sure > confidence[row]:
                 best[row], number[row], confidence[row] = one, attempt, sure
-        rows = [row for row in rows if confidence[row] < recogniser.sure]
-        if not rows:
-            break
+            if sure < recogniser.sure and attempt < tries:
+                due[row] = min(attempt + (2 if easing and sure < recogniser.sure / 2 else 1), tries)
     latents, kept = zip(*best, strict=True)
     yield Tried(torch.stack(latents), torch.stack(kept), spent, tuple(number), tuple(confidence))
