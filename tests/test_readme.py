@@ -9,6 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sketchguide.classifiers import load_classifier
+from sketchguide.loading import load_backbone
+from sketchguide.recognition import find_recogniser
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
@@ -44,6 +48,14 @@ def test_every_file_and_heading_the_readme_and_docs_point_to_exists():
             assert file.exists(), f"{page.name} points to {target}"
             if heading:
                 assert heading in headings(file.read_text(encoding="utf-8")), f"{page.name}: {target}#{heading}"
+
+
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="the source archive comes without docs")
+def test_the_docs_list_the_words_that_the_shipped_recogniser_knows():
+    page = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    listed = " ".join(re.findall(r"^> (.*)$", page, re.MULTILINE)).split(", ")
+    known = load_classifier(find_recogniser(None, load_backbone("icons-64"))).classes
+    assert listed == sorted(name.strip() for names in known for name in names.split(","))
 
 
 def headings(text: str) -> list[str]:

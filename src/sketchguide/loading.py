@@ -319,7 +319,7 @@ def own_predictor(backbone: Backbone, reads: Reads = "ink") -> str:
     if not has_predictor(backbone, reads):
         raise UsageError(
             f"{backbone.name!r} has no predictor of its own{'' if reads == 'ink' else ' that reads latents'}.",
-            hint="Name one with --predictor, or train it: "
+            hint="Name one (--predictor; of a method predictor=NAME), or train it: "
             f"`sketchguide train --model … --data … --reads {reads} -o …`.",
             field="predictor",
         )

@@ -18,8 +18,8 @@ def command(context: typer.Context, as_json: JsonFlag = False) -> None:
     sketchguide models
     sketchguide generate "a red apple" --model NAME
 
-    Any other diffusers folder or hub id of the Stable Diffusion 1.x or 2.x
-    family can be given as --model too.
+    Any other diffusers folder or hub id of Stable Diffusion 1.x to 3.5, XL or
+    Flux.1 can be given as --model too.
     """
     report = Report.of(context, as_json=as_json)
     found = [*_shipped(), *_cached()]

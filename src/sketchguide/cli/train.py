@@ -31,8 +31,8 @@ def command(
     data: Annotated[
         Path,
         typer.Option(
-            help="Folder of pictures. Captions come from metadata.jsonl, a .txt beside each picture, or the name of "
-            "the picture's folder.",
+            help="Folder of pictures. Captions come from metadata.jsonl or .csv, a .txt beside each picture, or the "
+            "name of the picture's folder.",
             metavar="FOLDER",
             rich_help_panel=DATA,
         ),
