@@ -3,7 +3,7 @@ import torch
 
 from sketchguide.defaults import SEED
 from sketchguide.errors import UsageError
-from sketchguide.seeds import generators, noise, noise_like, random_seed, seeded
+from sketchguide.seeds import another, generators, noise, noise_like, random_seed, seeded
 
 
 def test_a_seed_is_the_same_noise_in_any_batch() -> None:
@@ -17,6 +17,12 @@ def test_a_seed_is_the_same_noise_in_any_batch() -> None:
 def test_one_generator_goes_on_where_it_stopped() -> None:
     each = generators([7])
     assert not torch.equal(noise(each, (4,)), noise(each, (4,)))
+
+
+def test_the_seeds_of_further_tries_are_those_that_recipes_were_made_with() -> None:
+    assert [another(7, number) for number in (1, 2, 5)] == [7, 976413892, 1956722279]
+    with pytest.raises(UsageError, match="seed is -1"):
+        another(-1, 2)
 
 
 def test_the_global_generator_is_left_alone() -> None:

@@ -1602,24 +1602,64 @@ def test_a_trimmed_drawing_fills_the_picture_whatever_it_is_drawn_with(kind: str
     width, height = (round(600 * min(1, aspect)), round(600 * min(1, 1 / aspect)))
     box = np.array([[0.2, 0.1], [0.4, 0.1], [0.4, 0.1 + 0.1 * aspect], [0.2, 0.1 + 0.1 * aspect], [0.2, 0.1]])
     picture = Image.new("F", (width, height))
-    ImageDraw.Draw(picture).line([tuple(point) for point in box * (width, height)], fill=1, width=9)
+    ImageDraw.Draw(picture).line([tuple(point) for point in box * (width, height)], fill=1, width=5)
     strokes = (Stroke(points=box),) if kind != "raster" else ()
     raster = np.asarray(picture) if kind != "strokes" else None
     sketch = Sketch(strokes=strokes, raster=raster, aspect=aspect)
     trimmed = sketch.trimmed()
-    assert around(trimmed) == pytest.approx((20, 74, 235, 181), abs=5)
-    assert trimmed.aspect == pytest.approx((2 + 0.38) / (1 + 0.38), abs=0.06)
+    assert around(trimmed) == pytest.approx((20, 74, 235, 181), abs=9)
+    assert trimmed.aspect == pytest.approx((2 + 0.38) / (1 + 0.38), abs=0.1)
     assert around(trimmed.trimmed()) == pytest.approx(around(trimmed), abs=3)
     mapped, other = (one.rasterize(size=(64, 64)) for one in (trimmed, Sketch.from_json(trimmed.to_json())))
     assert np.array_equal(mapped.ink, other.ink)
 
 
-def test_a_thick_pen_on_a_large_sheet_stays_a_line_when_trimmed():
+def sheet(*marks: tuple[int, int, int, int]) -> NDArray[np.float32]:
+    """White paper of 1000 × 1000 with a box of 120 × 100 drawn at (200, 300), and these (left, top, right, bottom)."""
     ink = np.zeros((1000, 1000), np.float32)
-    ink[400:600, 420:470] = ink[400:450, 420:600] = 1
-    trimmed = Sketch(raster=ink).trimmed()
-    assert thickness(trimmed.rasterize(size=(64, 64))) == pytest.approx(1.7, abs=0.3)
-    assert around(trimmed) == pytest.approx((20, 20, 235, 235), abs=24)
+    ink[300:400, 200:320] = 1
+    ink[304:396, 204:316] = 0
+    for left, top, right, bottom in marks:
+        ink[top:bottom, left:right] = 1
+    return ink
+
+
+def test_small_areas_keep_their_outline_when_trimmed():
+    y, x = np.mgrid[:1000, :1000]
+    disc = Sketch(raster=((x - 300) ** 2 + (y - 600) ** 2 < 30**2).astype(np.float32)).trimmed()
+    ink = disc.rasterize(size=(256, 256)).ink
+    assert ink[128, 128] == 0
+    assert around(disc) == pytest.approx((20, 20, 235, 235), abs=8)
+    assert ink.mean() == pytest.approx(math.pi * 0.84 * LINE_WIDTH, rel=0.25)
+
+
+@pytest.mark.parametrize("dirt", [(950, 930, 951, 931), (900, 100, 904, 104), (0, 0, 6, 1000), (0, 985, 700, 1000)])
+def test_dirt_is_cut_off_with_the_paper(dirt: tuple[int, int, int, int]):
+    clean, dirty = (Sketch(raster=ink).trimmed() for ink in (sheet(), sheet(dirt)))
+    assert np.array_equal(clean.raster, dirty.raster)
+    assert clean.aspect == dirty.aspect
+
+
+def test_dots_that_belong_to_a_drawing_are_kept_when_it_is_trimmed():
+    dots = [(250, 270, 258, 278), (260, 420, 268, 428)]
+    left, top, right, bottom = around(Sketch(raster=sheet(*dots)).trimmed())
+    assert bottom - top > right - left
+    assert (top, bottom) == pytest.approx((20, 235), abs=4)
+    only = np.zeros((1000, 1000), np.float32)
+    only[200:204, 200:204] = only[500:504, 700:704] = 1
+    assert around(Sketch(raster=only).trimmed())[::2] == pytest.approx((20, 235), abs=4)
+
+
+def test_what_was_off_the_page_stays_off_it():
+    drawn, beyond = [[0.8, 0.4], [0.95, 0.6]], [[1.02, 0.3], [1.02, 0.7]]
+    trimmed = Sketch.from_strokes([drawn, beyond]).trimmed()
+    assert len(trimmed.strokes) == 1
+    far = Sketch.from_strokes([[[0.5, 0.5], [0.51, 0.51]], [[2e4, 2e4], [3e4, 3e4]]])
+    assert len(far.trimmed().strokes) == 1
+    ground = Sketch.from_strokes([[[0.7, 0.5], [1.3, 0.5], [1.3, 0.6], [0.7, 0.6]]]).trimmed()
+    assert [len(stroke.points) for stroke in ground.strokes] == [2, 2]
+    assert around(ground)[::2] == pytest.approx((20, 235), abs=4)
+    assert ground.trimmed().aspect == pytest.approx(ground.aspect, abs=0.01)
 
 
 def test_what_trimming_cannot_change_stays():

@@ -339,7 +339,7 @@ class Recipe(Checked):
     index: int = Field(ge=0, description="which of the request's pictures")
     made_with: dict[str, str] = Field(description="versions, and fingerprints of the networks")
     evaluations: dict[str, int] = Field(default={}, description="network passes, by their kind")
-    tried: int = Field(default=1, ge=1, description="which of its tries the picture is")
+    tried: int = Field(default=1, ge=1, le=TRIES.high, description="which of its tries the picture is")
     confidence: float | None = Field(default=None, description="how sure the recogniser is of it; none: not asked")
     sheet: bool = Field(default=False, description="it is a sheet of all the request's pictures")
 

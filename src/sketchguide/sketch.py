@@ -63,6 +63,8 @@ _MAX_MAP_SIDE = 4096
 _MAX_RASTER_SIDE = 1024
 _RULED = 0.06  # darkness of the faintest line that rules a page
 _SLANT = 0.09  # rows per column, 5 degrees, by which its lines may be turned
+_SPECK = 0.015  # of the longer side: smaller is dirt, if it lies alone
+_EDGE = 0.03  # of the page: a thinner mark at its edge is a scanner's
 _COLOURED = 0.06  # of the longer side: what is wider is no line where colours are
 _FOREIGN = MappingProxyType({"appState": "Excalidraw", "tldrawFileFormatVersion": "tldraw"})
 PAPER_OF: Mapping[Polarity, Paper] = MappingProxyType({"dark-on-light": "white", "light-on-dark": "black"})
@@ -372,30 +374,32 @@ class Sketch:
         return replace(self, strokes=strokes, raster=raster, aspect=aspect)
 
     def trimmed(self) -> Sketch:
-        """The drawing without the blank paper around it, but for a margin of 8 %: it fills what it is laid on.
+        """The drawing cut out of the blank paper around it, with a margin of 8 %: it fills what it is laid on.
 
-        Of a raster the centre lines are kept, as `rasterize` finds them on the whole page. What is blank stays as is.
+        Of a raster, specks far from the drawing and lines along the page's edge are taken for dirt and cut off too.
+        What is blank, or a single dot, stays as it is.
         """
         page = np.array([self.aspect, 1.0])
-        width, height = (max(MIN_SIDE, round(side)) for side in page / page.max() * _MAX_RASTER_SIDE)
-        lines: Mask = np.zeros((height, width), np.bool_)
-        if self.raster is not None:
-            lines = _centre_lines(self.raster, canvas=(height, width))
-        drawn = np.argwhere(lines | (_drawn(self.strokes, canvas=(height, width)) >= 0))
-        if not len(drawn):
-            return self
-        cells = np.array([width, height]) / page
-        low, high = (ends[::-1] / cells for ends in (drawn.min(axis=0), drawn.max(axis=0) + 1))
-        canvas = np.maximum(with_margin(high - low), MIN_SIDE / cells)
-        start = (low + high - canvas) / 2
-        strokes = tuple(replace(stroke, points=(stroke.points * page - start) / canvas) for stroke in self.strokes)
+        strokes = [part for stroke in self.strokes for part in _on_the_page(stroke)]
+        corners: list[NDArray[Any]] = [stroke.points * page for stroke in strokes]
         raster = self.raster
+        if raster is not None and (box := _extent(raster)) is not None:
+            corners.append(box * page / raster.shape[::-1])
+        everything = np.concatenate([*corners, np.empty((0, 2))]).astype(np.float64)
+        if not len(everything) or not np.ptp(everything, axis=0).any():
+            return self
+        low, high = everything.min(axis=0), everything.max(axis=0)
+        canvas = with_margin(high - low)
+        start = (low + high - canvas) / 2
         if raster is not None:
+            cells = raster.shape[::-1] / page
             left, top = (int(place) for place in np.round(start * cells))
-            columns, rows = (int(side) for side in np.round(canvas * cells))
-            around = np.pad(lines.astype(np.float32), [(rows, rows), (columns, columns)])
+            columns, rows = (max(MIN_SIDE, round(side)) for side in canvas * cells)
+            around = np.pad(raster, [(rows, rows), (columns, columns)])
             raster = around[top + rows : top + 2 * rows, left + columns : left + 2 * columns]
-        return replace(self, strokes=strokes, raster=raster, aspect=float(canvas[0] / canvas[1]))
+            start, canvas = np.array([left, top]) / cells, np.array([columns, rows]) / cells
+        moved = tuple(replace(stroke, points=frozen((stroke.points * page - start) / canvas)) for stroke in strokes)
+        return replace(self, strokes=moved, raster=raster, aspect=float(canvas[0] / canvas[1]))
 
     def rasterize(self, *, size: tuple[int, int], line_width: float = LINE_WIDTH) -> SpatialMap:
         """The drawing as a map of thin, even, antialiased lines with round ends.
@@ -802,6 +806,42 @@ def _clipped(points: Points, *, limit: tuple[int, int]) -> NDArray[np.float64]:
     met = enter <= leave
     start, way, enter, leave = start[met], way[met], enter[met, None], leave[met, None]
     return np.stack([start + enter * way, start + leave * way], axis=1)
+
+
+def _on_the_page(stroke: Stroke) -> list[Stroke]:
+    """The parts of a stroke that are drawn."""
+    points = stroke.points.astype(np.float64)
+    if ((points >= 0) & (points <= 1)).all():
+        return [stroke]
+    parts: list[list[NDArray[np.float64]]] = []
+    for start, end in _clipped(np.concatenate([points, points[:1]]) if stroke.closed else points, limit=(1, 1)):
+        if parts and np.allclose(parts[-1][-1], start, rtol=0, atol=1e-9):
+            parts[-1].append(end)
+        else:
+            parts.append([start, end])
+    return [replace(stroke, points=frozen(np.array(part)), closed=False) for part in parts]
+
+
+def _extent(ink: Float) -> NDArray[np.float64] | None:
+    """Two corners (x, y) of the box around what is drawn, in cells, without what is taken for dirt; None of nothing."""
+    from scipy import ndimage
+
+    labels = np.empty(ink.shape, np.int32)
+    ndimage.label(_marked(ink), structure=np.ones((3, 3)), output=labels)
+    found = [[(one.start, one.stop) for one in (across, down)] for down, across in ndimage.find_objects(labels)]
+    if not found:
+        return None
+    boxes = np.array(found, np.float64).transpose(0, 2, 1)  # (N, 2 corners, x and y)
+    sides, page = boxes[:, 1] - boxes[:, 0], np.array(ink.shape[::-1])
+    along_edge = ((sides <= _EDGE * page) & ((boxes[:, 0] <= 0) | (boxes[:, 1] >= page))).any(axis=1)
+    speck = sides.max(axis=1) < _SPECK * page.max()
+    sure = ~(speck | along_edge)
+    if not sure.any():
+        return np.stack([boxes[:, 0].min(axis=0), boxes[:, 1].max(axis=0)])
+    low, high = boxes[sure, 0].min(axis=0), boxes[sure, 1].max(axis=0)
+    near = ((boxes[:, 1] >= low - (high - low).max() / 2) & (boxes[:, 0] <= high + (high - low).max() / 2)).all(axis=1)
+    meant = sure | (speck & near)
+    return np.stack([boxes[meant, 0].min(axis=0), boxes[meant, 1].max(axis=0)])
 
 
 def _placed(canvas: NDArray[Any], grid: tuple[int, int], *, blank: float) -> NDArray[Any]:

@@ -218,6 +218,13 @@ def test_the_paper_around_a_drawing_can_be_cut_off(
     assert sketchguide("generate", "a", *quick, *more, "--trim").code == 0
     drawn = recall(tmp_path / "a.png").request.sketch
     assert drawn == Sketch.open(tmp_path / "sheet.png").trimmed().to_json()
+    sketchguide("generate", "a", *quick, *more)
+    again = ["generate", "--from", tmp_path / "a.png", "--trim", "-o", tmp_path / "again.png"]
+    assert sketchguide(*again).code == 0
+    assert recall(tmp_path / "again.png").request.sketch == drawn
+    assert sketchguide("generate", "a", *quick, "-o", tmp_path / "none.png").code == 0
+    again[2] = tmp_path / "none.png"
+    assert "none.png follows none. Leave it out" in " ".join(sketchguide(*again).err.split())
     nothing = sketchguide("generate", "a", *quick, "--trim", "-o", tmp_path / "b.png")
     assert nothing.code == 2
     assert "--trim cuts a drawing, and there is none. Give --sketch" in " ".join(nothing.err.split())

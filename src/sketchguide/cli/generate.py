@@ -85,10 +85,10 @@ def command(
         raise UsageError(
             "--polarity says what is ink in a drawing, and there is none.", hint="Give --sketch.", field="polarity"
         )
-    if trim and sketch is None:
+    if trim and sketch is None and source is None:
         raise UsageError("--trim cuts a drawing, and there is none.", hint="Give --sketch.", field="trim")
     options = given(prompt=prompt, sketch=sketch, polarity=polarity, trim=trim, **options)
-    job = _fresh(options) if source is None else _recalled(source, options)
+    job = _fresh(options) if source is None else _recalled(source, options, trim=trim and sketch is None)
     job = replace(job, inputs=inputs)
     warn_of_idle(options, report, drawing=job.request.sketch is not None)
     if as_sheet and job.only is not None:
@@ -151,8 +151,8 @@ def _fresh(options: Mapping[str, Any]) -> Job:
     return Job(request=request)
 
 
-def _recalled(source: Path, options: Mapping[str, Any]) -> Job:
-    """The stored request with the `options` given in place of its own.
+def _recalled(source: Path, options: Mapping[str, Any], *, trim: bool) -> Job:
+    """The stored request with the `options` given in place of its own, and with its own drawing trimmed if asked to.
 
     A new seed or count starts from the stored picture; anything else changes that picture alone.
     """
@@ -161,6 +161,14 @@ def _recalled(source: Path, options: Mapping[str, Any]) -> Job:
 
     recipe = recall(source)
     values = {**recipe.request.model_dump(), **options}
+    if trim:
+        from sketchguide.sketch import Sketch
+
+        stored = recipe.request
+        if stored.sketch is None or stored.layout is not None or stored.edit is not None:
+            why = "follows none" if stored.sketch is None else "follows one that lies on another picture"
+            raise UsageError(f"--trim cuts a drawing, and {source} {why}.", hint="Leave it out.", field="trim")
+        values["sketch"] = Sketch.from_json(stored.sketch).trimmed().to_json()
     only = None if recipe.sheet else recipe.index
     if "seed" in options or "count" in options:
         start = {} if recipe.sheet else {"seed": recipe.request.seed + recipe.index, "count": 1}
