@@ -1,7 +1,6 @@
 """The model at a glance: 100 prompts on one labelled sheet.
 
 python recipes/icons/sheet.py --data ../shared/data --model icons-64 --out docs/images/icons-64.png
-python recipes/icons/sheet.py --data ../shared/data --model icons-64 --tries 5 --out docs/images/icons-64-tries.png
 """
 
 from __future__ import annotations
@@ -10,12 +9,16 @@ import argparse
 import random
 from pathlib import Path
 
+from PIL import Image
+
 from artwork import COLOURS
 from sketchguide import load_backbone
 from sketchguide.evaluation.drawings import class_map, with_article
-from sketchguide.generation import pictures_of
-from sketchguide.images import save_png, sheet
+from sketchguide.generation import walk
+from sketchguide.images import save_png, sheet, to_images
 from sketchguide.request import Request
+
+BATCH = 25
 
 
 def prompts(data: Path) -> list[str]:
@@ -34,17 +37,18 @@ def main() -> None:
     parser.add_argument("--model", default="icons-64")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tries", type=int, default=1, help="from other noise, until a picture is recognised")
     args = parser.parse_args()
     backbone = load_backbone(args.model)
     texts = prompts(args.data)
-    request = Request.checked(prompt="", seed=args.seed, tries=args.tries)
-    pictures = pictures_of(request, prompts=texts, backbone=backbone, predictor=None)
-    side = pictures[0].image.width
-    enlarged = [picture.image.resize((2 * side, 2 * side)) for picture in pictures]
+    request = Request.checked(prompt="", seed=args.seed)
+    images: list[Image.Image] = []
+    for first in range(0, len(texts), BATCH):
+        some = texts[first : first + BATCH]
+        *_, last = walk(request, backbone, prompts=some, seeds=[args.seed] * len(some))
+        images += to_images(backbone.decode(last.latent))
+    side = images[0].width
+    enlarged = [image.resize((2 * side, 2 * side)) for image in images]
     save_png(sheet(enlarged, columns=10, labels=texts), args.out)
-    if args.tries > 1:
-        print(f"tried again: {', '.join(p.request.prompt for p in pictures if p.tried > 1) or 'none'}")
 
 
 if __name__ == "__main__":
