@@ -283,7 +283,7 @@ def test_pictures_are_tried_again_until_they_are_recognised(batch: Batch, predic
     at_once = build_method(f"{lgp},tries=3,sure=0,recogniser={tmp_path}", batch.backbone)
     assert torch.equal(made(at_once.method, batch), thrice[0])
     *_, last = never.method(batch)
-    assert last.evaluations.conditional == 3 * batch.request.steps
+    assert last.evaluations.conditional == 2 * batch.request.steps  # the second try is passed over
 
 
 @pytest.mark.parametrize(

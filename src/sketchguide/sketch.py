@@ -395,8 +395,11 @@ class Sketch:
             cells = raster.shape[::-1] / page
             left, top = (int(place) for place in np.round(start * cells))
             columns, rows = (max(MIN_SIDE, round(side)) for side in canvas * cells)
-            around = np.pad(raster, [(rows, rows), (columns, columns)])
-            raster = around[top + rows : top + 2 * rows, left + columns : left + 2 * columns]
+            window = np.zeros((rows, columns), np.float32)
+            within = raster[max(top, 0) : top + rows, max(left, 0) : left + columns]
+            below, beside = max(-top, 0), max(-left, 0)
+            window[below : below + within.shape[0], beside : beside + within.shape[1]] = within
+            raster = window
             start, canvas = np.array([left, top]) / cells, np.array([columns, rows]) / cells
         moved = tuple(replace(stroke, points=frozen((stroke.points * page - start) / canvas)) for stroke in strokes)
         return replace(self, strokes=moved, raster=raster, aspect=float(canvas[0] / canvas[1]))
