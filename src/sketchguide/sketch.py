@@ -395,11 +395,7 @@ class Sketch:
             cells = raster.shape[::-1] / page
             left, top = (int(place) for place in np.round(start * cells))
             columns, rows = (max(MIN_SIDE, round(side)) for side in canvas * cells)
-            window = np.zeros((rows, columns), np.float32)
-            within = raster[max(top, 0) : top + rows, max(left, 0) : left + columns]
-            below, beside = max(-top, 0), max(-left, 0)
-            window[below : below + within.shape[0], beside : beside + within.shape[1]] = within
-            raster = window
+            raster = _window(raster, (top, left), (rows, columns))
             start, canvas = np.array([left, top]) / cells, np.array([columns, rows]) / cells
         moved = tuple(replace(stroke, points=frozen((stroke.points * page - start) / canvas)) for stroke in strokes)
         return replace(self, strokes=moved, raster=raster, aspect=float(canvas[0] / canvas[1]))
@@ -839,12 +835,16 @@ def _extent(ink: Float) -> NDArray[np.float64] | None:
     along_edge = ((sides <= _EDGE * page) & ((boxes[:, 0] <= 0) | (boxes[:, 1] >= page))).any(axis=1)
     speck = sides.max(axis=1) < _SPECK * page.max()
     sure = ~(speck | along_edge)
+
+    def around(which: NDArray[np.bool_]) -> NDArray[np.float64]:
+        return np.stack([boxes[which, 0].min(axis=0), boxes[which, 1].max(axis=0)])
+
     if not sure.any():
-        return np.stack([boxes[:, 0].min(axis=0), boxes[:, 1].max(axis=0)])
-    low, high = boxes[sure, 0].min(axis=0), boxes[sure, 1].max(axis=0)
-    near = ((boxes[:, 1] >= low - (high - low).max() / 2) & (boxes[:, 0] <= high + (high - low).max() / 2)).all(axis=1)
-    meant = sure | (speck & near)
-    return np.stack([boxes[meant, 0].min(axis=0), boxes[meant, 1].max(axis=0)])
+        return around(~sure)
+    low, high = around(sure)
+    reach = (high - low).max() / 2
+    near = ((boxes[:, 1] >= low - reach) & (boxes[:, 0] <= high + reach)).all(axis=1)
+    return around(sure | (speck & near))
 
 
 def _placed(canvas: NDArray[Any], grid: tuple[int, int], *, blank: float) -> NDArray[Any]:
@@ -857,9 +857,18 @@ def _placed(canvas: NDArray[Any], grid: tuple[int, int], *, blank: float) -> NDA
 
 def _middle(values: Float, sides: tuple[int, int]) -> Float:
     """The middle of a raster (H, W), or the raster in the middle of a larger one, blank around it: (sides)."""
-    kept = [min(old, new) for old, new in zip(values.shape, sides, strict=True)]
-    top, left = ((old - new) // 2 for old, new in zip(values.shape, kept, strict=True))
-    return _placed(values[top : top + kept[0], left : left + kept[1]], sides, blank=0.0)
+    top, left = (int((old - new) / 2) for old, new in zip(values.shape, sides, strict=True))
+    return _window(values, (top, left), sides)
+
+
+def _window(values: Float, corner: tuple[int, int], sides: tuple[int, int]) -> Float:
+    """The part of a raster (H, W) of these `sides` whose first row and column `corner` is; blank where it has none."""
+    top, left = corner
+    page = np.zeros(sides, values.dtype)
+    within = values[max(top, 0) : top + sides[0], max(left, 0) : left + sides[1]]
+    below, beside = max(-top, 0), max(-left, 0)
+    page[below : below + within.shape[0], beside : beside + within.shape[1]] = within
+    return page
 
 
 def _spread(weights: Float, *, reach: float) -> Float:
