@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +15,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from served import Served, serving
+from sketchguide.generation import Picture, Progress, run
 from sketchguide.predictors import LatentPredictor
 from sketchguide.sketch import Sketch
+from sketchguide.web import jobs
 from sketchguide.web.jobs import Desk
 from support import Tiny
 
@@ -26,6 +29,8 @@ FAST = {"steps": 3}
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium: install the package chromium")
 Opened = Callable[..., Page]
+
+expect.set_options(timeout=20_000)  # ms: other tests run beside these
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +45,23 @@ def browser() -> Iterator[Browser]:
 def served(desk: Desk) -> Iterator[Served]:
     with serving(desk) as served:
         yield served
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """No picture is done before this is cleared: whatever is drawn stays at its second step, and can be cancelled."""
+    held = threading.Event()
+    held.set()
+
+    def waiting(*args: Any, **more: Any) -> Iterator[Picture | Progress]:
+        for event in run(*args, **more):
+            yield event
+            while held.is_set() and isinstance(event, Progress) and event.done == 2:
+                time.sleep(0.02)
+                yield event
+
+    monkeypatch.setattr(jobs, "run", waiting)
+    return held
 
 
 @pytest.fixture
@@ -125,22 +147,27 @@ def test_without_live_it_waits_for_the_button(page: Page):
     expect(page.locator("#history img")).to_have_count(1)
 
 
-def test_a_new_stroke_takes_the_place_of_what_is_being_drawn(page: Page, desk: Desk):
-    setting(page, "steps", "150")
+def test_a_new_stroke_takes_the_place_of_what_is_being_drawn(page: Page, desk: Desk, held: threading.Event):
+    asked = desk._jobs  # pyright: ignore[reportPrivateUsage]
     draw_line(page, (0.2, 0.2), (0.8, 0.2))
-    expect(page.locator("#stop")).to_be_enabled()
-    setting(page, "steps", "3")
+    expect(page.locator("#status")).to_contain_text("of 3")
+    before = len(asked)
     draw_line(page, (0.2, 0.4), (0.8, 0.4))
-    expect(page.locator("#history img")).to_have_count(1, timeout=20_000)
-    states = [job.state for job in desk._jobs.values()]  # pyright: ignore[reportPrivateUsage]
+    for _ in range(200):
+        if len(asked) > before:
+            break
+        page.wait_for_timeout(50)
+    held.clear()
+    expect(page.locator("#history img")).to_have_count(1)
+    states = [job.state for job in asked.values()]
     assert states[-1] == "done"
     assert set(states[:-1]) == {"cancelled"}
 
 
+@pytest.mark.usefixtures("held")
 def test_stop(page: Page, desk: Desk):
-    setting(page, "steps", "150")
     page.click("#draw")
-    expect(page.locator("#status")).to_contain_text("of 150")
+    expect(page.locator("#status")).to_contain_text("of 3")
     page.click("#stop")
     expect(page.locator("#stop")).to_be_disabled()
     (job,) = desk._jobs.values()  # pyright: ignore[reportPrivateUsage]
@@ -213,12 +240,13 @@ def test_a_reload_in_the_middle_of_a_stroke_loses_nothing(page: Page):
     assert not page.is_checked("#live")
 
 
-def test_a_reload_finds_the_picture_that_was_being_drawn(page: Page):
-    setting(page, "steps", "30")
+def test_a_reload_finds_the_picture_that_was_being_drawn(page: Page, held: threading.Event):
     draw_line(page, (0.2, 0.2), (0.8, 0.2))
-    expect(page.locator("#status")).to_contain_text("of 30")
+    expect(page.locator("#status")).to_contain_text("of 3")
     page.reload()
-    expect(page.locator("#history img")).to_have_count(1, timeout=20_000)
+    expect(page.locator("#status")).to_contain_text("of 3")
+    held.clear()
+    expect(page.locator("#history img")).to_have_count(1)
     assert "sketch" in page.evaluate("""async () => { const open = indexedDB.open("sketchguide", 1);
         await new Promise((done) => (open.onsuccess = done));
         const all = open.result.transaction("pictures").objectStore("pictures").getAll();
@@ -445,19 +473,21 @@ def test_what_the_server_refuses_is_said_and_nothing_is_lost(page: Page):
     expect(page.locator("#draw")).to_be_enabled()
 
 
-def test_a_server_that_is_stopped_in_order_is_waited_for(browser: Browser, tiny: Tiny, predictor: LatentPredictor):
+def test_a_server_that_is_stopped_in_order_is_waited_for(
+    browser: Browser, tiny: Tiny, predictor: LatentPredictor, held: threading.Event
+):
     page = browser.new_page()
     with Desk(lambda: (tiny(), predictor)) as desk, serving(desk) as served:
         port = int(served.url.rstrip("/").rpartition(":")[2])
         page.goto(served.url)
         page.fill("#prompt", "a cat")
-        setting(page, "steps", "200")
+        setting(page, "steps", "3")
         page.click("#draw")
-        expect(page.locator("#status")).to_contain_text("of 200")
+        expect(page.locator("#status")).to_contain_text("of 3")
     expect(page.locator("#banner")).to_contain_text("does not answer")
-    setting(page, "steps", "2")
+    held.clear()
     with Desk(lambda: (tiny(), predictor)) as desk, serving(desk, port=port):
-        expect(page.locator("#history img")).to_have_count(1, timeout=20_000)
+        expect(page.locator("#history img")).to_have_count(1)
         assert [job.state for job in desk._jobs.values()] == ["done"]  # pyright: ignore[reportPrivateUsage]
         expect(page.locator("#banner")).to_be_hidden()
         page.close()
@@ -473,9 +503,9 @@ def test_a_server_that_forgot_the_job_is_asked_again(page: Page, desk: Desk):
     page.unroute(lost)
     gone = {"error": {"code": "unknown_job", "message": "There is no such drawing.", "hint": "", "field": ""}}
     page.route(re.compile(f"/api/jobs/{first}"), lambda route: route.fulfill(status=404, json=gone))
-    expect(page.locator("#history img")).to_have_count(1, timeout=20_000)
+    expect(page.locator("#history img")).to_have_count(1)
     assert len(desk._jobs) == 2  # pyright: ignore[reportPrivateUsage]
-    expect(page.locator("#banner")).to_be_hidden(timeout=10_000)
+    expect(page.locator("#banner")).to_be_hidden()
 
 
 def test_a_server_that_is_full_or_away_is_asked_again_once(page: Page, desk: Desk):
@@ -492,7 +522,7 @@ def test_a_server_that_is_full_or_away_is_asked_again_once(page: Page, desk: Des
     assert page.locator("#stop").is_enabled()
     page.unroute("**/api/jobs")
     page.unroute("**/ready")
-    expect(page.locator("#history img")).to_have_count(1, timeout=20_000)
+    expect(page.locator("#history img")).to_have_count(1)
     assert len(desk._jobs) == 1  # pyright: ignore[reportPrivateUsage]
     expect(page.locator("#banner")).to_be_hidden()
 
@@ -502,7 +532,7 @@ def test_a_server_that_asks_for_another_token_is_not_asked_for_ever(page: Page):
     page.route("**/api/jobs", lambda route: route.abort())
     page.route("**/ready", lambda route: route.fulfill(status=401, json=locked))
     page.click("#draw")
-    expect(page.locator("#banner")).to_have_text("This server asks for its token.", timeout=10_000)
+    expect(page.locator("#banner")).to_have_text("This server asks for its token.")
     expect(page.locator("#stop")).to_be_disabled()
 
 
