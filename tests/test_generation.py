@@ -257,6 +257,11 @@ def test_a_negative_prompt_cut_short_is_told_of(tiny: Tiny) -> None:
         generate("a", negative="a " * 76 + "the end", backbone=tiny(), steps=1, size=SIZE, seed=1)
 
 
+def test_a_scale_below_one_is_told_of(tiny: Tiny) -> None:
+    with pytest.warns(SketchguideWarning, match="scale is 0: below 1 the picture turns from the prompt"):
+        generate("a cat", backbone=tiny(), steps=1, size=SIZE, seed=1, scale=0.0)
+
+
 def test_a_scale_of_one_is_told_of(tiny: Tiny) -> None:
     with pytest.warns(SketchguideWarning, match="scale is 1"):
         generate("a cat", backbone=tiny(), steps=1, size=SIZE, seed=1, scale=1.0)

@@ -122,9 +122,7 @@ def check_equal_to_pipeline(backbone: UNetBackbone, solver: str, monkeypatch: py
 
     each = generators(seeds)
     begin = noise(each, (4, *GRID))
-    # Where diffusers counts in noise-to-signal ratios its latents are ours divided by alpha.
-    scheduler.set_timesteps(steps)
-    ours = begin * float(scheduler.init_noise_sigma) * levels[0].alpha if solver.startswith("euler") else begin
+    ours = begin * levels[0].sigma if backbone.solvers[solver].scaled else begin
     condition, negative = backbone.describe(prompts), backbone.describe(["", ""])
     *_, last = sample(
         backbone,

@@ -16,6 +16,7 @@ from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
+from torch.testing._internal.two_tensor import TwoTensor
 from transformers import CLIPConfig, CLIPImageProcessor
 
 from sketchguide import generate, loading
@@ -282,6 +283,12 @@ def only_a_pickle(file: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [truncated, pickled, empty, not_finite, incomplete, misshapen, only_a_pickle])
+def test_a_folder_with_half_precision_alone_is_loaded(tmp_path: Path) -> None:
+    tiny_stable_diffusion().to(dtype=torch.float16).save_pretrained(tmp_path, variant="fp16")
+    assert load_backbone(tmp_path).dtype == torch.float32
+    assert generate("a cat", backbone=load_backbone(tmp_path), steps=1, size=(64, 64), seed=1)
+
+
 def test_damaged_weights_are_refused_by_name(folder: Path, damage: Callable[[Path], None]) -> None:
     damage(folder / UNET)
     with pytest.raises(WeightsError) as caught:
@@ -486,6 +493,19 @@ def test_offloaded_weights_have_the_fingerprint_of_those_at_hand() -> None:
     assert fingerprint(pipeline.unet) == before
     (picture,) = generate("a cat", backbone=from_pipe(pipeline), seed=1, steps=1, size=(64, 64))
     assert picture.made_with["model"]
+
+
+def test_wrapped_weights_have_a_fingerprint_that_follows_what_they_wrap() -> None:
+    """As those of torchao are."""
+    values = torch.arange(6.0).reshape(2, 3)
+
+    def made_of(*parts: torch.Tensor) -> torch.nn.Module:
+        network = torch.nn.Module()
+        network.weight = torch.nn.Parameter(TwoTensor(*parts), requires_grad=False)
+        return network
+
+    assert fingerprint(made_of(values, values)) == fingerprint(made_of(values.clone(), values.clone()))
+    assert fingerprint(made_of(values, values)) != fingerprint(made_of(values, values + 1))
 
 
 def test_weights_that_are_nowhere_are_named() -> None:

@@ -171,9 +171,11 @@ def test_peers_are_loaded_from_their_folders(batch: Batch, tmp_path: Path):
     torch.nn.init.normal_(network.controlnet_mid_block.weight)
     network.save_pretrained(tmp_path / "controlnet")
     channels = list(backbone.network.config.block_out_channels)
-    T2IAdapter(channels=channels, downscale_factor=backbone.stride).save_pretrained(tmp_path / "adapter")
+    for one in (1, 3):
+        adapter = T2IAdapter(in_channels=one, channels=channels, downscale_factor=backbone.stride)
+        adapter.save_pretrained(tmp_path / f"adapter-{one}")
     plain = made(text_to_image, batch)
-    for name, folder in (("controlnet", "controlnet"), ("t2i-adapter", "adapter")):
+    for name, folder in (("controlnet", "controlnet"), ("t2i-adapter", "adapter-1"), ("t2i-adapter", "adapter-3")):
         described = f"{name}:path={tmp_path / folder}"
         assert not torch.allclose(made(build_method(described, backbone).method, batch), plain)
         off = made(build_method(f"{described},weight=0", backbone).method, batch)

@@ -457,7 +457,7 @@ def _made_again(
     for moment in walk(made, controls.told, prompts=[made.prompt], seeds=seeds, guides=guides):
         moments.append(moment)
         yield moment
-    return Trajectory(_first_noise(made, backbone, generators(seeds)), levels[0], moments)
+    return Trajectory(first_latent(made, backbone, generators(seeds)), levels[0], moments)
 
 
 def _finished(backbone: Backbone, source: Borrowed | Change | None, picture: Tensor | None, latent: Tensor) -> Tensor:
@@ -506,22 +506,25 @@ def walk(
         if source.mask is not None:
             solver = Keeping(solver, latents, source.mask)
         return _sampled(request, backbone, prompts, latent, levels, solver, guides=guides, generators=each)
-    latent = _first_noise(request, backbone, each)
+    latent = first_latent(request, backbone, each)
     if source is not None and source.start is not None:
         latent = source.start.expand_as(latent)
     return _sampled(request, backbone, prompts, latent, levels, solver, guides=guides, generators=each, borrowed=source)
 
 
-def _first_noise(request: Request, backbone: Backbone, each: Sequence[torch.Generator]) -> Tensor:
+def first_latent(request: Request, backbone: Backbone, each: Sequence[torch.Generator]) -> Tensor:
+    """The noise (B, C, h, w) that walks with the settings of `request` begin from, one picture for each generator."""
     width, height = request.size or backbone.default_size
     shape = (backbone.latent_channels, height // backbone.stride, width // backbone.stride)
-    return noise(each, shape).to(backbone.device)
+    drawn = noise(each, shape).to(backbone.device)
+    scaled = backbone.solvers[_solver_name(request, backbone)].scaled
+    return drawn * levels_of(request, backbone)[0].sigma if scaled else drawn
 
 
 def walk_from(
     request: Request, backbone: Backbone, latent: Tensor, *, guides: Sequence[Guide] = ()
 ) -> Iterator[Moment]:
-    """Walk one batch from given noise (B, C, h, w) with the settings of `request`: every row shows its prompt.
+    """Walk one batch from a latent (B, C, h, w) with the settings of `request`: every row shows its prompt.
 
     Raises UsageError for a solver that draws noise of its own.
     """
@@ -615,6 +618,12 @@ def batch_size(size: tuple[int, int], backbone: Backbone, *, guided: bool) -> in
 def check_size(size: tuple[int, int], backbone: Backbone) -> tuple[int, int]:
     """`size` (width, height) itself, or a UsageError naming the nearest size the model can make."""
     size, step = (size[0], size[1]), backbone.multiple
+    if backbone.largest is not None and max(size) > backbone.largest:
+        raise UsageError(
+            f"size is {size[0]}x{size[1]}; {backbone.name} has places for {backbone.largest} pixels a side.",
+            hint="Take a smaller one.",
+            field="size",
+        )
     nearest = tuple(max(step, round(side / step) * step) for side in size)
     if nearest != size:
         raise UsageError(
@@ -684,6 +693,11 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
         warn("Every picture starts from the source's noise: with most solvers seeds change nothing.")
     if backbone.distilled and request.negative:
         warn(f"The negative prompt is not read: {backbone.name} is told the scale of guidance instead.")
+    elif request.scale < 1 and not backbone.distilled:
+        warn(
+            f"scale is {request.scale:g}: below 1 the picture turns from the prompt to the negative one. Models whose "
+            "makers say 0 mean 1."
+        )
     elif request.scale == 1 and not backbone.distilled:
         unread = " and the negative prompt is not read" if request.negative else ""
         warn(f"scale is 1: the prompt steers only weakly{unread}, but for models distilled to need no more.")

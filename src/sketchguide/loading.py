@@ -155,10 +155,13 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
         if _family_of(kinds) is None:
             raise _unsupported(str(index.get("_class_name", name)), kinds)
         encoders = _text_encoders(source, index, chosen)
+        variant = _variant_of(source, _network_of(kinds))
         spared: dict[str, Any] = {part: None for part, entry in index.items() if entry == [None, None]}
         if "safety_checker" in kinds:
             spared |= {"safety_checker": None, "requires_safety_checker": False}
-        pipeline = DiffusionPipeline.from_pretrained(source, dtype=chosen, use_safetensors=True, **encoders, **spared)
+        pipeline = DiffusionPipeline.from_pretrained(
+            source, dtype=chosen, use_safetensors=True, variant=variant, **encoders, **spared
+        )
     except (SketchguideError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # not only their own: those of the hub's HTTP library come through
@@ -211,12 +214,25 @@ def _text_encoders(source: str | Path, index: Mapping[str, Any], dtype: torch.dt
         kind: Any = getattr(transformers, str(entry[1]), None)
         if isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel):
             loaded: Any = kind.from_pretrained(
-                source, subfolder=part, dtype=dtype, use_safetensors=True, output_loading_info=True
+                source,
+                subfolder=part,
+                dtype=dtype,
+                use_safetensors=True,
+                variant=_variant_of(source, part),
+                output_loading_info=True,
             )
             encoders[part], found = loaded
             if found["missing_keys"]:
                 raise _incomplete(part, source, sorted(found["missing_keys"]))
     return encoders
+
+
+def _variant_of(source: str | Path, part: str) -> str | None:
+    """ "fp16" where a folder has the weights of `part` in that precision alone."""
+    if not isinstance(source, Path):
+        return None
+    names = [file.name for file in (source / part).glob("*.safetensors")]
+    return "fp16" if names and all(".fp16" in name for name in names) else None
 
 
 def _incomplete(part: str, source: str | Path, missing: Sequence[str]) -> WeightsError:
@@ -251,7 +267,8 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
         if part in parts:
             raise UsageError(
                 f"The {part} of a {type(pipeline).__name__} would not be heard.",
-                hint=f"Take the plain pipeline, such as StableDiffusionPipeline.from_pipe(…), and {wrap}.",
+                hint="Take the plain pipeline, such as StableDiffusionPipeline.from_pipe(pipeline, "
+                f"dtype=pipeline.dtype), and {wrap}.",
                 field="model",
             )
     ours = {name: getattr(diffusers, name) for name in (*FAMILIES, AUTOENCODER)}
@@ -532,7 +549,16 @@ def fingerprint(network: nn.Module) -> str:
 
 def _tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     for name, tensor in chain(network.named_parameters(), network.named_buffers()):
-        yield name, _offloaded(network, name) if tensor.is_meta else tensor
+        yield from _plain(name, _offloaded(network, name) if tensor.is_meta else tensor)
+
+
+def _plain(name: str, tensor: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """A tensor itself, or what one is made of that wraps others, as quantised ones do."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield name, tensor
+        return
+    for part in tensor.__tensor_flatten__()[0]:
+        yield from _plain(f"{name}.{part}", getattr(tensor, part))
 
 
 def _offloaded(network: nn.Module, name: str) -> torch.Tensor:

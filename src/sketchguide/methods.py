@@ -148,7 +148,10 @@ def controlnet(network: nn.Module, weight: float = 1.0, mode: int | None = None)
 
 def t2i_adapter(network: nn.Module, weight: float = 1.0) -> Method:
     """A diffusers T2IAdapter (Mou et al. 2023), shown white ink on black."""
-    return _told(weight, lambda told, hint, scale: with_t2i_adapter(told, network, hint, scale=scale))
+    channels: int = network.config.in_channels
+    return _told(
+        weight, lambda told, hint, scale: with_t2i_adapter(told, network, hint, scale=scale), channels=channels
+    )
 
 
 def sketch_attention(attention: SketchAttention, weight: float = 1.0) -> Method:
@@ -192,9 +195,9 @@ def until_recognised(method: Method, recogniser: Recogniser) -> Method:
     return trying
 
 
-def _told(weight: float, wrap: Callable[[Backbone, Tensor, float], Backbone]) -> Method:
+def _told(weight: float, wrap: Callable[[Backbone, Tensor, float], Backbone], *, channels: int = 3) -> Method:
     def method(batch: Batch) -> Iterator[Moment]:
-        told = wrap(batch.backbone, batch.ink.expand(-1, 3, -1, -1), weight * batch.share)
+        told = wrap(batch.backbone, batch.ink.expand(-1, channels, -1, -1), weight * batch.share)
         return replace(batch, backbone=told).walk()
 
     return method

@@ -127,6 +127,7 @@ def _log_snr(level: Level) -> float:
 class SolverChoice(NamedTuple):
     solver: Solver
     scheduler: str  # the diffusers scheduler whose levels it walks
+    scaled: bool = False  # whether a walk begins at noise times the first level's sigma, not at plain noise
 
 
 SOLVERS: Mapping[str, SolverChoice] = {

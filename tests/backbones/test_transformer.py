@@ -134,3 +134,9 @@ def test_what_it_cannot_do_is_refused(pipeline: Any, flowing: TransformerBackbon
 def test_what_is_read_of_a_unet_does_not_fit(flowing: TransformerBackbone, make_predictor: Any) -> None:
     with pytest.raises(MismatchError):
         make_predictor().check_fits(flowing)
+
+
+def test_a_size_without_places_is_refused(flowing: TransformerBackbone) -> None:
+    assert flowing.largest == 128
+    with pytest.raises(UsageError, match="192x64; flowing has places for 128 pixels a side"):
+        generate("a cat", backbone=flowing, seed=1, steps=1, size=(192, 64))

@@ -1,3 +1,5 @@
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +28,8 @@ from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.backbones.wrapped import with_controlnet
 from sketchguide.errors import SketchguideWarning, UsageError
+from sketchguide.generation import walk
+from sketchguide.request import Request
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
 from support import Tiny, relative
@@ -366,3 +370,52 @@ def test_the_dtype_is_that_of_the_network_it_took() -> None:
     backbone = UNetBackbone(pipeline)
     pipeline.unet = tiny_stable_diffusion().unet.to(torch.bfloat16)
     assert backbone.dtype == torch.float32
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+@pytest.mark.parametrize("steps", [1, 4])
+def test_walks_of_requests_begin_where_eulers_do(tiny: Tiny, spacing: str, steps: int) -> None:
+    backbone = tiny()
+    scheduler = EulerDiscreteScheduler.from_config(backbone.pipeline.scheduler.config, timestep_spacing=spacing)
+    backbone.pipeline.scheduler = scheduler
+    request = Request.checked(prompt="a cat", steps=steps, scale=3, seed=7, size=(64, 64))
+    *_, last = walk(request, backbone, prompts=["a cat"], seeds=[7])
+    theirs = backbone.pipeline(
+        "a cat",
+        height=64,
+        width=64,
+        num_inference_steps=steps,
+        guidance_scale=3,
+        latents=noise(generators([7]), (4, 32, 32)),
+        output_type="latent",
+    ).images
+    assert relative(last.latent, theirs) < 1e-4
+
+
+def test_prompts_are_encoded_when_offloaded_networks_have_left(tiny: Tiny) -> None:
+    """Else a transformer that has just been asked stays on the GPU beside a text encoder."""
+    backbone = tiny()
+    left: list[str] = []
+    backbone.pipeline._all_hooks = [
+        SimpleNamespace(model=getattr(backbone.pipeline, part), offload=partial(left.append, part))
+        for part in ("text_encoder", "unet", "vae")
+    ]
+    backbone.describe(["a cat"])
+    assert left == ["unet", "vae"]
+
+
+def test_an_autoencoder_may_lie_elsewhere(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny()
+    elsewhere = torch.device("meta")
+    monkeypatch.setattr(type(backbone.pipeline), "_execution_device", property(lambda _: elsewhere))
+    latents = backbone.encode(torch.zeros(1, 3, 32, 32))
+    assert latents.device == elsewhere
+    assert backbone.decode(torch.zeros(1, 4, 16, 16)).device == elsewhere
+
+
+def test_a_network_that_repeats_itself_is_refused(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = tiny()
+    monkeypatch.setattr(type(backbone.network), "is_cache_enabled", True, raising=False)
+    with pytest.raises(UsageError, match=r"repeats what its blocks said.*") as refused:
+        backbone.predict(torch.zeros(1, 4, 16, 16), backbone.level(0.5), backbone.describe(["a cat"]))
+    assert "pipeline.unet.disable_cache()" in (refused.value.hint or "")

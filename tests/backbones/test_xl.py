@@ -236,7 +236,10 @@ def test_an_autoencoder_that_overflows_in_half_precision_is_used_in_full() -> No
     (gradient,) = torch.autograd.grad(loss, latent)
     assert gradient.isfinite().all()
     assert gradient.abs().max() > 0
-    pipeline.vae.to(torch.float16).register_to_config(force_upcast=False)
+    assert pipeline.vae.dtype == torch.float32  # the graph may be asked again
+    backbone.decode(latent.detach())
+    assert pipeline.vae.dtype == torch.float16
+    pipeline.vae.register_to_config(force_upcast=False)
     seen.clear()
     backbone.decode(latent.detach())
     assert seen == [torch.float16]

@@ -64,6 +64,8 @@ class Backbone(Protocol):
     @property
     def multiple(self) -> int: ...  # picture sides must be multiples of this many pixels
     @property
+    def largest(self) -> int | None: ...  # pixels of the longest side that it has places for; None: of any
+    @property
     def prediction_kind(self) -> PredictionKind: ...  # what `run` returns
     @property
     def default_size(self) -> tuple[int, int]: ...  # (width, height) in pixels the model was trained for

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate.hooks import CpuOffload
+from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor, nn
 
 from sketchguide.backbones.base import Condition
@@ -97,6 +98,7 @@ class PipelineBackbone(ABC):
         grid = (side, side) if isinstance(side, int) else tuple(reversed(side))
         self.default_size: tuple[int, int] = (grid[0] * self.stride, grid[1] * self.stride)
         self._taps: tuple[object, Sequence[TapInfo]] | None = None  # what they were found with, and they
+        self._widened = False  # whether the autoencoder is in float32 for a while
         self._read = self._read_scheduler()
 
     @abstractmethod
@@ -139,6 +141,10 @@ class PipelineBackbone(ABC):
     @property
     @abstractmethod
     def multiple(self) -> int: ...
+
+    @property
+    def largest(self) -> int | None:
+        return None
 
     @property
     def _noise(self) -> Noise:
@@ -184,6 +190,9 @@ class PipelineBackbone(ABC):
                 prompt = self.pipeline.maybe_convert_prompt(prompt, tokenizer)
             ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
             dropped.append(tokenizer.decode(ids[limit - 1 : -1]).strip() if len(ids) > limit else "")
+        for hook in getattr(self.pipeline, "_all_hooks", ()):  # offloaded encoders send away each other alone
+            if hook.model in (self.network, self.autoencoder):
+                hook.offload()
         with torch.no_grad():
             embedding, extras = self._encode_prompts(list(prompts))
         if self.pipeline.config.get("force_zeros_for_empty_prompt"):
@@ -211,6 +220,12 @@ class PipelineBackbone(ABC):
                 hint="Take enable_model_cpu_offload() or enable_sequential_cpu_offload() instead.",
                 field="model",
             )
+        if getattr(self.network, "is_cache_enabled", False):
+            raise UsageError(
+                "The network repeats what its blocks said at an earlier step (enable_cache), where it must be read.",
+                hint=f"Call pipeline.{self.part}.disable_cache() first.",
+                field="model",
+            )
         return self._forward(latent.to(self.dtype), times, condition).float()
 
     @property
@@ -221,15 +236,16 @@ class PipelineBackbone(ABC):
     @contextmanager
     def _in_range(self, *, keep: bool = False) -> Generator[None]:
         """Within the block an autoencoder that half precision overflows is in float32; with `keep`, since a graph needs
-        its weights, for good."""
-        upcast = self._overflows and self.autoencoder.dtype == torch.float16
-        if upcast:
+        its weights, until the next block without."""
+        if self._overflows and self.autoencoder.dtype == torch.float16:
             self.autoencoder.to(torch.float32)
+            self._widened = True
         try:
             yield
         finally:
-            if upcast and not keep:
+            if self._widened and not keep:
                 self.autoencoder.to(torch.float16)
+                self._widened = False
 
     @property
     def _scaling(self) -> tuple[float, float]:
@@ -244,8 +260,9 @@ class PipelineBackbone(ABC):
         shift, scale = self._scaling
         with self._in_range():
             for part in images.split(max(1, _AT_ONCE // (images.shape[-2] * images.shape[-1]))):
-                posterior = self.autoencoder.encode(part.to(self.device, self.autoencoder.dtype)).latent_dist
-                made.append((posterior.mode().float() - shift) * scale)
+                own = part.to(get_module_execution_device(self.autoencoder), self.autoencoder.dtype)
+                mode = self.autoencoder.encode(own).latent_dist.mode()
+                made.append((mode.to(self.device).float() - shift) * scale)
         return torch.cat(made)
 
     def decode(self, latents: Tensor) -> Tensor:
@@ -253,13 +270,13 @@ class PipelineBackbone(ABC):
         pulled = latents.requires_grad and torch.is_grad_enabled()
         shift, scale = self._scaling
         with self._in_range(keep=pulled):
-            own = (latents / scale + shift).to(self.device, self.autoencoder.dtype)
+            own = (latents / scale + shift).to(get_module_execution_device(self.autoencoder), self.autoencoder.dtype)
             decode = self.autoencoder.decode
             if pulled and isinstance(getattr(self.autoencoder, "_hf_hook", None), CpuOffload):
                 # As it comes it would send the network away, whose gradient is still to be taken.
                 decode = partial(inspect.unwrap(type(self.autoencoder).decode), self.autoencoder.to(self.device))
             parts = own.split(max(1, _AT_ONCE // (own.shape[-2] * own.shape[-1] * self.stride**2)))
-            return torch.cat([decode(part, return_dict=False)[0].float() for part in parts])
+            return torch.cat([decode(part, return_dict=False)[0].to(self.device).float() for part in parts])
 
     @property
     def taps(self) -> Sequence[TapInfo]:

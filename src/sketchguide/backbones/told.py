@@ -162,6 +162,10 @@ class Told(ABC):
         return self.inner.multiple
 
     @property
+    def largest(self) -> int | None:
+        return self.inner.largest
+
+    @property
     def prediction_kind(self) -> PredictionKind:
         return self.inner.prediction_kind
 

@@ -112,6 +112,11 @@ class TransformerBackbone(FlowBackbone):
         return self.network.config.patch_size
 
     @property
+    def largest(self) -> int | None:
+        places = self.network.config.pos_embed_max_size
+        return None if places is None else places * self.multiple
+
+    @property
     def _reader(self) -> tuple[Any, int]:
         if "text_encoder_3" in text_encoders(self.pipeline):
             return self.pipeline.tokenizer_3, _T5_TOKENS

@@ -99,8 +99,15 @@ class UNetBackbone(PipelineBackbone):
 
     @property
     def solvers(self) -> Mapping[str, SolverChoice]:
-        own = OF_SCHEDULER.get(type(self.pipeline.scheduler).__name__, "ddim")
-        return {own: SOLVERS[own], **SOLVERS}
+        """Those of Euler begin at less than plain noise, as in diffusers, where steps are not spaced from the end."""
+        scheduler = self.pipeline.scheduler
+        scaled = scheduler.config.get("timestep_spacing", "linspace") != "leading"
+        choices = {
+            name: choice._replace(scaled=scaled) if choice.scheduler.startswith("Euler") else choice
+            for name, choice in SOLVERS.items()
+        }
+        own = OF_SCHEDULER.get(type(scheduler).__name__, "ddim")
+        return {own: choices[own], **choices}
 
     def levels(self, steps: int, solver: str | None = None, size: tuple[int, int] | None = None) -> list[Level]:
         """`steps + 1` levels, noisiest first, as the scheduler behind `solver` spaces them for this model, whatever the

@@ -186,13 +186,13 @@ def _noise(
     end: int | Image.Image, request: Request, backbone: Backbone, size: tuple[int, int], report: Report
 ) -> Tensor:
     """The noise (1, C, h, w) of a seed, or that from which a picture comes back."""
+    from sketchguide.generation import first_latent
     from sketchguide.images import to_tensor
     from sketchguide.inversion import invert
-    from sketchguide.seeds import generators, noise
+    from sketchguide.seeds import generators
 
     if isinstance(end, int):
-        shape = (backbone.latent_channels, size[1] // backbone.stride, size[0] // backbone.stride)
-        return noise(generators([end]), shape).to(backbone.device)
+        return first_latent(request, backbone, generators([end]))
     if abs(end.width / end.height - size[0] / size[1]) > 0.01:
         report.warn(f"A picture of {end.width} × {end.height} is cut at the middle to fit {size[0]} × {size[1]}.")
     levels = backbone.levels(request.steps, "ddim", request.size)
