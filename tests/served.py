@@ -18,7 +18,7 @@ CAT = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.3], [0.7, 0.8], [0.2, 0.2]]]).to
 
 
 def when_ended(client: Any, name: str) -> dict[str, Any]:
-    for _ in range(600):
+    for _ in range(2400):
         state = client.get(f"/api/jobs/{name}").json()
         if state["state"] in ("done", "failed", "cancelled"):
             return state

@@ -54,6 +54,17 @@ def test_pages_of_others_are_refused(client: TestClient, origin: str):
     assert client.get("/api/about", headers={"origin": origin}).status_code == 403
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1:7860", "draw.example", "draw.example:443"])
+def test_a_proxy_may_hand_on_another_host(locked: TestClient, host: str):
+    bearer = {"authorization": f"Bearer {TOKEN}", "host": host}
+    own = {"origin": "https://draw.example"}
+    assert locked.get("/api/about", headers=bearer | own).status_code == 200
+    for other in ("https://draw.example:8443", "https://other.example", "http://localhost"):
+        refused = locked.get("/api/about", headers=bearer | {"origin": other})
+        assert refused.status_code == 403
+        assert "--name" in refused.json()["error"]["hint"]
+
+
 def test_its_own_page_is_answered(client: TestClient):
     own = {"origin": "http://127.0.0.1:8000", "host": "127.0.0.1:8000"}
     assert client.post("/api/jobs", json=ASKED, headers=own).status_code == 202

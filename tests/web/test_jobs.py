@@ -13,6 +13,7 @@ from sketchguide.errors import ClosingError, QueueFullError, UnknownJobError, Us
 from sketchguide.generation import named
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
+from sketchguide.sketch import Sketch
 from sketchguide.web import jobs as jobs_module
 from sketchguide.web.jobs import Desk, Job
 from support import Tiny
@@ -23,7 +24,7 @@ def asked(desk: Desk, **values: Any) -> Request:
 
 
 def wait(job: Job, *states: str) -> None:
-    for _ in range(1200):
+    for _ in range(6000):
         if job.state in (states or ("done", "failed", "cancelled")):
             return
         time.sleep(0.01)
@@ -161,6 +162,18 @@ def test_what_nobody_ever_asks_about_is_dropped(held: Desk, slow: Slow, monkeypa
         if held.job(asked_about.id).ended:
             break
     assert (forgotten.state, asked_about.state) == ("cancelled", "done")
+
+
+def test_large_drawings_are_kept_for_less_long(held: Desk, slow: Slow, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jobs_module, "KEPT_BYTES", 100_000)
+    slow.held = False
+    drawing = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.3]] * 500]).to_json()
+    jobs = [held.submit(asked(held, steps=1, sketch=drawing)) for _ in range(2)]
+    wait(jobs[-1])
+    held.submit(asked(held, steps=1))
+    with pytest.raises(UnknownJobError):
+        held.job(jobs[0].id)
+    assert held.job(jobs[1].id) is jobs[1]
 
 
 def test_large_pictures_are_kept_for_less_long(held: Desk, slow: Slow, monkeypatch: pytest.MonkeyPatch):

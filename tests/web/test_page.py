@@ -71,13 +71,18 @@ def page(browser: Browser, served: Served) -> Iterator[Page]:
     page = context.new_page()
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.goto(served.url)
-    expect(page.locator("#model")).to_have_text("tiny")
-    page.fill("#prompt", "a cat")
-    setting(page, "steps", "3")
+    opened_anew(page, served.url)
     yield page
     context.close()
     assert not errors
+
+
+def opened_anew(page: Page, url: str) -> None:
+    """As if prompt and steps had been set before: setting them would ask for a picture."""
+    kept = json.dumps({"prompt": "a cat", "settings": FAST})
+    page.add_init_script(f"localStorage.getItem('sketchguide') ?? localStorage.setItem('sketchguide', '{kept}')")
+    page.goto(url)
+    expect(page.locator("#model")).to_have_text("tiny")
 
 
 def setting(page: Page, name: str, value: str) -> None:
@@ -105,6 +110,15 @@ def saved(page: Page) -> dict[str, Any]:
 
 def strokes(page: Page) -> list[dict[str, Any]]:
     return saved(page)["drawing"]["strokes"]
+
+
+def painted(page: Page, x: float, y: float) -> None:
+    """Wait until there is ink at that place."""
+    for _ in range(200):
+        if ink(page, x, y):
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("nothing is painted there")
 
 
 def ink(page: Page, x: float, y: float, *, canvas: str = "paper") -> bool:
@@ -153,8 +167,9 @@ def test_a_new_stroke_takes_the_place_of_what_is_being_drawn(page: Page, desk: D
     expect(page.locator("#status")).to_contain_text("of 3")
     before = len(asked)
     draw_line(page, (0.2, 0.4), (0.8, 0.4))
-    for _ in range(200):
-        if len(asked) > before:
+    for _ in range(400):
+        jobs = list(asked.values())
+        if len(jobs) > before and all(job.stop for job in jobs[:-1]):
             break
         page.wait_for_timeout(50)
     held.clear()
@@ -171,7 +186,7 @@ def test_stop(page: Page, desk: Desk):
     page.click("#stop")
     expect(page.locator("#stop")).to_be_disabled()
     (job,) = desk._jobs.values()  # pyright: ignore[reportPrivateUsage]
-    for _ in range(100):
+    for _ in range(1200):
         if job.state == "cancelled":
             break
         time.sleep(0.05)
@@ -233,8 +248,7 @@ def test_a_reload_in_the_middle_of_a_stroke_loses_nothing(page: Page):
     expect(page.locator("#model")).to_have_text("tiny")
     expect(page.locator("#clear")).to_be_enabled()
     assert len(strokes(page)) == 2
-    page.wait_for_timeout(200)  # until it is painted
-    assert ink(page, 0.7, 0.6)
+    painted(page, 0.7, 0.6)
     assert page.input_value("#prompt") == "a cat"
     assert page.input_value("#set-steps") == "3"
     assert not page.is_checked("#live")
@@ -400,6 +414,7 @@ def test_a_browser_that_stores_nothing_draws_all_the_same(page: Page):
 
 def test_a_saved_drawing_that_is_none_is_not_taken(page: Page):
     page.add_init_script(
+        "sessionStorage.clear();"
         "localStorage.setItem('sketchguide', JSON.stringify({ drawing: { strokes: 5 }, prompt: 'a dog' }))"
     )
     page.reload()
@@ -447,8 +462,7 @@ def test_another_shape_keeps_the_drawing_in_its_middle(page: Page):
     before = strokes(page)
     page.select_option("#sizes", index=1)
     left = 0.5 - 0.25 / 1.5
-    page.wait_for_timeout(200)
-    assert ink(page, left + 0.02, 0.5)
+    painted(page, left + 0.02, 0.5)
     assert not ink(page, left - 0.04, 0.5)
     page.select_option("#sizes", index=2)
     page.select_option("#sizes", index=0)
@@ -479,9 +493,7 @@ def test_a_server_that_is_stopped_in_order_is_waited_for(
     page = browser.new_page()
     with Desk(lambda: (tiny(), predictor)) as desk, serving(desk) as served:
         port = int(served.url.rstrip("/").rpartition(":")[2])
-        page.goto(served.url)
-        page.fill("#prompt", "a cat")
-        setting(page, "steps", "3")
+        opened_anew(page, served.url)
         page.click("#draw")
         expect(page.locator("#status")).to_contain_text("of 3")
     expect(page.locator("#banner")).to_contain_text("does not answer")
@@ -518,7 +530,7 @@ def test_a_server_that_is_full_or_away_is_asked_again_once(page: Page, desk: Des
         page.wait_for_timeout(350)
     expect(page.locator("#banner")).to_contain_text("16 drawings wait already")
     page.wait_for_timeout(2500)
-    assert len(polls) == 1
+    assert 1 <= len(polls) <= 3  # one chain, every two seconds
     assert page.locator("#stop").is_enabled()
     page.unroute("**/api/jobs")
     page.unroute("**/ready")
@@ -547,3 +559,141 @@ def test_other_pages_get_nothing_by_a_token_of_theirs(browser: Browser, desk: De
         expect(page.locator("#model")).to_have_text("tiny")
         assert "token" not in page.url
         page.close()
+
+
+def test_a_tab_that_was_not_drawn_in_leaves_the_drawing_of_another_alone(page: Page, served: Served):
+    page.uncheck("#live")
+    stale = page.context.new_page()
+    stale.goto(served.url)
+    expect(stale.locator("#model")).to_have_text("tiny")
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    stale.evaluate("window.dispatchEvent(new Event('pagehide'))")
+    stale.close()
+    assert len(strokes(page)) == 1
+    page.close()
+    fresh = stale.context.new_page()
+    fresh.goto(served.url)
+    expect(fresh.locator("#clear")).to_be_enabled()
+    fresh.close()
+
+
+def test_each_tab_comes_back_with_its_own_drawing(page: Page, served: Served):
+    page.uncheck("#live")
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    other = page.context.new_page()
+    other.goto(served.url)
+    expect(other.locator("#clear")).to_be_enabled()  # it goes on with the latest
+    other.click("#clear")
+    page.reload()
+    expect(page.locator("#clear")).to_be_enabled()
+    other.reload()
+    expect(other.locator("#model")).to_have_text("tiny")
+    expect(other.locator("#clear")).to_be_disabled()
+    other.close()
+
+
+def test_a_palm_that_lands_before_the_pen_draws_nothing(page: Page):
+    page.uncheck("#live")
+    page.locator("#paper").scroll_into_view_if_needed()
+    box = page.locator("#paper").bounding_box()
+    assert box
+
+    def pointer(kind: str, by: str, x: float, y: float) -> None:
+        place = {"clientX": box["x"] + x * box["width"], "clientY": box["y"] + y * box["height"]}
+        more = {"pointerType": by, "pointerId": {"touch": 11, "pen": 12}[by], "pressure": 0.5, "bubbles": True}
+        page.evaluate(
+            "([kind, about]) => document.getElementById('paper').dispatchEvent(new PointerEvent(kind, about))",
+            [kind, place | more],
+        )
+
+    page.evaluate("HTMLElement.prototype.setPointerCapture = () => {}")  # there are no such pointers
+    pointer("pointerdown", "touch", 0.9, 0.9)
+    pointer("pointermove", "touch", 0.9, 0.8)
+    for kind, x in (("pointerdown", 0.2), ("pointermove", 0.8), ("pointerup", 0.8)):
+        pointer(kind, "pen", x, 0.2)
+    pointer("pointercancel", "touch", 0.9, 0.8)
+    (line,) = strokes(page)
+    assert [point[1] for point in line["points"]] == [pytest.approx(0.2, abs=0.01)] * 2
+
+
+def test_a_picture_is_asked_for_again_where_its_download_fails(page: Page, desk: Desk):
+    pngs = re.compile(r"/pictures/0\.png")
+    page.route(pngs, lambda route: route.abort())
+    page.click("#draw")
+    expect(page.locator("#banner")).to_contain_text("does not answer")
+    page.unroute(pngs)
+    expect(page.locator("#history img")).to_have_count(1)
+    expect(page.locator("#banner")).to_be_hidden()
+    expect(page.locator("#done")).to_contain_text("Picture done, seed")
+    assert len(desk._jobs) == 1  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize("status", [502, 504])
+def test_a_proxy_that_says_that_the_server_is_away_is_asked_again(page: Page, status: int):
+    page.route("**/api/jobs", lambda route: route.fulfill(status=status, body="<html>"))
+    page.route("**/ready", lambda route: route.fulfill(status=status, body="<html>"))
+    page.click("#draw")
+    expect(page.locator("#banner")).to_contain_text("Trying again")
+    page.unroute("**/api/jobs")
+    page.unroute("**/ready")
+    expect(page.locator("#history img")).to_have_count(1)
+
+
+def test_stop_ends_asking_again_while_an_answer_is_on_its_way(page: Page, desk: Desk):
+    asked: list[Any] = []
+    page.route("**/api/jobs", lambda route: route.abort())
+    page.route("**/ready", lambda route: asked.append(route))
+    page.click("#draw")
+    for _ in range(400):
+        if asked:
+            break
+        page.wait_for_timeout(50)
+    page.click("#stop")
+    page.unroute("**/api/jobs")
+    asked[0].continue_()
+    page.wait_for_timeout(700)
+    assert not desk._jobs  # pyright: ignore[reportPrivateUsage]
+    expect(page.locator("#stop")).to_be_disabled()
+    expect(page.locator("#banner")).to_be_hidden()
+
+
+def test_a_server_that_asks_for_another_token_meanwhile_is_not_asked_for_ever(page: Page):
+    locked = {"error": {"code": "unauthorized", "message": "This server asks for its token.", "hint": "", "field": ""}}
+    page.route(re.compile(r"/api/jobs/.+"), lambda route: route.fulfill(status=401, json=locked))
+    page.click("#draw")
+    expect(page.locator("#told .error")).to_have_text("This server asks for its token.")
+    expect(page.locator("#stop")).to_be_disabled()
+
+
+def test_what_was_said_of_a_file_stays_while_its_drawing_is_drawn(page: Page, tmp_path: Path):
+    two = tmp_path / "two.ndjson"
+    line = json.dumps({"word": "cat", "drawing": [[[0, 255], [0, 255]]]})
+    two.write_text(f"{line}\n{line}\n")
+    page.set_input_files("#open", two)
+    expect(page.locator("#history img")).to_have_count(1)
+    expect(page.locator("#told")).to_contain_text("the first")
+    page.click("#clear")
+    page.click("#draw")
+    expect(page.locator("#history img")).to_have_count(2)
+    expect(page.locator("#told p")).to_have_count(0)
+
+
+def test_a_chosen_picture_keeps_the_focus(page: Page):
+    setting(page, "count", "2")
+    page.click("#draw")
+    expect(page.locator("#pictures button")).to_have_count(2)
+    expect(page.locator("#history img")).to_have_count(2)
+    page.locator("#pictures button").nth(1).focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#pictures button").nth(1)).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#pictures button").nth(1)).to_be_focused()
+
+
+@pytest.mark.parametrize(("width", "height"), [(1024, 700), (844, 390)])
+def test_the_paper_is_no_taller_than_the_window(page: Page, width: int, height: int):
+    page.select_option("#sizes", index=2)
+    page.set_viewport_size({"width": width, "height": height})
+    box = page.locator("#paper").bounding_box()
+    assert box
+    assert box["height"] < height
+    assert box["width"] / box["height"] == pytest.approx(2 / 3, abs=0.02)

@@ -160,15 +160,16 @@ def _add_api(app: FastAPI, desk: Desk) -> None:
             async for now in desk.watch(job, heartbeat=HEARTBEAT):
                 yield b": alive\n\n" if now is None else f"data: {json.dumps(now)}\n\n".encode()
 
-        return StreamingResponse(stream(), media_type="text/event-stream")
+        # nginx would keep events back until it has some kilobytes of them
+        return StreamingResponse(stream(), media_type="text/event-stream", headers={"x-accel-buffering": "no"})
 
     @app.get("/api/jobs/{name}/pictures/{index}.png", response_class=Response)
     async def picture(name: str, index: int) -> Response:
         """A finished picture: a PNG that carries its recipe."""
-        pictures = desk.job(name).pictures
-        if not 0 <= index < len(pictures):
+        png = desk.picture(desk.job(name), index)
+        if png is None:
             raise HTTPException(404)
-        return Response(pictures[index][1], media_type="image/png")
+        return Response(png, media_type="image/png")
 
     @app.post("/api/sketches", openapi_extra=_body({"type": "string", "format": "binary"}, "application/octet-stream"))
     async def read_sketch(asked: Asked, trace: bool = False) -> dict[str, Any]:

@@ -19,7 +19,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MOST_BYTES = 32 * 2**20  # of a body: a photograph from a camera
-DEADLINE = 30.0  # seconds for a whole body
+DEADLINE = 30.0  # seconds for a whole body, and those that it takes at SLOWEST
+SLOWEST = 64 * 2**10  # bytes per second
 
 COOKIE_AGE = 365 * 24 * 3600  # seconds
 HEADERS: Mapping[str, str] = MappingProxyType(
@@ -55,7 +56,8 @@ class Guards:
         deadline: float = DEADLINE,
     ) -> None:
         self.app = app
-        self.hosts = {host.lower() for host in hosts} | {"localhost"}
+        self.named = {host.lower() for host in hosts}
+        self.hosts = self.named | {"localhost"}
         self.token = token
         self.most_bytes = most_bytes
         self.deadline = deadline
@@ -75,8 +77,13 @@ class Guards:
             await send(message)
 
         headers = Headers(scope=scope)
-        if not self._own_host(headers) or not self._own_origin(headers):
-            message, hint = "This server is not reached by that name.", "Start it with --name HOST."
+        refused = None
+        if not self._own_host(headers):
+            refused = "This server is not reached by that name.", "Start it with --name HOST."
+        elif not self._own_origin(headers):
+            refused = "A page of another site asked.", "Behind a proxy start it with --name, the HOST of the address."
+        if refused is not None:
+            message, hint = refused
             await _refusal(403, "forbidden", message, hint=hint)(scope, receive, send_guarded)
             return
         if self.token is not None and scope["path"] not in OPEN:
@@ -104,10 +111,11 @@ class Guards:
         body = None
         if length <= self.most_bytes:
             try:
-                async with asyncio.timeout(self.deadline):
+                deadline = self.deadline + max(0, length) / SLOWEST
+                async with asyncio.timeout(deadline):
                     body = await self._whole(receive)
             except TimeoutError:
-                message = f"The body took more than {self.deadline:g} seconds."
+                message = f"The body took more than {deadline:.0f} seconds."
                 await _refusal(408, "too_slow", message)(scope, receive, send_guarded)
                 return
             except ConnectionError:
@@ -141,9 +149,11 @@ class Guards:
         return True
 
     def _own_origin(self, headers: Headers) -> bool:
-        """A page of another site says in `Origin` that it is one."""
+        """A page of another site says in `Origin` that it is one. A proxy may have changed the Host, not the Origin."""
         origins = headers.getlist("origin")
-        return not origins or (len(origins) == 1 and origins[0].partition("://")[2] == headers["host"])
+        return not origins or (
+            len(origins) == 1 and origins[0].partition("://")[2].lower() in (headers["host"].lower(), *self.named)
+        )
 
     def _is_token(self, given: str) -> bool:
         return self.token is not None and hmac.compare_digest(given.encode(), self.token.encode())

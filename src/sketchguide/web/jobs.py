@@ -28,7 +28,8 @@ from sketchguide.web.warned import Warned
 
 WAITING = 16
 KEPT = 64  # finished jobs, whose pictures stay in memory
-KEPT_BYTES = 256 * 2**20  # of their pictures
+KEPT_BYTES = 256 * 2**20  # of their pictures and drawings
+POINT_BYTES = 140  # that a point of a drawing takes in memory
 PATIENCE = 10.0  # seconds that a job goes on for after the last one who watched it has left
 UNSEEN = 60.0  # and after it was last asked about, where nobody watches
 PREVIEW_SHARE = 0.1  # of the time of drawing that previews may take
@@ -53,10 +54,15 @@ class Job:
     version: int = 0  # counts what changed
     stop: bool = False
     given_up: float | None = None  # when nobody will be taken to wait for it; None while it is watched
+    fetched: set[int] = field(default_factory=set[int])  # of its pictures
 
     @property
     def size(self) -> int:
-        return sum(len(png) for _, png in self.pictures)
+        """Bytes that it takes, about."""
+        sketch = self.request.sketch or {}
+        points = sum(len(stroke["points"]) for stroke in sketch.get("strokes", ()))
+        drawing = POINT_BYTES * points + len(sketch.get("raster") or "")
+        return drawing + sum(len(png) for _, png in self.pictures)
 
     @property
     def ended(self) -> bool:
@@ -115,6 +121,7 @@ class Desk:
         self._changed = threading.Condition(threading.RLock())
         self._closing = False
         self._running: Job | None = None
+        self._last: Job | None = None  # what was being drawn when it closed
         self._open = ExitStack()
         self.warned = self._open.enter_context(Warned())
         loading: Future[None] = Future()
@@ -179,6 +186,20 @@ class Desk:
                 self._queue.remove(job)
                 self._update(job, state="cancelled")
 
+    def picture(self, job: Job, index: int) -> bytes | None:
+        """The PNG of that picture, None where there is none."""
+        with self._changed:
+            if not 0 <= index < len(job.pictures):
+                return None
+            job.fetched.add(index)
+            return job.pictures[index][1]
+
+    @property
+    def awaited(self) -> bool:
+        """Whether pictures that were finished while it closed have still to be fetched."""
+        job = self._last
+        return job is not None and job.state == "done" and len(job.fetched) < len(job.pictures)
+
     def describe(self, job: Job) -> dict[str, Any]:
         with self._changed:
             ahead = self._queue.index(job) + 1 if job in self._queue else 0
@@ -221,6 +242,8 @@ class Desk:
         """Drop what waits, finish what is being drawn, and take no more."""
         with self._changed:
             self._closing = True
+            if self._running is not None and not self._running.ended:
+                self._last = self._running
             for job in list(self._queue):
                 self.cancel(job)
             self._changed.notify_all()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from asyncio import TimerHandle
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from sketchguide.web.jobs import Desk
 
-GRACE = 5.0  # seconds for answers to be read, once all is drawn
+GRACE = 5.0  # seconds for pictures to be fetched once all is drawn, and for answers to be read
 HEAD_DEADLINE = 30.0  # seconds for the head of a request
 
 
@@ -76,6 +77,9 @@ class DrainingServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await asyncio.to_thread(self.desk.close)
+        late = time.monotonic() + GRACE
+        while self.desk.awaited and time.monotonic() < late:
+            await asyncio.sleep(0.05)
         cutting = asyncio.get_running_loop().call_later(GRACE, self._cut)
         try:
             await super().shutdown(sockets)

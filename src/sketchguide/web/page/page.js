@@ -29,6 +29,8 @@ let shown = null; // what is on display: {pictures: [{url, seed, blob, request}]
 let job = null; // {id, request, abort}
 let pause = 0;
 let again = 0;
+let chain = 0; // which asking again is meant: a new drawing and Stop end those before
+let notes = []; // what was said of the file that was opened last
 let history = [];
 const sizes = { pen: 1, eraser: 1 };
 
@@ -47,6 +49,8 @@ function banner(text) {
   $("banner").textContent = text ?? "";
   $("banner").hidden = !text;
 }
+
+const say = (messages) => tell([...notes, ...messages]);
 
 const failed = (error) => tell([error.message], { error: true });
 
@@ -76,7 +80,9 @@ function chooseSize(wanted) {
 async function draw() {
   clearTimeout(pause);
   clearTimeout(again);
+  chain += 1;
   if (!$("prompt").value.trim()) {
+    if (!job) busy(false);
     $("prompt").focus();
     return;
   }
@@ -94,36 +100,62 @@ async function draw() {
       server.cancel(answer.id).catch(() => {}); // another one was asked for meanwhile
       return;
     }
-    tell([]);
+    say([]);
     banner(null);
     rememberJob(mine.id);
-    await watch(mine);
   } catch (error) {
     if (job !== mine) return;
     job = null;
-    if (error instanceof server.Refused && !error.busy) {
-      busy(false);
-      failed(error);
-    } else retry(error.busy ? `${error.message} Trying again …` : AWAY);
+    if (error instanceof server.Refused && !error.busy) givenUp(error);
+    else retry(error.busy ? `${error.message} Trying again …` : AWAY);
+    return;
   }
+  await watch(mine);
+}
+
+function givenUp(error) {
+  rememberJob(null);
+  banner(null);
+  busy(false);
+  if (shown) show(shown.pictures, shown.chosen);
+  else tiles([]); // a preview belongs to no picture
+  failed(error);
 }
 
 async function watch(mine) {
-  const end = await server.follow(mine.id, {
-    told: (now) => job === mine && progress(now),
-    away: (out) => job === mine && banner(out ? AWAY : null),
-    given: mine.abort.signal,
-  });
-  if (job !== mine) return;
+  const away = (out) => job === mine && banner(out ? AWAY : null);
+  let end;
+  let made = null;
+  try {
+    end = await server.follow(mine.id, {
+      told: (now) => job === mine && progress(now),
+      away,
+      given: mine.abort.signal,
+    });
+    if (job === mine && end?.state === "done") made = await server.untilThere(() => collected(end, mine.request), { away, given: mine.abort.signal });
+  } catch (error) {
+    if (job !== mine) return;
+    job = null;
+    givenUp(error);
+    return;
+  }
+  if (job !== mine) {
+    for (const one of made ?? []) await remember(one); // something else is on display by now
+    return;
+  }
   job = null;
   rememberJob(null);
   busy(false);
-  if (end === null) {
+  if (made) {
+    say(end.warnings);
+    show(made);
+    $("done").textContent = `Picture done, seed ${made.map(({ seed }) => seed).join(", ")}`;
+    for (const one of made) await remember(one);
+  } else if (end === null || end.state === "done") {
     banner("The server was started anew; the drawing is sent again.");
     setTimeout(() => banner(null), 4000);
     await draw();
-  } else if (end.state === "done") await finished(end, mine.request);
-  else if (end.state === "failed") failed(new server.Refused(end.error, 0));
+  } else if (end.state === "failed") givenUp(new server.Refused(end.error, 0));
   else retry(AWAY, 0); // not cancelled by this page: the server is being stopped, or gave this page up
 }
 
@@ -131,10 +163,12 @@ async function watch(mine) {
 function retry(text, after = RETRY) {
   clearTimeout(again);
   busy(true);
+  const mine = ++chain;
   again = setTimeout(async () => {
     try {
       await server.ready();
     } catch (error) {
+      if (chain !== mine) return;
       if (error instanceof server.Refused && !error.busy) {
         busy(false);
         banner(error.message); // it asks for another token, say
@@ -144,6 +178,7 @@ function retry(text, after = RETRY) {
       }
       return;
     }
+    if (chain !== mine) return;
     banner(null);
     await draw();
   }, after);
@@ -153,6 +188,7 @@ function retry(text, after = RETRY) {
 function stop() {
   clearTimeout(pause);
   clearTimeout(again);
+  chain += 1;
   if (job?.id) server.cancel(job.id).catch(() => {});
   job?.abort.abort();
   job = null;
@@ -166,6 +202,7 @@ function busy(now) {
   $("stop").disabled = !now;
   $("progress").hidden = !now;
   if (now) {
+    $("done").textContent = "";
     $("progress").removeAttribute("value");
     $("status").textContent = "…";
   } else $("status").textContent = "";
@@ -181,29 +218,21 @@ function progress(now) {
     const left = (now.seconds / Math.max(1, now.done)) * (now.total - now.done);
     $("status").textContent = `step ${now.done} of ${now.total}${left > 2 ? `, ${time(left)} left` : ""}`;
   }
-  if (now.warnings.length) tell(now.warnings);
+  if (now.warnings.length) say(now.warnings);
   if (now.previews.length) tiles(now.previews.map((url) => ({ url })));
 }
 
 const time = (seconds) => (seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`);
 
-// `asked` is null where this page was loaded anew meanwhile: the pictures say what was asked for.
-async function finished(end, asked) {
-  try {
-    const made = await Promise.all(
-      end.pictures.map(async ({ url, seed }) => {
-        const blob = await server.picture(url);
-        const request = asked ?? (await server.readRecipe(blob)).request;
-        return { blob, seed, request: { ...request, seed, count: 1 }, url: URL.createObjectURL(blob) };
-      }),
-    );
-    tell(end.warnings);
-    show(made);
-    for (const one of made) await remember(one);
-  } catch (error) {
-    failed(error);
-  }
-}
+// The pictures of a job. `asked` is null where this page was loaded anew meanwhile: they say what was asked for.
+const collected = (end, asked) =>
+  Promise.all(
+    end.pictures.map(async ({ url, seed }) => {
+      const blob = await server.picture(url);
+      const request = asked ?? (await server.readRecipe(blob)).request;
+      return { blob, seed, request: { ...request, seed, count: 1 }, url: URL.createObjectURL(blob) };
+    }),
+  );
 
 // --- pictures
 
@@ -217,9 +246,13 @@ function tiles(pictures, chosen = -1) {
       const button = document.createElement("button");
       button.type = "button";
       button.className = i === chosen ? "chosen" : "";
+      button.ariaPressed = i === chosen;
       button.title = `seed ${seed}`;
       button.append(image);
-      button.onclick = () => show(pictures, i);
+      button.onclick = () => {
+        show(pictures, i);
+        $("pictures").children[i].focus(); // all of them are new
+      };
       return button;
     }),
   );
@@ -271,6 +304,7 @@ function showHistory() {
 
 async function takeUp({ sketch, prompt, seed, size: wanted, ...rest }) {
   stop();
+  notes = [];
   $("prompt").value = prompt;
   $("seed").value = seed;
   chooseSize(wanted);
@@ -325,10 +359,12 @@ async function step(direction) {
 
 async function openFile(file, { trace = false } = {}) {
   if (!file) return;
+  tell([`Reading ${file.name} …`]);
   try {
     if (!trace && file.type === "image/png" && (await recalled(file))) return;
     const { sketch, warnings } = await server.readSketch(file, { trace });
-    tell(warnings);
+    notes = warnings;
+    say([]);
     await take({ ...sketch, erased: [] });
     soon();
   } catch (error) {
@@ -341,7 +377,8 @@ async function recalled(file) {
   try {
     const { request: found, warnings } = await server.readRecipe(file);
     await takeUp(found);
-    tell(warnings);
+    notes = warnings;
+    say([]);
     show([{ url: URL.createObjectURL(file), blob: file, seed: found.seed, request: found }]);
     return true;
   } catch (error) {
@@ -414,6 +451,7 @@ function save() {
     prompt: $("prompt").value,
     seed: $("seed").value,
     size: size(),
+    model: service.model,
     live: $("live").checked,
     settings,
   });
@@ -442,7 +480,10 @@ function wire() {
   $("live").onchange = () => (save(), soon());
   $("undo").onclick = () => step("undo");
   $("redo").onclick = () => step("redo");
-  $("clear").onclick = () => take(blank(aspect()));
+  $("clear").onclick = () => {
+    notes = [];
+    take(blank(aspect()));
+  };
   $("open").onchange = ({ target }) => openFile(target.files[0]).finally(() => (target.value = ""));
   $("trace").onchange = ({ target }) => openFile(target.files[0], { trace: true }).finally(() => (target.value = ""));
   $("export").onclick = () => {
@@ -497,19 +538,21 @@ function wire() {
     event.preventDefault();
     openFile(event.dataTransfer.files[0]);
   });
-  window.addEventListener("pagehide", () => save());
-  document.addEventListener("visibilitychange", () => document.hidden && save());
+  // All else is kept as soon as it changes; and what did not change here may have, in another tab.
+  const unfinished = () => paper.busy && save();
+  window.addEventListener("pagehide", unfinished);
+  document.addEventListener("visibilitychange", () => document.hidden && unfinished());
 }
 
 function reshape() {
-  for (const sheet of document.querySelectorAll(".sheet")) sheet.style.aspectRatio = `${size()[0]} / ${size()[1]}`;
+  for (const sheet of document.querySelectorAll(".sheet")) sheet.style.setProperty("--aspect", aspect());
 }
 
 async function begin() {
   try {
     service = await server.about();
   } catch (error) {
-    if (error instanceof server.Refused) banner(error.message);
+    if (error instanceof server.Refused && !error.busy) banner(error.message);
     else {
       banner("The server does not answer; trying again …");
       setTimeout(begin, 2000);
@@ -523,7 +566,7 @@ async function begin() {
   $("prompt").value = kept.prompt ?? "";
   $("seed").value = kept.seed || newSeed();
   $("live").checked = kept.live ?? true;
-  chooseSize(service.sizes[placeOf(kept.size)]); // another model may draw other sizes
+  chooseSize(kept.model === service.model ? kept.size : service.sizes[placeOf(kept.size)]); // another may draw others
   settings = kept.settings ?? {};
   showSettings();
   const drawn = isSound(kept.drawing) ? kept.drawing : blank(aspect());

@@ -1,6 +1,6 @@
 // The canvas that is drawn on: pointers in, strokes out.
 
-import { LINE_WIDTH, adding, erasing, mirrored, stroke } from "./strokes.js";
+import { LINE_WIDTH, adding, mirrored, rubbedOut, stroke, without } from "./strokes.js";
 import { inked } from "./raster.js";
 
 const INK = [29, 29, 27];
@@ -39,6 +39,7 @@ export class Paper {
     this.pointer = null;
     this.path = [];
     this.pressed = []; // how hard, where a pen says so
+    this.cut = null; // what an eraser has left so far
     this.penSeen = -Infinity;
     canvas.addEventListener("pointerdown", (event) => this.#down(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
@@ -65,9 +66,17 @@ export class Paper {
     if (!this.path.length) return this.drawing;
     const { kind, size, mirror } = this.held;
     const paths = mirror ? [this.path, mirrored(this.path)] : [this.path];
-    if (kind === "eraser") return paths.reduce((one, path) => erasing(one, path, 0.02 * size), this.drawing);
+    if (kind === "eraser") return this.#erased(paths, 0.02 * size);
     const width = size === 1 ? null : LINE_WIDTH * size;
     return adding(this.drawing, ...paths.map((path) => stroke(path, { width, weight: this.#weight })));
+  }
+
+  // Only what the path has gone since the last time is looked for: the rest is cut already.
+  #erased(paths, radius) {
+    const { from, strokes } = this.cut ?? { from: 0, strokes: this.drawing.strokes };
+    const left = paths.reduce((one, path) => without(one, path.slice(from), radius, this.drawing.aspect), strokes);
+    this.cut = { from: this.path.length - 1, strokes: left };
+    return rubbedOut(this.drawing, left, paths, radius);
   }
 
   get #weight() {
@@ -85,21 +94,28 @@ export class Paper {
   finish() {
     if (!this.busy) return;
     const now = this.now;
-    this.pointer = null;
-    this.path = [];
+    this.#drop();
     this.drawing = now;
     this.show();
     this.drawn(now);
   }
 
+  #drop() {
+    this.pointer = null;
+    this.path = [];
+    this.cut = null;
+  }
+
   #down(event) {
     if (event.pointerType === "pen") this.penSeen = event.timeStamp;
     const palm = event.pointerType === "touch" && event.timeStamp - this.penSeen < PEN_RULES;
+    if (event.pointerType === "pen" && this.busy && this.by === "touch") this.#drop(); // the palm came first
     if (this.busy || palm || (event.pointerType === "mouse" && event.button !== 0)) return;
     event.preventDefault();
     this.canvas.focus({ preventScroll: true });
     this.canvas.setPointerCapture(event.pointerId);
     this.pointer = event.pointerId;
+    this.by = event.pointerType;
     this.held = this.tool();
     this.pressed = [];
     if (event.pointerType === "pen" && event.button === 5) this.held = { ...this.held, kind: "eraser" };

@@ -71,8 +71,12 @@ export function inked(drawing, [red, green, blue]) {
   if (!canvas) return null;
   const pen = canvas.getContext("2d");
   const pixels = pen.getImageData(0, 0, canvas.width, canvas.height);
-  for (let i = 0; i < pixels.data.length; i += 4) {
-    pixels.data.set([red, green, blue, pixels.data[i]], i);
+  const values = pixels.data;
+  for (let i = 0; i < values.length; i += 4) {
+    values[i + 3] = values[i];
+    values[i] = red;
+    values[i + 1] = green;
+    values[i + 2] = blue;
   }
   pen.putImageData(pixels, 0, 0);
   shown = { raster: drawing.raster, erased: drawing.erased, canvas };

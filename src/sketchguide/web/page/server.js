@@ -6,7 +6,7 @@ export class Refused extends Error {
   constructor(error, status) {
     super([error.message, error.hint].filter(Boolean).join(" "));
     this.status = status;
-    this.busy = status === 429 || status === 503; // in a moment it may go
+    this.busy = [429, 502, 503, 504].includes(status); // in a moment it may go: a proxy says so of a server that is away
     this.code = error.code;
   }
 }
@@ -31,15 +31,16 @@ export const readRecipe = (file) => post("api/recipes", file, "image/png");
 
 export async function picture(url) {
   const answer = await fetch(url);
-  if (!answer.ok) throw new Refused({ message: "The picture is not there any more." }, answer.status);
+  if (!answer.ok) throw new Refused({ message: `The server answered ${answer.status}.` }, answer.status);
   return answer.blob();
 }
 
 // Follow a job to its end: `told` gets every state, `away` whether the server is out of reach. Returns the last state,
 // null where the server does not know the job (it was started anew), or where `given` says that nobody cares any more.
+// Refused where the server answers otherwise.
 export async function follow(id, { told, away, given }) {
   while (!given.aborted) {
-    const end = await listen(id, told, given);
+    const end = await listen(id, (now) => (away(false), told(now)), given);
     if (end) return end;
     if (given.aborted) break;
     try {
@@ -50,6 +51,25 @@ export async function follow(id, { told, away, given }) {
         away(false);
         return null;
       }
+      if (error instanceof Refused && !error.busy) throw error; // it asks for another token, say
+      away(true);
+      await new Promise((done) => setTimeout(done, RETRY));
+    }
+  }
+  return null;
+}
+
+// What `fetched` gives, asked again while the server is out of reach; null where it does not have it any more, and as
+// `follow` says.
+export async function untilThere(fetched, { away, given }) {
+  while (!given.aborted) {
+    try {
+      const found = await fetched();
+      away(false);
+      return found;
+    } catch (error) {
+      if (error instanceof Refused && error.status === 404) return null;
+      if (error instanceof Refused && !error.busy) throw error;
       away(true);
       await new Promise((done) => setTimeout(done, RETRY));
     }

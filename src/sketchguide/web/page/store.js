@@ -1,11 +1,18 @@
-// What outlives a reload: the drawing and the settings in localStorage, which is written at once, pictures in IndexedDB.
+// What outlives a reload: the drawing and the settings in storage that is written at once, pictures in IndexedDB.
 
 const KEY = "sketchguide";
+const OWN = `${KEY}-tab`; // two tabs have a drawing each; a new one goes on with the latest
 export const KEPT = 60; // pictures
 
 export function saveNow(state) {
+  const text = JSON.stringify(state);
   try {
-    localStorage.setItem(KEY, JSON.stringify(state));
+    sessionStorage.setItem(OWN, text);
+  } catch {
+    forget(OWN); // an older state would be taken for the latest
+  }
+  try {
+    localStorage.setItem(KEY, text);
     return true;
   } catch {
     return false;
@@ -14,9 +21,17 @@ export function saveNow(state) {
 
 export function savedState() {
   try {
-    return JSON.parse(localStorage.getItem(KEY)) ?? {};
+    return JSON.parse(sessionStorage.getItem(OWN) ?? localStorage.getItem(KEY)) ?? {};
   } catch {
     return {};
+  }
+}
+
+function forget(key) {
+  try {
+    sessionStorage.removeItem(key);
+  } catch {
+    // then there is nothing in it either
   }
 }
 

@@ -21,11 +21,13 @@ export function stroke(points, { width = null, weight = 1 } = {}) {
   return { points: points.map(([x, y]) => [rounded(x), rounded(y)]), width, weight, closed: false };
 }
 
-// Without what lies nearer than `radius`, a part of the height, to the path of an eraser; lines are cut there.
-export function erasing(drawing, path, radius) {
-  const near = nearTo(path, radius, drawing.aspect);
-  const strokes = drawing.strokes.flatMap((one) => {
-    const points = dense(one.closed ? [...one.points, one.points[0]] : one.points, radius / 2, drawing.aspect);
+// The strokes without what lies nearer than `radius`, a part of the height, to the path of an eraser; lines are cut there.
+export function without(strokes, path, radius, aspect) {
+  const near = nearTo(path, radius, aspect);
+  const reach = box(path);
+  return strokes.flatMap((one) => {
+    if (apart(reach, box(one.points), radius / aspect, radius)) return [one];
+    const points = dense(one.closed ? [...one.points, one.points[0]] : one.points, radius / 2, aspect);
     const hit = points.map(near);
     if (!hit.includes(true)) return [one];
     const left = [];
@@ -39,9 +41,28 @@ export function erasing(drawing, path, radius) {
     });
     return left;
   });
-  const erased = drawing.raster ? [...drawing.erased, { path, radius }] : [];
+}
+
+// A drawing of whose strokes these are left, and whose picture the paths of an eraser went over.
+export function rubbedOut(drawing, strokes, paths, radius) {
+  const erased = drawing.raster ? [...drawing.erased, ...paths.map((path) => ({ path: [...path], radius }))] : [];
   return { ...drawing, strokes, erased };
 }
+
+// [left, top, right, bottom]
+function box(points) {
+  const all = [Infinity, Infinity, -Infinity, -Infinity];
+  for (const [x, y] of points) {
+    all[0] = Math.min(all[0], x);
+    all[1] = Math.min(all[1], y);
+    all[2] = Math.max(all[2], x);
+    all[3] = Math.max(all[3], y);
+  }
+  return all;
+}
+
+const apart = (one, other, across, down) =>
+  one[0] - across > other[2] || other[0] - across > one[2] || one[1] - down > other[3] || other[1] - down > one[3];
 
 function nearTo(path, radius, aspect) {
   return ([x, y]) =>
