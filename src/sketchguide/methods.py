@@ -148,9 +148,11 @@ def controlnet(network: nn.Module, weight: float = 1.0, mode: int | None = None)
 
 def t2i_adapter(network: nn.Module, weight: float = 1.0) -> Method:
     """A diffusers T2IAdapter (Mou et al. 2023), shown white ink on black."""
-    channels: int = network.config.in_channels
+    config: Any = network.config
     return _told(
-        weight, lambda told, hint, scale: with_t2i_adapter(told, network, hint, scale=scale), channels=channels
+        weight,
+        lambda told, hint, scale: with_t2i_adapter(told, network, hint, scale=scale),
+        channels=config.in_channels,
     )
 
 

@@ -110,8 +110,8 @@ class Guards:
             length = 0
         body = None
         if length <= self.most_bytes:
+            deadline = self.deadline + max(0, length) / SLOWEST
             try:
-                deadline = self.deadline + max(0, length) / SLOWEST
                 async with asyncio.timeout(deadline):
                     body = await self._whole(receive)
             except TimeoutError:
