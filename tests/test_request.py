@@ -100,6 +100,7 @@ def test_a_missing_prompt_is_named() -> None:
     with pytest.raises(UsageError) as caught:
         Request.checked(seed=1)
     assert caught.value.field == "prompt"
+    assert caught.value.message == "prompt is missing."
 
 
 def test_requests_cannot_be_changed() -> None:

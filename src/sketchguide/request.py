@@ -72,6 +72,8 @@ class Checked(BaseModel):
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
             reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+            if first["type"] == "missing":
+                raise UsageError(f"{name} is missing.", field=name) from error
             if not name:
                 raise UsageError(f"{reason[0].upper()}{reason[1:]}.") from error
             given = repr(first["input"])

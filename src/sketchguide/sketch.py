@@ -131,7 +131,8 @@ class Sketch:
 
     def __post_init__(self) -> None:
         if not (is_number(self.aspect) and 1 / MAX_ASPECT <= self.aspect <= MAX_ASPECT):
-            refuse(f"The canvas is {self.aspect} times as wide as high; allowed is 1/{MAX_ASPECT:g} to {MAX_ASPECT:g}.")
+            given = round(self.aspect, 3) if is_number(self.aspect) else self.aspect
+            refuse(f"The canvas is {given} times as wide as high; allowed is 1/{MAX_ASPECT:g} to {MAX_ASPECT:g}.")
         object.__setattr__(self, "strokes", tuple(self.strokes))
         # File names may hold bytes that are no text, which could not be written into a PNG in the end.
         object.__setattr__(self, "name", self.name.encode("utf-8", "replace").decode())
@@ -174,7 +175,10 @@ class Sketch:
             told = f"{path} holds strokes, which are ink: polarity {polarity} changes nothing."
             warnings.warn(told, SketchguideWarning, stacklevel=2)
         if start == b"<":
-            return cls.from_svg(data, name=name)
+            try:
+                return cls.from_svg(data, name=name)
+            except SketchError as error:
+                raise SketchError(f"{path}: {error.message}", hint=error.hint, field=error.field) from error
         if start != b"{":
             if packed:
                 refuse(f"{path} holds neither SVG nor ndjson; pictures are read as they are, not gzipped.")
@@ -692,10 +696,13 @@ def _lines_on_colours(image: Image.Image, ink: Float, *, dark: bool) -> Float:
         return ink
     channels = np.asarray(image, np.float32).transpose(2, 0, 1) / 255
     hats: list[Float] = []
+    contrasts: list[Float] = []
     for marks in 1 - channels if dark else channels:
         marks = _reduced(marks, max(marks.shape) / _MAX_RASTER_SIDE)
-        hats.append((marks - ndimage.grey_opening(marks, size=wide)).astype(np.float32))
-    hat = np.maximum.reduce(hats)
+        surroundings = ndimage.grey_opening(marks, size=wide)
+        hats.append((marks - surroundings).astype(np.float32))
+        contrasts.append((marks - ndimage.maximum_filter(surroundings, size=wide)).astype(np.float32))
+    hat, contrast = np.maximum.reduce(hats), np.maximum.reduce(contrasts)
     within = distance_to(~fill)
     inner = within > 0.25 * wide  # where it is no edge of the colour
     hat = (hat - 2 * np.median(hat[inner])).clip(0)  # without the grain of the colours
@@ -705,6 +712,7 @@ def _lines_on_colours(image: Image.Image, ink: Float, *, dark: bool) -> Float:
     if not 0.01 * inner.sum() < crossing.sum() < 0.5 * inner.sum():
         return ink
     pen = float(np.quantile(depth[crossing], 0.9))
+    drawn &= inner | (contrast >= 0.1)  # less the tips and corners of an area, which are no darker than it is
     edges = fill & (within <= 1.5) & (distance_to(drawn) > max(4.0, 4 * pen))
     return (drawn | edges).astype(np.float32)
 

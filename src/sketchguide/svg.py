@@ -16,7 +16,7 @@ from PIL import ImageColor
 
 from sketchguide.errors import SketchError, SketchguideWarning
 from sketchguide.images import MIN_SIDE
-from sketchguide.lines import covered
+from sketchguide.lines import covered, distance_to
 from sketchguide.strokes import (
     LINE_WIDTH,
     MAX_ASPECT,
@@ -88,6 +88,8 @@ _WHOLE = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 _PAINTED_SIDE = 1024
 _PAINTED_PAGES = 50.0
 _MAX_NESTED = 32  # outlines of one mark of a brush
+_MOST_OF_IT = 0.95  # of the canvas is enclosed by its paper
+_HIDING_SIDE, _HIDDEN = 256, 0.3  # the grid on which shapes hide others, and the part of a shape that counts
 
 Colour = tuple[int, ...]
 Matrix = NDArray[np.float64]
@@ -203,6 +205,8 @@ class _Reader:
         self.shapes: list[_Shape] = []
         self.clip: str | None = None  # the one that is being read
         self.whole_clips: set[str] = set()  # those that hide nothing of the canvas
+        self.whole_rects: set[str] = set()  # links to the rectangles that cover it
+        self.arrows = 0
         self.cut: list[str] = []  # clips and masks of what is drawn
         self.canvas: Box | None = None
         self.aspect: float | None = None  # of a canvas that is shown stretched
@@ -252,8 +256,12 @@ class _Reader:
             self.sheet = []
         if name == "clipPath":
             self.clip = values.get("id")
-        elif name == "rect" and self.clip is not None and self.covers_canvas(values):
-            self.whole_clips.add(self.clip)
+        elif name == "rect" and self.covers_canvas(values):
+            self.whole_rects.add(f"#{values.get('id', '')}")
+            if self.clip is not None:
+                self.whole_clips.add(self.clip)
+        elif name == "use" and self.clip is not None and not self.whole_rects.isdisjoint(attributes.values()):
+            self.whole_clips.add(self.clip)  # as Illustrator writes it
         if parent is None or namespace not in ("", _SVG) or self.passed_over(name, values):
             self.stack.append(None)
             return
@@ -262,8 +270,10 @@ class _Reader:
         self.texts += name == "text"
         style = None
         if name in _GROUPS or name in _SHAPES:
+            marked = any(key.startswith("marker") for key in values) or "marker" in values.get("style", "")
             values = self.styled(name, values)
             style = self.inherited(parent, values)
+            self.arrows += marked and style is not None
         if style is not None and name in _SHAPES:
             self.shape(name, values, style)
             style = None
@@ -327,7 +337,7 @@ class _Reader:
             namespace, _, local = key.rpartition(" ")
             if not namespace and local.lower().startswith("on"):
                 self.refuse(f"the event handler {local[:40]!r} is not allowed.", hint="Save as plain SVG.")
-            if local == "href" and loads and not value.strip().startswith(("#", "data:")):
+            if local == "href" and loads and name != "a" and not value.strip().startswith(("#", "data:")):
                 self.refuse(f"a link to {value[:60]!r} is not allowed.", hint="Embed or remove what it points to.")
             if not namespace:
                 values[local] = value
@@ -547,6 +557,8 @@ class _Reader:
         """What of the document is not drawn."""
         if self.texts:
             yield f"{self.texts} text element(s) of the SVG drawing are not drawn."
+        if self.arrows:
+            yield f"{self.arrows} line(s) of the SVG drawing have arrowheads or other markers, which are not drawn."
         if self.unread:
             yield (
                 f"{len(self.unread)} style rule(s) of the SVG drawing are not read, such as that for "
@@ -792,6 +804,7 @@ class _Page:
     aspect: float  # width / height
     rubbed: int  # lines of the paper's colour
     outlined: int  # marks of a brush that are drawn as outlines, there being too many
+    hidden: int  # shapes that others are painted over
 
     @classmethod
     def of(cls, shapes: Sequence[_Shape], *, canvas: Box | None) -> _Page:
@@ -811,6 +824,8 @@ class _Page:
             replace(shape, paths=tuple((_WHOLE if shape.whole else next(placed), closed) for _, closed in shape.paths))
             for shape in shapes
         ]
+        # A line that nobody gave a pen is filled, which shows nothing; alone it was meant to be seen.
+        shapes = [s for s in shapes if s.width or not all(_is_straight(points) for points, _ in s.paths)] or shapes
         paper: Colour | None = (255, 255, 255)
         drawn: list[_Shape] = []
         brushed: list[_Shape] = []
@@ -833,11 +848,14 @@ class _Page:
                     continue
                 outlined += 1
             drawn.append(shape)
-        rubbing = [shape.width is not None and shape.line_colour == paper is not None for shape in drawn]
+        rubbing = [
+            shape.width is not None and shape.line_colour == paper is not None and shape.fill_colour in (None, paper)
+            for shape in drawn
+        ]
         if all(rubbing) and not brushed:  # light lines whose dark paper was not saved, or the other way round
             rubbing = [False] * len(drawn)
         seen = tuple(shape for shape, rubs in zip(drawn, rubbing, strict=True) if not rubs)
-        return cls(seen, tuple(brushed), aspect, sum(rubbing), outlined)
+        return cls(seen, tuple(brushed), aspect, sum(rubbing), outlined, _hidden(seen))
 
     def strokes(self, usual: float) -> tuple[Stroke, ...]:
         usual = usual if usual > 0 else _usual_width(self.drawn)
@@ -876,6 +894,11 @@ class _Page:
                 f"{self.rubbed} line(s) of the SVG drawing have the colour of its paper and are not drawn. What they "
                 "rub out stays: a PNG of the drawing has it as it looks."
             )
+        if self.hidden:
+            yield (
+                f"{self.hidden} shape(s) of the SVG drawing lie behind others, and are drawn all the same. A PNG of "
+                "the drawing has it as it looks."
+            )
         if self.outlined:
             yield (
                 f"{self.outlined} brush mark(s) of the SVG drawing give their outlines, not their centre lines: there "
@@ -887,7 +910,41 @@ def _is_paper(points: Points) -> bool:
     """An outline that runs along the edges of the canvas, or outside them, on all four sides."""
     low, high = points.min(axis=0), points.max(axis=0)
     on_edge = ((points <= 0.01) | (points >= 0.99)).any(axis=1)
-    return bool((low <= 0.01).all() and (high >= 0.99).all() and on_edge.all())
+    around = bool((low <= 0.01).all() and (high >= 0.99).all() and on_edge.all())
+    return around and _area(points.clip(0, 1)) > _MOST_OF_IT  # not a triangle with its corners there
+
+
+def _area(points: Points) -> float:
+    """That an outline encloses."""
+    (x, y), (after_x, after_y) = points.T, np.roll(points, -1, axis=0).T
+    return abs(float(x @ after_y - y @ after_x)) / 2
+
+
+def _is_straight(points: Points) -> bool:
+    """Whether all points lie on one line, so that a fill shows nothing."""
+    spread = np.linalg.svd(points - points.mean(axis=0), compute_uv=False)
+    return bool(spread[-1] <= 1e-6 * spread[0]) or len(points) < 3
+
+
+def _hidden(shapes: Sequence[_Shape]) -> int:
+    """How many have a good part of their outlines well within areas that are painted over them later."""
+    above = np.zeros((_HIDING_SIDE, _HIDING_SIDE), bool)
+    count = 0
+    for shape in reversed(shapes):
+        cells = [points * _HIDING_SIDE for points, _ in shape.paths]
+        along = np.concatenate([_spread(points) for points in cells]).clip(0, _HIDING_SIDE - 1).astype(int)
+        count += bool(above[along[:, 1], along[:, 0]].mean() > _HIDDEN)
+        if shape.fill_colour is not None:
+            area = covered(cells, grid=above.shape, even_odd=shape.even_odd)
+            above |= np.asarray(distance_to(~area)) > 3
+    return count
+
+
+def _spread(points: Points, count: int = 64) -> Points:
+    """Points at equal distances along a path."""
+    lengths = np.concatenate([[0.0], np.hypot(*np.diff(points, axis=0).T).cumsum()])
+    places = np.linspace(0, lengths[-1], count)
+    return np.stack([np.interp(places, lengths, points[:, axis]) for axis in (0, 1)], axis=1)
 
 
 def _extent(shape: _Shape) -> float:

@@ -203,6 +203,9 @@ def test_what_is_ink_can_be_said(sketchguide: Run, quick: list[str], trained: tu
         assert sketchguide("generate", "a", *quick, *more, "--polarity", polarity, "-o", path).code == 0
         made.append(Image.open(path).tobytes())
     assert made[0] != made[1]
+    again = sketchguide("generate", "--from", path, "--polarity", "light-on-dark", "-o", tmp_path / "c.png")
+    assert again.code == 2
+    assert "its drawing was read by the polarity of then" in " ".join(again.err.split())
     nothing = sketchguide("generate", "a", *quick, "--polarity", "light-on-dark", "-o", tmp_path / "c.png")
     assert nothing.code == 2
     assert "Give --sketch" in nothing.err
@@ -374,3 +377,9 @@ def test_parse_size():
     for wrong in ("512", "512x", "-1x5", "axb", "1e3x5", "٣x٣"):
         with pytest.raises(UsageError, match="width x height"):
             parse_size(wrong)
+
+
+def test_an_empty_prompt_is_told_of(sketchguide: Run, quick: list[str], tmp_path: Path):
+    result = sketchguide("generate", " ", *quick, "-o", tmp_path / "a.png")
+    assert result.code == 0
+    assert "The prompt is empty" in result.err

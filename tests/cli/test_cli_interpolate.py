@@ -184,6 +184,7 @@ def test_a_film_without_its_library_is_refused_at_once(
         (("1", "2", "--frames", "1"), "frames is 1"),
         (("1", "2", "--way", "cubic"), "no way 'cubic'"),
         (("1", "none.png"), "no file"),
+        (("99999999999", "2"), "The seed 99999999999 is too large"),
         (("1", "2", "-o", "strip.jpg"), "does not end in .png, .gif or .mp4"),
         (("1", "2", "-o", "none/strip.png"), "does not exist"),
         (("1", "2", "--lora", "none"), "No LoRA at"),

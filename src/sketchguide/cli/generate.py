@@ -82,11 +82,14 @@ def command(
     inputs = (sketch, options["like"], source)
     check_output(output, inputs=inputs)
     if polarity is not None and sketch is None:
+        read = "its drawing was read by the polarity of then" if source is not None else "there is none"
         raise UsageError(
-            "--polarity says what is ink in a drawing, and there is none.", hint="Give --sketch.", field="polarity"
+            f"--polarity says what is ink in a drawing, and {read}.", hint="Give --sketch.", field="polarity"
         )
     if trim and sketch is None and source is None:
         raise UsageError("--trim cuts a drawing, and there is none.", hint="Give --sketch.", field="trim")
+    if prompt is not None and not prompt.strip():
+        report.warn("The prompt is empty: the picture shows anything.")
     options = given(prompt=prompt, sketch=sketch, polarity=polarity, trim=trim, **options)
     job = _fresh(options) if source is None else _recalled(source, options, trim=trim and sketch is None)
     job = replace(job, inputs=inputs)

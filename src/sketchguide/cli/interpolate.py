@@ -112,6 +112,9 @@ def command(
         ink = polarity or "auto"
         drawings = [Sketch.open(path, polarity=ink) for path in sketch or []]
         named = [int(text) if text.isdecimal() else open_source(Path(text), polarity=ink) for text in (first, second)]
+        for end in named:
+            if isinstance(end, int) and end > SEED.high:
+                raise UsageError(f"The seed {end} is too large; {SEED.high} is the largest.", field="first")
         ends = [end for end in named if not isinstance(end, Sketch)]
         if drawn := [end for end in named if isinstance(end, Sketch)]:
             if len(drawn) < 2 or drawings:

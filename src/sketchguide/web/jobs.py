@@ -130,7 +130,7 @@ class Desk:
         try:
             loading.result()
         except BaseException:
-            self._open.close()
+            self.close()  # a thread that goes on loading while the interpreter ends would abort it
             raise
 
     def __enter__(self) -> Desk:
