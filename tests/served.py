@@ -45,5 +45,7 @@ def serving(desk: Desk, *, port: int = 0, **guards: Any) -> Iterator[Served]:
             yield Served(f"http://127.0.0.1:{listening.getsockname()[1]}/", desk, server)
         finally:
             server.should_exit = True
-            desk.hurry()
+            while desk.ready and thread.is_alive():
+                time.sleep(0.01)
+            desk.hurry()  # when no other job can come
             thread.join()

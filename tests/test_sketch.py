@@ -1191,6 +1191,18 @@ def test_the_clip_of_illustrators_files_hides_nothing() -> None:
         svg(frame.replace("100", "50") + clip + body)
 
 
+@pytest.mark.parametrize(
+    "beside",
+    [
+        '<defs><marker><rect id="a" width="auto" height="3"/></marker></defs>',
+        '<x:rect xmlns:x="urn:q" id="a" width="auto" height="3"/>',
+        '<rect id="a" display="none" width="auto" height="auto"/>',
+    ],
+)
+def test_rectangles_that_are_not_drawn_need_not_be_read(beside: str) -> None:
+    assert len(svg(f'{beside}<path d="M5 5H95" {LINE}/>').strokes) == 1
+
+
 def test_errors_name_the_file(tmp_path: Path) -> None:
     file = tmp_path / "cut.svg"
     file.write_text("<svg")

@@ -90,6 +90,7 @@ _PAINTED_PAGES = 50.0
 _MAX_NESTED = 32  # outlines of one mark of a brush
 _MOST_OF_IT = 0.95  # of the canvas is enclosed by its paper
 _HIDING_SIDE, _HIDDEN = 256, 0.3  # the grid on which shapes hide others, and the part of a shape that counts
+_MOST_HIDING = 200  # filled shapes of a drawing of which that is looked for
 
 Colour = tuple[int, ...]
 Matrix = NDArray[np.float64]
@@ -256,12 +257,14 @@ class _Reader:
             self.sheet = []
         if name == "clipPath":
             self.clip = values.get("id")
-        elif name == "rect" and self.covers_canvas(values):
+        elif name == "rect" and (self.clip is not None or "id" in values) and self.covers_canvas(values):
             self.whole_rects.add(f"#{values.get('id', '')}")
             if self.clip is not None:
                 self.whole_clips.add(self.clip)
-        elif name == "use" and self.clip is not None and not self.whole_rects.isdisjoint(attributes.values()):
-            self.whole_clips.add(self.clip)  # as Illustrator writes it
+        elif name == "use" and self.clip is not None and values.keys().isdisjoint(("transform", "x", "y")):
+            links = {value for key, value in attributes.items() if key.rpartition(" ")[2] == "href"}
+            if not self.whole_rects.isdisjoint(links):  # as Illustrator writes it
+                self.whole_clips.add(self.clip)
         if parent is None or namespace not in ("", _SVG) or self.passed_over(name, values):
             self.stack.append(None)
             return
@@ -550,7 +553,10 @@ class _Reader:
         if self.canvas is None or "transform" in values:
             return False
         left, top, width, height = self.canvas
-        x, y, across, down = self.lengths(values, "x y width height", (width, height))
+        try:
+            x, y, across, down = self.lengths(values, "x y width height", (width, height))
+        except SketchError:
+            return False  # it may not be drawn at all
         return x <= left and y <= top and x + across >= left + width and y + down >= top + height
 
     def told(self) -> Iterator[str]:
@@ -930,6 +936,8 @@ def _hidden(shapes: Sequence[_Shape]) -> int:
     """How many have a good part of their outlines well within areas that are painted over them later."""
     above = np.zeros((_HIDING_SIDE, _HIDING_SIDE), bool)
     count = 0
+    if sum(shape.fill_colour is not None for shape in shapes) > _MOST_HIDING:
+        return 0  # it would take longer than all else
     for shape in reversed(shapes):
         cells = [points * _HIDING_SIDE for points, _ in shape.paths]
         along = np.concatenate([_spread(points) for points in cells]).clip(0, _HIDING_SIDE - 1).astype(int)

@@ -65,6 +65,13 @@ def test_a_proxy_may_hand_on_another_host(locked: TestClient, host: str):
         assert "--name" in refused.json()["error"]["hint"]
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_pages_of_other_services_of_this_machine_are_refused(desk: Desk, host: str):
+    with TestClient(create_app(desk, hosts=[host]), base_url="http://127.0.0.1:7860") as client:
+        assert client.get("/api/about").status_code == 200
+        assert client.get("/api/about", headers={"origin": f"http://{host}"}).status_code == 403
+
+
 def test_its_own_page_is_answered(client: TestClient):
     own = {"origin": "http://127.0.0.1:8000", "host": "127.0.0.1:8000"}
     assert client.post("/api/jobs", json=ASKED, headers=own).status_code == 202

@@ -56,8 +56,9 @@ class Guards:
         deadline: float = DEADLINE,
     ) -> None:
         self.app = app
-        self.named = {host.lower() for host in hosts}
-        self.hosts = self.named | {"localhost"}
+        self.hosts = {host.lower() for host in hosts} | {"localhost"}
+        # Where other services of this machine are reached too, a page of theirs would pass for one of this server.
+        self.named = {host for host in self.hosts if host != "localhost" and not _is_address(host)}
         self.token = token
         self.most_bytes = most_bytes
         self.deadline = deadline
@@ -140,13 +141,7 @@ class Guards:
             name = urlsplit(f"//{host}").hostname or ""
         except ValueError:
             return False
-        if name.lower() in self.hosts:
-            return True
-        try:
-            ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        return True
+        return name.lower() in self.hosts or _is_address(name)
 
     def _own_origin(self, headers: Headers) -> bool:
         """A page of another site says in `Origin` that it is one. A proxy may have changed the Host, not the Origin."""
@@ -172,6 +167,14 @@ class Guards:
                 return None
             if not message.get("more_body", False):
                 return b"".join(parts)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _cookie(scope: Scope) -> str:

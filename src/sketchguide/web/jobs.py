@@ -32,6 +32,7 @@ KEPT_BYTES = 256 * 2**20  # of their pictures and drawings
 POINT_BYTES = 140  # that a point of a drawing takes in memory
 PATIENCE = 10.0  # seconds that a job goes on for after the last one who watched it has left
 UNSEEN = 60.0  # and after it was last asked about, where nobody watches
+LEAVING = 20.0  # seconds for a model to be loaded that nobody waits for any more
 PREVIEW_SHARE = 0.1  # of the time of drawing that previews may take
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
@@ -130,7 +131,7 @@ class Desk:
         try:
             loading.result()
         except BaseException:
-            self.close()  # a thread that goes on loading while the interpreter ends would abort it
+            self.close(patience=LEAVING)  # a thread that goes on loading while the interpreter ends would abort it
             raise
 
     def __enter__(self) -> Desk:
@@ -238,8 +239,8 @@ class Desk:
                     del self._watchers[job.id]
                     job.given_up = time.monotonic() + self._patience
 
-    def close(self) -> None:
-        """Drop what waits, finish what is being drawn, and take no more."""
+    def close(self, *, patience: float | None = None) -> None:
+        """Drop what waits, finish what is being drawn, in `patience` seconds if given, and take no more."""
         with self._changed:
             self._closing = True
             if self._running is not None and not self._running.ended:
@@ -247,7 +248,7 @@ class Desk:
             for job in list(self._queue):
                 self.cancel(job)
             self._changed.notify_all()
-        self._worker.join()
+        self._worker.join(patience)
         self._open.close()
 
     def hurry(self) -> None:

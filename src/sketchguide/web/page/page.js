@@ -82,7 +82,10 @@ async function draw() {
   clearTimeout(again);
   chain += 1;
   if (!$("prompt").value.trim()) {
-    if (!job) busy(false);
+    if (!job) {
+      busy(false);
+      banner(null);
+    }
     $("prompt").focus();
     return;
   }
@@ -305,6 +308,7 @@ function showHistory() {
 async function takeUp({ sketch, prompt, seed, size: wanted, ...rest }) {
   stop();
   notes = [];
+  say([]);
   $("prompt").value = prompt;
   $("seed").value = seed;
   chooseSize(wanted);
@@ -482,6 +486,7 @@ function wire() {
   $("redo").onclick = () => step("redo");
   $("clear").onclick = () => {
     notes = [];
+    say([]);
     take(blank(aspect()));
   };
   $("open").onchange = ({ target }) => openFile(target.files[0]).finally(() => (target.value = ""));

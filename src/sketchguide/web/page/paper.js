@@ -54,6 +54,7 @@ export class Paper {
 
   set(drawing) {
     this.drawing = drawing;
+    this.cut = null; // it is of the drawing before
     this.show();
   }
 
