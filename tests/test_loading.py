@@ -282,13 +282,13 @@ def only_a_pickle(file: Path) -> None:
     file.unlink()
 
 
-@pytest.mark.parametrize("damage", [truncated, pickled, empty, not_finite, incomplete, misshapen, only_a_pickle])
 def test_a_folder_with_half_precision_alone_is_loaded(tmp_path: Path) -> None:
     tiny_stable_diffusion().to(dtype=torch.float16).save_pretrained(tmp_path, variant="fp16")
     assert load_backbone(tmp_path).dtype == torch.float32
     assert generate("a cat", backbone=load_backbone(tmp_path), steps=1, size=(64, 64), seed=1)
 
 
+@pytest.mark.parametrize("damage", [truncated, pickled, empty, not_finite, incomplete, misshapen, only_a_pickle])
 def test_damaged_weights_are_refused_by_name(folder: Path, damage: Callable[[Path], None]) -> None:
     damage(folder / UNET)
     with pytest.raises(WeightsError) as caught:

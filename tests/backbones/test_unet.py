@@ -374,8 +374,8 @@ def test_the_dtype_is_that_of_the_network_it_took() -> None:
 
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
 @pytest.mark.parametrize("steps", [1, 4])
-def test_walks_of_requests_begin_where_eulers_do(tiny: Tiny, spacing: str, steps: int) -> None:
-    backbone = tiny()
+def test_walks_of_requests_begin_where_eulers_do(spacing: str, steps: int) -> None:
+    backbone = UNetBackbone(tiny_stable_diffusion(), name="tiny")
     scheduler = EulerDiscreteScheduler.from_config(backbone.pipeline.scheduler.config, timestep_spacing=spacing)
     backbone.pipeline.scheduler = scheduler
     request = Request.checked(prompt="a cat", steps=steps, scale=3, seed=7, size=(64, 64))
@@ -392,9 +392,9 @@ def test_walks_of_requests_begin_where_eulers_do(tiny: Tiny, spacing: str, steps
     assert relative(last.latent, theirs) < 1e-4
 
 
-def test_prompts_are_encoded_when_offloaded_networks_have_left(tiny: Tiny) -> None:
+def test_prompts_are_encoded_when_offloaded_networks_have_left() -> None:
     """Else a transformer that has just been asked stays on the GPU beside a text encoder."""
-    backbone = tiny()
+    backbone = UNetBackbone(tiny_stable_diffusion(), name="tiny")
     left: list[str] = []
     backbone.pipeline._all_hooks = [
         SimpleNamespace(model=getattr(backbone.pipeline, part), offload=partial(left.append, part))

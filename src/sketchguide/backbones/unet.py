@@ -101,7 +101,10 @@ class UNetBackbone(PipelineBackbone):
     def solvers(self) -> Mapping[str, SolverChoice]:
         """Those of Euler begin at less than plain noise, as in diffusers, where steps are not spaced from the end."""
         scheduler = self.pipeline.scheduler
-        scaled = scheduler.config.get("timestep_spacing", "linspace") != "leading"
+        try:
+            scaled = self._scheduler("EulerDiscreteScheduler").config.timestep_spacing != "leading"
+        except UsageError:
+            scaled = False  # they are refused
         choices = {
             name: choice._replace(scaled=scaled) if choice.scheduler.startswith("Euler") else choice
             for name, choice in SOLVERS.items()
