@@ -52,6 +52,11 @@ function banner(text) {
 
 const say = (messages) => tell([...notes, ...messages]);
 
+function note(messages) {
+  notes = messages;
+  say([]);
+}
+
 const failed = (error) => tell([error.message], { error: true });
 
 // --- what is asked for
@@ -126,7 +131,11 @@ function givenUp(error) {
 }
 
 async function watch(mine) {
-  const away = (out) => job === mine && banner(out ? AWAY : null);
+  let gone = false;
+  const away = (out) => {
+    if (job === mine && out !== gone) banner(out ? AWAY : null);
+    gone = out;
+  };
   let end;
   let made = null;
   try {
@@ -307,8 +316,7 @@ function showHistory() {
 
 async function takeUp({ sketch, prompt, seed, size: wanted, ...rest }) {
   stop();
-  notes = [];
-  say([]);
+  note([]);
   $("prompt").value = prompt;
   $("seed").value = seed;
   chooseSize(wanted);
@@ -367,8 +375,7 @@ async function openFile(file, { trace = false } = {}) {
   try {
     if (!trace && file.type === "image/png" && (await recalled(file))) return;
     const { sketch, warnings } = await server.readSketch(file, { trace });
-    notes = warnings;
-    say([]);
+    note(warnings);
     await take({ ...sketch, erased: [] });
     soon();
   } catch (error) {
@@ -381,8 +388,7 @@ async function recalled(file) {
   try {
     const { request: found, warnings } = await server.readRecipe(file);
     await takeUp(found);
-    notes = warnings;
-    say([]);
+    note(warnings);
     show([{ url: URL.createObjectURL(file), blob: file, seed: found.seed, request: found }]);
     return true;
   } catch (error) {
@@ -485,8 +491,7 @@ function wire() {
   $("undo").onclick = () => step("undo");
   $("redo").onclick = () => step("redo");
   $("clear").onclick = () => {
-    notes = [];
-    say([]);
+    note([]);
     take(blank(aspect()));
   };
   $("open").onchange = ({ target }) => openFile(target.files[0]).finally(() => (target.value = ""));

@@ -42,25 +42,15 @@ export async function follow(id, { told, away, given }) {
   while (!given.aborted) {
     const end = await listen(id, (now) => (away(false), told(now)), given);
     if (end) return end;
-    if (given.aborted) break;
-    try {
-      told(await state(id));
-      away(false);
-    } catch (error) {
-      if (error instanceof Refused && error.status === 404) {
-        away(false);
-        return null;
-      }
-      if (error instanceof Refused && !error.busy) throw error; // it asks for another token, say
-      away(true);
-      await new Promise((done) => setTimeout(done, RETRY));
-    }
+    const now = await untilThere(() => state(id), { away, given });
+    if (!now) break;
+    told(now);
   }
   return null;
 }
 
-// What `fetched` gives, asked again while the server is out of reach; null where it does not have it any more, and as
-// `follow` says.
+// What `fetched` gives, asked again while the server is out of reach; null where it does not have it any more, or where
+// `given` says that nobody cares.
 export async function untilThere(fetched, { away, given }) {
   while (!given.aborted) {
     try {
@@ -68,8 +58,11 @@ export async function untilThere(fetched, { away, given }) {
       away(false);
       return found;
     } catch (error) {
-      if (error instanceof Refused && error.status === 404) return null;
-      if (error instanceof Refused && !error.busy) throw error;
+      if (error instanceof Refused && error.status === 404) {
+        away(false);
+        return null;
+      }
+      if (error instanceof Refused && !error.busy) throw error; // it asks for another token, say
       away(true);
       await new Promise((done) => setTimeout(done, RETRY));
     }

@@ -6,11 +6,7 @@ export const KEPT = 60; // pictures
 
 export function saveNow(state) {
   const text = JSON.stringify(state);
-  try {
-    sessionStorage.setItem(OWN, text);
-  } catch {
-    forget(OWN); // an older state would be taken for the latest
-  }
+  if (!keepInTab(OWN, text)) keepInTab(OWN, null); // an older state would be taken for the latest
   try {
     localStorage.setItem(KEY, text);
     return true;
@@ -27,23 +23,19 @@ export function savedState() {
   }
 }
 
-function forget(key) {
+// Whether it is kept: a browser that stores nothing forgets it at a reload.
+function keepInTab(key, text) {
   try {
-    sessionStorage.removeItem(key);
+    if (text) sessionStorage.setItem(key, text);
+    else sessionStorage.removeItem(key);
+    return true;
   } catch {
-    // then there is nothing in it either
+    return false;
   }
 }
 
-// What is being drawn belongs to this tab alone. A browser that stores nothing forgets it.
-export function rememberJob(id) {
-  try {
-    if (id) sessionStorage.setItem(KEY, id);
-    else sessionStorage.removeItem(KEY);
-  } catch {
-    // a reload loses it
-  }
-}
+// What is being drawn belongs to this tab alone.
+export const rememberJob = (id) => keepInTab(KEY, id);
 
 export function rememberedJob() {
   try {
