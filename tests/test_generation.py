@@ -50,7 +50,7 @@ def pixels(image: Image.Image) -> NDArray[np.int16]:
 
 def draw(tiny: Tiny, predictor: LatentPredictor, **settings: Any) -> list[Picture]:
     given = {"sketch": CROSS, "seed": 7, "steps": 2, "size": SIZE, **settings}
-    return generate("a cat", backbone=tiny(), predictor=predictor, **given)
+    return generate("a cat", backbone=tiny(), predictor=predictor if given["sketch"] else None, **given)
 
 
 def test_a_drawing_changes_the_picture(tiny: Tiny, predictor: LatentPredictor) -> None:
@@ -255,6 +255,30 @@ def test_a_prompt_cut_short_is_told_of(tiny: Tiny) -> None:
 def test_a_negative_prompt_cut_short_is_told_of(tiny: Tiny) -> None:
     with pytest.warns(SketchguideWarning, match="negative prompt is too long.*the end"):
         generate("a", negative="a " * 76 + "the end", backbone=tiny(), steps=1, size=SIZE, seed=1)
+
+
+def test_settings_for_a_drawing_are_told_of_without_one(tiny: Tiny) -> None:
+    with pytest.warns(SketchguideWarning) as caught:
+        generate("a cat", backbone=tiny(), steps=1, size=SIZE, seed=1, strength=3, predictor="nosuch")
+    told = [str(one.message) for one in caught]
+    assert told == [f"{name} changes nothing without a drawing." for name in ("predictor", "strength")]
+    assert {one.filename for one in caught} == {__file__}
+
+
+def test_settings_of_the_pull_are_told_of_where_nothing_pulls(tiny: Tiny) -> None:
+    with pytest.warns(SketchguideWarning, match="^widen changes nothing: strength is 0"):
+        generate("a cat", sketch=CROSS, backbone=tiny(), steps=1, size=SIZE, seed=1, strength=0, widen=3)
+
+
+def test_another_precision_than_that_of_the_model_is_refused(tiny: Tiny) -> None:
+    request = Request.checked(prompt="a cat", seed=1, dtype="bfloat16")
+    with pytest.raises(UsageError, match="dtype is bfloat16, but the model that was given is in float32"):
+        next(run(request, backbone=tiny()))
+
+
+def test_a_recipe_says_how_many_threads_drew(tiny: Tiny) -> None:
+    (made,) = generate("a cat", backbone=tiny(), steps=1, size=SIZE, seed=1)
+    assert made.made_with["threads"] == str(torch.get_num_threads())
 
 
 def test_a_scale_below_one_is_told_of(tiny: Tiny) -> None:

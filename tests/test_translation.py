@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from sketchguide import generation
 from sketchguide.errors import SketchError, SketchguideWarning, TapError, UsageError
-from sketchguide.generation import Picture, Progress, recall, run
+from sketchguide.generation import Picture, Progress, generate, recall, run
 from sketchguide.images import from_base64, from_ink, open_image, to_base64, to_tensor
 from sketchguide.loading import load_backbone
 from sketchguide.predictors import LatentPredictor
@@ -330,6 +330,18 @@ def test_a_picture_of_a_drawing_is_recognised_or_said_to_be_one(
     assert isinstance(taken(open_image(tmp_path / "cross.png"), drawn=drawn), Sketch) is expected
     ball().save(tmp_path / "ball.png")
     assert isinstance(open_source(tmp_path / "ball.png"), Image.Image)
+
+
+def test_what_sketchguide_made_is_a_picture_whatever_it_looks_like(tiny: Tiny, tmp_path: Path) -> None:
+    (made,) = generate("a", backbone=tiny(), steps=1, size=(64, 64), seed=1)
+    drawing = Image.fromarray(np.uint8(255 * (1 - CROSS.rasterize(size=(64, 64)).ink))).convert("RGB")
+    replace(made, image=drawing).save(tmp_path / "made.png")
+    assert looks_drawn(open_image(tmp_path / "made.png"))
+    assert isinstance(open_source(tmp_path / "made.png"), Image.Image)
+    assert isinstance(open_source(tmp_path / "made.png", drawn=True), Sketch)
+    (again,) = make(tiny, image=replace(made, image=drawing))
+    assert again.request.layout is not None
+    assert not again.request.layout.drawn
 
 
 def test_strokes_are_no_picture(tmp_path: Path) -> None:

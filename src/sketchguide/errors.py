@@ -20,7 +20,12 @@
 
 from __future__ import annotations
 
+import inspect
+import warnings
+from pathlib import Path
 from typing import ClassVar
+
+_PACKAGE = str(Path(__file__).parent)
 
 
 class SketchguideError(Exception):
@@ -98,6 +103,16 @@ class ClosingError(FailureError):
 
 class SketchguideWarning(UserWarning):
     """Something was asked that works but probably not as meant: a blank sketch, a prompt cut short, CFG of 1."""
+
+
+def warn(message: str) -> None:
+    """Warn (SketchguideWarning) of `message` at the line outside this package that led to it: Python's own filter shows
+    a text once for each line.
+    """
+    level, frame = 1, inspect.currentframe()
+    while frame is not None and frame.f_code.co_filename.startswith(_PACKAGE):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, SketchguideWarning, stacklevel=level)
 
 
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # torch, on accelerators and on the CPU

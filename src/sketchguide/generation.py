@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import warnings
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -24,8 +23,18 @@ from sketchguide.controls.classes import ClassGuide
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.features import NegativePrompt
 from sketchguide.controls.strengths import Proportional, Within
-from sketchguide.defaults import ALPHA, ATTENTION_SCALE, CLASS_SCALE, IDENTITY, LORA_SCALE, NEGATIVE_TIME, SURE, DType
-from sketchguide.errors import SketchguideWarning, UsageError
+from sketchguide.defaults import (
+    ALPHA,
+    ATTENTION_SCALE,
+    CLASS_SCALE,
+    IDENTITY,
+    LORA_SCALE,
+    NEGATIVE_TIME,
+    PULLING,
+    SURE,
+    DType,
+)
+from sketchguide.errors import SketchError, UsageError, warn
 from sketchguide.guidance import Controls, Pull, controls_of, weakened
 from sketchguide.images import carried, from_base64, read_png_text, save_png, to_images, to_png, to_tensor
 from sketchguide.inversion import Trajectory, recur
@@ -116,7 +125,7 @@ def generate(
     prompt: str,
     *,
     sketch: Sketch | str | Path | None = None,
-    like: Image.Image | str | Path | None = None,
+    like: Image.Image | Picture | str | Path | None = None,
     backbone: Backbone | None = None,
     predictor: LatentPredictor | str | Path | None = None,
     seed: int | None = None,
@@ -137,7 +146,7 @@ def generate(
     request = Request.checked(
         prompt=prompt,
         sketch=None if sketch is None else sketch.to_json(),
-        like=None if like is None else carried(like, field="like"),
+        like=None if like is None else carried(like.image if isinstance(like, Picture) else like, field="like"),
         seed=random_seed() if seed is None else seed,
         **settings,
     )
@@ -172,12 +181,7 @@ def named(
     if backbone is not None:
         names["model"] = backbone.name
         dtype = dtype_of(backbone)
-        if values.get("dtype", "auto") not in ("auto", dtype):
-            raise UsageError(
-                f"dtype is {values['dtype']}, but the model that was given is in {dtype}.",
-                hint="Leave the dtype out, or load the model in it.",
-                field="dtype",
-            )
+        _check_dtype(values.get("dtype", "auto"), dtype)
         if dtype in get_args(DType):  # a pipeline that was loaded elsewhere may have any
             names["dtype"] = dtype
     name = predictor if predictor is None or isinstance(predictor, str | Path) else predictor.source
@@ -206,17 +210,28 @@ def run(
         raise UsageError(f"Picture {only} was asked for; the request makes {request.count}.", field="only")
     if backbone is None:
         backbone = load_backbone(request.model, device=request.device, dtype=request.dtype)
-    elif not _is_on(backbone.device, request.device):
-        raise UsageError(
-            f"device is {request.device}, but the model that was given is on {backbone.device}.",
-            hint="Leave the device out, or load the model there.",
-            field="device",
-        )
+    else:
+        _check_dtype(request.dtype, dtype_of(backbone))
+        if not _is_on(backbone.device, request.device):
+            raise UsageError(
+                f"device is {request.device}, but the model that was given is on {backbone.device}.",
+                hint="Leave the device out, or load the model there.",
+                field="device",
+            )
     if request.lora is None:
         yield from _carried_out(request, backbone, predictor, prompts=prompts, only=only)
         return
     with wearing(backbone, request.lora, scale=request.lora_scale):
         yield from _carried_out(request, backbone, predictor, prompts=prompts, only=only)
+
+
+def _check_dtype(asked: str, own: str) -> None:
+    if asked not in ("auto", own):
+        raise UsageError(
+            f"dtype is {asked}, but the model that was given is in {own}.",
+            hint="Leave the dtype out, or load the model in it.",
+            field="dtype",
+        )
 
 
 def _is_on(device: torch.device, asked: str) -> bool:
@@ -244,6 +259,8 @@ def _carried_out(
     requests = [Request.checked(**{**request.model_dump(), "prompt": prompt}) for prompt in prompts] or [request]
     _warn(requests, sketch, picture, backbone)
     made_with = {"sketchguide": sketchguide.__version__, "torch": torch.__version__, **identity_of(backbone)}
+    if made_with["device"] == "cpu":
+        made_with["threads"] = str(torch.get_num_threads())  # which round sums otherwise
     made_with |= {"solver": _solver_name(request, backbone), "levels": _digest(levels_of(request, backbone))}
     drawing = None if sketch is None else sketch.rasterize(size=size)
     controls = controls_of(request, backbone, drawing, predictor)
@@ -301,7 +318,7 @@ def _carried_out(
                         f"The picture of seed {seeds[row]} may not show {one.prompt!r}: at the best of its tries it is "
                         f"recognised with {sure:.0%}."
                     )
-                    warnings.warn(message, SketchguideWarning, stacklevel=3)
+                    warn(message)
                 evaluations = tried.evaluations.plus(_shared(source))
                 yield Picture(image, one, index, made_with, evaluations, tried.tries[row], sure)
 
@@ -354,7 +371,7 @@ def _recogniser(
         return None
     if not _follows(guides) and _starts_from_source(request):
         message = "tries changes nothing: no drawing pulls, and every picture starts from the source's noise."
-        warnings.warn(message, SketchguideWarning, stacklevel=4)
+        warn(message)
         return None
     classifier = load_classifier(find_recogniser(request.recogniser, backbone), device=backbone.device)
     recogniser = Recogniser(classifier, request.tries, request.sure)
@@ -394,7 +411,7 @@ def _source(
         clean = recorded.at(levels_of(request, backbone)[-1])
         if float((backbone.decode(clean).clamp(-1, 1) - picture.to(clean)).abs().mean()) > 0.1:
             message = "The picture is not the one that its recipe makes: what is kept is of the latter."
-            warnings.warn(message, SketchguideWarning, stacklevel=4)
+            warn(message)
     if request.layout is not None:
         mask: Tensor | None = None
         if request.layout.near:
@@ -445,7 +462,7 @@ def _made_again(
             field="dtype",
         )
     if (made.lora, made.lora_scale) != (request.lora, request.lora_scale):
-        differing.append("LoRA")
+        differing = [*(name for name in differing if name != "model"), "LoRA"]  # of which the model's print is too
     if differing:
         raise UsageError(
             f"The picture was made with another {' and '.join(differing)}.",
@@ -605,6 +622,14 @@ def recall(source: str | Path | bytes) -> Recipe:
         ) from error
 
 
+def carries_recipe(path: str | Path) -> bool:
+    """Whether the file is a PNG that sketchguide wrote."""
+    try:
+        return RECIPE_KEY in read_png_text(path)
+    except SketchError:  # no PNG
+        return False
+
+
 def batch_size(size: tuple[int, int], backbone: Backbone, *, guided: bool) -> int:
     """How many pictures of `size` (width, height) are made at once: fewer the larger they are, and where a guide
     pulls, so that many need hardly more memory than one or two.
@@ -635,9 +660,6 @@ def check_size(size: tuple[int, int], backbone: Backbone) -> tuple[int, int]:
 
 
 def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | None, backbone: Backbone) -> None:
-    def warn(message: str) -> None:
-        warnings.warn(message, SketchguideWarning, stacklevel=5)
-
     request = requests[0]
     idle = {
         "attention": request.attention is not None and sketch is None,
@@ -666,6 +688,8 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
     }
     for name in (name for name, nothing in idle.items() if nothing):
         warn(f"{name} changes nothing without {needs.get(name, 'a class')}.")
+    for name in request.changed("predictor", *PULLING) if sketch is None else ():
+        warn(f"{name} changes nothing without a drawing.")
     if sketch is not None:
         drawing = sketch.rasterize(size=(64, 64))
         if drawing.blank:

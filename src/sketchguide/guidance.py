@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
@@ -20,7 +19,7 @@ from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.likeness import SketchGuide
 from sketchguide.controls.strengths import Proportional, Score
 from sketchguide.defaults import BLANK, EVERY, HANDOVER, PULLING, WIDEN
-from sketchguide.errors import SketchguideWarning, UsageError
+from sketchguide.errors import UsageError, warn
 from sketchguide.images import from_base64, from_ink, to_tensor
 from sketchguide.loading import find_features, find_part, fingerprint, has_predictor, load_predictor
 from sketchguide.perception import Features, load_features
@@ -82,17 +81,18 @@ def weakened(guides: Sequence[Pull], share: float) -> list[Pull]:
 def _predictor(request: Request, backbone: Backbone) -> LatentPredictor | None:
     """What pulls to the drawing; none where nothing is to, or where another control takes its place: warns of the
     settings that change nothing then."""
-    if request.strength == 0:
-        return None
     otherwise = request.attention is not None or request.sketch_loss
-    if otherwise and request.predictor is None and not has_predictor(backbone):
-        shared = ("stop", "every") if request.sketch_loss else ()
-        for name in (name for name in PULLING if name not in shared):
-            if getattr(request, name) != Request.model_fields[name].default:
-                message = f"{name} changes nothing: {backbone.name} has no predictor that pulls."
-                warnings.warn(message, SketchguideWarning, stacklevel=2)
-        return None
-    return load_predictor(request.predictor, backbone)
+    if request.strength == 0:
+        why, meant = "strength is 0", {"strength"}
+    elif otherwise and request.predictor is None and not has_predictor(backbone):
+        why, meant = f"{backbone.name} has no predictor that pulls", set[str]()
+    else:
+        return load_predictor(request.predictor, backbone)
+    meant |= {"stop", "every"} if request.sketch_loss else set()
+    for name in request.changed(*PULLING):
+        if name not in meant:
+            warn(f"{name} changes nothing: {why}.")
+    return None
 
 
 def _sketch_loss(request: Request, drawing: SpatialMap, backbone: Backbone) -> tuple[SketchGuide, dict[str, str]]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 
-from sketchguide.errors import GuidanceError, OutputError, SketchError, SketchguideWarning, UsageError
+from sketchguide.errors import GuidanceError, OutputError, SketchError, UsageError, warn
 from sketchguide.files import replacing
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def open_image(source: str | Path | bytes, *, field: str = "image", paper: Paper
         warnings.filterwarnings("ignore", module=r"PIL\.")
         image, several = _decode(data, name=name, field=field, paper=paper)
     if several:
-        warnings.warn(f"{name} holds several frames; the first one is used.", SketchguideWarning, stacklevel=2)
+        warn(f"{name} holds several frames; the first one is used.")
     return image
 
 

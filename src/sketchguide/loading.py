@@ -26,10 +26,10 @@ from sketchguide.errors import (
     MismatchError,
     ModelNotFoundError,
     SketchguideError,
-    SketchguideWarning,
     UsageError,
     WeightsError,
     reason_of,
+    warn,
 )
 from sketchguide.files import is_dir, is_file
 from sketchguide.predictors import FILE_NAME as PREDICTOR_FILE
@@ -106,11 +106,9 @@ def find_part(name: str | Path | None, part: str, *, field: str, model: str | No
         if one.kind == "parts" and name in (None, one.name) and (one.folder / file).is_file():
             one.verify()
             if name is None and model is not None and one.name != f"{model}-parts":
-                warnings.warn(
+                warn(
                     f"The {part} that is shipped was trained for {one.name.removesuffix('-parts')}, not for {model}: "
-                    f"train your own with `sketchguide component {kind}` and give it as {field}.",
-                    SketchguideWarning,
-                    stacklevel=2,
+                    f"train your own with `sketchguide component {kind}` and give it as {field}."
                 )
             return one.folder / file
     if name is not None:
@@ -404,7 +402,7 @@ def _put_on(backbone: PipelineBackbone, lora: Lora) -> None:
             field="lora",
         )
     try:
-        with warnings.catch_warnings(), _beside_others(pipeline, lora.scale):
+        with warnings.catch_warnings(), _hushed(), _beside_others(pipeline, lora.scale):
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
             pipeline.load_lora_weights(str(lora.file), adapter_name=LORA, use_safetensors=True)
         if not any(LORA in names for names in pipeline.get_list_adapters().values()):
@@ -437,6 +435,19 @@ def take_off(adapter: str, *networks: nn.Module) -> None:
     for network, path, layer in _adapted(*networks):
         if not any(getattr(layer, name) for name in layer.adapter_layer_names):
             network.set_submodule(path, layer.get_base_layer())
+
+
+@contextmanager
+def _hushed() -> Generator[None]:
+    """Within the block diffusers does not tell of every network that a LoRA is not for."""
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 @contextmanager

@@ -310,6 +310,10 @@ class Request(Checked):
             raise ValueError("each side must lie in 16..4096 pixels")
         return size
 
+    def changed(self, *names: str) -> list[str]:
+        """Those of these fields that are not as by default."""
+        return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+
     @property
     def pulling_every(self) -> int:
         """`every`, or its default. A strength that is given is meant for the usual one."""

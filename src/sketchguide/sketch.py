@@ -10,7 +10,6 @@ from __future__ import annotations
 import gzip
 import json
 import math
-import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,7 +22,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 
 from sketchguide.defaults import Polarity
-from sketchguide.errors import SketchError, SketchguideWarning, UsageError
+from sketchguide.errors import SketchError, UsageError, warn
 from sketchguide.images import (
     MAX_PIXELS,
     MAX_SIDE,
@@ -173,7 +172,7 @@ class Sketch:
         start = _first_letter(data)
         if start in (b"<", b"{") and polarity != "auto":
             told = f"{path} holds strokes, which are ink: polarity {polarity} changes nothing."
-            warnings.warn(told, SketchguideWarning, stacklevel=2)
+            warn(told)
         if start == b"<":
             try:
                 return cls.from_svg(data, name=name)
@@ -198,7 +197,7 @@ class Sketch:
                 refuse(f"{path} is neither Quick, Draw! ndjson nor a sketch that `to_json` wrote.")
             return cls.from_json(record)
         if rest.strip():
-            warnings.warn(f"{path} holds several drawings; the first one is used.", SketchguideWarning, stacklevel=2)
+            warn(f"{path} holds several drawings; the first one is used.")
         return cls.from_quickdraw(record)
 
     @classmethod
@@ -287,11 +286,9 @@ class Sketch:
             refuse(f"Polarity {polarity!r} is unknown; allowed are auto, dark-on-light and light-on-dark.")
         image = as_rgb(image, field="sketch", paper=PAPER_OF.get(polarity))
         if polarity == "auto" and (sheet := cut_out(image)) is not None:
-            warnings.warn(
+            warn(
                 "The picture is taken for a photo of a sheet of paper: what lies around the sheet is cut off. Polarity "
-                "dark-on-light leaves it whole.",
-                SketchguideWarning,
-                stacklevel=2,
+                "dark-on-light leaves it whole."
             )
             image = sheet
         low, high = channel_extremes(image)
@@ -304,11 +301,9 @@ class Sketch:
             ink = _ink(1 - grey if dark else grey)
         ink = _lines_on_colours(image, ink, dark=dark)
         if _on_a_table(ink, dark=dark):
-            warnings.warn(
+            warn(
                 "An area along the edge of the picture, or most of it, is read as a shape of the drawing. If the sheet "
-                "lies on a table, crop the picture to the sheet.",
-                SketchguideWarning,
-                stacklevel=2,
+                "lies on a table, crop the picture to the sheet."
             )
         return cls(raster=ink, aspect=image.width / image.height)
 

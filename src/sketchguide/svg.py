@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, NoReturn
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ImageColor
 
-from sketchguide.errors import SketchError, SketchguideWarning
+from sketchguide.errors import SketchError, warn
 from sketchguide.images import MIN_SIDE
 from sketchguide.lines import covered, distance_to
 from sketchguide.strokes import (
@@ -121,7 +120,7 @@ def read_svg(source: str | bytes) -> Read:
         reader.read(source)
     page = _Page.of(reader.shapes, canvas=reader.canvas)
     for told in (*reader.told(), *page.told()):
-        warnings.warn(told, SketchguideWarning, stacklevel=3)
+        warn(told)
     return Read(page.strokes(reader.usual), page.painted(), reader.aspect or page.aspect)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -14,8 +13,8 @@ from PIL import Image
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.defaults import Polarity
-from sketchguide.errors import SketchguideWarning, UsageError
-from sketchguide.generation import Picture, check_size, named, pictures_of, recall
+from sketchguide.errors import UsageError, warn
+from sketchguide.generation import Picture, carries_recipe, check_size, named, pictures_of, recall
 from sketchguide.images import as_picture, from_ink, open_image, read_file, to_base64, to_images, to_tensor
 from sketchguide.loading import load_backbone
 from sketchguide.predictors import LatentPredictor
@@ -53,7 +52,7 @@ def translate(
     a blank picture, and where seeds change nothing.
     """
     sketch = None if sketch is None else as_sketch(sketch)
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
     layout = {name: settings.pop(name) for name in LayoutSettings.model_fields if name in settings}
     values: dict[str, Any] = {"seed": random_seed() if seed is None else seed, **settings}
     if sketch is not None:
@@ -62,8 +61,9 @@ def translate(
     values = named(values, backbone, predictor)
     if layout.get("source") == "generated":
         layout, values = as_made(image, layout, values)
-        drawn = False if drawn is None else drawn  # what sketchguide made is a picture, whatever it looks like
-    source = image.image if isinstance(image, Picture) else image
+    if isinstance(image, Picture):
+        image, drawn = image.image, bool(drawn)
+    source = image
     if isinstance(source, str | Path):
         source = open_source(source, drawn=drawn)
     elif not isinstance(source, Sketch):
@@ -107,7 +107,8 @@ def as_made(
 
 
 def open_source(path: str | Path, *, drawn: bool | None = None, polarity: Polarity = "auto") -> Image.Image | Sketch:
-    """A picture, or the drawing that the file holds: SVG and ndjson do; a picture where `drawn` says so, None looks.
+    """A picture, or the drawing that the file holds: SVG and ndjson do; a picture where `drawn` says so, None looks,
+    but not at what sketchguide made.
 
     `polarity` is that of `Sketch.from_image`.
     """
@@ -115,6 +116,8 @@ def open_source(path: str | Path, *, drawn: bool | None = None, polarity: Polari
         if drawn is False:
             raise UsageError(f"{path} holds strokes, no picture.", hint="Take it as a sketch.", field="drawn")
         return Sketch.open(path, polarity=polarity)
+    if drawn is None and carries_recipe(path):
+        drawn = False  # what sketchguide made is a picture, whatever it looks like
     return taken(open_image(path, paper=PAPER_OF.get(polarity)), drawn=drawn, polarity=polarity)
 
 
@@ -158,10 +161,10 @@ def fit(source: Image.Image | Sketch, backbone: Backbone, *, size: tuple[int, in
         cut = 1 - min(width / height * size[1] / size[0], height / width * size[0] / size[1])
         if cut > 0.01:
             where = "the sides" if width * size[1] > height * size[0] else "top and bottom"
-            _tell(f"{cut:.0%} of the picture ({width} × {height}) is cut off at {where} to make {size[0]} × {size[1]}.")
+            warn(f"{cut:.0%} of the picture ({width} × {height}) is cut off at {where} to make {size[0]} × {size[1]}.")
     if size != backbone.default_size:
         own = "{} × {}".format(*backbone.default_size)
-        _tell(f"The size is {size[0]} × {size[1]}; {backbone.name} was trained for {own}.")
+        warn(f"The size is {size[0]} × {size[1]}; {backbone.name} was trained for {own}.")
     (image,) = to_images(picture)
     return Fitted(to_base64(image), size)
 
@@ -171,7 +174,7 @@ def laid_on(image: Image.Image, sketch: Sketch, size: tuple[int, int]) -> Sketch
     aspect = image.width / image.height
     if abs(math.log(sketch.aspect / aspect)) > 0.01:
         message = f"The drawing's canvas is {sketch.aspect:.2f} times as wide as high, the picture {aspect:.2f}"
-        _tell(f"{message}: it is laid on the middle of it.")
+        warn(f"{message}: it is laid on the middle of it.")
     return sketch.on_canvas(aspect).on_canvas(size[0] / size[1], cut=True)
 
 
@@ -186,7 +189,3 @@ def fitting_size(aspect: float, backbone: Backbone) -> tuple[int, int]:
 
     sides = range(step, 2 * max(width, height) + 1, step)
     return min(product(sides, sides), key=error)
-
-
-def _tell(message: str) -> None:
-    warnings.warn(message, SketchguideWarning, stacklevel=5)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from sketchguide.classifiers import IconClassifier, save_classifier
 from sketchguide.cli.generate import parse_size, slug
@@ -118,6 +118,30 @@ def test_a_sheet_of_one_picture_of_several_is_that_picture(sketchguide: Run, thr
     assert result.code == 0
     assert "--sheet changes nothing" in result.err
     assert (tmp_path / "one.png").read_bytes() == three[2].read_bytes()
+
+
+def test_one_of_a_sheet_is_an_ordinary_picture(sketchguide: Run, quick: list[str], tmp_path: Path):
+    assert (
+        sketchguide("generate", "a", *quick, "--seed", "5", "--count", "3", "--sheet", "-o", tmp_path / "s.png").code
+        == 0
+    )
+    again = ["generate", "--from", tmp_path / "s.png", "--seed", "6", "--count", "1", "-o", tmp_path / "one.png"]
+    assert sketchguide(*again).code == 0
+    with Image.open(tmp_path / "one.png") as one:
+        assert (recall(tmp_path / "one.png").sheet, one.size) == (False, (64, 64))
+    assert sketchguide(*again, "--sheet").code == 0
+    assert recall(tmp_path / "one.png").sheet
+
+
+def test_the_longest_seed_fits_below_a_small_picture(
+    sketchguide: Run, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    labels: list[str] = []
+    monkeypatch.setattr("sketchguide.images.sheet", lambda made, **given: labels.extend(given["labels"]) or made[0])
+    seeds = ["--seed", "4294967290", "--count", "2", "--sheet"]
+    assert sketchguide("generate", "a", *quick, *seeds, "-o", tmp_path / "s.png").code == 0
+    assert labels == ["4294967290", "4294967291"]
+    assert all(ImageFont.load_default(size=9).getlength(label) < 64 for label in labels)
 
 
 def test_from_with_other_steps_or_a_solver_warns_of_nothing(sketchguide: Run, three: list[Path], tmp_path: Path):
@@ -245,6 +269,9 @@ def test_an_output_that_is_an_input_is_refused(
         result = sketchguide("generate", "a", *more, "-o", output)
         assert result.code == 2
         assert "would be lost" in result.err
+    assert sketchguide("generate", "a", *more, "--count", "2", "-o", drawing).code == 0  # mine-1.png and mine-2.png
+    assert drawing.read_bytes() == before
+    (tmp_path / "mine-1.png").unlink()
     numbered = tmp_path / "mine-2.png"
     drawing.rename(numbered)
     more[more.index(drawing)] = numbered
@@ -297,7 +324,7 @@ def test_warnings_call_settings_by_their_options(sketchguide: Run, quick: list[s
 
 def test_guidance_options_without_a_drawing_warn(sketchguide: Run, quick: list[str], tmp_path: Path):
     result = sketchguide("generate", "a", *quick, "--strength", "2", "-o", tmp_path / "a.png")
-    assert result.err == "Warning: There is no drawing: --strength changes nothing.\n"
+    assert result.err == "Warning: --strength changes nothing without a drawing.\n"
 
 
 def test_sigterm_keeps_the_finished_pictures(

@@ -35,6 +35,7 @@ def test_what_changes_nothing_is_told(sketchguide: Run, quickly: list[str], tmp_
     told = " ".join(result.json["warnings"])
     assert "--lora-scale changes nothing" in told
     assert "--predictor changes nothing" in told
+    assert "The prompt is empty" in told
     assert sketchguide(*words, "--lora-scale", "100").code == 2
 
 
@@ -122,7 +123,7 @@ def test_what_cannot_be_written_is_told_before_the_work(sketchguide: Run, quickl
 def test_a_film_has_every_frame_there_and_back(sketchguide: Run, quickly: list[str], tmp_path: Path) -> None:
     import av
 
-    result = sketchguide("interpolate", "1", "2", "--frames", "3", *quickly, "-o", tmp_path / "out.mp4")
+    result = sketchguide("interpolate", "1", "2", "--prompt", "a", *quickly, "-o", tmp_path / "out.mp4")
     assert (result.code, result.err) == (0, "")
     assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
     with av.open(str(tmp_path / "out.mp4")) as film:

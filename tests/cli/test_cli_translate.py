@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from diffusers import StableDiffusionPipeline
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.generation import recall
@@ -222,9 +222,26 @@ def test_a_network_without_places_lists_its_taps(sketchguide: Run, photo: Path, 
     shutil.rmtree(tmp_path / "model")
 
 
+def test_what_a_picture_is_taken_for_is_told(sketchguide: Run, photo: Path, quick: list[str], tmp_path: Path):
+    page = Image.new("RGB", (64, 64), "white")
+    ImageDraw.Draw(page).ellipse((16, 16, 48, 48), outline="black", width=2)
+    page.save(drawing := tmp_path / "ring.png")
+    words = ["translate", drawing, "a", *quick, "-o", tmp_path / "a.png"]
+    assert "ring.png is taken for a drawing; --as picture takes it for a picture." in sketchguide(*words).out
+    assert "taken for" not in sketchguide(*words, "--as", "sketch").out
+    assert sketchguide(*words, "--as", "picture", "--json").json["taken_for"] == "picture"
+    assert (
+        sketchguide("translate", photo, "a", *quick, "-o", tmp_path / "b.png", "--json").json["taken_for"] == "picture"
+    )
+
+
+def test_an_empty_prompt_is_told_of(sketchguide: Run, photo: Path, quick: list[str], tmp_path: Path):
+    assert "The prompt is empty" in sketchguide("translate", photo, " ", *quick, "-o", tmp_path / "a.png").err
+
+
 def test_options_without_a_drawing_are_idle(sketchguide: Run, photo: Path, quick: list[str], tmp_path: Path):
     result = sketchguide("translate", photo, "a", *quick, "--strength", "2", "-o", tmp_path / "a.png")
-    assert result.err == "Warning: There is no drawing: --strength changes nothing.\n"
+    assert result.err == "Warning: --strength changes nothing without a drawing.\n"
     result = sketchguide("translate", photo, "a", *quick, "--polarity", "light-on-dark", "-o", tmp_path / "a.png")
     assert result.err.startswith("Warning: --polarity changes nothing: IMAGE is taken for a picture. --as sketch takes")
     result = sketchguide(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from sketchguide.backbones.base import GUIDANCE, Condition
 from sketchguide.backbones.pipeline import Noise, PipelineBackbone, text_encoders
-from sketchguide.errors import SketchguideWarning, UsageError
+from sketchguide.errors import UsageError, warn
 from sketchguide.levels import Level, levels_of
 from sketchguide.solvers import OF_SCHEDULER, SOLVERS, SolverChoice, choose_solver
 
@@ -92,7 +91,7 @@ class UNetBackbone(PipelineBackbone):
             )
         if differing := _differing(name, scheduler.config):
             told = f"The scheduler of {self.name} {differing}, and pictures differ from diffusers'."
-            warnings.warn(told, SketchguideWarning, stacklevel=2)
+            warn(told)
         products = [float(product) for product in self._scheduler("DDIMScheduler").alphas_cumprod]
         alphas, sigmas = [p**0.5 for p in products], [(1 - p) ** 0.5 for p in products]
         return Noise(scheduler, kind, [float(time) for time in range(len(products))], alphas, sigmas)

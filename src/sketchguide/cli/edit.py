@@ -73,7 +73,7 @@ def command(
     """
     report = Report.of(context, as_json=as_json)
     inputs = (image, sketch, options["like"])
-    check_output(output, inputs=inputs)
+    check_output(output)
     options = given(sketch=None, polarity=None, **options)
     settings: dict[str, Any] = {
         "amount": amount,

@@ -26,7 +26,7 @@ from sketchguide.cli.options import (
 )
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.signals import Stopped
-from sketchguide.defaults import PULLING, Polarity
+from sketchguide.defaults import Polarity
 from sketchguide.errors import OutputError, UsageError
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sketchguide.request import Request
 
 LONGEST_NAME = 40
+_ROOMY = 96  # pixels: below, the longest seed has no room for a word before it
 
 
 @with_request_options
@@ -79,8 +80,7 @@ def command(
             hint='Say what the picture shows: sketchguide generate "a red apple".',
             field="prompt",
         )
-    inputs = (sketch, options["like"], source)
-    check_output(output, inputs=inputs)
+    check_output(output)
     if polarity is not None and sketch is None:
         read = "its drawing was read by the polarity of then" if source is not None else "there is none"
         raise UsageError(
@@ -88,15 +88,14 @@ def command(
         )
     if trim and sketch is None and source is None:
         raise UsageError("--trim cuts a drawing, and there is none.", hint="Give --sketch.", field="trim")
-    if prompt is not None and not prompt.strip():
-        report.warn("The prompt is empty: the picture shows anything.")
+    like: Path | None = options["like"]
     options = given(prompt=prompt, sketch=sketch, polarity=polarity, trim=trim, **options)
     job = _fresh(options) if source is None else _recalled(source, options, trim=trim and sketch is None)
-    job = replace(job, inputs=inputs)
-    warn_of_idle(options, report, drawing=job.request.sketch is not None)
+    job = replace(job, inputs=(sketch, like, source))
     if as_sheet and job.only is not None:
         report.warn("--sheet changes nothing: one picture of several is made again.")
-    carry_out(job, report, output=output, as_sheet=job.sheet or (as_sheet and job.only is None))
+    again = job.sheet and job.request.count > 1
+    carry_out(job, report, output=output, as_sheet=again or (as_sheet and job.only is None))
 
 
 def given(
@@ -122,13 +121,6 @@ def given(
     if size is not None:
         values["size"] = parse_size(size)
     return values
-
-
-def warn_of_idle(options: Mapping[str, Any], report: Report, *, drawing: bool) -> None:
-    idle = [name for name in ("predictor", *PULLING) if name in options]
-    if idle and not drawing:
-        change = "changes" if len(idle) == 1 else "change"
-        report.warn(f"There is no drawing: --{' and --'.join(idle)} {change} nothing.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +191,8 @@ def _recalled(source: Path, options: Mapping[str, Any], *, trim: bool) -> Job:
 
 def carry_out(job: Job, report: Report, *, output: Path | None, as_sheet: bool = False) -> None:
     """Make the pictures of a job and write them, each as soon as it is finished."""
+    if not all(prompt.strip() for prompt in job.prompts or [job.request.prompt]):
+        report.warn("The prompt is empty: the picture shows anything.")
     with report.progress() as bar:
         task = bar.add_task("Loading", total=None)
         hush_libraries()
@@ -207,8 +201,8 @@ def carry_out(job: Job, report: Report, *, output: Path | None, as_sheet: bool =
         wanted = 1 if job.only is not None else job.request.count * max(1, len(job.prompts))
         several = not as_sheet and wanted > 1
         made: list[Picture] = []
-        if several and output is not None:
-            for number in range(1, wanted + 1):
+        for number in range(1, wanted + 1) if several else [None]:
+            if output is not None:
                 check_writable(_place(output, "", number=number), inputs=job.inputs)
         files = report.facts["pictures"] = list[dict[str, Any]]()
         try:
@@ -269,7 +263,7 @@ def _save_sheet(pictures: list[Picture], path: Path) -> None:
     page = sheet(
         [picture.image for picture in pictures],
         columns=math.ceil(math.sqrt(len(pictures))),
-        labels=[f"seed {picture.seed}" for picture in pictures],
+        labels=[f"seed {picture.seed}" if picture.image.width >= _ROOMY else str(picture.seed) for picture in pictures],
     )
     first = pictures[0]
     request = first.request.model_copy(update={"count": len(pictures)})
@@ -287,9 +281,9 @@ def parse_size(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def check_output(path: Path | None, *, inputs: Sequence[Path | None] = ()) -> None:
+def check_output(path: Path | None) -> None:
     """UsageError or OutputError where a PNG cannot be written at `path`: before the work, not after it."""
-    check_writable(path, inputs=inputs)
+    check_writable(path)
     if path is not None and path.suffix.lower() != ".png":
         raise UsageError(
             f"The output {str(path)!r} does not end in .png.",

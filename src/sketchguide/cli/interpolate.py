@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sketchguide.cli.generate import check_writable, parse_size
-from sketchguide.cli.options import PolarityOption, PredictorOption
+from sketchguide.cli.options import KindOption, PolarityOption, PredictorOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries, was_given
 from sketchguide.cli.signals import Stopped
 from sketchguide.defaults import LORA_SCALE, MODEL, SCALE, SEED, STEPS
@@ -45,6 +45,7 @@ def command(
             metavar="FILE",
         ),
     ] = None,
+    kind: KindOption = None,
     polarity: PolarityOption = None,
     frames: Annotated[int, typer.Option(help="How many, both ends included: 2 to 100.", metavar="N")] = 9,
     way: Annotated[
@@ -111,16 +112,22 @@ def command(
         wanted = None if size is None else parse_size(size)
         ink = polarity or "auto"
         drawings = [Sketch.open(path, polarity=ink) for path in sketch or []]
-        named = [int(text) if text.isdecimal() else open_source(Path(text), polarity=ink) for text in (first, second)]
+        as_drawing = None if kind is None else kind == "sketch"
+        named = [
+            int(text) if text.isdecimal() else open_source(Path(text), drawn=as_drawing, polarity=ink)
+            for text in (first, second)
+        ]
         for end in named:
             if isinstance(end, int) and end > SEED.high:
                 raise UsageError(f"The seed {end} is too large; {SEED.high} is the largest.", field="first")
         ends = [end for end in named if not isinstance(end, Sketch)]
         if drawn := [end for end in named if isinstance(end, Sketch)]:
             if len(drawn) < 2 or drawings:
+                name = first if isinstance(named[0], Sketch) else second
                 raise UsageError(
-                    "A and B must both be drawings, with none beside them, or neither.",
-                    hint="Give drawings for seeds or pictures as --sketch.",
+                    f"A and B must both be drawings, with none beside them, or neither; {name} is taken for one.",
+                    hint="Give drawings for seeds or pictures as --sketch, and --as picture for a picture that looks "
+                    "drawn.",
                     field="sketch",
                 )
             drawings, ends = drawn, [seed, seed]
@@ -141,6 +148,8 @@ def command(
         backbone = load_backbone(model, device=device)
         if lora is not None:
             load_lora(backbone, lora, scale=lora_scale)
+        if not prompt.strip():
+            report.warn("The prompt is empty: the pictures show anything.")
         idle = {
             "--predictor": predictor is not None and not drawings,
             "--polarity": polarity is not None and not drawings,

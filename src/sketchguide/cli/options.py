@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -50,6 +50,16 @@ PolarityOption = Annotated[
     Polarity | None,
     typer.Option(
         help="Which is ink in a drawing that is a picture. Default auto: it is looked at.", rich_help_panel=INPUT
+    ),
+]
+
+KindOption = Annotated[
+    Literal["picture", "sketch"] | None,
+    typer.Option(
+        "--as",
+        help="What the pictures given are. Default: SVG and ndjson are sketches, and so are pictures of colourless ink "
+        "on paper that sketchguide did not make.",
+        rich_help_panel=INPUT,
     ),
 ]
 

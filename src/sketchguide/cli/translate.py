@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
-from sketchguide.cli.generate import Job, carry_out, check_output, given, warn_of_idle
-from sketchguide.cli.options import INPUT, OutputOption, PolarityOption, SketchOption, with_request_options
+from sketchguide.cli.generate import Job, carry_out, check_output, given
+from sketchguide.cli.options import KindOption, OutputOption, PolarityOption, SketchOption, with_request_options
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.defaults import ALPHA, NEAR, RECURRENCE, SHARE, TAU_A, TAU_F, Branches, Decay, SourceKind, Start
 
@@ -23,14 +23,7 @@ def command(
         list[str],
         typer.Argument(help="What the new picture shows. Several prompts share one pass over IMAGE.", metavar="PROMPT"),
     ],
-    kind: Annotated[
-        Literal["picture", "sketch"] | None,
-        typer.Option(
-            "--as",
-            help="What IMAGE is. Default: SVG and ndjson are sketches, and so are pictures of colourless ink on paper.",
-            rich_help_panel=INPUT,
-        ),
-    ] = None,
+    kind: KindOption = None,
     sketch: SketchOption = None,
     polarity: PolarityOption = None,
     output: OutputOption = None,
@@ -137,7 +130,7 @@ def command(
     """
     report = Report.of(context, as_json=as_json)
     inputs = (image, sketch, options["like"])
-    check_output(output, inputs=inputs)
+    check_output(output)
     options = given(sketch=sketch, polarity=polarity, **options)
     settings: dict[str, Any] = {
         "source": source,
@@ -154,18 +147,21 @@ def command(
         "recurrence": recurrence,
     }
     layout = {name: value for name, value in settings.items() if value is not None}
-    warn_of_idle(options, report, drawing=sketch is not None)
     with report.progress() as bar:
         bar.add_task("Loading", total=None)
-        from sketchguide.sketch import Sketch
+        from sketchguide.images import read_file
+        from sketchguide.sketch import Sketch, holds_strokes
         from sketchguide.translation import as_made, backbone_for, check, open_source, prepare
 
         check(prompts, layout, options)  # before the model is loaded
         if source == "generated":
             layout, options = as_made(image, layout, options)
-            kind = kind or "picture"  # what sketchguide made is one, whatever it looks like
         opened = open_source(image, drawn=None if kind is None else kind == "sketch", polarity=polarity or "auto")
-        if polarity is not None and sketch is None and not isinstance(opened, Sketch):
+        drawn = isinstance(opened, Sketch)
+        report.facts["taken_for"] = "sketch" if drawn else "picture"
+        if drawn and kind is None and not holds_strokes(read_file(image)):
+            report.say(f"{image} is taken for a drawing; --as picture takes it for a picture.")
+        if polarity is not None and sketch is None and not drawn:
             report.warn("--polarity changes nothing: IMAGE is taken for a picture. --as sketch takes it for a drawing.")
         hush_libraries()
         from sketchguide.seeds import random_seed
