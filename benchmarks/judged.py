@@ -36,13 +36,14 @@ def judged(args: argparse.Namespace, backbone: Backbone, methods: Mapping[str, B
     drawings = load_set("quickdraw", args.shared / "data", count=args.sketches, size=backbone.default_size)
     request = Request.checked(prompt="", seed=args.seed, model=backbone.name)
     weights = args.shared / "weights"
+    features = load_squeezenet(weights / "squeezenet1_0_imagenet.safetensors")
     judges = Judges(
         load_detector(weights / "tin2.safetensors"),
         load_classifier(args.classifier),
-        load_squeezenet(weights / "squeezenet1_0_imagenet.safetensors"),
-        artwork(args.shared / "data", size=backbone.default_size),
+        features,
+        artwork(args.shared / "data", features, size=backbone.default_size),
     )
-    keep_alike(args.out, made_with(backbone, request, judges, batch=BATCH), methods)
+    keep_alike(args.out, made_with(backbone, request, judges, batch=BATCH), methods, afresh="another --out")
     benchmark = Benchmark(
         backbone=backbone,
         methods={name: built.method for name, built in methods.items()},

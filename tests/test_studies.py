@@ -31,7 +31,7 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Study:
     def load(name: str, *arguments: str | Path) -> ModuleType:
         monkeypatch.syspath_prepend(str(FOLDER))
         module = load_script(FOLDER / f"{name}.py", monkeypatch)
-        few = torch.rand((8, 3, 32, 32), generator=torch.Generator().manual_seed(0)) * 2 - 1
+        few = torch.rand((8, 512), generator=torch.Generator().manual_seed(0))
         monkeypatch.setattr("judged.artwork", lambda *_, **__: few)  # to see all of it takes a minute
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         return module

@@ -15,7 +15,7 @@ from PIL import ImageColor
 
 from sketchguide.errors import SketchError, warn
 from sketchguide.images import MIN_SIDE
-from sketchguide.lines import covered, distance_to
+from sketchguide.lines import Mask, covered, distance_to
 from sketchguide.strokes import (
     LINE_WIDTH,
     MAX_ASPECT,
@@ -88,7 +88,7 @@ _PAINTED_SIDE = 1024
 _PAINTED_PAGES = 50.0
 _MAX_NESTED = 32  # outlines of one mark of a brush
 _MOST_OF_IT = 0.95  # of the canvas is enclosed by its paper
-_HIDING_SIDE, _HIDDEN = 256, 0.3  # the grid on which shapes hide others, and the part of a shape that counts
+_HIDING_SIDE, _EDGE = 256, 3  # the grid on which shapes hide others, and cells along their edges that hide nothing
 _MOST_HIDING = 200  # filled shapes of a drawing of which that is looked for
 
 Colour = tuple[int, ...]
@@ -809,7 +809,8 @@ class _Page:
     aspect: float  # width / height
     rubbed: int  # lines of the paper's colour
     outlined: int  # marks of a brush that are drawn as outlines, there being too many
-    hidden: int  # shapes that others are painted over
+    unseen: int  # shapes of which others leave nothing to be seen
+    crowded: bool  # too many filled shapes to find what they hide
 
     @classmethod
     def of(cls, shapes: Sequence[_Shape], *, canvas: Box | None) -> _Page:
@@ -859,8 +860,12 @@ class _Page:
         ]
         if all(rubbing) and not brushed:  # light lines whose dark paper was not saved, or the other way round
             rubbing = [False] * len(drawn)
-        seen = tuple(shape for shape, rubs in zip(drawn, rubbing, strict=True) if not rubs)
-        return cls(seen, tuple(brushed), aspect, sum(rubbing), outlined, _hidden(seen))
+        shown = [shape for shape, rubs in zip(drawn, rubbing, strict=True) if not rubs]
+        crowded = sum(shape.fill_colour is not None for shape in shown) > _MOST_HIDING
+        seen = shown if crowded else _seen(shown, paper)
+        return cls(
+            tuple(seen), tuple(brushed), aspect, sum(rubbing), outlined, unseen=len(shown) - len(seen), crowded=crowded
+        )
 
     def strokes(self, usual: float) -> tuple[Stroke, ...]:
         usual = usual if usual > 0 else _usual_width(self.drawn)
@@ -899,10 +904,15 @@ class _Page:
                 f"{self.rubbed} line(s) of the SVG drawing have the colour of its paper and are not drawn. What they "
                 "rub out stays: a PNG of the drawing has it as it looks."
             )
-        if self.hidden:
+        if self.unseen:
             yield (
-                f"{self.hidden} shape(s) of the SVG drawing lie behind others, and are drawn all the same. A PNG of "
-                "the drawing has it as it looks."
+                f"{self.unseen} shape(s) of the SVG drawing are not drawn: they lie behind others, or on their own "
+                'colour. What is meant as an outline needs fill="none".'
+            )
+        if self.crowded and not self.outlined:
+            yield (
+                "The SVG drawing has too many filled shapes to find what they hide: all of it is drawn. A PNG of the "
+                "drawing has it as it looks."
             )
         if self.outlined:
             yield (
@@ -931,27 +941,59 @@ def _is_straight(points: Points) -> bool:
     return bool(spread[-1] <= 1e-6 * spread[0]) or len(points) < 3
 
 
-def _hidden(shapes: Sequence[_Shape]) -> int:
-    """How many have a good part of their outlines well within areas that are painted over them later."""
-    above = np.zeros((_HIDING_SIDE, _HIDING_SIDE), bool)
-    count = 0
-    if sum(shape.fill_colour is not None for shape in shapes) > _MOST_HIDING:
-        return 0  # it would take longer than all else
-    for shape in reversed(shapes):
-        cells = [points * _HIDING_SIDE for points, _ in shape.paths]
-        along = np.concatenate([_spread(points) for points in cells]).clip(0, _HIDING_SIDE - 1).astype(int)
-        count += bool(above[along[:, 1], along[:, 0]].mean() > _HIDDEN)
-        if shape.fill_colour is not None:
-            area = covered(cells, grid=above.shape, even_odd=shape.even_odd)
-            above |= np.asarray(distance_to(~area)) > 3
-    return count
+def _seen(shapes: Sequence[_Shape], paper: Colour | None) -> list[_Shape]:
+    """The shapes without those parts of their outlines that shapes in front are painted over and, where they have no
+    line, that lie on their own colour.
+    """
+    grid = (_HIDING_SIDE, _HIDING_SIDE)
+    areas = [
+        None
+        if shape.fill_colour is None
+        else covered([points * _HIDING_SIDE for points, _ in shape.paths], grid=grid, even_odd=shape.even_odd)
+        for shape in shapes
+    ]
+    hidden: list[Mask] = []
+    nothing = np.zeros(grid, bool)
+    painted: dict[Colour | None, Mask] = {} if paper is None else {paper: ~nothing}
+    for shape, area in zip(shapes, areas, strict=True):
+        beneath = painted.get(shape.fill_colour, nothing)
+        hidden.append(_within(beneath) if shape.width is None and beneath.any() else nothing.copy())
+        if area is not None:
+            painted = {colour: where & ~area for colour, where in painted.items()}
+            painted[shape.fill_colour] = beneath | area
+    above = nothing.copy()
+    for mask, area in zip(reversed(hidden), reversed(areas), strict=True):
+        mask |= above
+        if area is not None:
+            above |= _within(area)
+    left = [
+        replace(shape, paths=tuple(part for path in shape.paths for part in _uncovered(*path, mask)))
+        for shape, mask in zip(shapes, hidden, strict=True)
+    ]
+    return [shape for shape in left if shape.paths]
 
 
-def _spread(points: Points, count: int = 64) -> Points:
-    """Points at equal distances along a path."""
-    lengths = np.concatenate([[0.0], np.hypot(*np.diff(points, axis=0).T).cumsum()])
-    places = np.linspace(0, lengths[-1], count)
-    return np.stack([np.interp(places, lengths, points[:, axis]) for axis in (0, 1)], axis=1)
+def _within(area: Mask) -> Mask:
+    """An area without the cells along its edges."""
+    return np.asarray(distance_to(~area)) > _EDGE
+
+
+def _uncovered(points: Points, closed: bool, hidden: Mask) -> list[tuple[Points, bool]]:
+    """The parts of a path that lie on no hidden cell: the path itself where that is all of it."""
+    ring = np.concatenate([points, points[:1]]) if closed else points
+    lengths = np.concatenate([[0.0], np.hypot(*np.diff(ring, axis=0).T).cumsum()])
+    between = np.linspace(0, lengths[-1], 2 + int(min(lengths[-1], 100) * 2 * _HIDING_SIDE))
+    places = np.union1d(lengths, between)
+    fine = np.stack([np.interp(places, lengths, ring[:, axis]) for axis in (0, 1)], axis=1)
+    column, row = np.floor(fine * _HIDING_SIDE).clip(0, _HIDING_SIDE - 1).astype(int).T
+    seen = ~hidden[row, column] | (fine < 0).any(axis=1) | (fine >= 1).any(axis=1)
+    if seen.all():
+        return [(points, closed)]
+    ends = np.flatnonzero(np.diff(seen)) + 1
+    parts = [part for part, shown in zip(np.split(fine, ends), np.split(seen, ends), strict=True) if shown[0]]
+    if closed and len(parts) > 1 and seen[0] and seen[-1]:
+        parts = [np.concatenate([parts[-1], parts[0][1:]]), *parts[1:-1]]
+    return [(part, False) for part in parts if len(part) > 1]
 
 
 def _extent(shape: _Shape) -> float:

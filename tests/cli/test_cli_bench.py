@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from sketchguide.classifiers import IconClassifier, save_classifier
+from sketchguide.errors import UsageError
 from sketchguide.loading import fingerprint
 
 Run = Callable[..., Any]
@@ -111,6 +112,25 @@ def test_a_mistake_beside_fresh_loses_nothing(sketchguide: Run, bench: list[str]
     assert result.code == 2
     assert "There is no set of drawings 'own-blurred'" in result.err
     assert (done[0] / "results.jsonl").read_text() == before
+
+
+def test_a_config_of_something_else_is_kept(sketchguide: Run, bench: list[str], tmp_path: Path):
+    (tmp_path / "config.json").write_text('{"_class_name": "ControlNetModel"}')
+    for more in ([], ["--fresh"]):
+        result = sketchguide(*bench, "--sketches", "1", "-o", tmp_path, *more)
+        assert result.code == 2
+        assert "config.json is not of a benchmark" in result.err
+        assert "ControlNetModel" in (tmp_path / "config.json").read_text()
+
+
+def test_no_more_pictures_are_made_at_once_than_asked_for(
+    sketchguide: Run, bench: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refuse(*_: Any, batch: int, **__: Any) -> None:
+        raise UsageError(f"{batch} at once")
+
+    monkeypatch.setattr("sketchguide.evaluation.drawings.own_edges", refuse)
+    assert "2 at once" in sketchguide(*bench, "-o", tmp_path).err
 
 
 def test_own_drawings_can_be_spoiled(sketchguide: Run, bench: list[str], tmp_path: Path):

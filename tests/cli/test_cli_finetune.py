@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,12 @@ from sketchguide.cli.session import Session
 from sketchguide.errors import SketchError, SketchguideWarning
 from sketchguide.generation import recall
 from sketchguide.images import to_tensor
-from sketchguide.loading import LORA_FILE
+from sketchguide.loading import LORA_FILE, fingerprint_of_model, load_backbone
 from sketchguide.sketch import Sketch
 from sketchguide.sketchers import Sketcher, SketcherConfig
 from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.classifier import LatentClassifierRun
-from sketchguide.training.data import find_examples
+from sketchguide.training.data import Pictures, find_examples
 from sketchguide.training.finetune import FineTuneRun
 
 Run = Callable[..., Any]
@@ -357,14 +358,16 @@ def test_confidence_is_fitted_on_pictures_that_are_not_scored(
     for file in pictures.rglob("*.png"):
         (others / file.parent.name).mkdir(parents=True, exist_ok=True)
         ImageOps.invert(Image.open(file)).save(others / file.parent.name / file.name)
-    seen: dict[str, set[bytes]] = {}  # by the last call of each
+    files = to_tensor([Image.open(one.path) for one in find_examples(others)])
+    latents = load_backbone(model, device="cpu").encode(files).flatten(1)
+    seen: dict[str, list[int]] = {}  # which pictures, by the last call of each
 
     def watch(name: str) -> None:
         call = getattr(LatentClassifierRun, name)
 
-        def watched(self: LatentClassifierRun, images: torch.Tensor, captions: list[str], **more: Any) -> Any:
-            seen[name] = {image.numpy().tobytes() for image in images}
-            return call(self, images, captions, **more)
+        def watched(self: LatentClassifierRun, given: torch.Tensor, captions: list[str], **more: Any) -> Any:
+            seen[name] = torch.cdist(given.flatten(1), latents).argmin(dim=1).tolist()
+            return call(self, given, captions, **more)
 
         monkeypatch.setattr(LatentClassifierRun, name, watched)
 
@@ -377,12 +380,59 @@ def test_confidence_is_fitted_on_pictures_that_are_not_scored(
     assert result.json["held_out_pictures"] == 6
     fitted, scored = seen["fit_temperatures"], seen["calibrate"]
     assert (len(fitted), len(scored)) == (6, 6)
-    assert not fitted & scored
-    files = [Image.open(one.path) for one in find_examples(others)]
-    assert fitted | scored == {image.numpy().tobytes() for image in to_tensor(files)}
+    assert sorted(fitted + scored) == list(range(12))
     found = LatentClassifier.load(tmp_path / "parts" / "latent-classifier.safetensors").config.temperatures
     assert result.json["temperatures"] == [round(value, 2) for _, value in found]
     assert len(found) == 8
+
+
+def test_a_part_is_kept_whatever_happens_when_it_is_judged(
+    sketchguide: Run, pictures: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(LatentClassifierRun, "fit_temperatures", fail)
+    monkeypatch.setattr("sketchguide.cli.component.FEWEST", 1)
+    words = ["component", "latent-classifier", "--data", pictures, "--held-out", pictures, "-o", tmp_path / "parts"]
+    result = sketchguide(*words, "--model", model, "--device", "cpu", "--batch", "4", "--steps", "1")
+    assert result.code != 0
+    assert LatentClassifier.load(tmp_path / "parts" / "latent-classifier.safetensors").config.temperatures == ()
+
+
+@pytest.mark.parametrize(("part", "lasting"), [("classifier", False), ("sketcher", False), ("latent-classifier", True)])
+def test_a_model_stays_in_memory_only_for_parts_that_look_into_it(
+    sketchguide: Run,
+    pictures: Path,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    part: str,
+    lasting: bool,
+) -> None:
+    loaded: list[tuple[str, weakref.ref[Any]]] = []
+    there: set[bool] = set()
+
+    def load(*given: Any, device: str, **more: Any) -> Any:
+        backbone = load_backbone(*given, device="cpu", **more)
+        loaded.append((device, weakref.ref(backbone.network)))
+        return backbone
+
+    def batch(*given: Any) -> Any:
+        there.add(loaded[0][1]() is not None)
+        return make(*given)
+
+    make = Pictures.batch
+    monkeypatch.setattr("sketchguide.loading.load_backbone", load)
+    monkeypatch.setattr(Pictures, "batch", batch)
+    words = ["component", part, "--data", pictures, "-o", tmp_path, "--model", model, "--device", "auto"]
+    result = sketchguide(*words, "--batch", "4", "--steps", "1")
+    assert result.code == 0, result
+    assert loaded[0][0] == ("auto" if lasting else "cpu")
+    assert there == {lasting}
+    (checkpoint,) = (tmp_path / f"{part}-checkpoints").glob("step-*/state.json")
+    weights = json.loads(checkpoint.read_text())["meta"]["config"]["weights"]
+    assert weights == fingerprint_of_model(load_backbone(model, device="cpu", dtype="float32"))
 
 
 def test_a_part_goes_on_with_its_own_pictures_only(

@@ -19,6 +19,7 @@ from sketchguide.defaults import TRAINING_STEPS
 from sketchguide.predictors import LatentPredictor
 from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.data import Pictures, find_examples, split
+from sketchguide.training.predictor import PredictorRun
 from sketchguide.training.run import TrainingStep
 
 Run = Callable[..., Any]
@@ -220,6 +221,7 @@ class Paced:
     pace: Callable[[int], float]
     settings: Any = Settings(1000)
     step: int = 0
+    skipped: int = 0
     seconds: float = 0.0
     totals: list[int] = field(default_factory=list[int])  # number of steps that was planned as each of them began
 
@@ -274,6 +276,49 @@ def test_a_run_that_fits_keeps_its_steps(within: Callable[..., Paced]):
     run = within(2, lambda _: 1.0, settings=Settings(100))
     assert run.step == 100
     assert set(run.totals) == {100}
+
+
+@pytest.mark.parametrize(("cost", "saved"), [(1.0, [60, 121, 182]), (30.0, [60, 390])])
+def test_checkpoints_that_take_long_are_saved_less_often(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cost: float, saved: list[int]
+):
+    clock, at = Clock(), list[int]()
+
+    def save(*_: Any) -> None:
+        at.append(round(clock.now - 1000))
+        clock.now += cost
+
+    monkeypatch.setattr("sketchguide.cli.session.time", clock)
+    kept: Any = SimpleNamespace(save=save)
+    run = Paced(clock, lambda _: 1.0, Settings(200 if cost < 2 else 500))
+    list(Session(run, kept, {}, None, None, tmp_path / "log.jsonl", started=clock.now))
+    assert at == saved
+
+
+def test_steps_that_changed_nothing_are_told(
+    sketchguide: Run, training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    loss = PredictorRun.loss
+    monkeypatch.setattr(PredictorRun, "loss", lambda run: loss(run) * (float("nan") if run.step == 1 else 1))
+    result = sketchguide(*training, "--steps", "3", "-o", tmp_path / "run", "--json")
+    assert result.code == 0, result
+    assert result.json["warnings"] == ["1 of 3 steps changed nothing: loss or gradient was not finite."]
+
+
+def test_a_picture_with_several_captions_counts_once(
+    sketchguide: Run, training: list[str], pictures: Path, tmp_path: Path
+):
+    data = tmp_path / "data"
+    data.mkdir()
+    files = sorted(pictures.rglob("*.png"))
+    for file in files:
+        (data / file.name).write_bytes(file.read_bytes())
+    lines = [{"file_name": file.name, "text": text} for file in files for text in ("a thing", "a shape", "a toy")]
+    (data / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    result = sketchguide(*training, "--data", data, "--batch", "16", "--steps", "12", "-o", tmp_path / "run")
+    assert result.code == 0, result.err
+    facts = json.loads((tmp_path / "run" / "training.json").read_text())
+    assert facts["training_images"] + facts["held_out_images"] == len(files)
 
 
 def test_minutes_shorten_the_run_and_the_schedule(sketchguide: Run, training: list[str], tmp_path: Path):

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from torch import nn
 from sketchguide.classifiers import IconClassifier
 from sketchguide.defaults import STRENGTH
 from sketchguide.errors import OutputError, UsageError
-from sketchguide.evaluation.alike import fingerprints, keep_alike, made_with
+from sketchguide.evaluation.alike import fingerprints, forget, keep_alike, made_with
 from sketchguide.evaluation.benchmark import Judges
 from sketchguide.evaluation.detectors import NETWORKS, Detector
 from sketchguide.extractors import EXTRACTORS
@@ -38,36 +39,36 @@ def kept(folder: Path) -> dict[str, dict[str, str]]:
 def test_every_network_of_a_method_must_stay_what_it_was(tmp_path: Path):
     sketcher, classifier = nn.Linear(2, 3), nn.Linear(3, 4)
     both = methods(sketcher, classifier)
-    keep_alike(tmp_path, CONFIG, both)
+    keep_alike(tmp_path, CONFIG, both, afresh="--fresh")
     assert kept(tmp_path) == {**CONFIG, "networks": fingerprints(both)}
     assert list(kept(tmp_path)["networks"]) == ["sketch-loss", "sketch-loss (2)"]
-    keep_alike(tmp_path, CONFIG, both)
+    keep_alike(tmp_path, CONFIG, both, afresh="--fresh")
     with pytest.raises(UsageError, match=r"The network of sketch-loss \(2\) is another one"):
-        keep_alike(tmp_path, CONFIG, methods(sketcher, nn.Linear(3, 4)))
+        keep_alike(tmp_path, CONFIG, methods(sketcher, nn.Linear(3, 4)), afresh="--fresh")
     with pytest.raises(UsageError, match="The network of sketch-loss is another one"):
-        keep_alike(tmp_path, CONFIG, methods(nn.Linear(2, 3), classifier))
+        keep_alike(tmp_path, CONFIG, methods(nn.Linear(2, 3), classifier), afresh="--fresh")
 
 
 def test_a_folder_that_knows_one_network_of_two_learns_the_other(tmp_path: Path):
     sketcher, classifier = nn.Linear(2, 3), nn.Linear(3, 4)
-    keep_alike(tmp_path, CONFIG, methods(sketcher))
-    keep_alike(tmp_path, CONFIG, methods(sketcher, classifier))
+    keep_alike(tmp_path, CONFIG, methods(sketcher), afresh="--fresh")
+    keep_alike(tmp_path, CONFIG, methods(sketcher, classifier), afresh="--fresh")
     assert kept(tmp_path)["networks"] == fingerprints(methods(sketcher, classifier))
-    keep_alike(tmp_path, CONFIG, {})
+    keep_alike(tmp_path, CONFIG, {}, afresh="--fresh")
     assert kept(tmp_path)["networks"] == fingerprints(methods(sketcher, classifier))
 
 
 def test_the_file_is_replaced_by_a_whole_one_and_only_when_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    keep_alike(tmp_path, CONFIG, {})
+    keep_alike(tmp_path, CONFIG, {}, afresh="--fresh")
     before = (tmp_path / "config.json").read_text()
 
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    keep_alike(tmp_path, CONFIG, {})
+    keep_alike(tmp_path, CONFIG, {}, afresh="--fresh")
     with pytest.raises(OutputError, match=r"config\.json' cannot be written"):
-        keep_alike(tmp_path, CONFIG, methods(nn.Linear(2, 3)))
+        keep_alike(tmp_path, CONFIG, methods(nn.Linear(2, 3)), afresh="--fresh")
     assert (tmp_path / "config.json").read_text() == before
 
 
@@ -99,18 +100,18 @@ def classifier(seed: int) -> IconClassifier:
 def test_results_of_another_judge_are_refused(tiny: Tiny, tmp_path: Path, other: Judges, named: str):
     def keep(judges: Judges) -> None:
         request = Request.checked(prompt="", seed=1)
-        keep_alike(tmp_path, made_with(tiny(), request, judges, batch=2), {})
+        keep_alike(tmp_path, made_with(tiny(), request, judges, batch=2), {}, afresh="--fresh")
 
     keep(Judges(detector(0), classifier(1)))
     keep(Judges(detector(0), classifier(1)))
-    with pytest.raises(UsageError, match=rf"not those of the checkpoint: judges\.{named} was \S+, now [^;]+\.$"):
+    with pytest.raises(UsageError, match=rf"not those of the results in \S+: judges\.{named} was \S+, now [^;]+\.$"):
         keep(other)
 
 
 def test_results_of_other_defaults_are_refused(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def keep() -> None:
         request = Request.checked(prompt="", seed=1)
-        keep_alike(tmp_path, made_with(tiny(), request, Judges(detector(0)), batch=2), {})
+        keep_alike(tmp_path, made_with(tiny(), request, Judges(detector(0)), batch=2), {}, afresh="--fresh")
 
     keep()
     monkeypatch.setattr("sketchguide.evaluation.alike.STRENGTH", STRENGTH._replace(default=9))
@@ -118,14 +119,38 @@ def test_results_of_other_defaults_are_refused(tiny: Tiny, tmp_path: Path, monke
         keep()
 
 
-@pytest.mark.parametrize("text", ["", "{", "5", "{}", '{"networks": 5}', "\N{REPLACEMENT CHARACTER}"])
-def test_a_damaged_file_is_named(tmp_path: Path, text: str):
+@pytest.mark.parametrize(
+    "text", ["", "{", "5", "{}", '{"networks": 5}', "\N{REPLACEMENT CHARACTER}", '{"act_fn": "silu"}']
+)
+def test_a_file_that_is_damaged_or_of_something_else_is_named_and_kept(tmp_path: Path, text: str):
     (tmp_path / "config.json").write_text(text)
-    with pytest.raises(UsageError, match=r"config\.json is damaged\. Give --fresh"):
-        keep_alike(tmp_path, CONFIG, {})
+    (tmp_path / "results.jsonl").write_text("mine\n")
+    for do in (partial(keep_alike, tmp_path, CONFIG, {}, afresh="--fresh"), partial(forget, tmp_path)):
+        with pytest.raises(
+            UsageError, match=r"config\.json is not of a benchmark, or is damaged\. Give another folder"
+        ):
+            do()
+    assert (tmp_path / "config.json").read_text() == text
+    assert (tmp_path / "results.jsonl").exists()
+
+
+def test_what_was_measured_is_forgotten(tmp_path: Path):
+    forget(tmp_path)
+    keep_alike(tmp_path, CONFIG, {}, afresh="--fresh")
+    (tmp_path / "results.jsonl").write_text("{}\n")
+    forget(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_to_give_to_start_afresh_is_named_as_the_caller_calls_it(tmp_path: Path):
+    keep_alike(tmp_path, CONFIG, methods(nn.Linear(2, 3)), afresh="another --out")
+    for config, others in ((CONFIG | {"seed": 2}, {}), (CONFIG, methods(nn.Linear(2, 3)))):
+        with pytest.raises(UsageError) as caught:
+            keep_alike(tmp_path, config, others, afresh="another --out")
+        assert str(caught.value.hint).endswith("ive another --out to start afresh.")
 
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
     (tmp_path / "config.json").mkdir()
     with pytest.raises(OutputError, match=r"config\.json cannot be read"):
-        keep_alike(tmp_path, CONFIG, {})
+        keep_alike(tmp_path, CONFIG, {}, afresh="--fresh")

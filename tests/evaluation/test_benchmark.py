@@ -252,6 +252,16 @@ def test_a_result_that_is_not_finite_fails(tmp_path: Path):
     assert (row.drawings, row.failed, row.f1) == (0, 3, None)
 
 
+def test_a_picture_that_cannot_be_decoded_costs_its_own_row_alone(tmp_path: Path):
+    class Overflowing(Canvas):
+        def decode(self, latents: torch.Tensor) -> torch.Tensor:
+            return torch.stack([one / (not torch.equal(one, PICTURES[1])) for one in latents])
+
+    results = list(benchmark(tmp_path, {"copy": painter(exact)}, backbone=Overflowing()))
+    errors = [r.error for r in results if r.method == "copy"]
+    assert errors == ["", "ValueError: the decoded result is not finite", ""]
+
+
 def test_the_summary_averages_seeds_first_and_compares_with_the_floor(tmp_path: Path):
     bench = benchmark(tmp_path, {"text": painter(off), "copy": painter(exact)}, seeds=2)
     results = list(bench)
@@ -359,7 +369,7 @@ class SharpEyes(Eyes):
 
 def test_what_the_features_network_sees(tmp_path: Path):
     eyes: Any = Eyes()
-    judges = Judges(EXTRACTORS["edges"], features=eyes, reference=torch.stack(PICTURES * 2))
+    judges = Judges(EXTRACTORS["edges"], features=eyes, reference=eyes.embedding(torch.stack(PICTURES * 2)))
     bench = benchmark(tmp_path, {"text": painter(off), "copy": painter(exact)}, seeds=2, judges=judges)
     text, copy, ceiling = Summary(bench, list(bench)).rows()
     assert text.structure is not None
@@ -401,7 +411,7 @@ def test_a_method_beside_the_others(tmp_path: Path):
         return off(number)
 
     eyes: Any = SharpEyes()
-    judges = Judges(EXTRACTORS["edges"], features=eyes, reference=torch.stack(PICTURES * 2))
+    judges = Judges(EXTRACTORS["edges"], features=eyes, reference=eyes.embedding(torch.stack(PICTURES * 2)))
     methods = {"text": painter(off), "copy": painter(exact), "twin": painter(exact), "fragile": painter(fragile)}
     bench = benchmark(tmp_path, methods, seeds=2, judges=judges)
     summary = Summary(bench, list(bench))

@@ -1,9 +1,10 @@
 import gzip
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -130,7 +131,7 @@ def test_damaged_records_of_icons_are_named(text: str, data: Path, tmp_path: Pat
     shutil.copy(data / "class_map.json", tmp_path)
     (tmp_path / "emoji128").mkdir()
     (tmp_path / "emoji128" / "metadata.json").write_text(text)
-    for read in (partial(load_set, "icons", count=1), artwork):
+    for read in (partial(load_set, "icons", count=1), partial(artwork, features=Eyes([]))):
         with pytest.raises(UsageError, match=r"metadata\.json cannot be read or is damaged"):
             read(tmp_path, size=SIZE)
 
@@ -179,10 +180,35 @@ def test_own_edges_need_no_data(tiny: Tiny):
         np.testing.assert_array_equal(edges(drawing.picture).ink, drawing.ink.ink)
 
 
-def test_artwork_is_of_the_mapped_classes_on_white(data: Path):
-    pictures = artwork(data, size=SIZE)
-    assert pictures.shape == (2, 3, 64, 64)
-    assert torch.equal(pictures[:, :, 0, 0], torch.ones(2, 3))
+@pytest.mark.parametrize(("batch", "at_once"), [(2, [2, 2, 1]), (3, [3, 2]), (100, [4, 1])])
+def test_no_more_of_them_are_made_at_once_than_asked_for(
+    tiny: Tiny, batch: int, at_once: list[int], monkeypatch: pytest.MonkeyPatch
+):
+    backbone = tiny()
+    decode, seen = backbone.decode, list[int]()
+    monkeypatch.setattr("sketchguide.evaluation.drawings.OWN_BATCH", 4)
+    monkeypatch.setattr(backbone, "decode", lambda latents: seen.append(len(latents)) or decode(latents))
+    assert len(own_edges(backbone, count=5, prompts=("a cat",), batch=batch)) == 5
+    assert seen == at_once
+
+
+@dataclass
+class Eyes:
+    """A features network that sees how bright each corner is."""
+
+    parts: list[int]  # how many pictures it was shown at once
+
+    def embedding(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.shape[1:] == (3, 64, 64)
+        self.parts.append(len(images))
+        return images[:, :, 0, 0]
+
+
+def test_artwork_is_of_the_mapped_classes_on_white_and_seen_in_parts(data: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("sketchguide.evaluation.drawings.BATCH", 1)
+    eyes: Any = Eyes([])
+    assert torch.equal(artwork(data, eyes, size=SIZE), torch.ones(2, 3))
+    assert eyes.parts == [1, 1]
 
 
 def test_with_article():

@@ -129,10 +129,11 @@ class TestBadFolders:
         (tmp_path / "metadata.jsonl").write_bytes(b'{"file_name": "a.png", "text": "good"}\n\n' + line + b"\n")
         refused(tmp_path, match)
 
-    def test_an_empty_list_leaves_nothing(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize(("name", "text"), [("metadata.jsonl", "\n"), ("metadata.csv", "file_name,text\n")])
+    def test_an_empty_list_leaves_nothing(self, tmp_path: Path, name: str, text: str) -> None:
         paint(tmp_path / "a.png")
-        (tmp_path / "metadata.jsonl").write_text("\n")
-        refused(tmp_path, "has no pictures")
+        (tmp_path / name).write_text(text)
+        assert "remove it" in refused(tmp_path, f"{name} names no picture").hint
 
     def test_a_caption_in_another_encoding(self, tmp_path: Path) -> None:
         paint(tmp_path / "a.png")
@@ -157,6 +158,18 @@ class TestLimit:
         moved = tmp_path.rename(tmp_path.with_name(tmp_path.name + "-moved"))
         assert [e.name for e in find_examples(moved, limit=10)] == [e.name for e in ten]
         moved.rename(tmp_path)
+
+    def test_a_picture_counts_once_and_keeps_all_its_captions(self, tmp_path: Path) -> None:
+        names = [paint(tmp_path / f"{i}.png", size=(16, 16)).name for i in range(20)]
+
+        def drawn(*captions: str) -> list[Example]:
+            lines = [json.dumps({"file_name": name, "text": text}) for text in captions for name in names]
+            (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+            return find_examples(tmp_path, limit=5)
+
+        once, thrice = drawn("one"), drawn("one", "two", "three")
+        assert len(once) == 5
+        assert [(e.name, e.caption) for e in thrice] == [(e.name, t) for e in once for t in ("one", "two", "three")]
 
     @pytest.mark.parametrize("seed", [0, 1])
     def test_a_drawn_few_split_like_any_others(self, tmp_path: Path, seed: int) -> None:
@@ -363,6 +376,27 @@ class TestBatches:
         assert captions != [str(i) for i in range(8)]
         assert torch.equal(images, pictures.fixed(8)[0])
 
+    def test_a_picture_with_several_captions_is_one(self, tmp_path: Path) -> None:
+        examples = hues(tmp_path, 8)
+        doubled = [Example(e.path, text, e.name) for e in examples for text in ("another", e.caption)]
+        pictures = Pictures(doubled, size=(16, 16))
+        images, captions = pictures.fixed(6)
+        others, other_captions = Pictures(examples, size=(16, 16)).fixed(6)
+        assert torch.equal(images, others)
+        assert captions == other_captions
+        assert len(pictures.fixed(100)[0]) == 8
+        _, drawn = pictures.batch(torch.Generator().manual_seed(0), 200)
+        assert len(set(drawn)) == 9
+        assert len(pictures.used) == 8
+
+    def test_the_fixed_ones_in_parts_are_the_same(self, tmp_path: Path) -> None:
+        pictures = Pictures(hues(tmp_path, 8), size=(16, 16))
+        images, captions = pictures.fixed(7)
+        parts = list(pictures.fixed_in_parts(7, part=3))
+        assert [len(part) for part, _ in parts] == [3, 3, 1]
+        assert torch.equal(torch.cat([part for part, _ in parts]), images)
+        assert [text for _, texts in parts for text in texts] == captions
+
     def test_the_cache_is_bounded(self, tmp_path: Path) -> None:
         examples = hues(tmp_path, 10)
         pictures = Pictures(examples, size=(16, 16), cache_bytes=3 * 4 * 16 * 16)
@@ -479,6 +513,7 @@ def test_a_table_of_captions_is_read_as_a_list_is(tmp_path: Path) -> None:
         ("name,text\na.png,a cat\n", "lacks a file name or a caption"),
         ("file_name,text\nz.png,a cat\n", "names 'z.png'"),
         ('file_name,text\na.png,"a cat\n', "not a table"),
+        ("file_name,text\na.png,a cat, asleep\n", "line 2 has more columns than the first line names"),
     ],
 )
 def test_a_table_that_cannot_be_used_is_refused(tmp_path: Path, text: str, reason: str) -> None:

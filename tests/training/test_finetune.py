@@ -11,9 +11,11 @@ from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from sketchguide.backbones.tiny import tiny_stable_diffusion
+from sketchguide.backbones.base import GUIDANCE
+from sketchguide.backbones.tiny import tiny_stable_diffusion, tiny_stable_diffusion_xl
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.classifiers import IconClassifier
+from sketchguide.defaults import SCALE
 from sketchguide.errors import MismatchError, ModelNotFoundError, OutputError, SketchError, TrainingError, UsageError
 from sketchguide.loading import LORA_FILE, fingerprint, load_lora
 from sketchguide.perception import Features
@@ -284,6 +286,22 @@ def test_losses_are_scaled_in_float16(judges: Judges, full: bool) -> None:
     assert run.state()["scaler"]["scale"] == run._scaler.get_scale()
 
 
+@pytest.mark.parametrize("mode", ["chain", "step"])
+def test_an_autoencoder_that_half_precision_overflows_passes_the_gradient(judges: Judges, mode: str) -> None:
+    run = tune(UNetBackbone(tiny_stable_diffusion_xl().to(torch.float16), name="xl"), judges, gradient=mode)
+    run.loss().backward()
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in run.trained)
+
+
+def test_a_network_that_is_told_the_scale_is_told_the_usual_one(
+    backbone: UNetBackbone, judges: Judges, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tune(backbone, judges)
+    assert GUIDANCE not in run._told(2).extras
+    monkeypatch.setattr(UNetBackbone, "distilled", True)
+    assert run._told(2).extras[GUIDANCE].tolist() == [SCALE.default] * 2
+
+
 def test_all_weights_of_a_model_in_half_precision_learn_in_single(judges: Judges) -> None:
     pipeline = tiny_stable_diffusion().to(torch.bfloat16)
     half = UNetBackbone(pipeline, name="tiny")
@@ -335,9 +353,9 @@ def test_rows_of_noise_alone_move_the_weights(
     run = tune(backbone, judges, steps=1, gradient=mode, last=1, unseen=3)
     compare, seen = run.compare, []
 
-    def those_beyond_the_pairs(images: Tensor, pairs: Any, kept: Tensor) -> Tensor:
-        seen.append((len(images), len(pairs), len(kept)))
-        return compare(images, pairs, kept)[len(pairs) :]
+    def those_beyond_the_pairs(images: Tensor, pairs: Any, shown: Any) -> Tensor:
+        seen.append((len(images), len(pairs), len(shown[0])))
+        return compare(images, pairs, shown)[len(pairs) :]
 
     monkeypatch.setattr(run, "compare", those_beyond_the_pairs)
     before = [p.detach().clone() for p in run.trained]
@@ -394,7 +412,7 @@ def test_a_row_of_noise_is_held_to_the_frozen_picture_and_the_nearest_drawing(
     assert torch.equal(kept, untuned)  # by the frozen network, whatever was learned
     with torch.no_grad():
         images = backbone.decode(run._descend(start, run.levels, carrying=0))
-        loss = run.compare(images, pairs, kept)
+        loss = run.compare(images, pairs, run._shown(kept))
         identity, apart = judges.identity(images), run._apart(images)
         frozen = judges.identity(backbone.decode(kept))
         photo = judges.identity(photos())

@@ -45,13 +45,14 @@ def test_a_noise_aware_classifier_learns_(backbone: UNetBackbone, pictures: Pict
     images, captions = pictures.fixed(8)
     steps = list(run)
     assert sum(step.loss for step in steps[-5:]) < 0.8 * sum(step.loss for step in steps[:5])
-    table = run.calibrate(images, captions, count=3)
+    latents = run.encode(images)
+    table = run.calibrate(latents, captions, count=3)
     assert [round(row.progress, 2) for row in table] == [0.25, 0.5, 0.75]
     assert table[-1].accuracy == 1
     assert table[-1].confidence > table[0].confidence
     assert all(0 <= row.error <= 1 for row in table)
     assert run.score(images, captions) < 0.4
-    assert run.calibrate(images, captions, count=3) == table
+    assert run.calibrate(latents, captions, count=3) == table
     assert run.classifier.config.classes == ("bright", "dark")
 
 
@@ -71,14 +72,15 @@ def test_temperatures_are_fitted_for_every_noise_level(backbone: UNetBackbone, p
     with torch.no_grad():
         run.classifier.head.weight.mul_(500)  # far too sure of itself
     images, captions = pictures.fixed(8)
-    before = run.calibrate(images, captions, count=3)
-    run.fit_temperatures(images, captions, count=3)
+    latents = run.encode(images)
+    before = run.calibrate(latents, captions, count=3)
+    run.fit_temperatures(latents, captions, count=3)
     temperatures = run.classifier.config.temperatures
     assert [time for time, _ in temperatures] == sorted(backbone.level(p).time for p in (0.25, 0.5, 0.75))
-    after = run.calibrate(images, captions, count=3)
+    after = run.calibrate(latents, captions, count=3)
     assert [row.accuracy for row in after] == [row.accuracy for row in before]
     assert sum(row.error for row in after) < sum(row.error for row in before)
-    run.fit_temperatures(images, captions, count=3)
+    run.fit_temperatures(latents, captions, count=3)
     assert run.classifier.config.temperatures == temperatures, "what was fitted before plays no part"
 
 

@@ -14,7 +14,7 @@ import typer
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.session import is_folder
 from sketchguide.defaults import MODEL, SEED
-from sketchguide.errors import FailureError, OutputError, SketchguideError, UsageError
+from sketchguide.errors import FailureError, SketchguideError, UsageError
 from sketchguide.files import write_text
 
 if TYPE_CHECKING:
@@ -161,7 +161,7 @@ def command(
         task = bar.add_task("Loading", total=None, what="")
         hush_libraries()
         from sketchguide.cli.environment import hardware
-        from sketchguide.evaluation.alike import keep_alike, made_with
+        from sketchguide.evaluation.alike import forget, keep_alike, made_with
         from sketchguide.evaluation.benchmark import SEED_STRIDE, Benchmark
         from sketchguide.evaluation.costs import cost_table, costs, peak_memory
         from sketchguide.evaluation.drawings import SCORED, split_name
@@ -191,12 +191,11 @@ def command(
         request = Request.checked(prompt="", seed=seed, model=backbone.name)
         config = made_with(backbone, request, judges, batch=batch)
         bar.update(task, description="Drawings")
-        drawings = _drawings(kinds, backbone, data, count)
+        drawings = _drawings(kinds, backbone, data, count, batch=batch)
         with Checkpoints(output).lock():
             if fresh:
-                _forget(output / "results.jsonl")
-                _forget(output / "config.json")
-            keep_alike(output, config, built)
+                forget(output)
+            keep_alike(output, config, built, afresh="--fresh, or another folder,")
             benchmark = Benchmark(
                 backbone=backbone,
                 methods={name: method.method for name, method in built.items()},
@@ -263,12 +262,12 @@ def _judges(
         report.warn("Without --weights the edges are found as in training, which flatters LGP; there is no KID.")
         return Judges(EXTRACTORS["edges"], judge)
     features = load_squeezenet(weights / "squeezenet1_0_imagenet.safetensors")
-    reference = None if data is None else artwork(data, size=backbone.default_size)
+    reference = None if data is None else artwork(data, features, size=backbone.default_size)
     return Judges(load_detector(weights / "tin2.safetensors"), judge, features, reference)
 
 
 def _drawings(
-    kinds: Mapping[str, tuple[str, str]], backbone: Backbone, data: Path | None, count: int
+    kinds: Mapping[str, tuple[str, str]], backbone: Backbone, data: Path | None, count: int, *, batch: int
 ) -> dict[str, Sequence[Drawing]]:
     from sketchguide.evaluation.drawings import load_set, own_edges, spoiled
 
@@ -278,16 +277,9 @@ def _drawings(
         if base != OWN and data is not None:
             sets[name] = load_set(name, data, count=count, size=backbone.default_size)
             continue
-        own = own or own_edges(backbone, count=count, prompts=OWN_PROMPTS)
+        own = own or own_edges(backbone, count=count, prompts=OWN_PROMPTS, batch=batch)
         sets[name] = spoiled(own, kind, size=backbone.default_size) if kind else own
     return sets
-
-
-def _forget(file: Path) -> None:
-    try:
-        file.unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{file} cannot be removed: {error.strerror}.", field="output") from error
 
 
 def _show(report: Report, rows: Sequence[Row]) -> None:

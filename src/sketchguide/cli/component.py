@@ -24,7 +24,9 @@ PARTS = ("latent-classifier", "classifier", "drawing-classifier", "sketcher", "s
 DATA, OUTPUT, TRAINING, MODELS = "Data", "Output", "Training", "Model"
 SCORED = 512  # held-out pictures that are scored at the end
 WATCHED = 64  # and while training
+PART = 64  # pictures that are encoded at once
 FEWEST = 100  # pictures that temperatures are fitted on: fewer tell none
+OF_THE_MODEL = ("latent-classifier", "sketch-attention")  # the others need no more than its name and picture size
 
 
 def command(
@@ -132,7 +134,6 @@ def command(
     with report.progress("{task.fields[figures]}") as bar:
         task = bar.add_task("Loading", total=None, figures="")
         hush_libraries()
-        from sketchguide.loading import fingerprint_of_model
         from sketchguide.training.checkpoints import Checkpoints, check_config
         from sketchguide.training.data import digest, find_examples, split
 
@@ -150,9 +151,8 @@ def command(
             latest = earlier(checkpoints, (f"{part}.safetensors",), report, resume=resume, fresh=fresh)
             trainee = _Trainee(part, model, device, training, scored, given)
             run = trainee.run()
-            config = {**run.config, "part": part, "minutes": minutes, "model": trainee.backbone.name}
-            config |= {"pictures": digest(training), "held_out": digest(scored)}
-            config["weights"] = fingerprint_of_model(trainee.backbone)
+            config = {**run.config, "part": part, "minutes": minutes, "model": trainee.model}
+            config |= {"pictures": digest(training), "held_out": digest(scored), "weights": trainee.weights}
             if latest is not None:
                 check_config(latest.meta["config"], config, afresh="--fresh")
                 given["steps"] = latest.meta["steps"]
@@ -168,8 +168,9 @@ def command(
                 log=output / f"{part}-log.jsonl",
             )
             carry_through(session, report, bar, task, description="Training", latest=latest, pictures=trainee.pictures)
-            trainee.fit(run)
-            file = trainee.save(run, output / f"{part}.safetensors")
+            file = trainee.save(run, output / f"{part}.safetensors")  # before what may fail
+            if trainee.fit(run):
+                trainee.save(run, file)
             facts = {"part": str(file), "steps": run.step, "loss": finite(session.loss), **trainee.worth(run)}
             facts = {name: finite(value) if isinstance(value, float) else value for name, value in facts.items()}
             facts |= {"training_images": len(trainee.pictures.used), "seconds": round(run.seconds, 1)}
@@ -199,7 +200,7 @@ class _Trainee:
         held_out: list[Example],
         given: dict[str, Any],
     ) -> None:
-        from sketchguide.loading import choose_device, load_backbone
+        from sketchguide.loading import choose_device, fingerprint_of_model, load_backbone
         from sketchguide.training.classifier import classes_of
         from sketchguide.training.data import Augmentation
 
@@ -207,8 +208,11 @@ class _Trainee:
         self.part = part
         self.count = WATCHED if part == "sketch-attention" else SCORED  # of the pictures that it is scored on
         self.given = given
-        self.backbone = load_backbone(model, device=device, dtype="float32")
         self.device = choose_device(device)
+        lasting = part in OF_THE_MODEL
+        backbone = load_backbone(model, device=device if lasting else "cpu", dtype="float32")
+        self.model, self.size, self.weights = backbone.name, backbone.default_size, fingerprint_of_model(backbone)
+        self.backbone = backbone if lasting else None  # a large model must not stay in memory for nothing
         self.classes = classes_of(training) if classifying else ()
         loose = Augmentation(scale=(0.75, 1.15), rotate=12.0, shift=0.1)
         self.pictures = self._pictures(training, loose)
@@ -222,7 +226,7 @@ class _Trainee:
     def _pictures(self, examples: list[Example], augmentation: Any, beside: Pictures | None = None) -> Pictures:
         from sketchguide.training.data import Pictures
 
-        return Pictures(examples, size=self.backbone.default_size, augmentation=augmentation, beside=beside)
+        return Pictures(examples, size=self.size, augmentation=augmentation, beside=beside)
 
     def scored(self, count: int) -> tuple[Any, list[str]]:
         assert self.held_out is not None
@@ -235,6 +239,7 @@ class _Trainee:
         from sketchguide.training.told import ToldRun, ToldTraining, begin_sketch_attention
 
         if self.part == "sketch-attention":
+            assert self.backbone is not None
             wanted = ToldTraining(**self.given)
             told = begin_sketch_attention(self.backbone, seed=wanted.seed)
             return ToldRun(told, self.pictures, EXTRACTORS["edges"], wanted, resume=resume)
@@ -242,6 +247,7 @@ class _Trainee:
             settings = SketcherTraining(**self.given)
             return SketcherRun(self.pictures, settings, device=self.device, resume=resume)
         if self.part == "latent-classifier":
+            assert self.backbone is not None
             own: dict[str, Any] = {"steps": 6000, "batch": 128, "rate": 4e-3}
             asked = ClassifierTraining(**(own | self.given))
             return LatentClassifierRun(self.backbone, self.pictures, asked, classes=self.classes, resume=resume)
@@ -249,13 +255,24 @@ class _Trainee:
         asked = replace(asked, widths=(32, 64, 128, 192))
         return PictureClassifierRun(self.pictures, asked, classes=self.classes, device=self.device, resume=resume)
 
-    def fit(self, run: Any) -> None:
-        """Temperatures, by the half of the held-out pictures that is not scored, where there are enough."""
-        if self.part == "latent-classifier" and self.held_out is not None:
-            images, captions = self.scored(2 * SCORED)
-            if (half := len(images) // 2) >= FEWEST:
-                run.fit_temperatures(images[half:], captions[half:])
-                self.count = half
+    def latents(self, run: Any, count: int) -> tuple[Any, list[str]]:
+        """Those of what is `scored`: pictures of a large model would not fit into memory together."""
+        import torch
+
+        assert self.held_out is not None
+        parts = [(run.encode(images), texts) for images, texts in self.held_out.fixed_in_parts(count, part=PART)]
+        return torch.cat([latents for latents, _ in parts]), [text for _, texts in parts for text in texts]
+
+    def fit(self, run: Any) -> bool:
+        """Temperatures, by the half of the held-out pictures that is not scored; tells whether there are enough."""
+        if self.part != "latent-classifier" or self.held_out is None:
+            return False
+        latents, captions = self.latents(run, 2 * SCORED)
+        if (half := len(latents) // 2) < FEWEST:
+            return False
+        run.fit_temperatures(latents[half:], captions[half:])
+        self.count = half
+        return True
 
     def save(self, run: Any, path: Path) -> Path:
         from sketchguide.classifiers import save_classifier
@@ -272,16 +289,18 @@ class _Trainee:
         """What it is worth on pictures that it was not trained on."""
         if self.held_out is None:
             return {}
+        classes = len(self.classes)
+        if self.part == "latent-classifier":
+            latents, captions = self.latents(run, self.count)
+            temperatures = [round(value, 2) for _, value in run.classifier.config.temperatures]
+            table = run.calibrate(latents, captions)
+            rows = [{name: round(value, 4) for name, value in row._asdict().items()} for row in table]
+            facts: dict[str, Any] = {"held_out_pictures": len(latents), "classes": classes}
+            return {**facts, "temperatures": temperatures or None, "by_noise_level": rows}
         images, captions = self.scored(self.count)
         if self.part == "sketcher":
             return {"held_out_pictures": len(images), "dice_distance": round(run.score(images), 4)}
         if self.part == "sketch-attention":
             return {"held_out_pictures": len(images), "held_out_error": round(run.score(images, captions), 4)}
-        facts = {"held_out_pictures": len(images), "classes": len(self.classes)}
-        if self.part != "latent-classifier":
-            return {**facts, "accuracy": round(1 - run.score(images, captions), 4)}
-        temperatures = [round(value, 2) for _, value in run.classifier.config.temperatures]
-        rows = [
-            {name: round(value, 4) for name, value in row._asdict().items()} for row in run.calibrate(images, captions)
-        ]
-        return {**facts, "temperatures": temperatures or None, "by_noise_level": rows}
+        accuracy = round(1 - run.score(images, captions), 4)
+        return {"held_out_pictures": len(images), "classes": classes, "accuracy": accuracy}

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from sketchguide.training.data import Pictures
     from sketchguide.training.run import TrainingStep
 
-SAVE_EVERY = 60.0  # seconds
+SAVE_EVERY = 60.0  # seconds, and
+SAVE_SHARE = 10  # times as long as the last save took
 SCORE_EVERY = 100  # steps
 PROBE = 6  # steps after which the pace is known
 
@@ -35,6 +36,7 @@ class Run(Protocol):
 
     settings: Any
     step: int
+    skipped: int
     seconds: float
 
     def __iter__(self) -> Iterator[TrainingStep]: ...
@@ -64,7 +66,7 @@ class Session:
 
     def __iter__(self) -> Generator[int]:
         self.saved = self.run.step
-        before, last_save = self.run.seconds, time.monotonic()
+        before, last_save, wait = self.run.seconds, time.monotonic(), SAVE_EVERY
         first: tuple[int, float] | None = None
         for step, loss, skipped in self.run:
             self.loss = loss
@@ -77,9 +79,10 @@ class Session:
             if due and self.score is not None:
                 self.held_out = self.score()
             self._write({"step": step, "loss": finite(loss), "skipped": skipped}, scored=due)
-            if now - last_save >= SAVE_EVERY:
+            if (begun := time.monotonic()) - last_save >= wait:
                 self.save()
                 last_save = time.monotonic()
+                wait = max(SAVE_EVERY, SAVE_SHARE * (last_save - begun))
             yield step
 
     def save(self) -> None:
@@ -179,6 +182,8 @@ def carry_through(
     finally:
         for path, reason in () if pictures is None else pictures.skipped:
             report.warn(f"{path} was left out: {reason}")
+        if skipped := session.run.skipped:
+            report.warn(f"{skipped} of {session.run.step} steps changed nothing: loss or gradient was not finite.")
         figures = {"loss": finite(session.loss), "held_out": finite(session.held_out)}
         report.facts = {"steps": session.run.step, **figures}
 

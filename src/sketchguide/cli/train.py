@@ -185,12 +185,13 @@ def command(
             score = (lambda: run.score(*scored)) if scored and scored[1] else None
             session = Session(run, checkpoints, config, minutes=minutes, score=score, log=output / "log.jsonl")
             carry_through(session, report, bar, task, description="Training", latest=latest, pictures=pictures)
+            held_out_pictures = len({example.name for example in held_out})
             card = model_card(
                 run.predictor.config,
                 run.settings,
                 folder=output,
                 pictures=len(pictures.used),
-                held_out_pictures=len(held_out),
+                held_out_pictures=held_out_pictures,
                 held_out=session.held_out,
                 seconds=run.seconds,
                 hardware=hardware(backbone.device.type),
@@ -199,7 +200,7 @@ def command(
             record = {
                 "trainable_parameters": run.predictor.parameter_count,
                 "training_images": len(pictures.used),
-                "held_out_images": len(held_out),
+                "held_out_images": held_out_pictures,
                 "steps": run.step,
                 "seconds": round(run.seconds, 1),
                 "loss": finite(session.loss),

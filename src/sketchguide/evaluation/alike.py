@@ -57,23 +57,24 @@ def fingerprints(methods: Mapping[str, Built]) -> dict[str, str]:
     }
 
 
-def keep_alike(folder: Path, config: Mapping[str, Any], methods: Mapping[str, Built]) -> None:
+def keep_alike(folder: Path, config: Mapping[str, Any], methods: Mapping[str, Built], *, afresh: str) -> None:
     """Write to `config.json` in `folder` what its results are made with: `config`, and the fingerprints of the networks
     of every method so far.
 
-    Raises UsageError where the folder holds results that were made otherwise, and OutputError where the file cannot be
-    read or written.
+    Raises UsageError where the folder holds results that were made otherwise, naming `afresh`, what to give to start
+    again, or something else, and OutputError where the file cannot be read or written.
     """
     file = folder / "config.json"
     networks = fingerprints(methods)
-    before = _read(file) if file.exists() else None
+    before = _read(file)
     if before is not None:
-        check_config({key: value for key, value in before.items() if key != "networks"}, config, afresh="--fresh")
+        own = {key: value for key, value in before.items() if key != "networks"}
+        check_config(own, config, of=f"the results in {folder}", afresh=afresh)
         earlier: dict[str, str] = before["networks"]
         if changed := [name for name, one in networks.items() if earlier.get(name, one) != one]:
             raise UsageError(
                 f"The network of {changed[0]} is another one than that of the results in {folder}.",
-                hint="Give another folder, or --fresh to start again.",
+                hint=f"Give {afresh} to start afresh.",
                 field="output",
             )
         networks = {**earlier, **networks}
@@ -82,7 +83,22 @@ def keep_alike(folder: Path, config: Mapping[str, Any], methods: Mapping[str, Bu
         write_text(file, json.dumps(kept, indent=1) + "\n")
 
 
-def _read(file: Path) -> dict[str, Any]:
+def forget(folder: Path) -> None:
+    """Remove what a benchmark measured in `folder`, so that it starts afresh. Raises as `keep_alike` does for a folder
+    of something else, and OutputError where a file cannot be removed.
+    """
+    config = folder / "config.json"
+    _read(config)
+    for file in (folder / "results.jsonl", config):
+        try:
+            file.unlink(missing_ok=True)
+        except OSError as error:
+            raise OutputError(f"{file} cannot be removed: {error.strerror}.", field="output") from error
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    if not file.exists():
+        return None
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -90,5 +106,7 @@ def _read(file: Path) -> dict[str, Any]:
     except ValueError:
         found = None
     if not isinstance(found, dict) or not isinstance(found.get("networks"), dict):
-        raise UsageError(f"{file} is damaged.", hint="Give --fresh to start again.", field="output")
+        raise UsageError(
+            f"{file} is not of a benchmark, or is damaged.", hint="Give another folder, or remove it.", field="output"
+        )
     return found

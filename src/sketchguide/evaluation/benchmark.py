@@ -65,7 +65,7 @@ class Judges:
     detector: Extractor
     classifier: IconClassifier | None = None
     features: SqueezeNet | None = None
-    reference: Tensor | None = None  # (N, 3, H, W) in [-1, 1]: what realistic pictures are
+    reference: Tensor | None = None  # (N, D), what `features` sees in realistic pictures
 
 
 @dataclass(frozen=True)
@@ -189,7 +189,10 @@ class Benchmark:
             latent = moment.latent
         if latent is None or not latent.isfinite().all():
             raise ValueError("the result is not finite")
-        return self.backbone.decode(latent).clamp(-1, 1).cpu()
+        pictures = self.backbone.decode(latent)
+        if not pictures.isfinite().all():
+            raise ValueError("the decoded result is not finite")
+        return pictures.clamp(-1, 1).cpu()
 
     @torch.no_grad()
     def _right(self, pictures: Tensor, drawings: Sequence[Drawing]) -> list[float | None]:

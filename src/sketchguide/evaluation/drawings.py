@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.errors import UsageError
+from sketchguide.evaluation.features import BATCH, SqueezeNet
 from sketchguide.evaluation.perturb import PERTURBATIONS, perturb
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.generation import walk
@@ -70,6 +71,7 @@ def digest_of(head: Sequence[Any], *arrays: NDArray[np.float32]) -> str:
     return digest.hexdigest()[:12]
 
 
+OWN_BATCH = 25  # pictures of its own that a model makes at once at most, so that larger batches give the same ones
 SCORED = 500  # Quick, Draw! drawings, the first ones, that the embedded model, its parts and judges have not seen
 
 
@@ -134,12 +136,14 @@ def icons(data: Path, *, count: int, size: Size) -> list[Drawing]:
     return chosen
 
 
-def own_edges(backbone: Backbone, *, count: int, prompts: Sequence[str], seed: int = 10**6) -> list[Drawing]:
+def own_edges(
+    backbone: Backbone, *, count: int, prompts: Sequence[str], seed: int = 10**6, batch: int = OWN_BATCH
+) -> list[Drawing]:
     """Edge maps of pictures that the model itself makes of `prompts`, in turn: a set for where there is no data."""
     chosen: list[Drawing] = []
     request = Request.checked(prompt="", seed=0, strength=0)
-    for first in range(0, count, 25):
-        numbers = range(first, min(first + 25, count))
+    for first in range(0, count, at_once := min(batch, OWN_BATCH)):
+        numbers = range(first, min(first + at_once, count))
         asked = [prompts[i % len(prompts)] for i in numbers]
         *_, last = walk(request, backbone, prompts=asked, seeds=[seed + i for i in numbers])
         pictures = backbone.decode(last.latent).clamp(-1, 1).cpu()
@@ -149,11 +153,12 @@ def own_edges(backbone: Backbone, *, count: int, prompts: Sequence[str], seed: i
     return chosen
 
 
-def artwork(data: Path, *, size: Size) -> Tensor:
-    """The icons of all mapped classes and styles on white, (N, 3, H, W) in [-1, 1]: what realistic pictures are."""
+def artwork(data: Path, features: SqueezeNet, *, size: Size) -> Tensor:
+    """What `features` sees in the icons of all mapped classes and styles on white, (N, D): realistic pictures."""
     mapped = {code for codes in class_map(data).values() for code in codes}
     files = [data / record["file"] for record in icon_records(data) if record["unicode"] in mapped]
-    return to_tensor([open_image(file) for file in files], size=size)
+    parts = (files[first : first + BATCH] for first in range(0, len(files), BATCH))  # at 1024 pixels all are 12 GB
+    return torch.cat([features.embedding(to_tensor([open_image(file) for file in part], size=size)) for part in parts])
 
 
 SETS: Mapping[str, Callable[..., list[Drawing]]] = MappingProxyType(

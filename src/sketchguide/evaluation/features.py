@@ -27,7 +27,7 @@ Places = Callable[[Tensor], Tensor]
 """Images (B, 3, H, W) in [-1, 1] to a vector for each of N places, (B, N, C): the keys of a ViT, for instance."""
 
 _STAGES = (1, 5, 10, 12)  # the last layer before each halving of the size, and the last of all
-_BATCH = 32
+BATCH = 32  # pictures that it sees at once, however many there are
 
 
 class Look(NamedTuple):
@@ -68,7 +68,7 @@ class SqueezeNet:
         `realism.kid` a few long ones would decide; so the kernel sees (cosine + 1)^3, and the distance is below 7.
         """
         check_images(images)
-        return torch.cat([_direction(next(self._layers(part, _STAGES[-1:]))) for part in images.split(_BATCH)])
+        return torch.cat([_direction(next(self._layers(part, _STAGES[-1:]))) for part in images.split(BATCH)])
 
     def look(self, images: Tensor) -> Look:
         """`stages`, `places` and `embedding`, from one pass."""

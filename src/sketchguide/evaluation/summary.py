@@ -128,7 +128,7 @@ class Summary:
         if f1 is None:
             return None
         seen, seen_theirs = self._features(label, set_name), self._features(other, set_name)
-        reference = self._reference
+        reference = self.benchmark.judges.reference
         realism = None
         if seen is not None and seen_theirs is not None and reference is not None:
             both, theirs_too = torch.isin(seen.seeds, seen_theirs.seeds), torch.isin(seen_theirs.seeds, seen.seeds)
@@ -161,13 +161,6 @@ class Summary:
             for drawing in drawings
         }
 
-    @cached_property
-    def _reference(self) -> Tensor | None:
-        judges = self.benchmark.judges
-        if judges.features is None or judges.reference is None:
-            return None
-        return judges.features.embedding(judges.reference)
-
     def _features(self, label: str, set_name: str) -> Seen | None:
         """None without a features network, or without pictures."""
         features = self.benchmark.judges.features
@@ -197,9 +190,10 @@ class Summary:
         return self._seen[label, set_name]
 
     def _kid(self, seen: Seen | None) -> Interval | None:
-        if seen is None or self._reference is None or len(seen.groups.unique()) < 2:
+        reference = self.benchmark.judges.reference
+        if seen is None or reference is None or len(seen.groups.unique()) < 2:
             return None
-        return kid(seen.embeddings, self._reference, groups=seen.groups)
+        return kid(seen.embeddings, reference, groups=seen.groups)
 
 
 def ods(good: Sequence[Result]) -> float | None:

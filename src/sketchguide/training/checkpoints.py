@@ -247,11 +247,11 @@ def restore(tensors: Mapping[str, Tensor], outline: Any) -> Any:
     return tuple(items) if kind == "tuple" else items
 
 
-def check_config(saved: Mapping[str, Any], now: Mapping[str, Any], *, afresh: str) -> None:
+def check_config(saved: Mapping[str, Any], now: Mapping[str, Any], *, of: str = "the checkpoint", afresh: str) -> None:
     """Raise UsageError unless a run with the settings `now` continues one with the settings `saved`.
 
-    The error lists every setting that differs, with both values. `afresh` is the flag that it names: start again from
-    nothing.
+    The error lists every setting that differs, with both values. It names what was saved, `of`, and what to give to
+    start again from nothing, `afresh`.
     """
     before, after = _settings(saved), _settings(now)
     differing = [key for key in {**before, **after} if before.get(key) != after.get(key)]
@@ -259,7 +259,7 @@ def check_config(saved: Mapping[str, Any], now: Mapping[str, Any], *, afresh: st
         return
     changes = "; ".join(f"{key} was {before.get(key, 'not set')}, now {after.get(key, 'not set')}" for key in differing)
     raise UsageError(
-        f"The settings are not those of the checkpoint: {changes}.",
+        f"The settings are not those of {of}: {changes}.",
         hint=f"Repeat the old settings, or give {afresh} to start afresh.",
         field=differing[0],
     )

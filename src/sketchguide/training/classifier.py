@@ -184,27 +184,33 @@ class LatentClassifierRun(_ClassRun):
         return self._pool[number]
 
     def score(self, images: Tensor, captions: Sequence[str]) -> float:
-        table = self.calibrate(images, captions, count=4)
+        table = self.calibrate(self.encode(images), captions, count=4)
         return 1 - sum(row.accuracy for row in table) / len(table)
 
-    def fit_temperatures(self, images: Tensor, captions: Sequence[str], *, count: int = 8) -> None:
-        """Set the classifier's temperature at `count` noise levels, by pictures (N, 3, H, W) held out.
+    @torch.no_grad()
+    def encode(self, images: Tensor) -> Tensor:
+        """The clean latents (N, C, h, w) of pictures (N, 3, H, W)."""
+        return torch.cat([self.backbone.encode(part.to(self.backbone.device)) for part in images.split(_BATCH)])
+
+    def fit_temperatures(self, latents: Tensor, captions: Sequence[str], *, count: int = 8) -> None:
+        """Set the classifier's temperature at `count` noise levels, by clean latents (N, C, h, w) of pictures held out.
 
         Only when training is over: it is the logits without temperatures that are trained.
         """
         self.classifier.config = replace(self.classifier.config, temperatures=())
         labels = self.labels(captions)
-        found = [(level.time, fit_temperature(logits, labels)) for level, logits in self._answers(images, count)]
+        found = [(level.time, fit_temperature(logits, labels)) for level, logits in self._answers(latents, count)]
         self.classifier.config = replace(self.classifier.config, temperatures=tuple(sorted(found)))
 
-    def calibrate(self, images: Tensor, captions: Sequence[str], *, count: int = 8) -> list[Calibration]:
-        """Accuracy and calibration at `count` noise levels over the window, on pictures (N, 3, H, W) held out.
+    def calibrate(self, latents: Tensor, captions: Sequence[str], *, count: int = 8) -> list[Calibration]:
+        """Accuracy and calibration at `count` noise levels over the window, on clean latents (N, C, h, w) of pictures
+        held out.
 
         The noise is the same at every call.
         """
         labels = self.labels(captions)
         table: list[Calibration] = []
-        for level, logits in self._answers(images, count):
+        for level, logits in self._answers(latents, count):
             confidence, answer = logits.softmax(dim=1).max(dim=1)
             right = float((answer == labels).float().mean())
             error = calibration_error(logits, labels)
@@ -212,10 +218,9 @@ class LatentClassifierRun(_ClassRun):
         return table
 
     @torch.no_grad()
-    def _answers(self, images: Tensor, count: int) -> Iterator[tuple[Level, Tensor]]:
-        """`count` noise levels inside the window, and the logits (N, K) on the noised pictures there."""
+    def _answers(self, latents: Tensor, count: int) -> Iterator[tuple[Level, Tensor]]:
+        """`count` noise levels inside the window, and the logits (N, K) on the noised latents there."""
         (rng,) = generators([12345])
-        latents = torch.cat([self.backbone.encode(part.to(self.backbone.device)) for part in images.split(_BATCH)])
         start, stop = self.settings.window
         for place in torch.linspace(0, 1, count + 2)[1:-1].tolist():
             level = self.backbone.level(start + (stop - start) * place)

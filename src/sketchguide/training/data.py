@@ -70,8 +70,8 @@ class Pictures:
 
     Decoded pictures stay in memory, at about the wanted size, up to `cache_bytes`. Files that cannot be read are
     skipped and listed in `skipped` with the reason. Those `beside` it are others of the same data: the two count
-    their files and list the unreadable ones together. `used` has the places among `examples` of those that were in a
-    batch.
+    their files and list the unreadable ones together. `used` has the places among `examples` of the pictures that were
+    in a batch, one for each, however many captions it has.
     """
 
     def __init__(
@@ -92,6 +92,7 @@ class Pictures:
         self._files: set[Path] = set() if beside is None else beside._files
         self._files.update(example.path for example in examples)
         self.used: set[int] = set()
+        self._places = {example.name: number for number, example in enumerate(examples)}
         self._cache: dict[Path, Image.Image | None] = {}
         self._room = cache_bytes
 
@@ -107,7 +108,7 @@ class Pictures:
         for place in draws[0].tolist():
             start, all_of_them = int(place * len(self.examples)), len(self.examples)
             number, picture = next(self._readable((start - back) % all_of_them for back in range(all_of_them)))
-            self.used.add(number)
+            self.used.add(self._places[self.examples[number].name])
             chosen.append((picture, self.examples[number].caption))
         crops = [
             _crop(picture, self.size, (across, down))
@@ -118,14 +119,19 @@ class Pictures:
     def fixed(self, count: int) -> tuple[Tensor, list[str]]:
         """The same `count` pictures (all of them if there are fewer) at every call, cropped to the centre, unaltered.
 
-        Which ones does not depend on the order of the examples. Shapes, ranges and errors as for `batch`.
+        Which ones does not depend on the order of the examples; of several captions each has its last. Shapes, ranges
+        and errors as for `batch`.
         """
-        shuffled = sorted(range(len(self.examples)), key=lambda n: _place(self.examples[n].name, "fixed", 0))
+        everything = next(self.fixed_in_parts(count, part=count), None)
+        return everything or (torch.empty(0, 3, self.size[1], self.size[0]), [])
+
+    def fixed_in_parts(self, count: int, *, part: int) -> Iterator[tuple[Tensor, list[str]]]:
+        """What `fixed` gives, at most `part` pictures at once."""
+        shuffled = sorted(self._places.values(), key=lambda n: _place(self.examples[n].name, "fixed", 0))
         readable = islice(self._readable(shuffled), count)
-        chosen = [(picture, self.examples[number].caption) for number, picture in readable]
-        if not chosen:
-            return torch.empty(0, 3, self.size[1], self.size[0]), []
-        return to_tensor([_crop(picture, self.size, (0.5, 0.5)) for picture, _ in chosen]), [text for _, text in chosen]
+        while chosen := list(islice(readable, part)):
+            crops = [_crop(picture, self.size, (0.5, 0.5)) for _, picture in chosen]
+            yield to_tensor(crops), [self.examples[number].caption for number, _ in chosen]
 
     def _readable(self, numbers: Iterable[int]) -> Iterator[tuple[int, Image.Image]]:
         for number in numbers:
@@ -173,7 +179,8 @@ class Pictures:
 
 
 def find_examples(folder: Path, *, limit: int | None = None, seed: int = 0) -> list[Example]:
-    """Every captioned picture below `folder`, in the order of their paths; or `limit` of them, drawn by `seed`.
+    """Every captioned picture below `folder`, in the order of their paths; or `limit` of them, drawn by `seed`. A
+    picture with several captions is an example for each.
 
     The caption comes from `metadata.jsonl` (one object a line: `file_name`, relative to that file, and `text` or
     `caption`) or `metadata.csv` (columns of these names), else from the `.txt` beside the picture, else from the name
@@ -204,6 +211,12 @@ def find_examples(folder: Path, *, limit: int | None = None, seed: int = 0) -> l
         for path in files
         if path.suffix.lower() in _SUFFIXES and listed.isdisjoint(path.parents)
     ]
+    if not captions and lists:
+        raise UsageError(
+            f"{lists[0]} names no picture.",
+            hint="Fill it, or remove it: captions then come from a .txt beside each picture, or its folder's name.",
+            field="data",
+        )
     if not captions:
         raise UsageError(
             f"The data folder {folder} has no pictures ({', '.join(_SUFFIXES)}).",
@@ -220,7 +233,10 @@ def find_examples(folder: Path, *, limit: int | None = None, seed: int = 0) -> l
     examples = [Example(path, caption or "", path.relative_to(folder).as_posix()) for path, caption in captions]
     if limit is None:
         return sorted(examples, key=lambda example: example.name)
-    return sorted(examples, key=lambda example: (_place(example.name, "limit", seed), example.name))[:limit]
+    names = {example.name for example in examples}
+    drawn = sorted(names, key=lambda name: (_place(name, "limit", seed), name))[:limit]
+    turns = {name: turn for turn, name in enumerate(drawn)}
+    return sorted((one for one in examples if one.name in turns), key=lambda one: turns[one.name])
 
 
 def split(examples: Sequence[Example], *, held_out: float = 0.1, seed: int = 0) -> tuple[list[Example], list[Example]]:
@@ -240,7 +256,7 @@ def split(examples: Sequence[Example], *, held_out: float = 0.1, seed: int = 0) 
 
 
 def digest(examples: Sequence[Example]) -> str:
-    """The number of pictures and 8 hex digits that change with their names, captions and sizes in bytes."""
+    """The number of examples and 8 hex digits that change with their names, captions and sizes in bytes."""
     text = json.dumps(sorted((one.name, one.caption, _bytes(one.path)) for one in examples))
     return f"{len(examples)} ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
 
@@ -308,7 +324,14 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         table = csv.DictReader(io.StringIO(_read(path).decode("utf-8-sig"), newline=""), strict=True)
         for row in table:
-            yield f"{path}, line {table.line_num}", row
+            where = f"{path}, line {table.line_num}"
+            if None in row:
+                raise UsageError(
+                    f"{where} has more columns than the first line names.",
+                    hint='A caption with commas goes in quotes: a.png,"a cat, asleep".',
+                    field="data",
+                )
+            yield where, row
     except (csv.Error, UnicodeDecodeError) as error:
         raise UsageError(
             f"{path} is not a table of UTF-8 text: {error}.", hint="Save it as CSV.", field="data"

@@ -35,7 +35,7 @@ from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise, seeded
 from sketchguide.sketchers import Sketcher
 from sketchguide.training.checkpoints import Checkpoint
-from sketchguide.training.run import TrainingRun
+from sketchguide.training.run import TrainingRun, describe
 from sketchguide.weights import write_weights
 
 GradientMode = Literal["chain", "last", "step"]
@@ -211,20 +211,25 @@ class FineTuneRun(TrainingRun):
             steps = len(self.levels) - 1
             carrying = steps if self.settings.gradient == "chain" else min(steps, self.settings.last)
             clean = self._descend(start, self.levels, carrying=carrying)
-        return self.compare(self._decoded(clean), pairs, kept).mean()
+        # In this order: a decoding without a graph may take the autoencoder's weights from the graph of one before it.
+        shown = self._shown(kept)
+        return self.compare(self._decoded(clean), pairs, shown).mean()
 
-    def compare(self, images: Tensor, pairs: Sequence[tuple[int, int]], kept: Tensor | None = None) -> Tensor:
+    @torch.no_grad()
+    def _shown(self, latent: Tensor) -> Sequence[Tensor]:
+        """What clean latents (U, C, h, w) show: the stages of their pictures, none without any."""
+        return self.judges.identity(self._decoded(latent)) if len(latent) else ()
+
+    def compare(self, images: Tensor, pairs: Sequence[tuple[int, int]], shown: Sequence[Tensor] = ()) -> Tensor:
         """lambda L_i + (1 - lambda) L_p (B,) of pictures (B, 3, H, W).
 
         The first ones are held, row by row, to a photo and a drawing; those beyond `pairs` to the drawing that they are
-        nearest to and to `kept`, the clean latents (B - pairs, C, h, w) that the frozen network makes of their start.
+        nearest to and to what is `shown` (B - pairs, …) by the pictures that the frozen network makes of their start.
         """
         photos, drawings = (torch.tensor(numbers, device=images.device) for numbers in zip(*pairs, strict=True))
         same = [stage[photos] for stage in self._identities]
-        if kept is not None and len(kept):
-            with torch.no_grad():
-                more = self.judges.identity(self._decoded(kept))
-            same = [torch.cat(both) for both in zip(same, more, strict=True)]
+        if shown:
+            same = [torch.cat(both) for both in zip(same, shown, strict=True)]
         apart = self._apart(images)
         paired, free = apart[: len(pairs)].gather(1, drawings[:, None])[:, 0], apart[len(pairs) :].amin(dim=1)
         share = self.settings.identity
@@ -266,7 +271,7 @@ class FineTuneRun(TrainingRun):
         return [self._pairs[i] for i in chosen.tolist()]
 
     def _told(self, count: int) -> Condition:
-        return self.backbone.describe([self.prompt] * count)
+        return describe(self.backbone, [self.prompt] * count)
 
     def _descend(self, latent: Tensor, levels: Sequence[Level], *, carrying: int) -> Tensor:
         """The deterministic walk down `levels`; its last `carrying` steps keep a graph, one step in memory at a time
