@@ -1139,7 +1139,7 @@ def test_data_weight_is_the_stroke_weight() -> None:
     [
         ('<path d="M50 0L100 100H0z"/>', 1),
         ('<path d="M0 0L100 100M100 0L0 100" stroke="#000"/>', 2),
-        ('<line x1="0" y1="0" x2="100" y2="100" stroke="#000"/><circle cx="50" cy="50" r="20" fill="none" stroke="#000"/>', 2),
+        ('<line x1="0" y1="0" x2="100" y2="100" stroke="#000"/><circle cx="80" cy="20" r="9"/>', 2),
         ('<polygon points="30,0 70,0 100,30 100,70 70,100 30,100 0,70 0,30"/>', 1),
         ('<rect width="100" height="100" fill="#fed"/><circle cx="50" cy="50" r="20"/>', 1),
     ],

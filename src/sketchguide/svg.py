@@ -953,15 +953,15 @@ def _seen(shapes: Sequence[_Shape], paper: Colour | None) -> list[_Shape]:
         for shape in shapes
     ]
     hidden: list[Mask] = []
-    nothing = np.zeros(grid, bool)
-    painted: dict[Colour | None, Mask] = {} if paper is None else {paper: ~nothing}
+    numbers = {colour: number for number, colour in enumerate({paper, *(shape.fill_colour for shape in shapes)})}
+    painted = np.full(grid, numbers[paper])
     for shape, area in zip(shapes, areas, strict=True):
-        beneath = painted.get(shape.fill_colour, nothing)
-        hidden.append(_within(beneath) if shape.width is None and beneath.any() else nothing.copy())
+        own = numbers[shape.fill_colour]
+        alike = shape.width is None and area is not None
+        hidden.append(_within(painted == own) if alike else np.zeros(grid, bool))
         if area is not None:
-            painted = {colour: where & ~area for colour, where in painted.items()}
-            painted[shape.fill_colour] = beneath | area
-    above = nothing.copy()
+            painted[area] = own
+    above = np.zeros(grid, bool)
     for mask, area in zip(reversed(hidden), reversed(areas), strict=True):
         mask |= above
         if area is not None:

@@ -219,7 +219,7 @@ def requested(values: Mapping[str, Any], desk: Desk) -> Request:
         message = f"{known[0]} is not for whoever draws to set."
         raise UsageError(message, hint="Start the server with it.", field=known[0])
     asked = {"seed": random_seed(), **values, **desk.settings}
-    request = Request.checked(**named(asked, desk.backbone, desk.predictor))
+    request = Request.checked(**named(asked, desk.backbone, desk.predictor if asked.get("sketch") else None))
     for name, most in MOST.items():
         if getattr(request, name) > most:
             raise UsageError(f"{name} is {getattr(request, name)}; this server allows {most}.", field=name)
