@@ -622,10 +622,10 @@ def recall(source: str | Path | bytes) -> Recipe:
         ) from error
 
 
-def carries_recipe(path: str | Path) -> bool:
-    """Whether the file is a PNG that sketchguide wrote."""
+def carries_recipe(data: bytes) -> bool:
+    """Whether a file of these bytes is a PNG that sketchguide wrote."""
     try:
-        return RECIPE_KEY in read_png_text(path)
+        return RECIPE_KEY in read_png_text(data)
     except SketchError:  # no PNG
         return False
 

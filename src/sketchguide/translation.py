@@ -61,13 +61,12 @@ def translate(
     values = named(values, backbone, predictor)
     if layout.get("source") == "generated":
         layout, values = as_made(image, layout, values)
-    if isinstance(image, Picture):
-        image, drawn = image.image, bool(drawn)
-    source = image
-    if isinstance(source, str | Path):
-        source = open_source(source, drawn=drawn)
-    elif not isinstance(source, Sketch):
-        source = taken(as_picture(source), drawn=drawn)
+    if isinstance(image, str | Path):
+        source = open_source(image, drawn=drawn)
+    elif isinstance(image, Picture):
+        source = taken(image.image, drawn=bool(drawn))
+    else:
+        source = image if isinstance(image, Sketch) else taken(as_picture(image), drawn=drawn)
     backbone = backbone or backbone_for(values)
     values["model"] = backbone.name
     request = prepare(source, prompts[0], backbone, layout=layout, **values)
@@ -112,11 +111,12 @@ def open_source(path: str | Path, *, drawn: bool | None = None, polarity: Polari
 
     `polarity` is that of `Sketch.from_image`.
     """
-    if holds_strokes(read_file(path)):
+    data = read_file(path)
+    if holds_strokes(data):
         if drawn is False:
             raise UsageError(f"{path} holds strokes, no picture.", hint="Take it as a sketch.", field="drawn")
         return Sketch.open(path, polarity=polarity)
-    if drawn is None and carries_recipe(path):
+    if drawn is None and carries_recipe(data):
         drawn = False  # what sketchguide made is a picture, whatever it looks like
     return taken(open_image(path, paper=PAPER_OF.get(polarity)), drawn=drawn, polarity=polarity)
 

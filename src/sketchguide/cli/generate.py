@@ -201,8 +201,8 @@ def carry_out(job: Job, report: Report, *, output: Path | None, as_sheet: bool =
         wanted = 1 if job.only is not None else job.request.count * max(1, len(job.prompts))
         several = not as_sheet and wanted > 1
         made: list[Picture] = []
-        for number in range(1, wanted + 1) if several else [None]:
-            if output is not None:
+        if output is not None:
+            for number in range(1, wanted + 1) if several else [None]:
                 check_writable(_place(output, "", number=number), inputs=job.inputs)
         files = report.facts["pictures"] = list[dict[str, Any]]()
         try:
