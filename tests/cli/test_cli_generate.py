@@ -163,6 +163,20 @@ def test_from_warns_when_the_circumstances_differ(sketchguide: Run, three: list[
     assert "predictor" not in result.err
 
 
+def test_from_says_that_a_recipe_names_what_lies_beside_the_place_where_it_was_made(
+    sketchguide: Run, three: list[Path], tmp_path: Path
+):
+    recipe = json.loads(read_png_text(three[0])["sketchguide"])
+    recipe["request"]["model"] = "./my-model"
+    with Image.open(three[0]) as image:
+        save_png(image.convert("RGB"), tmp_path / "far.png", text={"sketchguide": json.dumps(recipe)})
+    again = ["generate", "--from", tmp_path / "far.png", "-o", tmp_path / "new.png"]
+    result = sketchguide(*again)
+    assert result.code == 2
+    assert "where it was made: run this there, or say where it is now with --model." in result.err
+    assert "where it was made" not in sketchguide(*again, "--model", "./mine").err
+
+
 def test_a_sheet_is_one_file_that_repeats_itself(sketchguide: Run, quick: list[str], tmp_path: Path):
     sheet = tmp_path / "sheet.png"
     more = ["--count", "3", "--seed", "1", "--sheet", "-o", str(sheet)]

@@ -27,7 +27,7 @@ from sketchguide.cli.options import (
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.signals import Stopped
 from sketchguide.defaults import Polarity
-from sketchguide.errors import OutputError, UsageError
+from sketchguide.errors import ModelNotFoundError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from sketchguide.backbones.base import Backbone
@@ -95,7 +95,15 @@ def command(
     if as_sheet and job.only is not None:
         report.warn("--sheet changes nothing: one picture of several is made again.")
     again = job.sheet and job.request.count > 1
-    carry_out(job, report, output=output, as_sheet=again or (as_sheet and job.only is None))
+    try:
+        carry_out(job, report, output=output, as_sheet=again or (as_sheet and job.only is None))
+    except ModelNotFoundError as error:
+        if source is not None and error.field not in options:
+            error.hint += (
+                f" {source} names it as seen from the folder where it was made: run this there, or say where it is "
+                f"now with --{error.field.replace('_', '-')}."
+            )
+        raise
 
 
 def given(
