@@ -222,18 +222,18 @@ class Sketch:
     def from_svg(cls, source: str | bytes, *, name: str = "") -> Sketch:
         """A drawing from SVG text: the outlines of path, line, polyline, polygon, rect, circle and ellipse.
 
-        Groups, nested `svg`, transforms, units, style attributes and simple style sheets are read. Of colours only
-        that of the paper counts, which a filled shape that covers the canvas has, and white is without one: what is
-        painted in it is no ink. Every other visible line is; a shape without a line gives its outline, a long and
-        narrow one, such as the mark of a brush, its centre line. Clips and masks are not applied. The line width met
-        most is the default line, others keep their ratio to it. `data-weight="0.5"` on an element or group is the
-        weight of its strokes (and the mark of a brush gives its outline then). The canvas is the viewBox, else width
-        and height, else what is drawn.
+        Groups, clones (`use`), nested `svg`, transforms, units, style attributes and simple style sheets are read. Of
+        colours only that of the paper counts, which a filled shape that covers the canvas has, and white is without
+        one: what is painted in it is no ink. Every other visible line is; a shape without a line gives its outline, a
+        long and narrow one, such as the mark of a brush, its centre line. Clips and masks are not applied. The line
+        width met most is the default line, others keep their ratio to it. `data-weight="0.5"` on an element or group is
+        the weight of its strokes (and the mark of a brush gives its outline then). The canvas is the viewBox, else
+        width and height, else what is drawn.
 
         Raises:
             SketchError: not well-formed, larger than 10 MB, over 200,000 points or 64 levels; a DOCTYPE with
-                declarations, script, event handler or link to another file; `use`, `image` or `foreignObject`; a size
-                that is zero, huge or not a number.
+                declarations, script, event handler or link to another file; `image` or `foreignObject`; a size that is
+                zero, huge or not a number.
         """
         read = read_svg(source)
         return cls(strokes=read.strokes, raster=read.painted, aspect=read.aspect, name=name)
@@ -542,8 +542,8 @@ def _loads(data: bytes) -> dict[str, Any] | None:
 
 
 def _light_on_dark(lightness: NDArray[Any]) -> bool:
-    """Border and area vote: paper reaches the border, and there is more paper than ink. A few pixels that are brighter
-    or darker than both have no say.
+    """Border and area vote: paper reaches the border, and there is more paper than ink. A dark border alone is a frame.
+    A few pixels that are brighter or darker than both have no say.
     """
     low, high = np.quantile(lightness, (0.0005, 0.9995))
     if high - low < 0.1:
@@ -552,7 +552,7 @@ def _light_on_dark(lightness: NDArray[Any]) -> bool:
     edge = max(1, min(dark.shape) // 50)
     inner = dark[edge:-edge, edge:-edge]
     border = (dark.sum() - inner.sum()) / (dark.size - inner.size)
-    return bool(0.4 * border + 0.6 * dark.mean() > 0.5)
+    return bool(dark.mean() > 0.4 and 0.4 * border + 0.6 * dark.mean() > 0.5)
 
 
 def _ink(marks: NDArray[Any]) -> Float:

@@ -41,7 +41,8 @@ _MAX_CANVAS = 1e6
 _QUARTER = 4 / 3 * (math.sqrt(2) - 1)  # where the control points of a cubic Bézier quarter circle lie
 _GROUPS = frozenset({"svg", "g", "a", "switch"})
 _SHAPES = frozenset({"path", "line", "polyline", "polygon", "rect", "circle", "ellipse"})
-_UNSUPPORTED = frozenset({"use", "image", "foreignObject"})
+_DRAWN = _GROUPS | _SHAPES | {"use"}
+_UNSUPPORTED = frozenset({"image", "foreignObject"})
 _PROPERTIES = frozenset(
     {
         "stroke",
@@ -70,12 +71,15 @@ _AT_RULE = re.compile(
     r"""@(?:url\([^()"']*+\)|"[^"]*+"|'[^']*+'|[^{};@"'])*+(?:;|\{(?:[^{}]*+\{[^{}]*+\})*+[^{}]*+\})"""
 )
 _SELECTOR = re.compile(r"(\*|[a-zA-Z][\w-]*)?((?:[.#][\w-]+)*)")
+_OPACITY = re.compile(rf"\s*({_NUMBER.pattern})\s*(%?)\s*")
+_MARKER = re.compile(r"marker(?:-\w+)?\s*:\s*(?!none)[^\s;]")
 _UNIT = re.compile(r"(?<=[\d.])(?:px|deg)\b")
 _SHARE = r"((?:\d++\.?\d*+|\.\d++)%?+)"
 _RGB = re.compile(rf"rgba?\(\s*+{_SHARE}[\s,]++{_SHARE}[\s,]++{_SHARE}\s*+(?:[,/][^)]*+)?\)")
+_WIDE_RGB = re.compile(rf"color\(\s*+[\w-]++\s++{_SHARE}\s++{_SHARE}\s++{_SHARE}\s*+(?:/[^)]*+)?\)")
 _SEE_THROUGH = re.compile(
     r"none|transparent|#[0-9a-f]{3}0|#[0-9a-f]{6}00"
-    r"|(?:rgb|hsl)a?\((?:(?:[^(),/]*,){3}|[^(),/]*/)\s*(?:0++(?:\.0*+)?|\.0++)%?\s*\)"
+    r"|(?:(?:rgb|hsl)a?|color)\((?:(?:[^(),/]*,){3}|[^(),/]*/)\s*(?:0++(?:\.0*+)?|\.0++)%?\s*\)"
 )
 _ORIGINS = {"left": "0%", "top": "0%", "center": "50%", "right": "100%", "bottom": "100%"}
 _METRIC = {"cm": 96 / 2.54, "mm": 9.6 / 2.54, "q": 2.4 / 2.54}
@@ -87,6 +91,7 @@ _WHOLE = np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]])
 _PAINTED_SIDE = 1024
 _PAINTED_PAGES = 50.0
 _MAX_NESTED = 32  # outlines of one mark of a brush
+_SOLID = 0.95  # of opacity: more looks like all of it
 _MOST_OF_IT = 0.95  # of the canvas is enclosed by its paper
 _HIDING_SIDE, _EDGE = 256, 3  # the grid on which shapes hide others, and cells along their edges that hide nothing
 _MOST_HIDING = 200  # filled shapes of a drawing of which that is looked for
@@ -115,8 +120,8 @@ def read_svg(source: str | bytes) -> Read:
         source, encoding = source.encode("utf-8", "surrogatepass"), "utf-8"
     reader = _Reader(encoding)
     reader.read(source)
-    if reader.late:  # now that all rules are known
-        reader = _Reader(encoding, sheets_of=reader)
+    if reader.late:  # now that all rules and elements are known
+        reader = _Reader(encoding, before=reader)
         reader.read(source)
     page = _Page.of(reader.shapes, canvas=reader.canvas)
     for told in (*reader.told(), *page.told()):
@@ -182,10 +187,20 @@ class _Shape:
     whole: bool  # covers a page whose size nobody knows
 
 
-class _Reader:
-    """What one SVG document draws. Expat reports to it: nothing is loaded, expanded or run."""
+class _Tag(NamedTuple):
+    """The start of an element, or its end, which has no attributes."""
 
-    def __init__(self, encoding: str | None, *, sheets_of: _Reader | None = None) -> None:
+    name: str
+    attributes: dict[str, str] | None
+
+
+class _Reader:
+    """What one SVG document draws. Expat reports to it: nothing is loaded or run, and clones count as what they show.
+
+    `before` is the reader that went through the document once to see its style sheets and what clones may show.
+    """
+
+    def __init__(self, encoding: str | None, *, before: _Reader | None = None) -> None:
         self.parser = expat.ParserCreate(encoding, namespace_separator=" ")
         self.parser.StartDoctypeDeclHandler = self.on_doctype
         self.parser.StartElementHandler = self.on_start
@@ -195,10 +210,14 @@ class _Reader:
         self.rules: dict[str, dict[_Selector, tuple[int, dict[str, str]]]] = {}  # with the place of each
         self.open_switches: dict[int, bool] = {}  # by the depth of their children: whether one was chosen
         self.unread: list[str] = []  # selectors of rules
-        self.known = sheets_of is not None
-        if sheets_of is not None:
-            self.rules, self.unread = sheets_of.rules, sheets_of.unread
-        self.late = False  # whether a rule came after what it may be for
+        self.tags: list[_Tag] = []
+        self.begun: list[int] = []  # which of the tags began what is open
+        self.named: dict[str, slice] = {}  # the tags of the element with that id
+        self.known = before is not None
+        if before is not None:
+            self.rules, self.unread, self.tags, self.named = before.rules, before.unread, before.tags, before.named
+        self.late = False  # whether something came that what is not known yet may be for
+        self.astray = 0  # clones of what the document does not have
         self.asked = 0  # how many elements have been styled
         self.matches = 0
         self.sheet: list[str] | None = None
@@ -241,6 +260,9 @@ class _Reader:
 
     def on_start(self, tag: str, attributes: dict[str, str]) -> None:
         self.count(1)
+        if not self.known:
+            self.begun.append(len(self.tags))
+            self.tags.append(_Tag(tag, attributes))
         if len(self.stack) >= _MAX_DEPTH:
             self.refuse(f"elements are nested more than {_MAX_DEPTH} deep.", hint="Ungroup the drawing first.")
         namespace, _, name = tag.rpartition(" ")
@@ -260,19 +282,18 @@ class _Reader:
             self.whole_rects.add(f"#{values.get('id', '')}")
             if self.clip is not None:
                 self.whole_clips.add(self.clip)
-        elif name == "use" and self.clip is not None and values.keys().isdisjoint(("transform", "x", "y")):
-            links = {value for key, value in attributes.items() if key.rpartition(" ")[2] == "href"}
-            if not self.whole_rects.isdisjoint(links):  # as Illustrator writes it
-                self.whole_clips.add(self.clip)
+        elif name == "use" and self.clip is not None and self.shows_whole(attributes):
+            self.whole_clips.add(self.clip)
         if parent is None or namespace not in ("", _SVG) or self.passed_over(name, values):
             self.stack.append(None)
             return
         if name in _UNSUPPORTED and self.inherited(parent, self.styled(name, values)) is not None:
-            self.refuse(f"<{name}> is not supported.", hint="Convert clones and pictures to paths before exporting.")
+            self.refuse(f"<{name}> is not supported.", hint="Export the drawing as a PNG, which has it as it looks.")
         self.texts += name == "text"
         style = None
-        if name in _GROUPS or name in _SHAPES:
-            marked = any(key.startswith("marker") for key in values) or "marker" in values.get("style", "")
+        if name in _DRAWN:
+            marked = any(key.startswith("marker") and value.strip() != "none" for key, value in values.items())
+            marked = marked or _MARKER.search(values.get("style", "")) is not None
             values = self.styled(name, values)
             style = self.inherited(parent, values)
             self.arrows += marked and style is not None
@@ -284,8 +305,15 @@ class _Reader:
         self.stack.append(style)
         if name == "switch":
             self.open_switches[len(self.stack)] = False
+        if name == "use" and style is not None:
+            self.clone(_link(attributes), values, style)
 
     def on_end(self, tag: str) -> None:
+        if not self.known:
+            begin = self.begun.pop()
+            self.tags.append(_Tag(tag, None))
+            if identity := (self.tags[begin].attributes or {}).get("id"):
+                self.named.setdefault(identity, slice(begin, len(self.tags)))
         self.open_switches.pop(len(self.stack), None)
         self.stack.pop()
         name = tag.rpartition(" ")[2]
@@ -300,12 +328,32 @@ class _Reader:
                     self.add_rule(" ".join(selector.split()), declared)
             self.sheet = None
 
+    def clone(self, link: str, values: Mapping[str, str], style: _Style) -> None:
+        """What a <use> shows, in its own style and place: as if it stood there."""
+        if not self.known:
+            self.late = True
+            return
+        shown = self.tags[self.named.get(link.removeprefix("#"), slice(0))]
+        self.astray += not shown
+        sides = {side: values[side] for side in ("width", "height") if side in values}
+        x, y = self.lengths(values, "x y", style.viewport)
+        self.stack[-1] = replace(style, matrix=style.matrix @ _affine(1, 0, 0, 1, x, y))
+        for place, (tag, attributes) in enumerate(shown):
+            namespace, space, name = tag.rpartition(" ")
+            if place in (0, len(shown) - 1) and name in ("symbol", "svg"):
+                tag = f"{namespace}{space}svg"
+                attributes = None if attributes is None else attributes | sides
+            if attributes is None:
+                self.on_end(tag)
+            else:
+                self.on_start(tag, attributes)
+
     def passed_over(self, name: str, values: dict[str, str]) -> bool:
         """Whether a <switch> does not show this child: it shows the first that it can, in whatever language."""
         chosen = self.open_switches.get(len(self.stack))
         if chosen is None:
             return False
-        fit = not chosen and (name in _GROUPS or name in _SHAPES) and not values.get("requiredExtensions")
+        fit = not chosen and name in _DRAWN and not values.get("requiredExtensions")
         self.open_switches[len(self.stack)] = chosen or fit
         return not fit
 
@@ -366,18 +414,17 @@ class _Reader:
         """The element's own style; None when it is not to be seen."""
         if values.get("display", "").strip().lower() == "none":
             return None
-        opacity = self.length(values.get("opacity", "1"), 1.0)
-        if opacity <= 0:
+        opacity = _opacity(values.get("opacity", ""))
+        if opacity is not None and opacity <= 0:
             return None
-        style = parent if opacity >= 1 else replace(parent, line_solid=False, fill_solid=False)
+        clear = opacity is not None and opacity < _SOLID
+        style = replace(parent, line_solid=False, fill_solid=False) if clear else parent
         if values.get("visibility", "inherit") != "inherit":
             style = replace(style, visible=values["visibility"].strip().lower() == "visible")
-        if values.get("stroke-opacity", "inherit") != "inherit":
-            opacity = self.length(values["stroke-opacity"], 1.0)
-            style = replace(style, line_seen=opacity > 0, line_solid=opacity >= 1)
-        if values.get("fill-opacity", "inherit") != "inherit":
-            opacity = self.length(values["fill-opacity"], 1.0)
-            style = replace(style, fill_seen=opacity > 0, fill_solid=opacity >= 1)
+        if (opacity := _opacity(values.get("stroke-opacity", ""))) is not None:
+            style = replace(style, line_seen=opacity > 0, line_solid=opacity >= _SOLID)
+        if (opacity := _opacity(values.get("fill-opacity", ""))) is not None:
+            style = replace(style, fill_seen=opacity > 0, fill_solid=opacity >= _SOLID)
         if values.get("stroke", "inherit") != "inherit":
             line = values["stroke"].strip().lower()
             style = replace(style, lined=not _SEE_THROUGH.fullmatch(line), line_colour=_colour(line))
@@ -558,12 +605,18 @@ class _Reader:
             return False  # it may not be drawn at all
         return x <= left and y <= top and x + across >= left + width and y + down >= top + height
 
+    def shows_whole(self, clone: Mapping[str, str]) -> bool:
+        """Whether a <use> shows a rectangle that covers the canvas where it stands, as Illustrator writes it."""
+        return _link(clone) in self.whole_rects and clone.keys().isdisjoint(("transform", "x", "y"))
+
     def told(self) -> Iterator[str]:
         """What of the document is not drawn."""
         if self.texts:
             yield f"{self.texts} text element(s) of the SVG drawing are not drawn."
         if self.arrows:
             yield f"{self.arrows} line(s) of the SVG drawing have arrowheads or other markers, which are not drawn."
+        if self.astray:
+            yield f"{self.astray} clone(s) of the SVG drawing show what is not in it."
         if self.unread:
             yield (
                 f"{len(self.unread)} style rule(s) of the SVG drawing are not read, such as that for "
@@ -1050,11 +1103,22 @@ def _own_width(width: float | None, usual: float) -> float | None:
     return LINE_WIDTH * min(max(width / usual, 1 / 3), 3.0)
 
 
+def _link(attributes: Mapping[str, str]) -> str:
+    return next((value.strip() for key, value in attributes.items() if key.rpartition(" ")[2] == "href"), "")
+
+
+def _opacity(text: str) -> float | None:
+    """None for what is no opacity: browsers pass it over."""
+    match = _OPACITY.fullmatch(text[:_MAX_TEXT])
+    return None if match is None else float(match[1]) / (100 if match[2] else 1)
+
+
 def _colour(text: str) -> Colour | None:
     """Red, green and blue, 0 to 255; None for what is no plain colour, such as a gradient."""
-    if match := _RGB.fullmatch(text):  # Pillow reads whole numbers and commas only
-        parts = [(float(part.removesuffix("%")), part.endswith("%")) for part in match.groups()]
-        return tuple(round(min(max(number * 2.55 if share else number, 0), 255)) for number, share in parts)
+    for notation, whole in ((_RGB, 1.0), (_WIDE_RGB, 255.0)):  # Pillow reads whole numbers and commas only
+        if match := notation.fullmatch(text):
+            parts = [(float(part.removesuffix("%")), part.endswith("%")) for part in match.groups()]
+            return tuple(round(min(max(number * (2.55 if share else whole), 0), 255)) for number, share in parts)
     try:
         return ImageColor.getrgb(text)[:3]
     except ValueError:
