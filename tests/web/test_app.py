@@ -144,6 +144,37 @@ def test_drawings_are_read(client: TestClient):
         assert answer.json()["error"]["message"].startswith("The ")
 
 
+def test_which_is_ink_in_a_picture_can_be_said(client: TestClient):
+    picture = Image.new("RGB", (64, 64), "white")
+    picture.paste("black", (0, 30, 64, 34))
+
+    def ink(polarity: str) -> list[float]:
+        answer = client.post(f"/api/sketches?polarity={polarity}", content=to_png(picture))
+        raster = Sketch.from_json(answer.json()["sketch"]).raster
+        assert raster is not None
+        return [float(raster[32, 32]), float(raster[8, 32])]
+
+    assert ink("auto") == ink("dark-on-light") == [1, 0]
+    assert ink("light-on-dark") == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("data", "hint"),
+    [
+        (b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><g/></svg>', ""),
+        (b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><text>a</text></svg>', "1 text element"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><path d="M20 20L30 30"/></svg>', ""),
+        (to_png(Image.new("RGB", (64, 64), "white")), ""),
+    ],
+    ids=["empty", "text", "beside", "paper"],
+)
+def test_a_file_in_which_nothing_can_be_drawn(client: TestClient, data: bytes, hint: str):
+    answer = client.post("/api/sketches", content=data)
+    assert answer.status_code == 422
+    assert answer.json()["error"]["message"] == "Nothing in the file can be drawn."
+    assert answer.json()["error"]["hint"].startswith(hint)
+
+
 def test_a_photograph_is_traced(client: TestClient):
     picture = Image.new("RGB", (600, 300), "white")
     picture.paste("red", (200, 100, 400, 200))
@@ -196,6 +227,8 @@ def test_about_names_every_setting_with_its_range(client: TestClient, desk: Desk
         assert setting["default"] == (None if name in ("prompt", "seed") else Request.model_fields[name].default)
     assert about["settings"]["strength"] | {"minimum": 0, "maximum": 20} == about["settings"]["strength"]
     assert about["settings"]["count"]["maximum"] == MOST["count"]
+    for name, kind in (("steps", "integer"), ("every", "integer"), ("handover", "number"), ("solver", "string")):
+        assert about["settings"][name]["type"] == kind
 
 
 def test_the_description_of_the_api(client: TestClient):
@@ -237,11 +270,13 @@ def test_an_error_inside_is_told_in_order(desk: Desk, monkeypatch: pytest.Monkey
     assert "default-src 'none'" in answer.headers["content-security-policy"]
 
 
-@pytest.mark.parametrize("path", ["/api/jobs/x/pictures/abc.png", "/api/sketches?trace=maybe"])
+@pytest.mark.parametrize(
+    "path", ["/api/jobs/x/pictures/abc.png", "/api/sketches?trace=maybe", "/api/sketches?polarity=x"]
+)
 def test_addresses_that_make_no_sense(client: TestClient, path: str):
-    answer = client.post(path, content=b"x") if "trace" in path else client.get(path)
+    answer = client.post(path, content=b"x") if "sketches" in path else client.get(path)
     assert answer.status_code == 422
-    assert answer.json()["error"]["field"] in ("index", "trace")
+    assert answer.json()["error"]["field"] in ("index", "trace", "polarity")
 
 
 def test_only_the_drawing_of_a_sketch_is_kept(client: TestClient, ended: Ended):

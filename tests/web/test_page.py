@@ -7,15 +7,16 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from served import Served, serving
-from sketchguide.generation import Picture, Progress, run
+from sketchguide.generation import RECIPE_KEY, Picture, Progress, run
+from sketchguide.images import save_png
 from sketchguide.predictors import LatentPredictor
 from sketchguide.sketch import Sketch
 from sketchguide.web import jobs
@@ -126,6 +127,19 @@ def ink(page: Page, x: float, y: float, *, canvas: str = "paper") -> bool:
     alpha = """([name, x, y]) => { const one = document.getElementById(name);
         return one.getContext("2d").getImageData(x * one.width, y * one.height, 1, 1).data[3]; }"""
     return page.evaluate(alpha, [canvas, x, y]) > 0
+
+
+def line_picture(path: Path) -> Path:
+    """A file with one black line across the middle of white paper."""
+    picture = Image.new("RGB", (200, 200), "white")
+    picture.paste("black", (20, 96, 180, 102))
+    picture.save(path)
+    return path
+
+
+def line_svg(path: Path, drawing: str = '<path d="M10 50L90 50"/>') -> Path:
+    path.write_text(f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100" stroke="black">{drawing}</svg>')
+    return path
 
 
 def pictures(page: Page) -> int:
@@ -314,11 +328,8 @@ def test_a_pen_that_is_pressed_hard_binds_more_firmly(page: Page):
 
 
 def test_a_drawing_is_opened_rubbed_out_and_sent(page: Page, desk: Desk, tmp_path: Path):
-    picture = Image.new("RGB", (200, 200), "white")
-    picture.paste("black", (20, 96, 180, 102))
-    picture.save(tmp_path / "line.png")
     page.uncheck("#live")
-    page.set_input_files("#open", tmp_path / "line.png")
+    page.set_input_files("#open", line_picture(tmp_path / "line.png"))
     expect(page.locator("#clear")).to_be_enabled()
     assert ink(page, 0.3, 0.5)
     page.check("input[value=eraser]")
@@ -384,12 +395,9 @@ def test_a_picture_is_taken_up_again_from_its_file_and_from_the_page(page: Page,
 
 
 def test_a_drawing_with_a_picture_in_it_is_saved_whole(page: Page, tmp_path: Path):
-    picture = Image.new("RGB", (200, 200), "white")
-    picture.paste("black", (20, 96, 180, 102))
-    picture.save(tmp_path / "line.png")
     page.uncheck("#live")
     page.locator("#open").focus()  # by keyboard too
-    page.set_input_files("#open", tmp_path / "line.png")
+    page.set_input_files("#open", line_picture(tmp_path / "line.png"))
     expect(page.locator("#clear")).to_be_enabled()
     draw_line(page, (0.2, 0.2), (0.8, 0.2))
     with page.expect_download() as downloading:
@@ -697,3 +705,209 @@ def test_the_paper_is_no_taller_than_the_window(page: Page, width: int, height: 
     assert box
     assert box["height"] < height
     assert box["width"] / box["height"] == pytest.approx(2 / 3, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "scheme"), [(1366, 657, "light"), (1440, 780, "dark"), (390, 664, "light"), (390, 664, "dark")]
+)
+def test_what_is_said_is_seen_and_hides_nothing_for_good(
+    page: Page, tmp_path: Path, width: int, height: int, scheme: Literal["light", "dark"]
+):
+    page.set_viewport_size({"width": width, "height": height})
+    page.emulate_media(color_scheme=scheme)
+    assert page.locator(".saying").evaluate("one => one.offsetHeight") == 0
+    (tmp_path / "text.png").write_bytes(b"no picture")
+    page.set_input_files("#open", tmp_path / "text.png")
+    said = page.locator("#told .error")
+    expect(said).to_be_in_viewport(ratio=1)
+    page.evaluate("scrollTo(0, document.body.scrollHeight)")
+    tools, saying = page.locator("#main").bounding_box(), page.locator(".saying").bounding_box()
+    assert tools
+    assert saying
+    assert tools["y"] + tools["height"] <= saying["y"] + 1
+    expect(said).to_be_in_viewport(ratio=1)
+    page.click("#heard")
+    assert page.locator(".saying").evaluate("one => one.offsetHeight") == 0
+
+
+def test_which_are_the_lines_of_an_opened_picture_can_be_said(page: Page, tmp_path: Path):
+    page.uncheck("#live")
+    expect(page.locator("#polarity")).to_be_hidden()
+    picture = tmp_path / "bar.png"
+    bar = Image.new("RGB", (200, 200), "white")
+    bar.paste("black", (0, 80, 200, 120))
+    bar.save(picture)
+    page.set_input_files("#open", picture)
+    expect(page.locator("#polarity")).to_be_visible()
+    painted(page, 0.3, 0.5)
+    assert not ink(page, 0.3, 0.2)
+    page.select_option("#polarity", "light-on-dark")
+    painted(page, 0.3, 0.2)
+    assert not ink(page, 0.3, 0.5)
+    page.route("**/api/sketches*", lambda route: route.abort())
+    page.select_option("#polarity", "dark-on-light")
+    expect(page.locator("#told .error")).to_contain_text("open the file again")
+    expect(page.locator("#polarity")).to_have_value("light-on-dark")
+    page.unroute("**/api/sketches*")
+    page.set_input_files("#open", picture)
+    expect(page.locator("#polarity")).to_have_value("auto")
+    page.click("#clear")
+    expect(page.locator("#polarity")).to_be_hidden()
+    for field, file in (("#open", line_svg(tmp_path / "line.svg")), ("#trace", picture)):
+        page.set_input_files("#open", picture)
+        expect(page.locator("#polarity")).to_be_visible()
+        page.set_input_files(field, file)
+        expect(page.locator("#polarity")).to_be_hidden()
+    page.click("#draw")
+    expect(page.locator("#history img")).to_have_count(1)
+    page.set_input_files("#open", picture)
+    expect(page.locator("#polarity")).to_be_visible()
+    page.click("#takeup")
+    expect(page.locator("#polarity")).to_be_hidden()
+
+
+def test_nothing_is_entered_before_the_page_is_ready(page: Page):
+    held: list[Route] = []
+    page.route("**/api/about", lambda route: held.append(route))
+    page.reload()
+    expect(page.locator("#banner")).to_contain_text("not ready yet")
+    page.locator("#prompt").click(force=True)
+    page.keyboard.type("a dog")
+    draw_line(page, (0.2, 0.2), (0.8, 0.8))
+    assert page.input_value("#prompt") == ""
+    held[0].continue_()
+    expect(page.locator("#model")).to_have_text("tiny")
+    expect(page.locator("#banner")).to_be_hidden()
+    assert page.input_value("#prompt") == "a cat"
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    assert len(strokes(page)) == 1
+
+
+def test_who_draws_without_a_prompt_is_told_once_to_say_what_it_is(page: Page):
+    page.fill("#prompt", "")
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    expect(page.locator("#told")).to_have_text("Say what it is, and the picture follows.")
+    page.click("#heard")
+    draw_line(page, (0.2, 0.4), (0.8, 0.4))
+    expect(page.locator("#told p")).to_have_count(0)
+    page.fill("#prompt", "a cat")
+    page.press("#prompt", "Tab")
+    expect(page.locator("#history img")).to_have_count(1)
+
+
+def test_a_setting_out_of_its_range_is_refused_and_said(page: Page, held: threading.Event):
+    page.click("#draw")
+    expect(page.locator("#status")).to_contain_text("of 3")
+    said = page.locator("#told .error")
+    setting(page, "steps", "500")
+    expect(said).to_have_text("steps must be 1 to 200.")
+    assert page.input_value("#set-steps") == "3"
+    held.clear()
+    expect(page.locator("#history img")).to_have_count(1)
+    expect(said).to_be_visible()  # the end of a picture that was asked for before wipes nothing
+    page.uncheck("#live")
+    setting(page, "steps", "20.5")
+    expect(said).to_have_text("steps must be a whole number.")
+    page.locator("#set-negative_time").click()
+    page.keyboard.type("1e")
+    page.keyboard.press("Tab")
+    expect(said).to_have_text("negative time must be a number.")
+    assert page.locator("#set-negative_time").evaluate("one => one.validity.valid")
+    assert saved(page)["settings"] == FAST
+    for wrong in ("5000000000", ""):
+        before = page.input_value("#seed")
+        page.fill("#seed", wrong)
+        page.press("#seed", "Tab")
+        expect(said).to_have_text("seed must be 0 to 4294967295.")
+        assert page.input_value("#seed") == before
+    setting(page, "strength", "1.25")
+    expect(said).to_have_count(0)
+    assert saved(page)["settings"] == FAST | {"strength": 1.25}
+
+
+def test_where_no_events_come_through_it_is_asked_now_and_then(page: Page, held: threading.Event):
+    asked: list[str] = []
+    page.route("**/events", lambda route: (asked.append(route.request.url), route.abort()))
+    page.click("#draw")
+    expect(page.locator("#status")).to_contain_text("of 3")
+    page.wait_for_timeout(2000)
+    assert len(asked) <= 4
+    held.clear()
+    expect(page.locator("#history img")).to_have_count(1)
+
+
+def test_a_browser_that_keeps_nothing_says_so_until_it_does(page: Page):
+    unkept = page.locator("#unkept")
+    expect(unkept).to_be_hidden()
+    page.evaluate(
+        """() => { window.setItem = Storage.prototype.setItem;
+            Storage.prototype.setItem = () => { throw new DOMException("full"); }; }"""
+    )
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    expect(unkept).to_contain_text("save it before you leave")
+    expect(page.locator("#history img")).to_have_count(1)
+    expect(unkept).to_be_visible()
+    page.evaluate("() => { Storage.prototype.setItem = window.setItem; }")
+    page.click("#undo")
+    expect(unkept).to_be_hidden()
+
+
+def test_a_file_that_cannot_be_taken_leaves_the_drawing_and_is_told(page: Page, tmp_path: Path):
+    page.uncheck("#live")
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    before = saved(page)["drawing"]
+    newer = {RECIPE_KEY: json.dumps({"request": {"prompt": "a dog", "seed": 1, "softness": 1}})}
+    save_png(Image.new("RGB", (64, 64), "white"), tmp_path / "newer.png", text=newer)
+    blank = line_svg(tmp_path / "blank.svg", "<g/>")
+    said = page.locator("#told .error")
+    page.set_input_files("#open", blank)
+    expect(said).to_have_text("Nothing in the file can be drawn.")
+    page.set_input_files("#open", tmp_path / "newer.png")
+    expect(said).to_contain_text("The settings in newer.png cannot be taken up: softness is 1")
+    page.route("**/api/sketches*", lambda route: route.abort())
+    page.set_input_files("#open", blank)
+    expect(said).to_have_text("The server does not answer; open the file again when it is back.")
+    page.unroute("**/api/sketches*")
+    assert saved(page)["drawing"] == before
+    line_picture(tmp_path / "line.jpg").rename(tmp_path / "line.png")
+    page.set_input_files("#open", tmp_path / "line.png")  # no PNG, yet a picture
+    painted(page, 0.3, 0.49)
+
+
+@pytest.mark.parametrize("later", ["another file", "clear"])
+def test_a_file_that_is_read_late_does_not_undo_a_later_choice(page: Page, tmp_path: Path, later: str):
+    held: list[Route] = []
+    page.uncheck("#live")
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    page.route("**/api/sketches*", lambda route: route.continue_() if held else held.append(route))
+    with page.expect_request("**/api/sketches*"):
+        page.set_input_files("#open", line_picture(tmp_path / "line.jpg"))
+    if later == "clear":
+        page.click("#clear")
+    else:
+        page.set_input_files("#open", line_svg(tmp_path / "line.svg"))
+        painted(page, 0.5, 0.5)
+    chosen = saved(page)["drawing"]
+    with page.expect_response("**/api/sketches*"):
+        held[0].continue_()
+    page.wait_for_timeout(500)
+    assert saved(page)["drawing"] == chosen
+    expect(page.locator("#told p")).to_have_count(0)
+
+
+def test_kept_settings_that_the_service_does_not_know_are_left_out(page: Page):
+    kept = json.dumps({"prompt": "a cat", "settings": FAST | {"softness": 1}})
+    page.add_init_script(f"sessionStorage.clear(); localStorage.setItem('sketchguide', '{kept}')")
+    page.reload()
+    expect(page.locator("#model")).to_have_text("tiny")
+    page.click("#draw")
+    expect(page.locator("#history img")).to_have_count(1)
+
+
+def test_letters_in_a_list_choose_no_tool(page: Page):
+    page.locator("#firmness").focus()
+    page.keyboard.press("e")
+    assert page.is_checked("input[value=pen]")
+    page.locator("#paper").focus()
+    page.keyboard.press("e")
+    assert page.is_checked("input[value=eraser]")

@@ -18,9 +18,11 @@ from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 
 import sketchguide
+from sketchguide.defaults import Polarity
 from sketchguide.errors import (
     ClosingError,
     QueueFullError,
+    SketchError,
     SketchguideError,
     UnknownJobError,
     UsageError,
@@ -172,10 +174,10 @@ def _add_api(app: FastAPI, desk: Desk) -> None:
         return Response(png, media_type="image/png")
 
     @app.post("/api/sketches", openapi_extra=_body({"type": "string", "format": "binary"}, "application/octet-stream"))
-    async def read_sketch(asked: Asked, trace: bool = False) -> dict[str, Any]:
+    async def read_sketch(asked: Asked, trace: bool = False, polarity: Polarity = "auto") -> dict[str, Any]:
         """Read a drawing: SVG, a picture of lines, Quick, Draw! ndjson or a saved sketch; or `trace` the outlines in a
-        photograph."""
-        return await read(lambda body: _sketch_in(body, desk, trace=trace), asked)
+        photograph. `polarity` is of a picture of lines: which is ink. 422: nothing in it can be drawn."""
+        return await read(lambda body: _sketch_in(body, desk, trace=trace, polarity=polarity), asked)
 
     @app.post("/api/recipes", openapi_extra=_body({"type": "string", "format": "binary"}, "image/png"))
     async def read_recipe(asked: Asked) -> dict[str, Any]:
@@ -190,7 +192,7 @@ def describe_service(desk: Desk) -> dict[str, Any]:
         name: {
             "default": schema[name].get("default"),
             "about": schema[name].get("description", ""),
-            **_range(schema[name]),
+            **_kind(schema[name]),
             **({"maximum": MOST[name]} if name in MOST else {}),
         }
         for name in FIELDS
@@ -207,9 +209,10 @@ def describe_service(desk: Desk) -> dict[str, Any]:
     }
 
 
-def _range(schema: Mapping[str, Any]) -> dict[str, float]:
-    kinds = [schema, *schema.get("anyOf", ())]
-    return {name: kind[name] for kind in kinds for name in ("minimum", "maximum") if name in kind}
+def _kind(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Type and range of a setting that may be none."""
+    kind = next((kind for kind in schema.get("anyOf", ()) if kind["type"] != "null"), schema)
+    return {name: kind[name] for name in ("type", "minimum", "maximum") if name in kind}
 
 
 def requested(values: Mapping[str, Any], desk: Desk) -> Request:
@@ -247,9 +250,11 @@ def _plain(sketch: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _sketch_in(data: bytes, desk: Desk, *, trace: bool) -> dict[str, Any]:
+def _sketch_in(data: bytes, desk: Desk, *, trace: bool, polarity: Polarity) -> dict[str, Any]:
     with desk.warned.told() as told:
-        sketch = _traced(data) if trace else Sketch.open(data)
+        sketch = _traced(data) if trace else Sketch.open(data, polarity=polarity)
+    if sketch.rasterize(size=desk.backbone.default_size).blank:
+        raise SketchError("Nothing in the file can be drawn.", hint=" ".join(told), field="sketch")
     return {"sketch": _plain(sketch.to_json()), "warnings": told}
 
 

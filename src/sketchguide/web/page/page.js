@@ -9,7 +9,11 @@ import { KEPT, forgetPictures, keepPicture, keptPictures, rememberJob, remembere
 const $ = (id) => document.getElementById(id);
 const PAUSE = 250; // ms after a stroke, before a new picture is asked for
 const RETRY = 2000; // ms
+const LATE = 1500; // ms until it is said that the page is not ready
 const AWAY = "The server does not answer. The drawing is safe here; trying again …";
+const UNREAD = "The server does not answer; open the file again when it is back.";
+const UNREADY = "The page is not ready yet; it waits for the server …";
+const PROMPTLESS = "Say what it is, and the picture follows.";
 const CLOSENESS = [
   { name: "as usual", settings: {} },
   { name: "loosely: more natural", settings: { strength: 1.6 } },
@@ -19,18 +23,23 @@ const CLOSENESS = [
 ];
 const CLOSE = [...new Set(CLOSENESS.flatMap(({ settings }) => Object.keys(settings)))];
 const ELSEWHERE = ["prompt", "sketch", "seed", "size"]; // settings that have a place of their own on the page
-const LIMIT = 2 ** 32 - 1;
+const IMAGE = /^image\/(?!svg)/; // a file of pixels
+const NO_RECIPE = ["from", "image"]; // fields that are refused of a PNG without a recipe, and of a file that is no PNG
 
 let service;
 let past = new Past(blank());
 let paper;
 let settings = {}; // what differs from the defaults
+let seed = 0;
 let shown = null; // what is on display: {pictures: [{url, seed, blob, request}], chosen}
 let job = null; // {id, request, abort}
 let pause = 0;
 let again = 0;
 let chain = 0; // which asking again is meant: a new drawing and Stop end those before
+let choice = 0; // which drawing is meant to be on the paper: one that was chosen before may come later
 let notes = []; // what was said of the file that was opened last
+let opened = null; // that file where it is a picture of lines: {file, polarity}
+let promptless = false; // it was said that there is no prompt
 let history = [];
 const sizes = { pen: 1, eraser: 1 };
 
@@ -63,7 +72,7 @@ const failed = (error) => tell([error.message], { error: true });
 
 function request() {
   const [width, height] = size();
-  const asked = { prompt: $("prompt").value.trim(), seed: Number($("seed").value), size: [width, height], ...settings };
+  const asked = { prompt: $("prompt").value.trim(), seed, size: [width, height], ...settings };
   if (!isBlank(drawing())) asked.sketch = settled(drawing());
   return asked;
 }
@@ -114,8 +123,8 @@ async function draw() {
   } catch (error) {
     if (job !== mine) return;
     job = null;
-    if (error instanceof server.Refused && !error.busy) givenUp(error);
-    else retry(error.busy ? `${error.message} Trying again …` : AWAY);
+    if (server.mayPass(error)) retry(error.busy ? `${error.message} Trying again …` : AWAY);
+    else givenUp(error);
     return;
   }
   await watch(mine);
@@ -159,7 +168,7 @@ async function watch(mine) {
   rememberJob(null);
   busy(false);
   if (made) {
-    say(end.warnings);
+    if (end.warnings.length) say(end.warnings);
     show(made);
     $("done").textContent = `Picture done, seed ${made.map(({ seed }) => seed).join(", ")}`;
     for (const one of made) await remember(one);
@@ -181,12 +190,12 @@ function retry(text, after = RETRY) {
       await server.ready();
     } catch (error) {
       if (chain !== mine) return;
-      if (error instanceof server.Refused && !error.busy) {
-        busy(false);
-        banner(error.message); // it asks for another token, say
-      } else {
+      if (server.mayPass(error)) {
         banner(text);
         retry(text);
+      } else {
+        busy(false);
+        banner(error.message); // it asks for another token, say
       }
       return;
     }
@@ -314,27 +323,25 @@ function showHistory() {
   $("forget").hidden = !history.length;
 }
 
-async function takeUp({ sketch, prompt, seed, size: wanted, ...rest }) {
+async function takeUp({ sketch, prompt, seed: given, size: wanted, ...rest }, mine) {
   stop();
   note([]);
+  offer(null);
   $("prompt").value = prompt;
-  $("seed").value = seed;
+  chooseSeed(given);
   chooseSize(wanted);
-  settings = {};
-  for (const [name, value] of Object.entries(rest)) {
-    const known = service.settings[name];
-    if (known && value !== null && value !== known.default) settings[name] = value;
-  }
+  settings = known(rest);
   showSettings();
-  await take({ ...blank(aspect()), ...(sketch ?? {}), erased: [] });
+  await take({ ...blank(aspect()), ...(sketch ?? {}), erased: [] }, mine);
 }
 
 // --- the drawing
 
 const aspect = () => size()[0] / size()[1];
 
-async function take(given) {
+async function take(given, mine = ++choice) {
   const one = await fitted(given);
+  if (mine !== choice) return;
   past.add(one);
   paper.set(one);
   changed();
@@ -358,7 +365,12 @@ function changed() {
 
 function soon() {
   clearTimeout(pause);
-  if ($("live").checked && $("prompt").value.trim()) pause = setTimeout(() => (paper.busy ? soon() : draw()), PAUSE);
+  if (!$("live").checked) return;
+  if ($("prompt").value.trim()) pause = setTimeout(() => (paper.busy ? soon() : draw()), PAUSE);
+  else if (!promptless) {
+    promptless = true;
+    say([PROMPTLESS]);
+  }
 }
 
 async function step(direction) {
@@ -369,32 +381,51 @@ async function step(direction) {
   soon();
 }
 
-async function openFile(file, { trace = false } = {}) {
+async function openFile(file, { trace = false, polarity = "auto" } = {}) {
   if (!file) return;
+  const mine = ++choice;
   tell([`Reading ${file.name} …`]);
+  let found;
   try {
-    if (!trace && file.type === "image/png" && (await recalled(file))) return;
-    const { sketch, warnings } = await server.readSketch(file, { trace });
-    note(warnings);
-    await take({ ...sketch, erased: [] });
-    soon();
+    const recipe = !trace && file.type === "image/png" ? await recipeIn(file) : null;
+    found = recipe ?? (await server.readSketch(file, { trace, polarity }));
   } catch (error) {
-    failed(error);
+    if (mine !== choice) return;
+    offer(opened);
+    failed(server.mayPass(error) ? { message: UNREAD } : error);
+    return;
+  }
+  if (mine !== choice) return;
+  const { request: made, sketch, warnings } = found;
+  if (made) {
+    const taken = takeUp(made, mine);
+    note(warnings);
+    show([{ url: URL.createObjectURL(file), blob: file, seed: made.seed, request: made }]);
+    await taken;
+  } else {
+    note(warnings);
+    offer(sketch.raster && !trace && IMAGE.test(file.type) ? { file, polarity } : null);
+    await take({ ...sketch, erased: [] }, mine);
+    soon();
   }
 }
 
-// Whether the file is a picture made by sketchguide, whose settings are on the page now.
-async function recalled(file) {
+// What a picture was made with; null where it was not made by sketchguide.
+async function recipeIn(file) {
   try {
-    const { request: found, warnings } = await server.readRecipe(file);
-    await takeUp(found);
-    note(warnings);
-    show([{ url: URL.createObjectURL(file), blob: file, seed: found.seed, request: found }]);
-    return true;
+    return await server.readRecipe(file);
   } catch (error) {
-    if (error instanceof server.Refused && error.status === 422) return false;
+    if (NO_RECIPE.includes(error.field)) return null;
+    error.message = `The settings in ${file.name} cannot be taken up: ${error.message}`;
     throw error;
   }
+}
+
+// Of a picture of lines it can be said which its lines are, as long as it is what was opened last.
+function offer(picture) {
+  opened = picture;
+  $("polarity").value = picture?.polarity ?? "auto";
+  $("inked").hidden = !picture;
 }
 
 function download(name, text, type) {
@@ -405,31 +436,60 @@ function download(name, text, type) {
 
 // --- settings
 
+// Those that the service knows, where they differ from the defaults.
+const known = (given) =>
+  Object.fromEntries(
+    Object.entries(given).filter(([name, value]) => name in service.settings && value !== null && value !== service.settings[name].default),
+  );
+
+// Whether what was entered can be; where it cannot, that is said.
+function fits(input, name) {
+  const right = input.checkValidity();
+  if (right) say([]);
+  else tell([`${name} must be ${allowed(input)}.`], { error: true });
+  return right;
+}
+
+function allowed({ min, max, validity }) {
+  if (validity.badInput) return "a number";
+  return validity.stepMismatch ? "a whole number" : `${min} to ${max}`;
+}
+
+function chooseSeed(value) {
+  seed = value;
+  $("seed").value = value;
+}
+
 function buildSettings() {
   $("closeness").replaceChildren(...CLOSENESS.map(({ name }) => new Option(name)), new Option("as set below"));
   $("sizes").replaceChildren(...service.sizes.map(([w, h]) => new Option(`${w} × ${h}`)));
   const fields = Object.entries(service.settings).filter(([name]) => !ELSEWHERE.includes(name));
   $("more").replaceChildren(
-    ...fields.map(([name, { about, minimum, maximum, choices, default: usual }]) => {
+    ...fields.map(([name, { about, type, minimum, maximum, choices, default: usual }]) => {
       const label = document.createElement("label");
-      const number = minimum !== undefined;
+      const words = name.replaceAll("_", " ");
+      const number = type !== "string";
       const input = document.createElement(choices ? "select" : "input");
       input.id = `set-${name}`;
       if (choices) input.append(new Option("automatic", ""), ...choices.map((one) => new Option(one)));
       else {
         input.type = number ? "number" : "text";
-        if (number) Object.assign(input, { min: minimum, max: maximum, step: "any" });
+        if (number) Object.assign(input, { min: minimum, max: maximum, step: type === "integer" ? 1 : "any" });
         input.placeholder = usual ?? "automatic";
       }
       input.onchange = () => {
-        const value = number ? Number(input.value) : input.value.trim();
-        if (input.value.trim() === "" || !input.checkValidity()) delete settings[name];
-        else settings[name] = value;
-        showSettings();
-        save();
-        soon();
+        if (fits(input, words)) {
+          const value = input.value.trim();
+          if (value === "") delete settings[name];
+          else settings[name] = number ? Number(value) : value;
+          save();
+          soon();
+        }
+        showSettings(); // of what does not fit, what was there before
       };
-      label.append(name.replaceAll("_", " "), input, Object.assign(document.createElement("small"), { textContent: about }));
+      // From nothing to what is no number is no change to a browser.
+      input.onblur = () => input.validity.badInput && input.onchange();
+      label.append(words, input, Object.assign(document.createElement("small"), { textContent: about }));
       return label;
     }),
   );
@@ -459,13 +519,13 @@ function save() {
   const kept = saveNow({
     drawing: paper.busy ? paper.now : past.now,
     prompt: $("prompt").value,
-    seed: $("seed").value,
+    seed,
     size: size(),
     model: service.model,
     live: $("live").checked,
     settings,
   });
-  if (!kept) banner("This drawing is too large for the browser to keep: a reload would lose it.");
+  $("unkept").hidden = kept;
 }
 
 // --- beginning
@@ -492,10 +552,12 @@ function wire() {
   $("redo").onclick = () => step("redo");
   $("clear").onclick = () => {
     note([]);
+    offer(null);
     take(blank(aspect()));
   };
   $("open").onchange = ({ target }) => openFile(target.files[0]).finally(() => (target.value = ""));
   $("trace").onchange = ({ target }) => openFile(target.files[0], { trace: true }).finally(() => (target.value = ""));
+  $("polarity").onchange = ({ target }) => openFile(opened.file, { polarity: target.value });
   $("export").onclick = () => {
     const one = paper.drawing;
     if (one.raster) download("drawing.json", JSON.stringify(settled(one)), "application/json");
@@ -503,14 +565,15 @@ function wire() {
   };
   $("overlay").oninput = ({ target }) => ($("lines").style.opacity = target.value);
   $("closeness").onchange = chooseCloseness;
-  $("seed").onchange = () => {
-    const value = Math.round(Number($("seed").value));
-    $("seed").value = value >= 0 && value <= LIMIT ? value : newSeed();
+  $("seed").onchange = ({ target }) => {
+    const right = fits(target, "seed");
+    chooseSeed(right ? Number(target.value) : seed);
+    if (!right) return;
     save();
     soon();
   };
   $("dice").onclick = () => {
-    $("seed").value = newSeed();
+    chooseSeed(newSeed());
     save();
     draw();
   };
@@ -533,9 +596,10 @@ function wire() {
     showHistory();
     await forgetPictures().catch(() => {});
   };
+  $("heard").onclick = () => note([]);
   document.addEventListener("keydown", (event) => {
     if (event.key === "Escape") stop();
-    if (event.target.matches("input[type=text], input[type=number]")) return;
+    if (event.target.matches("input[type=text], input[type=number], select")) return;
     const key = event.key.toLowerCase();
     const control = event.ctrlKey || event.metaKey;
     if (control && (key === "z" || key === "y")) {
@@ -562,22 +626,19 @@ async function begin() {
   try {
     service = await server.about();
   } catch (error) {
-    if (error instanceof server.Refused && !error.busy) banner(error.message);
-    else {
+    if (server.mayPass(error)) {
       banner("The server does not answer; trying again …");
-      setTimeout(begin, 2000);
-    }
+      setTimeout(begin, RETRY);
+    } else banner(error.message);
     return;
   }
-  banner(null);
-  $("model").textContent = service.model;
   buildSettings();
   const kept = savedState();
-  $("prompt").value = kept.prompt ?? "";
-  $("seed").value = kept.seed || newSeed();
+  $("prompt").value ||= kept.prompt ?? "";
+  chooseSeed(Number(kept.seed ?? newSeed()));
   $("live").checked = kept.live ?? true;
   chooseSize(kept.model === service.model ? kept.size : service.sizes[placeOf(kept.size)]); // another may draw others
-  settings = kept.settings ?? {};
+  settings = known(kept.settings ?? {});
   showSettings();
   const drawn = isSound(kept.drawing) ? kept.drawing : blank(aspect());
   const first = await fitted(drawn).catch(() => null);
@@ -608,7 +669,13 @@ async function begin() {
   }
   showHistory();
   if (history.length) show([history.at(-1)]);
+  banner(null);
+  $("model").textContent = service.model;
+  $("main").inert = false;
   if (job && !job.request) await watch(job);
 }
 
+setTimeout(() => {
+  if ($("main").inert && $("banner").hidden) banner(UNREADY);
+}, LATE);
 begin();

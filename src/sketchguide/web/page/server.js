@@ -1,15 +1,21 @@
 // What the page asks the server.
 
 const RETRY = 1500; // ms
+const ENDED = ["done", "failed", "cancelled"];
 
 export class Refused extends Error {
   constructor(error, status) {
     super([error.message, error.hint].filter(Boolean).join(" "));
     this.status = status;
     this.busy = [429, 502, 503, 504].includes(status); // in a moment it may go: a proxy says so of a server that is away
-    this.code = error.code;
+    this.field = error.field;
   }
 }
+
+// Whether it may answer otherwise in a moment: it is out of reach, or busy.
+export const mayPass = (error) => !(error instanceof Refused) || error.busy;
+
+const pause = () => new Promise((done) => setTimeout(done, RETRY));
 
 async function ask(path, options = {}) {
   const answer = await fetch(path, options);
@@ -26,7 +32,7 @@ export const ready = () => ask("ready");
 export const submit = (request) => post("api/jobs", JSON.stringify(request), "application/json");
 export const state = (id) => ask(`api/jobs/${id}`);
 export const cancel = (id) => ask(`api/jobs/${id}`, { method: "DELETE", keepalive: true });
-export const readSketch = (file, { trace = false } = {}) => post(`api/sketches${trace ? "?trace=true" : ""}`, file);
+export const readSketch = (file, how) => post(`api/sketches?${new URLSearchParams(how)}`, file);
 export const readRecipe = (file) => post("api/recipes", file, "image/png");
 
 export async function picture(url) {
@@ -45,6 +51,8 @@ export async function follow(id, { told, away, given }) {
     const now = await untilThere(() => state(id), { away, given });
     if (!now) break;
     told(now);
+    if (ENDED.includes(now.state)) return now;
+    await pause(); // a proxy that passes no events on would be asked without end
   }
   return null;
 }
@@ -62,9 +70,9 @@ export async function untilThere(fetched, { away, given }) {
         away(false);
         return null;
       }
-      if (error instanceof Refused && !error.busy) throw error; // it asks for another token, say
+      if (!mayPass(error)) throw error; // it asks for another token, say
       away(true);
-      await new Promise((done) => setTimeout(done, RETRY));
+      await pause();
     }
   }
   return null;
@@ -81,7 +89,7 @@ function listen(id, told, given) {
     stream.onmessage = ({ data }) => {
       const now = JSON.parse(data);
       told(now);
-      if (["done", "failed", "cancelled"].includes(now.state)) close(now);
+      if (ENDED.includes(now.state)) close(now);
     };
     stream.onerror = () => close(null);
   });
