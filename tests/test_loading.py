@@ -1,3 +1,4 @@
+import inspect
 import json
 import pickle
 import shutil
@@ -8,10 +9,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import diffusers
 import pytest
 import torch
 from accelerate import cpu_offload
-from diffusers import AutoencoderTiny, ControlNetModel, StableDiffusionControlNetPipeline, StableDiffusionPipeline
+from diffusers import (
+    AutoencoderTiny,
+    ControlNetModel,
+    SemanticStableDiffusionPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionPipeline,
+)
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from huggingface_hub.errors import LocalEntryNotFoundError
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
@@ -21,7 +29,7 @@ from transformers import CLIPConfig, CLIPImageProcessor
 
 from sketchguide import generate, loading
 from sketchguide.attention import SketchAttention, describe_attention
-from sketchguide.backbones.tiny import tiny_stable_diffusion
+from sketchguide.backbones.tiny import tiny_stable_diffusion, tiny_stable_diffusion_xl
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.backbones.wrapped import with_sketch_attention
 from sketchguide.classifiers import LatentClassifier, load_classifier
@@ -40,9 +48,11 @@ from sketchguide.loading import (
     load_predictor,
     shipped,
     unload_lora,
+    wearing,
 )
 from sketchguide.predictors import LatentPredictor
 from sketchguide.sketchers import Sketcher
+from sketchguide.translation import translate
 from support import Tiny
 
 CLASSIFIERS = ("classifier", "drawing-classifier")
@@ -199,6 +209,54 @@ def test_what_would_not_be_heard_is_refused(tiny: Tiny) -> None:
     assert "with_controlnet" in caught.value.hint
     with pytest.raises(UsageError, match="not a str"):
         from_pipe("icons-64")
+    with pytest.raises(UsageError, match="not the class StableDiffusionPipeline"):
+        from_pipe(StableDiffusionPipeline)
+    with pytest.raises(UsageError, match="has no scheduler"):
+        from_pipe(StableDiffusionPipeline(**pipeline.components | {"scheduler": None}, requires_safety_checker=False))
+    with pytest.raises(UsageError, match="A SemanticStableDiffusionPipeline has no encode_prompt"):
+        from_pipe(made_of(SemanticStableDiffusionPipeline, pipeline))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "StableDiffusionPAGPipeline",
+        "StableDiffusionXLPAGPipeline",
+        "StableDiffusionAttendAndExcitePipeline",
+        "StableDiffusionGLIGENPipeline",
+        "StableDiffusionGLIGENTextImagePipeline",
+        "StableDiffusionSAGPipeline",
+        "TextToVideoZeroPipeline",
+        "TextToVideoZeroSDXLPipeline",
+    ],
+)
+def test_pipelines_that_guide_in_a_way_of_their_own_are_refused(tiny: Tiny, name: str) -> None:
+    plain = tiny_stable_diffusion_xl() if "XL" in name else tiny().pipeline
+    with pytest.raises(UsageError, match=f"A {name} guides in a way of its own") as caught:
+        from_pipe(made_of(getattr(diffusers, name), plain))
+    assert "plain pipeline" in caught.value.hint
+
+
+def test_a_pipeline_that_is_refused_is_left_as_it_was() -> None:
+    pipeline = tiny_stable_diffusion()
+    compiled = torch.compile(pipeline.unet, backend="eager")
+    pipeline.unet = compiled.train().requires_grad_(True)
+    pipeline.vae.register_to_config(latents_mean=[0.0] * 4)
+    with pytest.raises(UsageError, match="latents_mean"):
+        from_pipe(pipeline)
+    assert pipeline.unet is compiled
+    assert pipeline.unet.training
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder):
+        assert all(p.requires_grad for p in part.parameters())
+    for part in (pipeline.unet, pipeline.vae.encoder):
+        assert not part.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def made_of(kind: Any, pipeline: Any) -> Any:
+    """A pipeline of another class with the same parts, as far as both have them."""
+    parts = {**pipeline.components, "requires_safety_checker": False}
+    asked = inspect.signature(kind).parameters.values()
+    return kind(**{one.name: parts.get(one.name) for one in asked if one.name in parts or one.default is one.empty})
 
 
 def test_a_compiled_network_is_taken_as_it_was() -> None:
@@ -495,6 +553,20 @@ def test_offloaded_weights_have_the_fingerprint_of_those_at_hand() -> None:
     assert picture.made_with["model"]
 
 
+@pytest.mark.parametrize("kind", ["leaf_level", "block_level"])
+def test_weights_on_a_disk_have_the_fingerprint_of_those_at_hand(kind: str, tmp_path: Path) -> None:
+    pipeline: Any = tiny_stable_diffusion()
+    before = fingerprint(pipeline.unet)
+    cpu = torch.device("cpu")
+    groups = {} if kind == "leaf_level" else {"num_blocks_per_group": 2}
+    pipeline.unet.enable_group_offload(cpu, cpu, offload_type=kind, offload_to_disk_path=str(tmp_path), **groups)
+    assert fingerprint(pipeline.unet) == before
+    backbone = from_pipe(pipeline)
+    (picture,) = generate("a cat", backbone=backbone, seed=1, steps=2)
+    assert translate(picture, "a dog", backbone=backbone, source="generated", seed=1)
+    assert fingerprint(pipeline.unet) == before
+
+
 def test_wrapped_weights_have_a_fingerprint_that_follows_what_they_wrap() -> None:
     """As those of torchao are."""
     values = torch.arange(6.0).reshape(2, 3)
@@ -627,6 +699,42 @@ def test_a_lora_for_one_request_gives_way_to_the_one_before(styled: UNetBackbone
     with pytest.raises(MismatchError):
         generate("a cat", backbone=styled, lora=str(tmp_path / "bad.safetensors"), **settings)
     assert (state_of(styled), fingerprint_of_model(styled)) == (before, printed)
+
+
+@pytest.mark.parametrize("way", ["unload_lora", "unload_lora_weights"])
+def test_a_lora_that_was_taken_off_elsewhere_does_not_come_back(styled: UNetBackbone, tmp_path: Path, way: str) -> None:
+    mine = lora_of("unet", tmp_path / "mine.safetensors", "to_q", "to_v")
+    other = lora_of("unet", tmp_path / "other.safetensors", "to_k")
+    load_lora(styled, mine)
+    if way == "unload_lora":
+        unload_lora(UNetBackbone(styled.pipeline))
+    else:
+        styled.pipeline.unload_lora_weights()
+    before = state_of(styled)
+    with wearing(styled, other, scale=1.0):
+        assert state_of(styled) != before
+    assert state_of(styled) == before
+    save_file({"lora.of.another.kind": torch.zeros(2)}, tmp_path / "bad.safetensors")
+    with pytest.raises(MismatchError):
+        load_lora(styled, tmp_path / "bad.safetensors")
+    assert state_of(styled) == before
+
+
+def test_a_lora_that_another_backbone_loaded_comes_back(styled: UNetBackbone, tmp_path: Path) -> None:
+    files = [lora_of("unet", tmp_path / f"{layer}.safetensors", layer) for layer in ("to_q", "to_k", "to_v")]
+    load_lora(styled, files[0])
+    load_lora(UNetBackbone(styled.pipeline), files[1])
+    before = state_of(styled)
+    with wearing(styled, files[2], scale=1.0):
+        assert state_of(styled) != before
+    assert state_of(styled) == before
+
+
+def test_the_dropout_of_a_lora_that_was_loaded_later_drops_nothing() -> None:
+    backbone = UNetBackbone(tiny_stable_diffusion())
+    config = LoraConfig(r=2, lora_dropout=0.5, init_lora_weights=False, target_modules=["to_q"])
+    inject_adapter_in_model(config, backbone.network)
+    assert torch.equal(seen_by(backbone), seen_by(backbone))
 
 
 @pytest.mark.parametrize("way", ["fuse_lora", "disable_lora"])

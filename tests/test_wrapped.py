@@ -343,12 +343,12 @@ def test_a_networks_own_extras_stay(tiny: Tiny, controlnet: ControlNetModel, mon
     told = with_controlnet(backbone, controlnet, pictures())
     heard: dict[str, Any] = {}
 
-    def network(*_: Tensor, **extras: Any) -> tuple[Tensor]:
+    def forward(*_: Tensor, **extras: Any) -> tuple[Tensor]:
         heard.update(extras)
         return (beginnings(1),)
 
-    network.dtype = torch.float32
-    network.config = backbone.network.config
+    network: Any = torch.nn.Module()
+    network.forward, network.dtype, network.config = forward, torch.float32, backbone.network.config
     monkeypatch.setattr(backbone, "network", network)
     condition = replace(told.describe(["a cat"]), extras={"class_labels": torch.zeros(1)})
     with pytest.MonkeyPatch.context() as patch:

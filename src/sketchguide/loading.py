@@ -12,13 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.backbones.pipeline import Lora, PipelineBackbone, text_encoders
+from sketchguide.backbones.pipeline import PipelineBackbone, hooks_of, text_encoders, uncompiled
 from sketchguide.backbones.transformer import FluxBackbone, TransformerBackbone
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.defaults import MODEL, DType, find_dtype
@@ -42,6 +43,15 @@ FAMILIES = {family.network_class: family for family in (UNetBackbone, Transforme
 AUTOENCODER = "AutoencoderKL"
 RECOGNISER = "recogniser"  # a classifier of pictures that knows the words that a model knows
 EMBEDDED = Path(__file__).parent / "models"
+_GUIDING = (  # classes of diffusers
+    "PAGMixin",
+    "StableDiffusionAttendAndExcitePipeline",
+    "StableDiffusionGLIGENPipeline",
+    "StableDiffusionGLIGENTextImagePipeline",
+    "StableDiffusionSAGPipeline",
+    "TextToVideoZeroPipeline",
+    "TextToVideoZeroSDXLPipeline",
+)
 
 
 @dataclass(frozen=True)
@@ -247,39 +257,53 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
     The family is read from its components. Its networks are frozen and put into eval mode, for good: go on training
     with a copy, or set `requires_grad_` and `train` again. On the CPU their weights are laid out `channels_last`. A
     UNet or autoencoder in the wrapper of `torch.compile` is taken out of it: what is read and rewritten inside needs it
-    plain. Raises UsageError for a pipeline that is not supported.
+    plain. Raises UsageError for a pipeline that is not supported, which is then as it was.
     """
     import diffusers
 
-    if not hasattr(pipeline, "components"):
+    if isinstance(pipeline, type) or not hasattr(pipeline, "components"):
+        given = f"the class {pipeline.__name__}" if isinstance(pipeline, type) else f"a {type(pipeline).__name__}"
         raise UsageError(
-            f"from_pipe takes a loaded diffusers pipeline, not a {type(pipeline).__name__}.",
+            f"from_pipe takes a loaded diffusers pipeline, not {given}.",
             hint="Names, folders and hub ids go to load_backbone.",
             field="model",
         )
-    for part in ("unet", "transformer", "vae"):
-        if (plain := getattr(pipeline.components.get(part), "_orig_mod", None)) is not None:
-            setattr(pipeline, part, plain)
-    parts: dict[str, Any] = {name: part for name, part in pipeline.components.items() if part is not None}
+    made = type(pipeline)
+    parts: dict[str, Any] = {name: uncompiled(part) for name, part in pipeline.components.items() if part is not None}
+    plain = "Take the plain pipeline, such as StableDiffusionPipeline.from_pipe(pipeline, dtype=pipeline.dtype)"
     for part, wrap in (("controlnet", "with_controlnet"), ("adapter", "with_t2i_adapter")):
         if part in parts:
             raise UsageError(
-                f"The {part} of a {type(pipeline).__name__} would not be heard.",
-                hint="Take the plain pipeline, such as StableDiffusionPipeline.from_pipe(pipeline, "
-                f"dtype=pipeline.dtype), and {wrap}.",
-                field="model",
+                f"The {part} of a {made.__name__} would not be heard.", hint=f"{plain}, and {wrap}.", field="model"
             )
+    if any(kind.__name__ in _GUIDING for kind in made.__mro__):
+        raise UsageError(
+            f"A {made.__name__} guides in a way of its own, which would not be followed.",
+            hint=f"{plain}.",
+            field="model",
+        )
     ours = {name: getattr(diffusers, name) for name in (*FAMILIES, AUTOENCODER)}
     kinds = {
         name: next((known for known, kind in ours.items() if isinstance(part, kind)), type(part).__name__)
         for name, part in parts.items()
     }
     if (family := _family_of(kinds)) is None:
-        raise _unsupported(type(pipeline).__name__, kinds)
+        raise _unsupported(made.__name__, kinds)
+    if not hasattr(pipeline, "encode_prompt"):
+        raise UsageError(
+            f"A {made.__name__} has no encode_prompt, by which prompts are read.", hint=f"{plain}.", field="model"
+        )
+    if "scheduler" not in parts:
+        raise UsageError(
+            f"This {made.__name__} has no scheduler.",
+            hint="Set pipeline.scheduler to the kind that the model was trained with.",
+            field="model",
+        )
+    backbone = family(pipeline, name=name)
     for module in parts.values():
         if isinstance(module, nn.Module) and all(p.device.type == "cpu" for p in module.parameters()):
             module.to(memory_format=torch.channels_last)  # convolutions are a tenth to a third faster there
-    return family(pipeline, name=name)
+    return backbone
 
 
 def _network_of(parts: Collection[str]) -> Literal["unet", "transformer"]:
@@ -351,6 +375,15 @@ def shipped_predictor(model: str, reads: Reads) -> str:
     return f"{model}-edges" if reads == "ink" else f"{model}-edges-latent"
 
 
+class _Lora(NamedTuple):
+    name: str
+    file: Path
+    scale: float
+
+
+_loaded: WeakKeyDictionary[nn.Module, _Lora] = WeakKeyDictionary()  # by network: several backbones may have the same
+
+
 def load_lora(backbone: Backbone, name: str | Path, *, scale: float = 1.0) -> Backbone:
     """Put a LoRA (a folder, a file or a hub id) on the backbone's networks, and return the backbone.
 
@@ -369,10 +402,10 @@ def load_lora(backbone: Backbone, name: str | Path, *, scale: float = 1.0) -> Ba
         raise UsageError(f"lora_scale is {scale}; it must be a number, usually 0 to 1.", field="lora_scale")
     file = find_file(name, LORA_FILE, kind="LoRA", field="lora")
     read_weights(file, field="lora")  # refuses damage; diffusers reads the file again, for the scales in its header
-    before = backbone.lora
+    before = _worn(backbone)
     unload_lora(backbone)
     try:
-        _put_on(backbone, Lora(str(name), file, scale))
+        _put_on(backbone, _Lora(str(name), file, scale))
     except SketchguideError:
         if before is not None:
             _put_on(backbone, before)
@@ -383,7 +416,7 @@ def load_lora(backbone: Backbone, name: str | Path, *, scale: float = 1.0) -> Ba
 @contextmanager
 def wearing(backbone: Backbone, name: str | Path, *, scale: float) -> Generator[None]:
     """Within the block the LoRA `name` is on the backbone, in place of one that `load_lora` loaded before."""
-    before = backbone.lora if isinstance(backbone, PipelineBackbone) else None
+    before = _worn(backbone) if isinstance(backbone, PipelineBackbone) else None
     load_lora(backbone, name, scale=scale)
     try:
         yield
@@ -393,7 +426,17 @@ def wearing(backbone: Backbone, name: str | Path, *, scale: float) -> Generator[
             _put_on(backbone, before)
 
 
-def _put_on(backbone: PipelineBackbone, lora: Lora) -> None:
+def _worn(backbone: PipelineBackbone) -> _Lora | None:
+    """What `load_lora` put on the backbone's network, unless it was taken off otherwise."""
+    lora = _loaded.get(backbone.network)
+    return lora if lora is not None and _is_on(backbone.pipeline) else None
+
+
+def _is_on(pipeline: Any) -> bool:
+    return any(LORA in names for names in pipeline.get_list_adapters().values())
+
+
+def _put_on(backbone: PipelineBackbone, lora: _Lora) -> None:
     pipeline = backbone.pipeline
     if any(layer.merged or layer.disable_adapters for _, _, layer in _adapted(*_adaptable(pipeline))):
         raise UsageError(
@@ -402,10 +445,13 @@ def _put_on(backbone: PipelineBackbone, lora: Lora) -> None:
             field="lora",
         )
     try:
-        with warnings.catch_warnings(), _hushed(), _beside_others(pipeline, lora.scale):
+        with warnings.catch_warnings(), _hushed():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-            pipeline.load_lora_weights(str(lora.file), adapter_name=LORA, use_safetensors=True)
-        if not any(LORA in names for names in pipeline.get_list_adapters().values()):
+            if isinstance(backbone, FluxBackbone):
+                _check_changes_nothing(backbone, lora.file)
+            with _beside_others(pipeline, lora.scale):
+                pipeline.load_lora_weights(str(lora.file), adapter_name=LORA, use_safetensors=True)
+        if not _is_on(pipeline):
             raise ValueError("it has no weights for any of its networks")
     except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
         unload_lora(backbone)
@@ -414,14 +460,29 @@ def _put_on(backbone: PipelineBackbone, lora: Lora) -> None:
             hint="Use it with the model that it was tuned on.",
             field="lora",
         ) from error
-    backbone.lora = lora
+    _loaded[backbone.network] = lora
+
+
+def _check_changes_nothing(backbone: FluxBackbone, file: Path) -> None:
+    """ValueError for a LoRA of which diffusers would widen layers of the network or write over norms, and leave them so
+    when it is taken off: one of FLUX.1-Canny or -Depth, say.
+    """
+    weights, _ = backbone.pipeline.lora_state_dict(str(file), use_safetensors=True, return_lora_metadata=True)
+    for name, _ in backbone.network.named_parameters():
+        if f"{backbone.part}.{name}" in weights:
+            raise ValueError(f"it replaces weights of the model, {name} first")
+    for path, layer in backbone.network.named_modules():
+        for side, axis, width in (("lora_A", 1, "in_features"), ("lora_B", 0, "out_features")):
+            made = weights.get(f"{backbone.part}.{path}.{side}.weight")
+            if made is not None and made.shape[axis] != getattr(layer, width, made.shape[axis]):
+                raise ValueError(f"its {side} of {path} is for {made.shape[axis]} values, not {getattr(layer, width)}")
 
 
 def unload_lora(backbone: Backbone) -> None:
     """Take the LoRA that `load_lora` loaded off the backbone, which is then as it was; without one, do nothing."""
     if isinstance(backbone, PipelineBackbone):
         take_off(LORA, *_adaptable(backbone.pipeline))
-        backbone.lora = None
+        _loaded.pop(backbone.network, None)
 
 
 def take_off(adapter: str, *networks: nn.Module) -> None:
@@ -559,8 +620,9 @@ def fingerprint(network: nn.Module) -> str:
 
 
 def _tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    on_disk = _on_disk(network)
     for name, tensor in chain(network.named_parameters(), network.named_buffers()):
-        yield from _plain(name, _offloaded(network, name) if tensor.is_meta else tensor)
+        yield from _plain(name, _offloaded(network, name) if tensor.is_meta else on_disk.get(tensor, tensor))
 
 
 def _plain(name: str, tensor: Any) -> Iterator[tuple[str, torch.Tensor]]:
@@ -570,6 +632,16 @@ def _plain(name: str, tensor: Any) -> Iterator[tuple[str, torch.Tensor]]:
         return
     for part in tensor.__tensor_flatten__()[0]:
         yield from _plain(f"{name}.{part}", getattr(tensor, part))
+
+
+def _on_disk(network: nn.Module) -> dict[torch.Tensor, torch.Tensor]:
+    """What group offloading keeps in files until its module runs, by the tensor without values that stands for it."""
+    kept: dict[torch.Tensor, torch.Tensor] = {}
+    for name, hook in hooks_of(network):
+        if name == "group_offloading" and hook.group.offload_to_disk_path is not None:
+            with opened(hook.group.safetensors_file_path, field="model") as file:
+                kept |= {tensor: file.get_tensor(key) for tensor, key in hook.group.tensor_to_key.items()}
+    return kept
 
 
 def _offloaded(network: nn.Module, name: str) -> torch.Tensor:

@@ -6,15 +6,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import FluxPipeline
+from diffusers import (
+    FirstBlockCacheConfig,
+    FluxPipeline,
+    MagCacheConfig,
+    TaylorSeerCacheConfig,
+    apply_first_block_cache,
+    apply_mag_cache,
+    apply_taylorseer_cache,
+)
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sketchguide.backbones.tiny import tiny_flux
 from sketchguide.backbones.transformer import FluxBackbone
 from sketchguide.editing import edit
-from sketchguide.errors import SketchguideWarning, TapError, UsageError
+from sketchguide.errors import MismatchError, SketchguideWarning, TapError, UsageError
 from sketchguide.generation import generate
-from sketchguide.loading import from_pipe
+from sketchguide.loading import LORA_FILE, fingerprint_of_model, from_pipe, load_lora, unload_lora
 from sketchguide.predictors import LatentPredictor
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
@@ -153,3 +162,58 @@ def test_what_it_cannot_do_is_refused(flux: FluxBackbone, pipeline: Any) -> None
     parts = {name: part for name, part in pipeline.components.items() if name not in ("text_encoder_2", "tokenizer_2")}
     with pytest.raises(UsageError, match="not supported yet"):
         from_pipe(FluxPipeline(**parts, text_encoder_2=None, tokenizer_2=None))
+
+
+@pytest.mark.parametrize("way", ["enable_cache", "apply"])
+@pytest.mark.parametrize(
+    ("apply", "config"),
+    [
+        (apply_first_block_cache, FirstBlockCacheConfig(threshold=5.0)),
+        (apply_taylorseer_cache, TaylorSeerCacheConfig()),
+        (apply_mag_cache, MagCacheConfig(num_inference_steps=3, mag_ratios=[1.0] * 3)),
+    ],
+    ids=["first block", "taylorseer", "mag"],
+)
+def test_a_network_that_repeats_itself_is_refused(apply: Any, config: Any, way: str) -> None:
+    pipeline = tiny_flux()
+    if way == "apply":
+        apply(pipeline.transformer, config)
+    else:
+        pipeline.transformer.enable_cache(config)
+    with pytest.raises(UsageError, match="repeats what its blocks said at an earlier step") as caught:
+        generate("a cat", backbone=from_pipe(pipeline), **QUICK)
+    assert "pipeline.transformer.disable_cache()" in caught.value.hint
+
+
+CHANGING = {
+    "it replaces weights of the model": {"transformer_blocks.0.attn.norm_q.weight": torch.ones(8)},
+    "lora_A of x_embedder is for 128 values, not 64": {
+        "x_embedder.lora_A.weight": torch.ones(2, 128),
+        "x_embedder.lora_B.weight": torch.ones(32, 2),
+    },
+    "lora_B of proj_out is for 96 values, not 64": {
+        "proj_out.lora_A.weight": torch.ones(2, 32),
+        "proj_out.lora_B.weight": torch.ones(96, 2),
+    },
+}
+
+
+@pytest.mark.parametrize("reason", CHANGING)
+def test_a_lora_that_would_change_the_model_for_good_is_refused(reason: str, tmp_path: Path) -> None:
+    """As those of FLUX.1-Canny and -Depth would."""
+    backbone = from_pipe(tiny_flux(), name="flux")
+    query = "transformer_blocks.0.attn.to_q"
+    plain = {f"{query}.lora_A.weight": torch.ones(2, 32), f"{query}.lora_B.weight": torch.ones(32, 2)}
+    for name, weights in (("plain", plain), ("changing", plain | CHANGING[reason])):
+        (tmp_path / name).mkdir()
+        save_file({f"transformer.{path}": t for path, t in weights.items()}, tmp_path / name / LORA_FILE)
+    before = fingerprint_of_model(backbone)
+    load_lora(backbone, tmp_path / "plain")
+    tuned = fingerprint_of_model(backbone)
+    assert tuned != before
+    with pytest.raises(MismatchError, match=f"does not fit 'flux': .*{reason}"):
+        load_lora(backbone, tmp_path / "changing")
+    assert fingerprint_of_model(backbone) == tuned
+    unload_lora(backbone)
+    assert fingerprint_of_model(backbone) == before
+    assert backbone.network.config.in_channels == 64  # type: ignore[union-attr]

@@ -89,6 +89,19 @@ def test_levels_of_training_are_those_of_the_scheduler(flowing: TransformerBackb
     assert all(level.time == pytest.approx(1000 * level.sigma) for level in (middle, last))
 
 
+def test_law_01_a_shift_that_is_set_on_the_scheduler_is_followed() -> None:
+    pipeline = tiny_stable_diffusion_3(shift=3.0)
+    pipeline.set_progress_bar_config(disable=True)
+    backbone, latent = TransformerBackbone(pipeline), noise(generators([3]), (16, 16, 24))
+    assert backbone.level(0.5).sigma == pytest.approx(0.75, abs=1e-3)
+    pipeline.scheduler.set_shift(6.0)
+    size = {"height": 32, "width": 48}
+    settings: dict[str, Any] = {"num_inference_steps": 5, "guidance_scale": 4.0, "output_type": "latent", **size}
+    for _ in range(2):  # the pipeline leaves the levels of its walk on the scheduler
+        assert relative(walk(backbone, latent), pipeline("a cat", latents=latent, **settings).images) < 1e-4
+    assert backbone.level(0.5).sigma == pytest.approx(6 / 7, abs=1e-3)
+
+
 def test_nine_blocks_are_read(flowing: TransformerBackbone, predictor: LatentPredictor) -> None:
     blocks = [int(path.split(".")[1]) for path in predictor.config.taps]
     assert blocks == [0, 1, 2, 3, 4, 6, 7, 8, 9]  # of ten

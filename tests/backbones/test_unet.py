@@ -19,9 +19,11 @@ from diffusers import (
     HeunDiscreteScheduler,
     LatentConsistencyModelPipeline,
     LCMScheduler,
+    PyramidAttentionBroadcastConfig,
     StableDiffusionPipeline,
     UNet2DConditionModel,
     UniPCMultistepScheduler,
+    apply_pyramid_attention_broadcast,
 )
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
@@ -413,9 +415,51 @@ def test_an_autoencoder_may_lie_elsewhere(tiny: Tiny, monkeypatch: pytest.Monkey
     assert backbone.decode(torch.zeros(1, 4, 16, 16)).device == elsewhere
 
 
-def test_a_network_that_repeats_itself_is_refused(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    backbone = tiny()
-    monkeypatch.setattr(type(backbone.network), "is_cache_enabled", True, raising=False)
-    with pytest.raises(UsageError, match=r"repeats what its blocks said.*") as refused:
-        backbone.predict(torch.zeros(1, 4, 16, 16), backbone.level(0.5), backbone.describe(["a cat"]))
-    assert "pipeline.unet.disable_cache()" in (refused.value.hint or "")
+def test_a_network_that_repeats_itself_is_refused() -> None:
+    backbone = UNetBackbone(tiny_stable_diffusion())
+    condition = backbone.describe(["a cat"])
+    config = PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=2,
+        spatial_attention_block_identifiers=("blocks",),
+        current_timestep_callback=lambda: 500,
+    )
+    apply_pyramid_attention_broadcast(backbone.network, config)
+    with pytest.raises(UsageError, match=r"repeats what its blocks said .*\(pyramid_attention_broadcast\)") as refused:
+        backbone.predict(torch.zeros(1, 4, 16, 16), backbone.level(0.5), condition)
+    assert "pipeline.unet.disable_cache()" in refused.value.hint
+
+
+@pytest.mark.parametrize("kind", [DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler])
+def test_law_01_what_is_set_on_a_scheduler_itself_is_followed(kind: Any) -> None:
+    pipeline = tiny_stable_diffusion()
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config, timestep_spacing="leading")
+    backbone = UNetBackbone(pipeline)
+    before = backbone.levels(4)
+    pipeline.scheduler.alphas_cumprod = pipeline.scheduler.alphas_cumprod**0.8
+    levels, latent = backbone.levels(4), noise(generators([7]), (4, 16, 24))
+    assert levels[2].alpha > before[2].alpha
+    size = {"height": 32, "width": 48}
+    settings: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 1, "output_type": "latent", **size}
+    theirs = pipeline("a cat", latents=latent, **settings).images
+    own = next(iter(backbone.solvers.values())).solver
+    *_, last = sample(backbone, backbone.describe(["a cat"]), latent, levels, solver=own)
+    assert relative(last.latent, theirs) < 1e-4
+
+
+def test_training_levels_are_those_of_the_scheduler_as_it_is_now() -> None:
+    pipeline = tiny_stable_diffusion()
+    backbone = UNetBackbone(pipeline)
+    before = backbone.level(0.5)
+    pipeline.scheduler.register_to_config(prediction_type="v_prediction")
+    assert backbone.prediction_kind == "v_prediction"
+    pipeline.scheduler.alphas_cumprod = pipeline.scheduler.alphas_cumprod**2
+    assert backbone.level(0.5).alpha == pytest.approx(before.alpha**2)
+
+
+def test_an_ip_adapter_that_is_put_on_later_is_refused() -> None:
+    backbone = UNetBackbone(tiny_stable_diffusion())
+    backbone.network.encoder_hid_proj = torch.nn.Linear(2, 2)
+    with pytest.raises(UsageError, match="encoder_hid_proj") as caught:
+        backbone.describe(["a cat"])
+    assert "unload_ip_adapter" in caught.value.hint

@@ -22,7 +22,9 @@ from sketchguide.backbones.tiny import tiny_stable_diffusion_xl
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.backbones.wrapped import with_controlnet, with_sketch_attention, with_t2i_adapter
 from sketchguide.classifiers import IconClassifier
+from sketchguide.controls.base import Step
 from sketchguide.controls.features import choose_places
+from sketchguide.controls.strengths import Proportional
 from sketchguide.errors import UsageError
 from sketchguide.generation import generate
 from sketchguide.loading import LORA_FILE, fingerprint_of_model, from_pipe, load_backbone, load_lora, unload_lora
@@ -232,14 +234,39 @@ def test_an_autoencoder_that_overflows_in_half_precision_is_used_in_full() -> No
     backbone.decode(latent)
     assert seen == [torch.float32] * 2
     assert pipeline.vae.dtype == torch.float16
-    loss = backbone.decode(latent.requires_grad_()).square().sum()
-    (gradient,) = torch.autograd.grad(loss, latent)
-    assert gradient.isfinite().all()
-    assert gradient.abs().max() > 0
-    assert pipeline.vae.dtype == torch.float32  # the graph may be asked again
-    backbone.decode(latent.detach())
+    pulled = backbone.decode(latent.requires_grad_())
     assert pipeline.vae.dtype == torch.float16
-    pipeline.vae.register_to_config(force_upcast=False)
+    gradients = [torch.autograd.grad(pulled.sum(), latent, retain_graph=True)[0] for _ in range(2)]
+    pipeline.vae.to(torch.float32)
+    (wanted,) = torch.autograd.grad(backbone.decode(latent).sum(), latent)
+    for gradient in gradients:
+        assert torch.equal(gradient, wanted)
+    pipeline.vae.to(torch.float16).register_to_config(force_upcast=False)
     seen.clear()
     backbone.decode(latent.detach())
     assert seen == [torch.float16]
+
+
+@pytest.mark.parametrize("end", ["closed", "raised"])
+def test_law_06_a_walk_that_ends_early_leaves_the_autoencoder_as_it_was(end: str) -> None:
+    pipeline = tiny_stable_diffusion_xl().to(torch.float16)
+    backbone = UNetBackbone(pipeline, name="xl")
+
+    class Bright:
+        reads, window, strength, every = (), (0.0, 1.0), Proportional(1.0), 1
+
+        def loss(self, step: Step) -> Tensor:
+            brightness = backbone.decode(step.prediction.clean).mean(dim=(1, 2, 3))
+            if end == "raised":
+                raise RuntimeError("of a user")
+            return brightness
+
+    told, latent = backbone.describe(["a cat"]), noise(generators([3]), (4, 16, 16))
+    steps = sample(backbone, told, latent, backbone.levels(3), guides=[Bright()])
+    if end == "raised":
+        with pytest.raises(RuntimeError, match="of a user"):
+            next(steps)
+    else:
+        next(steps)
+        steps.close()  # type: ignore[attr-defined]
+    assert {p.dtype for p in pipeline.vae.parameters()} == {torch.float16}

@@ -8,13 +8,13 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from accelerate.hooks import CpuOffload
 from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 
 from sketchguide.backbones.base import Condition
 from sketchguide.errors import UsageError
@@ -26,18 +26,10 @@ _AT_ONCE = 2**20  # pixels that the autoencoder sees at once where no graph is k
 _SWAPPING = ("group_offloading", "layerwise_casting")  # hooks of diffusers that change weights behind a pass
 
 
-class Lora(NamedTuple):
-    """One that is on a pipeline."""
-
-    name: str
-    file: Path
-    scale: float
-
-
 class Noise(NamedTuple):
     """What a scheduler says of the network: what it predicts, and the levels that it was trained on, cleanest first."""
 
-    scheduler: Any
+    settings: tuple[Any, ...]  # the scheduler and all that it was read from
     kind: PredictionKind
     times: Sequence[float]
     alphas: Sequence[float]
@@ -46,7 +38,8 @@ class Noise(NamedTuple):
 
 class PipelineBackbone(ABC):
     """A loaded diffusers pipeline, used as it is: LoRA, dtype and offloading stay as the user set them, and a scheduler
-    that is exchanged is followed. The networks are those that it had at first; they are put into eval mode and frozen.
+    that is exchanged or set otherwise is followed. The networks are those that it had at first; they are put into eval
+    mode and frozen.
     """
 
     family: str
@@ -56,23 +49,16 @@ class PipelineBackbone(ABC):
 
     def __init__(self, pipeline: Any, *, name: str = "") -> None:
         self.pipeline = pipeline
-        self.lora: Lora | None = None  # what `load_lora` loaded
         self.name = str(name or pipeline.config.get("_name_or_path") or type(pipeline).__name__)
-        self.network: Any = getattr(pipeline, self.part)
-        self.autoencoder: Any = pipeline.vae
-        if more := self._more_than_a_prompt():
-            raise UsageError(
-                f"{self.name} is told more than a prompt ({more}), which is not supported.",
-                hint="Of an IP-Adapter: call `unload_ip_adapter()` on the pipeline first.",
-                field="model",
-            )
-        for module in (self.network, pipeline.vae, *text_encoders(pipeline).values()):
-            module.eval().requires_grad_(False)
+        self.network: Any = uncompiled(getattr(pipeline, self.part))
+        self.autoencoder: Any = uncompiled(pipeline.vae)
+        self._check_hears_prompts_alone()
+        config = self.autoencoder.config
         self.latent_channels, predicted = self._channels
-        if self.latent_channels != pipeline.vae.config.latent_channels:
+        if self.latent_channels != config.latent_channels:
             raise UsageError(
                 f"{self.name} takes {self.latent_channels} channels where its autoencoder makes "
-                f"{pipeline.vae.config.latent_channels}: an inpainting or depth variant.",
+                f"{config.latent_channels}: an inpainting or depth variant.",
                 hint="Use the plain text-to-image model.",
                 field="model",
             )
@@ -82,12 +68,12 @@ class PipelineBackbone(ABC):
                 "variance too, which is not supported.",
                 field="model",
             )
-        if pipeline.vae.config.get("latents_mean") is not None:
+        if config.get("latents_mean") is not None:
             raise UsageError(
                 f"{self.name} shifts its latents (latents_mean of its autoencoder), which is not supported.",
                 field="model",
             )
-        self.stride: int = 2 ** (len(pipeline.vae.config.block_out_channels) - 1)
+        self.stride: int = 2 ** (len(config.block_out_channels) - 1)
         side = self._side
         if side is None:
             raise UsageError(
@@ -98,8 +84,19 @@ class PipelineBackbone(ABC):
         grid = (side, side) if isinstance(side, int) else tuple(reversed(side))
         self.default_size: tuple[int, int] = (grid[0] * self.stride, grid[1] * self.stride)
         self._taps: tuple[object, Sequence[TapInfo]] | None = None  # what they were found with, and they
-        self._widened = False  # whether the autoencoder is in float32 for a while
         self._read = self._read_scheduler()
+        setattr(pipeline, self.part, self.network)
+        pipeline.vae = self.autoencoder
+        for module in self.networks.values():
+            module.eval().requires_grad_(False)
+
+    def _check_hears_prompts_alone(self) -> None:
+        if more := self._more_than_a_prompt():
+            raise UsageError(
+                f"{self.name} is told more than a prompt ({more}), which is not supported.",
+                hint="Of an IP-Adapter: call `unload_ip_adapter()` on the pipeline first.",
+                field="model",
+            )
 
     @abstractmethod
     def _more_than_a_prompt(self) -> str | None:
@@ -148,9 +145,17 @@ class PipelineBackbone(ABC):
 
     @property
     def _noise(self) -> Noise:
-        if self._read.scheduler is not self.pipeline.scheduler:
+        if self._read.settings != self._settings:
             self._read = self._read_scheduler()
         return self._read
+
+    @property
+    def _settings(self) -> tuple[Any, ...]:
+        """What the training levels depend on: a scheduler may be exchanged, or set otherwise."""
+        scheduler = self.pipeline.scheduler
+        alphas = getattr(scheduler, "alphas_cumprod", None)
+        shift = getattr(scheduler, "shift", None)
+        return scheduler, scheduler.config, shift, None if alphas is None else alphas.tolist()
 
     @property
     def prediction_kind(self) -> PredictionKind:
@@ -183,6 +188,9 @@ class PipelineBackbone(ABC):
             raise UsageError("describe takes a list of prompts.", hint="Give [prompt].", field="prompt")
         if not prompts:
             raise UsageError("describe was given no prompts.", hint='Give at least one; [""] is none.', field="prompt")
+        self._check_hears_prompts_alone()
+        for network in self.networks.values():
+            network.eval()  # the dropout of a LoRA that was loaded since is in training mode
         tokenizer, limit = self._reader
         dropped: list[str] = []
         for prompt in prompts:
@@ -213,17 +221,19 @@ class PipelineBackbone(ABC):
 
     def run(self, latent: Tensor, times: Tensor, condition: Condition) -> Tensor:
         """The network's raw float32 output (B, C, h, w); `times` is (1,), or (B,) as training needs it."""
-        if latent.requires_grad and torch.is_grad_enabled() and (hook := _swapping(self.network)):
+        hooks = dict(hooks_of(self.network))
+        swapping = next((name for name in _SWAPPING if name in hooks), None)
+        if swapping and latent.requires_grad and torch.is_grad_enabled():
             raise UsageError(
-                f"Nothing can be pulled through a network with {hook}: its weights change before the gradient is "
+                f"Nothing can be pulled through a network with {swapping}: its weights change before the gradient is "
                 "computed.",
                 hint="Take enable_model_cpu_offload() or enable_sequential_cpu_offload() instead.",
                 field="model",
             )
-        if getattr(self.network, "is_cache_enabled", False):
+        if cache := next((name for name, hook in hooks.items() if hook._is_stateful), None):
             raise UsageError(
-                "The network repeats what its blocks said at an earlier step (enable_cache), where it must be read.",
-                hint=f"Call pipeline.{self.part}.disable_cache() first.",
+                f"The network repeats what its blocks said at an earlier step ({cache}), where it must be read.",
+                hint=f"Call pipeline.{self.part}.disable_cache(), or load the pipeline anew if `apply_…` put it on.",
                 field="model",
             )
         return self._forward(latent.to(self.dtype), times, condition).float()
@@ -234,18 +244,18 @@ class PipelineBackbone(ABC):
         return False
 
     @contextmanager
-    def _in_range(self, *, keep: bool = False) -> Generator[None]:
-        """Within the block an autoencoder that half precision overflows is in float32; with `keep`, since a graph needs
-        its weights, until the next block without."""
-        if self._overflows and self.autoencoder.dtype == torch.float16:
-            self.autoencoder.to(torch.float32)
-            self._widened = True
-        try:
+    def _in_range(self) -> Generator[None]:
+        """Within the block an autoencoder that half precision overflows is in float32."""
+        if not self._overflows or self.autoencoder.dtype != torch.float16:
             yield
+            return
+        self.autoencoder.to(torch.float32)
+        try:
+            # A graph keeps its weights itself: the autoencoder's are in half precision again when it is asked.
+            with saved_tensors_hooks(Tensor.detach, lambda kept: kept):
+                yield
         finally:
-            if self._widened and not keep:
-                self.autoencoder.to(torch.float16)
-                self._widened = False
+            self.autoencoder.to(torch.float16)
 
     @property
     def _scaling(self) -> tuple[float, float]:
@@ -269,7 +279,7 @@ class PipelineBackbone(ABC):
         """Latents (B, C, h, w) -> float32 images (B, 3, H, W), about [-1, 1]; the graph of latents is kept."""
         pulled = latents.requires_grad and torch.is_grad_enabled()
         shift, scale = self._scaling
-        with self._in_range(keep=pulled):
+        with self._in_range():
             own = (latents / scale + shift).to(get_module_execution_device(self.autoencoder), self.autoencoder.dtype)
             decode = self.autoencoder.decode
             if pulled and isinstance(getattr(self.autoencoder, "_hf_hook", None), CpuOffload):
@@ -302,7 +312,14 @@ def text_encoders(pipeline: Any) -> Mapping[str, nn.Module]:
     return {name: encoder for name, encoder in named.items() if encoder is not None}
 
 
-def _swapping(network: nn.Module) -> str | None:
-    """The name of a hook of diffusers on the network that exchanges its weights, if there is one."""
-    registries = [hooks for module in network.modules() if (hooks := getattr(module, "_diffusers_hook", None))]
-    return next((name for name in _SWAPPING for hooks in registries if hooks.get_hook(name)), None)
+def uncompiled(part: Any) -> Any:
+    """A part of a pipeline without the wrapper of `torch.compile`."""
+    return getattr(part, "_orig_mod", part)
+
+
+def hooks_of(network: nn.Module) -> list[tuple[str, Any]]:
+    """The hooks of diffusers on a network, with their names."""
+    states = [vars(network)]  # `modules()` takes several times as long, and this is asked at every pass
+    for state in states:
+        states += [vars(child) for child in state["_modules"].values() if child is not None]
+    return [hook for state in states if "_diffusers_hook" in state for hook in state["_diffusers_hook"].hooks.items()]

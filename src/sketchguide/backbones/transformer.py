@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
-import diffusers
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -53,7 +53,7 @@ class FlowBackbone(PipelineBackbone):
                 hint=f"Choose one of: {', '.join(self.solvers)}.",
                 field="solver",
             )
-        scheduler = self._scheduler()
+        scheduler = deepcopy(self._scheduler)  # diffusers schedulers keep state between calls
         spacing = self._shift(scheduler, size or self.default_size)
         if self._even:
             spacing["sigmas"] = torch.linspace(1, 1 / max(1, steps), max(0, steps)).tolist()
@@ -71,15 +71,17 @@ class FlowBackbone(PipelineBackbone):
 
     def _read_scheduler(self) -> Noise:
         """The levels of training: where they depend on the size, those of the size that the model was made for."""
-        scheduler = self._scheduler()
+        found = self._scheduler
+        scheduler = type(found).from_config(found.config, shift=found.shift)
         if shift := self._shift(scheduler, self.default_size):
             scheduler.set_timesteps(scheduler.config.num_train_timesteps, **shift)
         sigmas = [float(sigma) for sigma in scheduler.sigmas.flip(0) if sigma > 0]
         times, alphas = [sigma * len(sigmas) for sigma in sigmas], [1 - sigma for sigma in sigmas]
-        return Noise(self.pipeline.scheduler, "flow", times, alphas, sigmas)
+        return Noise(self._settings, "flow", times, alphas, sigmas)
 
+    @property
     def _scheduler(self) -> Any:
-        """A fresh one: diffusers schedulers keep state between calls."""
+        """The pipeline's own; UsageError for one that is not offered."""
         found = self.pipeline.scheduler
         if type(found).__name__ != _SCHEDULER:
             raise UsageError(
@@ -94,7 +96,7 @@ class FlowBackbone(PipelineBackbone):
                 hint=f"Set it to False: {_SCHEDULER}.from_config(pipeline.scheduler.config, {otherwise[0]}=False).",
                 field="model",
             )
-        return getattr(diffusers, _SCHEDULER).from_config(found.config)
+        return found
 
 
 class TransformerBackbone(FlowBackbone):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 import diffusers
@@ -94,7 +95,7 @@ class UNetBackbone(PipelineBackbone):
             warn(told)
         products = [float(product) for product in self._scheduler("DDIMScheduler").alphas_cumprod]
         alphas, sigmas = [p**0.5 for p in products], [(1 - p) ** 0.5 for p in products]
-        return Noise(scheduler, kind, [float(time) for time in range(len(products))], alphas, sigmas)
+        return Noise(self._settings, kind, [float(time) for time in range(len(products))], alphas, sigmas)
 
     @property
     def solvers(self) -> Mapping[str, SolverChoice]:
@@ -119,12 +120,14 @@ class UNetBackbone(PipelineBackbone):
         return levels_of(self._scheduler(choice.scheduler), steps)
 
     def _scheduler(self, name: str) -> Any:
-        # A fresh one each time: diffusers schedulers keep state between calls.
-        config = self.pipeline.scheduler.config
+        # One of its own each time: diffusers schedulers keep state between calls.
+        own = self.pipeline.scheduler
+        if type(own).__name__ == name:
+            return deepcopy(own)  # with what was set on it and is not in its config
         try:
-            return getattr(diffusers, name).from_config(config)
+            return getattr(diffusers, name).from_config(own.config)
         except NotImplementedError as error:
-            schedule = config.get("beta_schedule")
+            schedule = own.config.get("beta_schedule")
             raise UsageError(f"{self.name} has noise ({schedule}) that no {name} makes.", field="solver") from error
 
 
