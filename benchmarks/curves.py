@@ -134,6 +134,7 @@ def main() -> None:
     parser.add_argument("--predictor", type=Path, help="LGP's, in place of the shipped one (for `methods`)")
     parser.add_argument("--controlnet", type=Path, help="folder that benchmarks/peers/train.py wrote (for `methods`)")
     parser.add_argument("--t2i-adapter", type=Path, help="folder that benchmarks/peers/train.py wrote (for `methods`)")
+    parser.add_argument("--seeds", type=int, default=1, help="pictures of each sketch")
     add_options(parser)
     args = parser.parse_args()
     if args.kind == "pictures" and args.pictures is None:
@@ -142,7 +143,7 @@ def main() -> None:
     backbone = load_backbone(args.model)
     wanted = list(points(args, backbone))
     methods = {label: build_method(label, backbone) for label in ("text", *(point.label for point in wanted))}
-    rows = judged(args, backbone, methods).rows()
+    rows = judged(args, backbone, methods, seeds=args.seeds).rows()
     by_label = {row.method: row for row in rows}
     curves: dict[str, list[tuple[float, Row]]] = {}
     for point in wanted:

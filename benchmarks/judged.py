@@ -26,14 +26,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", default="icons-64")
     parser.add_argument("--out", type=Path, required=True, help="folder for everything that is made")
     parser.add_argument("--sketches", type=int, default=100, choices=range(1, SCORED + 1), metavar="N")
-    parser.add_argument("--seeds", type=int, default=1, help="pictures of each sketch")
+    parser.add_argument("--past", type=int, default=0, help="pass over so many sketches first; the tables score 200")
     parser.add_argument("--seed", type=int, default=1000)
 
 
-def judged(args: argparse.Namespace, backbone: Backbone, methods: Mapping[str, Built]) -> Summary:
-    """Of each method, on the sketches that `args` asks for; pictures that `args.out` holds are kept, and other networks
-    or settings than theirs are refused."""
-    drawings = load_set("quickdraw", args.shared / "data", count=args.sketches, size=backbone.default_size)
+def judged(args: argparse.Namespace, backbone: Backbone, methods: Mapping[str, Built], *, seeds: int) -> Summary:
+    """Of each method, on the sketches that `args` asks for, `seeds` pictures of each; pictures that `args.out` holds
+    are kept, and other networks or settings than theirs are refused."""
+    last = args.past + args.sketches
+    if args.past < 0 or last > SCORED:
+        raise SystemExit(f"--past and --sketches together are at most {SCORED}: a judge knows the drawings after them.")
+    drawings = load_set("quickdraw", args.shared / "data", count=last, size=backbone.default_size)[args.past :]
     request = Request.checked(prompt="", seed=args.seed, model=backbone.name)
     weights = args.shared / "weights"
     features = load_squeezenet(weights / "squeezenet1_0_imagenet.safetensors")
@@ -51,7 +54,7 @@ def judged(args: argparse.Namespace, backbone: Backbone, methods: Mapping[str, B
         request=request,
         judges=judges,
         folder=args.out,
-        seeds=args.seeds,
+        seeds=seeds,
         batch=BATCH,
     )
     return Summary(benchmark, list(benchmark))

@@ -4,8 +4,9 @@
     python benchmarks/predictors.py --pictures runs/icon-pictures --shared ../shared \\
         --classifier runs/classifier/icons-64.safetensors --out runs/predictors
 
-Every variant sees as many noised latents as the others, is trained from the same seed, and guides the same Quick, Draw!
-sketches with the default settings. A variant that is trained, and every picture, is kept: the same command goes on.
+Every variant sees as many noised latents as the others, is trained from the same seeds, and guides the same Quick,
+Draw! sketches with the default settings, one picture of each by every training. A variant that is trained, and every
+picture, is kept: the same command goes on.
 """
 
 from __future__ import annotations
@@ -22,11 +23,12 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from judged import add_options, judged
+from judged import BATCH, add_options, judged
 from sketchguide import LatentPredictor, load_backbone
 from sketchguide.backbones.base import Backbone
 from sketchguide.cli.environment import hardware
 from sketchguide.defaults import TRAINING_STEPS
+from sketchguide.evaluation.benchmark import SEED_STRIDE
 from sketchguide.evaluation.perturb import perturb
 from sketchguide.evaluation.summary import comparison_table, table
 from sketchguide.extractors import EXTRACTORS, Extractor
@@ -127,6 +129,16 @@ def variants(backbone: Backbone, steps: int) -> Iterator[tuple[str, Variant]]:
     )
 
 
+def by_turns(methods: Sequence[Method]) -> Method:
+    """The first pictures of all sketches by the first method, the second ones by the second."""
+
+    def method(batch: Batch) -> Iterator[Any]:
+        (turn,) = {(seed - batch.request.seed) // SEED_STRIDE for seed in batch.seeds}
+        return methods[turn](batch)
+
+    return method
+
+
 def trained(name: str, variant: Variant, backbone: Backbone, pictures: Path, folder: Path) -> dict[str, Any]:
     """Train a variant, unless `folder` has it, and give what it took."""
     facts = folder / "training.json"
@@ -171,18 +183,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pictures", type=Path, required=True, help="folder that recipes/icons/pictures.py wrote")
     parser.add_argument("--steps", type=int, default=TRAINING_STEPS.default, help="training steps of 32")
+    parser.add_argument("--trainings", type=int, default=1, metavar="N", help="predictors of each variant")
+    parser.add_argument("--only", action="append", metavar="VARIANT", help="of the variants, beside ours; repeatable")
     add_options(parser)
     args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
+    if args.trainings > 1 and args.sketches % BATCH:
+        raise SystemExit(f"Several trainings are judged in whole batches: give --sketches a multiple of {BATCH}.")
     backbone = load_backbone(args.model)
+    every = dict(variants(backbone, args.steps))
+    if unknown := set(args.only or ()) - set(every):
+        raise SystemExit(f"No variant is called {sorted(unknown)[0]!r}. There are: {', '.join(map(repr, every))}.")
+    args.out.mkdir(parents=True, exist_ok=True)
     methods = {"text": Built(text_to_image)}
     made: list[dict[str, Any]] = []
-    for i, (name, variant) in enumerate(variants(backbone, args.steps)):
-        folder = args.out / f"{i}"
-        made.append(trained(name, variant, backbone, args.pictures, folder))
-        predictor = LatentPredictor.from_pretrained(folder).to(backbone.device)
-        methods[name] = Built(variant.guidance(predictor), (Trained(predictor, {}),))
-    summary = judged(args, backbone, methods)
+    for i, (name, variant) in enumerate(every.items()):
+        if args.only and name not in (OURS, *args.only):
+            continue
+        predictors: list[LatentPredictor] = []
+        for seed in range(args.trainings):
+            folder = args.out / (f"{i}-{seed}" if seed else f"{i}")
+            again = replace(variant, settings=replace(variant.settings, seed=seed))
+            made.append(trained(name, again, backbone, args.pictures, folder))
+            predictors.append(LatentPredictor.from_pretrained(folder).to(backbone.device))
+        turns = by_turns([variant.guidance(predictor) for predictor in predictors])
+        methods[name] = Built(turns, tuple(Trained(predictor, {}) for predictor in predictors))
+    summary = judged(args, backbone, methods, seeds=args.trainings)
     rows, beside = summary.rows(), summary.comparisons(OURS)
     on = hardware(backbone.device.type)
     report = {"hardware": on, "steps": args.steps, "sketches": args.sketches, "training": made}

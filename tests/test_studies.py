@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import ControlNetModel
+from safetensors.torch import load_file
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.classifiers import IconClassifier, save_classifier
@@ -143,3 +144,21 @@ def test_predictors_beside_each_other(
     names["plain"] = predictors.Variant(PredictorTraining(**short))
     with pytest.raises(SystemExit, match="was trained otherwise"):
         predictors.main()
+
+    two = ["--only", "plain", "--trainings", "2", "--past", "3", "--out", tmp_path / "two"]
+    again = study("predictors", *options, "--pictures", boxes, "--steps", "2", *two)
+    monkeypatch.setattr(again, "variants", lambda *_: iter(names.items()))
+    with pytest.raises(SystemExit, match="a multiple of 25"):
+        again.main()
+    monkeypatch.setattr(again, "BATCH", 2)
+    monkeypatch.setattr("judged.BATCH", 2)
+    again.main()
+    one, other = (load_file(tmp_path / "two" / name / "predictor.safetensors") for name in ("1", "1-1"))
+    assert any(not torch.equal(one[key], other[key]) for key in one)
+    found = [json.loads(line) for line in (tmp_path / "two" / "results.jsonl").read_text().splitlines()]
+    assert {(r["method"], r["drawing"][:4], r["seed"]) for r in found} == {
+        (method, f"{3 + i:04d}", seed + i)
+        for method in ("text", "ours", "plain")
+        for i in range(2)
+        for seed in (1000, 11_000)
+    }
