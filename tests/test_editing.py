@@ -14,6 +14,7 @@ from sketchguide.controls.strengths import Proportional, Within
 from sketchguide.editing import edit
 from sketchguide.errors import SketchguideError, SketchguideWarning, UsageError
 from sketchguide.generation import Picture, recall, run, walk
+from sketchguide.images import from_base64
 from sketchguide.inversion import invert
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import EditSettings, Layout, Request
@@ -53,6 +54,41 @@ def test_only_what_is_drawn_on_changes(tiny: Tiny, predictor: LatentPredictor) -
     difference = np.abs(pixels(picture) - pixels(ball())).max(axis=2)
     assert difference[11:21, 11:21].mean() > 10
     assert difference[:6].max() == difference[-6:].max() == difference[:, :6].max() == difference[:, -6:].max() == 0
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.02, 0.13])
+def test_not_a_pixel_outside_the_area_changes(tiny: Tiny, predictor: LatentPredictor, margin: float) -> None:
+    """However the area lies in the latent pixels."""
+    (picture,) = make(tiny, predictor=predictor, margin=margin)
+    area = drawn_area(torch.tensor(BOX.rasterize(size=SIZE).ink)[None, None], margin)[0, 0].numpy()
+    difference = np.abs(pixels(picture) - pixels(ball())).max(axis=2)
+    assert difference[area == 0].max() == 0
+    assert difference[area == 1].mean() > 5
+
+
+def test_the_thing_to_keep_is_a_picture_or_a_file(
+    tiny: Tiny, predictor: LatentPredictor, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ball().save(tmp_path / "ball.png")
+    kept: list[str | None] = []
+    monkeypatch.setattr("sketchguide.editing.pictures_of", lambda request, **_: kept.append(request.like) or [])
+    for like in (ball(), tmp_path / "ball.png", None):
+        make(tiny, predictor=predictor, like=like, **({"sketch_loss": 1.0} if like else {}))
+    assert kept[0] == kept[1]
+    assert kept[0] is not None
+    assert kept[2] is None
+    with pytest.raises(SketchguideError, match=r"none\.png"):
+        make(tiny, predictor=predictor, like="none.png")
+
+
+def test_a_light_cut_out_lies_on_white(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = Image.new("RGBA", SIZE, (0, 0, 0, 0))
+    ImageDraw.Draw(cut).ellipse((4, 6, 28, 28), fill=(250, 250, 250, 255))
+    taken: list[Request] = []
+    monkeypatch.setattr("sketchguide.editing.pictures_of", lambda request, **_: taken.append(request) or [])
+    make(tiny, image=cut)
+    assert taken[0].edit is not None
+    assert from_base64(taken[0].edit.picture).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_a_drawing_that_lets_go_at_once_does_not_pull(tiny: Tiny, predictor: LatentPredictor) -> None:
@@ -197,13 +233,14 @@ def test_nothing_outside_moves_at_any_step(tiny: Tiny, predictor: LatentPredicto
     backbone, clean = tiny(), torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
     mask = torch.zeros(1, 1, 16, 16)
     mask[..., 4:12, 4:12] = 1
+    area = torch.nn.functional.interpolate(mask, scale_factor=backbone.stride)
     request = Request.checked(prompt="a cat", seed=0, steps=4, size=SIZE)
     levels = backbone.levels(4)
     source = invert(backbone, clean, levels, backbone.describe([""]))
     guide = LatentGuide(
         predictor, torch.ones(1, 4, 16, 16), window=(0.0, 0.9), strength=Within(Proportional(5.0), mask)
     )
-    changing = Change(clean, 4, source, mask)
+    changing = Change(clean, 4, source, area)
     for moment in walk(request, backbone, prompts=["a cat"], seeds=[0], guides=[guide], source=changing):
         apart = (moment.latent - source.at(moment.level)).abs()
         assert (apart * (1 - mask)).max() == 0

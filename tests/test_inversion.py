@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -8,7 +8,7 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor, nn
 
 from sketchguide.backbones.base import Condition
-from sketchguide.backbones.tiny import tiny_stable_diffusion
+from sketchguide.backbones.tiny import tiny_flux, tiny_stable_diffusion, tiny_stable_diffusion_3
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.controls.base import Step
 from sketchguide.controls.features import NegativePrompt, Places, PlugAndPlay
@@ -18,7 +18,7 @@ from sketchguide.generation import generate
 from sketchguide.images import to_tensor
 from sketchguide.inversion import Noised, Trajectory, ascend, invert, recur
 from sketchguide.levels import Level, Prediction
-from sketchguide.loading import load_backbone
+from sketchguide.loading import from_pipe, load_backbone
 from sketchguide.sampling import Evaluations, sample
 from sketchguide.seeds import generators, noise
 from sketchguide.solvers import DDIM
@@ -71,6 +71,23 @@ def begin(*seeds: int) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------------------- inversion
+
+
+@pytest.mark.parametrize("pipeline", [tiny_stable_diffusion_3, tiny_flux])
+def test_the_way_up_to_pure_noise_leads_back_down(pipeline: Callable[[], Any]) -> None:
+    """There the noise that the network sees is the latent, wrong or right."""
+    made = pipeline()
+    with torch.no_grad():
+        made.transformer.proj_out.weight.mul_(0.3)
+    backbone = from_pipe(made, name="flow")
+    levels, told = backbone.levels(6), backbone.describe(["a cat", ""])
+    latent = noise(generators([1, 2]), (backbone.latent_channels, 16, 16))
+    errors: list[float] = []
+    for iterations in (1, 12):
+        trajectory = invert(backbone, latent, levels, told, iterations=iterations)
+        *_, last = sample(backbone, told, trajectory.at(levels[0]), levels)
+        errors.append(float((last.latent - latent).norm() / latent.norm()))
+    assert errors[1] < min(1e-4, 0.1 * errors[0])
 
 
 @pytest.fixture(scope="module")

@@ -332,6 +332,26 @@ def test_a_picture_of_a_drawing_is_recognised_or_said_to_be_one(
     assert isinstance(open_source(tmp_path / "ball.png"), Image.Image)
 
 
+def test_what_is_transparent_is_white_but_under_light_lines(tmp_path: Path) -> None:
+    lines, cut = (Image.new("RGBA", (64, 64), (0, 0, 0, 0)) for _ in range(2))
+    ImageDraw.Draw(lines).line([(8, 32), (56, 32)], fill="white", width=2)
+    ImageDraw.Draw(cut).ellipse((8, 8, 56, 56), fill=(250, 250, 240, 255))
+    ImageDraw.Draw(cut).ellipse((20, 20, 28, 28), fill=(250, 235, 235, 255))
+    lines.save(tmp_path / "lines.png")
+    cut.save(tmp_path / "cut.png")
+    for given in (taken(lines), open_source(tmp_path / "lines.png")):
+        assert isinstance(given, Sketch)
+    for given in (taken(cut, drawn=False), open_source(tmp_path / "cut.png"), taken(cut)):
+        assert isinstance(given, Image.Image)
+        assert given.getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("prompt", [3, [3], ["a", None]])
+def test_prompts_are_texts(prompt: Any) -> None:
+    with pytest.raises(UsageError, match="a text, or a list of texts"):
+        translate(ball(), prompt)
+
+
 def test_what_sketchguide_made_is_a_picture_whatever_it_looks_like(tiny: Tiny, tmp_path: Path) -> None:
     (made,) = generate("a", backbone=tiny(), steps=1, size=(64, 64), seed=1)
     drawing = Image.fromarray(np.uint8(255 * (1 - CROSS.rasterize(size=(64, 64)).ink))).convert("RGB")

@@ -57,7 +57,7 @@ It comes with sketchguide so that every method runs offline; it knows everyday o
   augmented by flips, rotation, scale, aspect, bending, hue and backgrounds. A part is laid out in the proportions of
   drawings by people (The Quick, Draw! Dataset © Google, CC BY 4.0; those that benchmarks use are left out).
 - **Attribution**: {credits}
-- **Limits**: faces, people, text and anything outside these concepts come out as blobs. Fine detail is soft.
+- **Limits**: text, scenes and anything outside these concepts, most people too, come out as blobs. Fine detail is soft.
 """
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from PIL import Image
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.generation import Picture, named, pictures_of
+from sketchguide.errors import warn
+from sketchguide.generation import Picture, carrying, named, pictures_of
 from sketchguide.images import as_picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Edit, EditSettings, Request
@@ -41,7 +42,7 @@ def edit(
     Raises a SketchguideError; warns (SketchguideWarning) as `translate` does.
     """
     sketch = as_sketch(sketch)
-    values: dict[str, Any] = {"seed": random_seed() if seed is None else seed, **settings}
+    values = carrying({"seed": random_seed() if seed is None else seed, **settings})
     changes = {name: values.pop(name) for name in EditSettings.model_fields if name in values}
     check(prompt, changes, values)
     values = named(values, backbone, predictor)
@@ -76,5 +77,8 @@ def prepare(
     """
     fitted = fit(image, backbone, size=values.pop("size", None))
     laid = laid_on(image, sketch, fitted.size)
+    if max(image.size) > max(fitted.size):
+        asked, made = ("{} × {}".format(*size) for size in (image.size, fitted.size))
+        warn(f"The picture is {asked}; it is changed, and given back, at the {made} that {backbone.name} works in.")
     kept = Edit.checked(picture=fitted.picture, **changes)
     return Request.checked(prompt=prompt, sketch=laid.to_json(), edit=kept, size=fitted.size, **values)

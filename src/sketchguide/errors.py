@@ -133,6 +133,9 @@ def described(error: BaseException) -> dict[str, str]:
 
 
 def reason_of(error: Exception) -> str:
-    """The first line of what an error of a library says, or its kind where it says nothing."""
+    """The first line of what an error of a library says, and the next where that ends in a colon, or its kind where it
+    says nothing."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return " ".join(line.strip() for line in lines[: 1 + lines[0].endswith(":")])

@@ -142,11 +142,10 @@ def generate(
     Raises a SketchguideError; warns (SketchguideWarning) of a blank sketch, a prompt cut short and a scale of 1.
     """
     sketch = None if sketch is None else as_sketch(sketch)
-    settings = named(settings, backbone, predictor)
+    settings = named(carrying({"like": like, **settings}), backbone, predictor)
     request = Request.checked(
         prompt=prompt,
         sketch=None if sketch is None else sketch.to_json(),
-        like=None if like is None else carried(like.image if isinstance(like, Picture) else like, field="like"),
         seed=random_seed() if seed is None else seed,
         **settings,
     )
@@ -164,6 +163,14 @@ def pictures_of(
     loaded = None if isinstance(predictor, str | Path) else predictor
     events = run(request, prompts=prompts, backbone=backbone, predictor=loaded)
     return [event for event in events if isinstance(event, Picture)]
+
+
+def carrying(values: Mapping[str, Any]) -> dict[str, Any]:
+    """These fields of a Request, where `like` may be a picture or a file, as a request has them."""
+    like = values.get("like")
+    if like is None:
+        return dict(values)
+    return {**values, "like": carried(like.image if isinstance(like, Picture) else like, field="like")}
 
 
 def named(
@@ -338,8 +345,8 @@ def _moments(
 ) -> Iterator[Moment]:
     """The walk of the pictures with the numbers `rows` among `seeds`, at try `number` of each."""
     guides, chosen = _tried(number, request, controls.guides, [seeds[row] for row in rows])
-    if isinstance(source, Change) and source.mask is not None:
-        guides = [replace(guide, strength=Within(guide.strength, source.mask)) for guide in guides]
+    if isinstance(source, Change) and (mask := source.mask(controls.told)) is not None:
+        guides = [replace(guide, strength=Within(guide.strength, mask)) for guide in guides]
     prompts = [request.prompt] * len(rows)
     return walk(request, controls.told, prompts=prompts, seeds=chosen, guides=guides, source=source)
 
@@ -421,8 +428,7 @@ def _source(
     assert request.edit is not None, "what is no layout is an edit"
     assert drawing is not None, "an edit has a sketch"
     area = drawn_area(torch.tensor(drawing.ink)[None, None], request.edit.margin)
-    mask = on_latents(area, backbone)
-    return (yield from change(request.edit, request, backbone, clean, recorded=recorded, mask=mask))
+    return (yield from change(request.edit, request, backbone, clean, recorded=recorded, area=area))
 
 
 def _made_again(
@@ -478,13 +484,13 @@ def _made_again(
 
 
 def _finished(backbone: Backbone, source: Borrowed | Change | None, picture: Tensor | None, latent: Tensor) -> Tensor:
-    """The pictures (B, 3, H, W) of finished latents; of an edit, where nothing could change, `picture` itself."""
+    """The pictures (B, 3, H, W) of finished latents; of an edit, outside its area, `picture` itself."""
     made = backbone.decode(latent)
-    if not isinstance(source, Change) or source.mask is None or picture is None:
+    if not isinstance(source, Change) or source.area is None or picture is None:
         return made
     size = (made.shape[-2], made.shape[-1])
-    changed = torch.nn.functional.interpolate(source.mask, size=size, mode="bilinear")
-    return torch.lerp(picture.to(made), made, changed)
+    changed = torch.nn.functional.interpolate(on_latents(source.area, backbone), size=size, mode="bilinear")
+    return torch.lerp(picture.to(made), made, changed.minimum(source.area.to(changed)))
 
 
 def _ink_of(drawn: bool, picture: Tensor, drawing: SpatialMap | None) -> Tensor:
@@ -520,8 +526,8 @@ def walk(
         latents = source.source(each)
         levels = levels[-1 - source.steps :]
         latent = latents.at(levels[0]).expand(len(each), -1, -1, -1)
-        if source.mask is not None:
-            solver = Keeping(solver, latents, source.mask)
+        if (mask := source.mask(backbone)) is not None:
+            solver = Keeping(solver, latents, mask)
         return _sampled(request, backbone, prompts, latent, levels, solver, guides=guides, generators=each)
     latent = first_latent(request, backbone, each)
     if source is not None and source.start is not None:
@@ -659,8 +665,17 @@ def check_size(size: tuple[int, int], backbone: Backbone) -> tuple[int, int]:
     return size
 
 
+def warn_of_size(size: tuple[int, int], backbone: Backbone) -> None:
+    """Warn of a size (width, height) of which a side is more than a fifth longer or shorter than the model's own."""
+    if any(not 0.8 <= side / own <= 1.2 for side, own in zip(size, backbone.default_size, strict=True)):
+        own = "{} × {}".format(*backbone.default_size)
+        warn(f"The size is {size[0]} × {size[1]}; {backbone.name} was trained for {own}.")
+
+
 def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | None, backbone: Backbone) -> None:
     request = requests[0]
+    if request.size is not None and request.layout is None and request.edit is None:  # else it was told of before
+        warn_of_size(request.size, backbone)
     idle = {
         "attention": request.attention is not None and sketch is None,
         "attention_scale": request.attention_scale != ATTENTION_SCALE.default and request.attention is None,
@@ -724,7 +739,7 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
         )
     elif request.scale == 1 and not backbone.distilled:
         unread = " and the negative prompt is not read" if request.negative else ""
-        warn(f"scale is 1: the prompt steers only weakly{unread}, but for models distilled to need no more.")
+        warn(f"scale is 1: the prompt steers only weakly{unread}, unless the model was distilled for it.")
     texts = {"prompt": [one.prompt for one in requests], "negative prompt": [request.negative]}
     texts["source prompt"] = [given.source_prompt for given in (request.layout, request.edit) if given is not None]
     for name, asked in texts.items():

@@ -66,13 +66,13 @@ def read_file(path: str | Path, *, limit: int = MAX_BYTES, field: str = "image")
     return data
 
 
-def open_image(source: str | Path | bytes, *, field: str = "image", paper: Paper | None = None) -> Image.Image:
+def open_image(source: str | Path | bytes, *, field: str = "image", paper: Paper | None = "white") -> Image.Image:
     """A picture file (or its bytes) as RGB, upright, on paper, fully decoded.
 
     PNG, JPEG, WebP, BMP, GIF and TIFF; each side 16 to 8192 pixels and at most 32 megapixels, read from the header
     before anything is decoded. EXIF rotation and colour profiles are applied, 16-bit grey is rescaled, CMYK becomes
-    RGB. Transparent pictures are laid on `paper`: by default on white, or on black when they hold hardly anything that
-    is not as light. Of an animated picture the first frame is used, with a warning.
+    RGB. Transparent pictures are laid on `paper`; None, for drawings: on white, or on black when they hold hardly
+    anything that is not as light. Of an animated picture the first frame is used, with a warning.
 
     Raises:
         SketchError: the file is missing, damaged, too small, too large or of another format.
@@ -104,7 +104,7 @@ def _decode(data: bytes, *, name: str, field: str, paper: Paper | None) -> tuple
 
 
 def as_rgb(
-    image: Image.Image, *, name: str = "The picture", field: str = "image", paper: Paper | None = None
+    image: Image.Image, *, name: str = "The picture", field: str = "image", paper: Paper | None = "white"
 ) -> Image.Image:
     """A PIL picture as `open_image` gives it: of the sizes allowed, upright, RGB, on paper."""
     width, height = image.size
@@ -183,7 +183,7 @@ def _rgb(image: Image.Image, *, name: str, field: str, paper: Paper | None) -> I
 
 
 def _laid(image: Image.Image, paper: Paper | None = None) -> Image.Image:
-    """RGBA laid on `paper`: by default white, or black for a drawing that white would hide, but for a speck."""
+    """RGBA laid on `paper`; None: on white, or on black a drawing that white would hide, but for a speck."""
 
     def laid(paper: Paper) -> Image.Image:
         flat = Image.new("RGBA", image.size, paper)

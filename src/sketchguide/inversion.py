@@ -76,7 +76,8 @@ def ascend(
 
     `levels` are those of the way back, noisiest first; any spacing, and networks of any kind of prediction. A step up
     looks for the latent z from which one DDIM step (Song et al. 2021, eq. 12, eta 0) arrives at the latent at hand:
-    the fixed point of lifting the latent at hand with the noise that the network sees in z. The first guess lifts it
+    the fixed point of lifting the latent at hand with the noise that the network sees in z, or, where z is pure noise,
+    with what is left of the latent without the clean picture that it sees. The first guess lifts it
     with the noise of the step before, then each of `iterations` network passes refines it: one costs what plain DDIM
     inversion costs and errs less, more approach the exact inverse.
     """
@@ -88,7 +89,10 @@ def ascend(
         clean, risen = (latent, latent) if eps is None else _raised(latent, eps, now, to)
         for _ in range(iterations):
             with torch.no_grad():
-                eps = backbone.predict(risen, to, condition).noise
+                seen = backbone.predict(risen, to, condition)
+            eps = seen.noise
+            if not to.alpha and now.sigma:  # the noise in pure noise is itself, whatever the network sees
+                eps = (latent - now.alpha * seen.clean) / now.sigma
             clean, risen = _raised(latent, eps, now, to)
         latent = risen
         yield Moment(latent, clean, to, Evaluations(step * iterations, 0))

@@ -500,11 +500,11 @@ def take_off(adapter: str, *networks: nn.Module) -> None:
 
 @contextmanager
 def _hushed() -> Generator[None]:
-    """Within the block diffusers does not tell of every network that a LoRA is not for."""
+    """Within the block diffusers does not tell of every network and layer that a LoRA is not for."""
     from diffusers.utils import logging
 
     before = logging.get_verbosity()
-    logging.set_verbosity_error()
+    logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:

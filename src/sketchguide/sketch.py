@@ -63,6 +63,7 @@ _MAX_RASTER_SIDE = 1024
 _RULED = 0.06  # darkness of the faintest line that rules a page
 _SLANT = 0.09  # rows per column, 5 degrees, by which its lines may be turned
 _SPECK = 0.015  # of the longer side: smaller is dirt, if it lies alone
+_CELLS = 128  # a side of the map on which it is seen how much of a picture a drawing fills
 _EDGE = 0.03  # of the page: a thinner mark at its edge is a scanner's
 _COLOURED = 0.06  # of the longer side: what is wider is no line where colours are
 _FOREIGN = MappingProxyType({"appState": "Excalidraw", "tldrawFileFormatVersion": "tldraw"})
@@ -371,6 +372,12 @@ class Sketch:
             rows, columns = (max(MIN_SIDE, int(side)) for side in raster.shape / shrunk[::-1] + 0.5)
             raster = _middle(raster, (min(rows, MAX_SIDE), min(columns, MAX_SIDE)))
         return replace(self, strokes=strokes, raster=raster, aspect=aspect)
+
+    @property
+    def filled(self) -> float:
+        """Share of a square picture in the box around the drawing, 0..1, without what `trimmed` takes for dirt."""
+        box = _extent(self.rasterize(size=(_CELLS, _CELLS)).ink)
+        return 0.0 if box is None else float(np.prod(box[1] - box[0])) / _CELLS**2
 
     def trimmed(self) -> Sketch:
         """The drawing cut out of the blank paper around it, with a margin of 8 %: it fills what it is laid on.

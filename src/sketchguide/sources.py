@@ -108,17 +108,21 @@ class Change:
     """Pictures ready to be changed by `walk`: the last `steps` steps are walked, from their own latents.
 
     These are recorded ones, or (None) the clean ones with the noise of each picture's seed (SDEdit, Meng et al. 2022).
-    Where `mask` (1 or B, 1, h, w), in 0..1, is 0, they stay what they were.
+    Outside `area` (1, 1, H, W), a mask of pixels, they stay what they were.
     """
 
     clean: Tensor  # (1 or B, C, h, w)
     steps: int
     recorded: Trajectory | None = None
-    mask: Tensor | None = None
+    area: Tensor | None = None
 
     def source(self, each: Sequence[Generator]) -> Source:
         """The latents at every level, for pictures with these generators."""
         return self.recorded or Noised(self.clean.expand(len(each), -1, -1, -1), each, fresh=False)
+
+    def mask(self, backbone: Backbone) -> Tensor | None:
+        """How much of each latent pixel lies in the area (1, 1, h, w)."""
+        return None if self.area is None else on_latents(self.area, backbone)
 
     @property
     def evaluations(self) -> Evaluations:
@@ -132,7 +136,7 @@ def change(
     clean: Tensor,
     *,
     recorded: Trajectory | None = None,
-    mask: Tensor | None = None,
+    area: Tensor | None = None,
 ) -> Iterating[Moment, None, Change]:
     """Prepare the clean latents (1, C, h, w) for walks with the steps and solver of `request`.
 
@@ -140,10 +144,10 @@ def change(
     """
     steps = steps_of(settings.amount, request)
     if settings.source == "noised":
-        return Change(clean, steps, mask=mask)
+        return Change(clean, steps, area=area)
     levels = levels_of(request, backbone)[-1 - steps :]
     recorded = yield from _trajectory(settings, recorded, [settings.source_prompt], backbone, clean, levels)
-    return Change(clean, steps, recorded, mask)
+    return Change(clean, steps, recorded, area)
 
 
 def steps_of(amount: float, request: Request) -> int:

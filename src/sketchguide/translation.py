@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -14,8 +15,17 @@ from PIL import Image
 from sketchguide.backbones.base import Backbone
 from sketchguide.defaults import Polarity
 from sketchguide.errors import UsageError, warn
-from sketchguide.generation import Picture, carries_recipe, check_size, named, pictures_of, recall
-from sketchguide.images import as_picture, from_ink, open_image, read_file, to_base64, to_images, to_tensor
+from sketchguide.generation import (
+    Picture,
+    carries_recipe,
+    carrying,
+    check_size,
+    named,
+    pictures_of,
+    recall,
+    warn_of_size,
+)
+from sketchguide.images import as_picture, as_rgb, from_ink, open_image, read_file, to_base64, to_images, to_tensor
 from sketchguide.loading import load_backbone
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Recipe, Request
@@ -52,9 +62,9 @@ def translate(
     a blank picture, and where seeds change nothing.
     """
     sketch = None if sketch is None else as_sketch(sketch)
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt or ())
+    prompts = [prompt] if isinstance(prompt, str) else _texts(prompt)
     layout = {name: settings.pop(name) for name in LayoutSettings.model_fields if name in settings}
-    values: dict[str, Any] = {"seed": random_seed() if seed is None else seed, **settings}
+    values = carrying({"seed": random_seed() if seed is None else seed, **settings})
     if sketch is not None:
         values["sketch"] = sketch.to_json()
     check(prompts, layout, values)
@@ -66,11 +76,17 @@ def translate(
     elif isinstance(image, Picture):
         source = taken(image.image, drawn=bool(drawn))
     else:
-        source = image if isinstance(image, Sketch) else taken(as_picture(image), drawn=drawn)
+        source = image if isinstance(image, Sketch) else taken(image, drawn=drawn)
     backbone = backbone or backbone_for(values)
     values["model"] = backbone.name
     request = prepare(source, prompts[0], backbone, layout=layout, **values)
     return pictures_of(request, prompts=prompts, backbone=backbone, predictor=predictor)
+
+
+def _texts(prompts: object) -> list[str]:
+    if prompts is None or (isinstance(prompts, Sequence) and all(isinstance(one, str) for one in prompts)):
+        return list(prompts or ())
+    raise UsageError(f"prompt is {str(prompts)[:60]!r}; it must be a text, or a list of texts.", field="prompt")
 
 
 def backbone_for(values: Mapping[str, Any]) -> Backbone:
@@ -118,12 +134,21 @@ def open_source(path: str | Path, *, drawn: bool | None = None, polarity: Polari
         return Sketch.open(path, polarity=polarity)
     if drawn is None and carries_recipe(data):
         drawn = False  # what sketchguide made is a picture, whatever it looks like
-    return taken(open_image(path, paper=PAPER_OF.get(polarity)), drawn=drawn, polarity=polarity)
+    if drawn is False:
+        return open_image(path)
+    image = open_image(path, paper=PAPER_OF.get(polarity))
+    if drawn or looks_drawn(image):
+        return Sketch.from_image(image, polarity=polarity)
+    with warnings.catch_warnings():  # what there is to warn of has been
+        warnings.simplefilter("ignore")
+        return open_image(path)
 
 
-def taken(image: Image.Image, *, drawn: bool | None = None, polarity: Polarity = "auto") -> Image.Image | Sketch:
+def taken(image: Image.Image, *, drawn: bool | None = None) -> Image.Image | Sketch:
     """`image`, as the drawing that it is: where `drawn` says so, None looks."""
-    return Sketch.from_image(image, polarity=polarity) if (looks_drawn(image) if drawn is None else drawn) else image
+    if drawn or (drawn is None and looks_drawn(as_rgb(image, paper=None))):
+        return Sketch.from_image(image)
+    return as_picture(image)
 
 
 def prepare(
@@ -162,9 +187,7 @@ def fit(source: Image.Image | Sketch, backbone: Backbone, *, size: tuple[int, in
         if cut > 0.01:
             where = "the sides" if width * size[1] > height * size[0] else "top and bottom"
             warn(f"{cut:.0%} of the picture ({width} × {height}) is cut off at {where} to make {size[0]} × {size[1]}.")
-    if size != backbone.default_size:
-        own = "{} × {}".format(*backbone.default_size)
-        warn(f"The size is {size[0]} × {size[1]}; {backbone.name} was trained for {own}.")
+    warn_of_size(size, backbone)
     (image,) = to_images(picture)
     return Fitted(to_base64(image), size)
 

@@ -103,6 +103,9 @@ def test_options_that_the_model_refuses(
     [
         (["generate"], "no prompt"),
         (["generate", "a", "b"], "b"),
+        (["generate", "a", "--sketch", "b.svg", "--sketch", "c.svg"], "--sketch is given 2 times"),
+        (["edit", "a.png", "a", "--sketch=b.svg", "--sketch=c.svg"], "--sketch is given 2 times"),
+        (["interpolate", "1", "2", "--lora", "b", "--lora", "c"], "--lora is given 2 times"),
         (["train", "-o", "x"], "--data"),
         (["paint"], "paint"),
         (["--nonsense"], "--nonsense"),

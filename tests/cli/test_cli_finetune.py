@@ -312,6 +312,33 @@ def test_a_result_without_its_checkpoints_is_not_begun_anew_unasked(
     assert (tmp_path / LORA_FILE).read_bytes() == b"an earlier one"
 
 
+@pytest.mark.parametrize(
+    ("words", "name"), [(["finetune"], "preview-00004.png"), (["component"], "classifier-report.json")]
+)
+def test_files_of_others_are_not_overwritten(
+    sketchguide: Run, tuning: list[str], pictures: Path, tmp_path: Path, words: list[str], name: str
+) -> None:
+    (tmp_path / name).write_text("mine")
+    words = tuning if words == ["finetune"] else [*words, "classifier", "--data", pictures]
+    result = sketchguide(*words, "--steps", "2", "-o", tmp_path)
+    assert result.code == 2
+    assert f"holds a {name}, which the run would overwrite" in result.err
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_run_that_ends_before_its_first_checkpoint_leaves_the_folder_as_it_was(
+    sketchguide: Run, tuning: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the same command can be given again."""
+    (tmp_path / "mine.png").write_text("mine")
+    with monkeypatch.context() as patched:
+        patched.setattr(Session, "save", lambda _: None)  # as a second Ctrl-C has it
+        patched.setattr(FineTuneRun, "save", lambda *_: (_ for _ in ()).throw(SketchError("stopped")))
+        assert sketchguide(*tuning, "--steps", "2", "-o", tmp_path).code != 0
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.png"]
+    assert sketchguide(*tuning, "--steps", "1", "-o", tmp_path).code == 0
+
+
 def test_a_folder_that_cannot_be_written_is_named(sketchguide: Run, tuning: list[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = sketchguide(*tuning, "-o", tmp_path / "file")

@@ -12,12 +12,12 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sketchguide.backbones.base import GUIDANCE
-from sketchguide.backbones.tiny import tiny_stable_diffusion, tiny_stable_diffusion_xl
+from sketchguide.backbones.tiny import tiny_flux, tiny_stable_diffusion, tiny_stable_diffusion_xl
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.classifiers import IconClassifier
 from sketchguide.defaults import SCALE
 from sketchguide.errors import MismatchError, ModelNotFoundError, OutputError, SketchError, TrainingError, UsageError
-from sketchguide.loading import LORA_FILE, fingerprint, load_lora
+from sketchguide.loading import LORA_FILE, fingerprint, from_pipe, load_lora
 from sketchguide.perception import Features
 from sketchguide.sketchers import Sketcher, SketcherConfig
 from sketchguide.training.checkpoints import Checkpoints
@@ -178,7 +178,7 @@ def test_lora_files_that_do_not_fit_are_refused(backbone: UNetBackbone, judges: 
     run.trained[0].data = torch.randn(3, 7)
     run._average[0] = torch.randn(3, 7)
     run.save(tmp_path)
-    with pytest.raises(MismatchError, match="does not fit 'other'"):
+    with pytest.raises(MismatchError, match=r"does not fit 'other': Error.*: size mismatch for"):
         load_lora(UNetBackbone(tiny_stable_diffusion(), name="other"), tmp_path)
 
 
@@ -241,12 +241,14 @@ def test_every_weight_can_be_trained(backbone: UNetBackbone, judges: Judges, tmp
     before = {name: p.clone() for name, p in backbone.network.named_parameters()}
     run = tune(backbone, judges, steps=1, full=True, gradient="last", last=1)
     list(run)
+    for name in ("model.old", "model.new"):  # of the user
+        (tmp_path / name).mkdir()
     moved = [not torch.equal(p, before[name]) for name, p in backbone.network.named_parameters()]
     assert len(run.trained) == len(before)
     assert sum(moved) > 0.9 * len(moved)
     for _ in range(2):
         assert (run.save(tmp_path) / "model_index.json").is_file()
-    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+    assert {file.name for file in tmp_path.iterdir()} == {"model", "model.old", "model.new"}
 
 
 def test_a_pipeline_that_cannot_be_written_leaves_the_earlier_one(
@@ -344,6 +346,11 @@ def test_what_cannot_be_used_is_refused(backbone: UNetBackbone, judges: Judges) 
         FineTuneRun(backbone, photos(), torch.ones(1, 1, 16, 16), judges, FineTuning(), prompt="")
     with pytest.raises(UsageError, match="no style 'oil'"):
         tune(backbone, judges, style="oil")
+    with pytest.raises(UsageError, match="targets fit no layer"):
+        tune(backbone, judges, targets=("none",))
+    other: Any = from_pipe(tiny_flux())
+    with pytest.raises(UsageError, match="cannot be tuned; it is no UNet pipeline"):
+        FineTuneRun(other, photos(), torch.ones(1, 1, SIDE, SIDE), judges, FineTuning(), prompt="")
 
 
 @pytest.mark.parametrize("mode", ["chain", "last", "step"])

@@ -24,21 +24,22 @@ from sketchguide.cli import (
     train,
     translate,
 )
+from sketchguide.cli.options import Command
 from sketchguide.cli.report import Report
 from sketchguide.cli.signals import Stopped, handling, stop_now
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
-app.command("generate", rich_help_panel="Pictures")(generate.command)
-app.command("translate", rich_help_panel="Pictures")(translate.command)
-app.command("edit", rich_help_panel="Pictures")(edit.command)
-app.command("interpolate", rich_help_panel="Pictures")(interpolate.command)
-app.command("serve", rich_help_panel="Pictures")(serve.command)
-app.command("train", rich_help_panel="Models")(train.command)
-app.command("finetune", rich_help_panel="Models")(finetune.command)
-app.command("component", rich_help_panel="Models")(component.command)
-app.command("bench", rich_help_panel="Models")(bench.command)
-app.command("models", rich_help_panel="Models")(models.command)
-app.command("env", rich_help_panel="Help")(environment.command)
+app.command("generate", cls=Command, rich_help_panel="Pictures")(generate.command)
+app.command("translate", cls=Command, rich_help_panel="Pictures")(translate.command)
+app.command("edit", cls=Command, rich_help_panel="Pictures")(edit.command)
+app.command("interpolate", cls=Command, rich_help_panel="Pictures")(interpolate.command)
+app.command("serve", cls=Command, rich_help_panel="Pictures")(serve.command)
+app.command("train", cls=Command, rich_help_panel="Models")(train.command)
+app.command("finetune", cls=Command, rich_help_panel="Models")(finetune.command)
+app.command("component", cls=Command, rich_help_panel="Models")(component.command)
+app.command("bench", cls=Command, rich_help_panel="Models")(bench.command)
+app.command("models", cls=Command, rich_help_panel="Models")(models.command)
+app.command("env", cls=Command, rich_help_panel="Help")(environment.command)
 
 
 def _version(asked: bool) -> None:

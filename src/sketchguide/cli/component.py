@@ -147,8 +147,9 @@ def command(
         options = {"steps": steps, "batch": batch, "rate": rate, "bf16": bf16, "seed": seed}
         given = {name: value for name, value in options.items() if value is not None}
         checkpoints = Checkpoints(output / f"{part}-checkpoints")
-        with workplace(checkpoints):
-            latest = earlier(checkpoints, (f"{part}.safetensors",), report, resume=resume, fresh=fresh)
+        files = (f"{part}.safetensors", f"{part}-log.jsonl", f"{part}-report.json")
+        with workplace(checkpoints, files):
+            latest = earlier(checkpoints, files, report, resume=resume, fresh=fresh)
             trainee = _Trainee(part, model, device, training, scored, given)
             run = trainee.run()
             config = {**run.config, "part": part, "minutes": minutes, "model": trainee.model}

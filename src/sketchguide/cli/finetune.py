@@ -202,7 +202,6 @@ def command(
     with report.progress("{task.fields[figures]}") as bar:
         task = bar.add_task("Loading", total=None, figures="")
         hush_libraries()
-        from sketchguide.backbones.unet import UNetBackbone
         from sketchguide.loading import (
             LORA_FILE,
             dtype_of,
@@ -216,7 +215,7 @@ def command(
         from sketchguide.sketch import Sketch
         from sketchguide.sketchers import Sketcher
         from sketchguide.training.checkpoints import Checkpoints, check_config
-        from sketchguide.training.finetune import FineTuneRun, FineTuning, Judges, config_of, pair_up
+        from sketchguide.training.finetune import FineTuneRun, FineTuning, Judges, config_of, pair_up, tunable
 
         settings = FineTuning(
             steps=steps,
@@ -243,12 +242,10 @@ def command(
         seeing = find_features(features, "classifier", field="features", model=model)
         comparing = find_features(drawing_features, "drawing-classifier", field="drawing_features", model=model)
         checkpoints = Checkpoints(output / "checkpoints")
-        with workplace(checkpoints):
-            result = "model" if full else LORA_FILE
-            latest = earlier(checkpoints, (result, "log.jsonl"), report, resume=resume, fresh=fresh)
-            backbone = load_backbone(model, device=device, dtype=chosen)
-            if not isinstance(backbone, UNetBackbone):
-                raise UsageError(f"{backbone.name!r} cannot be tuned; it is no UNet pipeline.", field="model")
+        files = ("model" if full else LORA_FILE, "log.jsonl", "preview-*.png")
+        with workplace(checkpoints, files):
+            latest = earlier(checkpoints, files, report, resume=resume, fresh=fresh)
+            backbone = tunable(load_backbone(model, device=device, dtype=chosen))
             paired = len(photos) == len(sketches)
             if paired:
                 sketches = _laid(sketches, sketch, photos, backbone.default_size, report)

@@ -27,7 +27,7 @@ from sketchguide.cli.options import (
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.signals import Stopped
 from sketchguide.defaults import Polarity
-from sketchguide.errors import ModelNotFoundError, OutputError, UsageError
+from sketchguide.errors import ModelNotFoundError, OutputError, UsageError, warn
 
 if TYPE_CHECKING:
     from sketchguide.backbones.base import Backbone
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from sketchguide.request import Request
 
 LONGEST_NAME = 40
+SMALL = 0.1  # of a picture: what fills less of it hardly becomes a thing
 _ROOMY = 96  # pixels: below, the longest seed has no room for a word before it
 
 
@@ -121,6 +122,8 @@ def given(
         from sketchguide.sketch import Sketch
 
         drawing = Sketch.open(sketch, polarity=polarity or "auto")
+        if not trim and 0 < (filled := drawing.filled) < SMALL:
+            warn(f"The drawing fills {max(filled, 0.01):.0%} of the picture; --trim cuts off the paper around it.")
         values["sketch"] = (drawing.trimmed() if trim else drawing).to_json()
     if like is not None:
         from sketchguide.images import carried

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from sketchguide.defaults import (
     ATTENTION_SCALE,
@@ -34,6 +36,26 @@ from sketchguide.defaults import (
     WIDEN,
     Polarity,
 )
+from sketchguide.errors import UsageError
+
+ALONE = ("sketch", "lora", "like")  # options of which some would hope that several add up
+
+
+class Command(TyperCommand):
+    """Refuses a second value for those of ALONE that take one; of other options the last counts."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        for option, times in Counter(given).items():
+            single = isinstance(option, TyperOption) and not option.multiple
+            if times > 1 and single and option.name in ALONE:
+                raise UsageError(
+                    f"{option.opts[0]} is given {times} times, and takes one.",
+                    hint="Leave the others out.",
+                    field=option.name,
+                )
+        return super().parse_args(ctx, args)
+
 
 INPUT, OUTPUT, GUIDANCE, SAMPLING, MODELS = "Input", "Output", "Guidance", "Sampling", "Model"
 

@@ -201,15 +201,20 @@ def is_folder(output: Path) -> bool:
 
 
 @contextmanager
-def workplace(checkpoints: Checkpoints) -> Generator[None]:
-    """Hold the lock of the folder; when nothing was saved in it, leave the disk as it was."""
+def workplace(checkpoints: Checkpoints, files: Sequence[str]) -> Generator[None]:
+    """Hold the lock of the folder; when nothing was saved in it, leave the disk as it was, without new `files`, as
+    `earlier` takes them."""
     output = checkpoints.folder.parent
     existed = is_folder(output)
+    before = _matching(output, files)
     with checkpoints.lock():
         try:
             yield
         finally:
             if not any(checkpoints.folder.glob("step-*")):
+                with suppress(OSError):
+                    for path in (path for path in _matching(output, files[1:]) if path not in before):
+                        path.unlink()
                 with suppress(OSError):  # not empty: it holds something of the user's
                     (checkpoints.folder / "lock").unlink()
                     checkpoints.folder.rmdir()
@@ -232,8 +237,8 @@ def earlier(
 ) -> Checkpoint | None:
     """The checkpoint that a run goes on from, None if it starts at the beginning.
 
-    UsageError where the folder holds a run, or one of the `files` that a run writes, the result first, and neither flag
-    says what to do with it.
+    UsageError where the folder holds a run, or one of the `files` (patterns) that a run writes, the result first, and
+    neither flag says what to do with it.
     """
     output, latest, result = checkpoints.folder.parent, checkpoints.latest(), files[0]
     if resume:
@@ -254,12 +259,16 @@ def earlier(
             hint="Give --resume to go on with it, --fresh to start again, or another folder.",
             field="output",
         )
-    for name in (name for name in files if (output / name).exists()):
-        what = Path(name).stem if name == result else f"{name}, which the run would overwrite"
+    for path in _matching(output, files):
+        what = path.stem if path.name == result else f"{path.name}, which the run would overwrite"
         raise UsageError(
             f"{output} holds a {what}.", hint="Give --fresh to replace it, or another folder.", field="output"
         )
     return None
+
+
+def _matching(output: Path, files: Sequence[str]) -> list[Path]:
+    return [path for pattern in files for path in sorted(output.glob(pattern))]
 
 
 def _resuming(arguments: Sequence[str]) -> str:

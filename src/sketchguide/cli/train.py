@@ -169,7 +169,7 @@ def command(
         examples = find_examples(data, limit=images, seed=asked.seed)
         training, held_out = split(examples, seed=asked.seed)
         checkpoints = Checkpoints(output / "checkpoints")
-        with workplace(checkpoints):
+        with workplace(checkpoints, FILES):
             latest = earlier(checkpoints, FILES, report, resume=resume, fresh=fresh)
             backbone = load_backbone(model, device=device, dtype=chosen)
             pictures = Pictures(training, size=backbone.default_size)

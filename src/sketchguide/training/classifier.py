@@ -48,8 +48,9 @@ class ClassifierTraining:
 
     def __post_init__(self) -> None:
         check_window(self.window)
-        if self.steps < 1 or self.batch < 2 or self.pool < 1:
-            raise UsageError("steps and pool must be at least 1, batch at least 2.", field="steps")
+        for name, least in (("steps", 1), ("batch", 2), ("pool", 1)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least {least}.", field=name)
         if not 0 < self.rate <= 1:
             raise UsageError(f"rate is {self.rate}; it must be above 0 and at most 1.", field="rate")
         if not 0 <= self.smoothing < 1:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import warnings
 from collections.abc import Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise, product
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -23,9 +23,9 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from sketchguide.backbones.base import Condition
+from sketchguide.backbones.base import Backbone, Condition
 from sketchguide.backbones.unet import UNetBackbone
-from sketchguide.errors import OutputError, SketchError, TrainingError, UsageError
+from sketchguide.errors import OutputError, SketchError, TrainingError, UsageError, reason_of
 from sketchguide.images import from_ink
 from sketchguide.inversion import invert
 from sketchguide.levels import Level, Prediction
@@ -114,6 +114,13 @@ def config_of(
     return {**asdict(settings), "model": backbone.name, "prompt": prompt, "pairs": len(pairs)}
 
 
+def tunable(backbone: Backbone) -> UNetBackbone:
+    """The backbone, if its network can be tuned. UsageError otherwise."""
+    if not isinstance(backbone, UNetBackbone):
+        raise UsageError(f"{backbone.name!r} cannot be tuned; it is no UNet pipeline.", field="model")
+    return backbone
+
+
 class FineTuneRun(TrainingRun):
     """One run. `references` (R, 3, H, W) in [-1, 1] are photos, `drawings` (S, 1, H, W) in [0, 1] have ink 1. `paired`
     ones go together in their order, as equally many do unless told otherwise; else every photo with every drawing.
@@ -134,6 +141,7 @@ class FineTuneRun(TrainingRun):
         paired: bool | None = None,
         resume: Checkpoint | None = None,
     ) -> None:
+        backbone = tunable(backbone)
         if not bool((drawings.amax(dim=(1, 2, 3)) > 0.05).all()):
             raise SketchError("A drawing is blank.", hint="Draw something, or leave it out.", field="sketch")
         if references.shape[-2:] != drawings.shape[-2:]:
@@ -413,19 +421,22 @@ class FineTuneRun(TrainingRun):
 
     def _save_pipeline(self, target: Path) -> Path:
         """Whole or not at all: an earlier one is replaced when the new one lies beside it."""
-        new, old = target.with_name(f"{target.name}.new"), target.with_name(f"{target.name}.old")
         try:
-            shutil.rmtree(new, ignore_errors=True)
-            self.backbone.pipeline.save_pretrained(new)
-            if target.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                target.rename(old)
-            new.rename(target)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as place:
+                new, old = Path(place) / "new", Path(place) / "old"
+                self.backbone.pipeline.save_pretrained(new)
+                if target.exists():
+                    target.rename(old)
+                try:
+                    new.rename(target)
+                except OSError:
+                    if old.exists():
+                        old.rename(target)
+                    raise
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(new, ignore_errors=True)
             reason = getattr(error, "strerror", None) or error
             raise OutputError(f"{target} cannot be written: {reason}.", field="output") from error
-        shutil.rmtree(old, ignore_errors=True)
         return target
 
     def remove(self) -> None:
@@ -467,7 +478,10 @@ def _trainable(unet: Any, settings: FineTuning) -> list[nn.Parameter]:
         others = list(unet.active_adapters()) if getattr(unet, "peft_config", None) else []
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Already found a `peft_config`")  # a LoRA of the user, which is kept
-            unet.add_adapter(config, adapter_name=ADAPTER)
+            try:
+                unet.add_adapter(config, adapter_name=ADAPTER)
+            except ValueError as error:
+                raise UsageError(f"targets fit no layer: {reason_of(error)}", field="targets") from error
     if others:  # `add_adapter` switches them off
         for module in unet.modules():
             if isinstance(module, BaseTunerLayer):

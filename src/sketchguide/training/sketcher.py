@@ -36,8 +36,9 @@ class SketcherTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch < 1:
-            raise UsageError("steps and batch must be at least 1.", field="steps")
+        for name in ("steps", "batch"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.", field=name)
         if not 0 < self.rate <= 1:
             raise UsageError(f"rate is {self.rate}; it must be above 0 and at most 1.", field="rate")
         if unknown := [style for style in self.styles if style not in STYLES]:
