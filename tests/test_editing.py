@@ -66,6 +66,11 @@ def test_not_a_pixel_outside_the_area_changes(tiny: Tiny, predictor: LatentPredi
     assert difference[area == 1].mean() > 5
 
 
+def test_a_picture_that_comes_back_smaller_is_told_of(tiny: Tiny, predictor: LatentPredictor) -> None:
+    with pytest.warns(SketchguideWarning, match="picture is 128 × 128; it is changed, and given back, at the 32 × 32"):
+        make(tiny, image=ball().resize((128, 128)), predictor=predictor)
+
+
 def test_the_thing_to_keep_is_a_picture_or_a_file(
     tiny: Tiny, predictor: LatentPredictor, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,7 +218,8 @@ def test_the_drawing_lies_where_it_was_drawn_though_the_picture_is_cut(tiny: Tin
     """3 : 2 does not fit the model's steps: 50 x 32 pixels, of which 48 are kept."""
     wide = ball().resize((300, 192))
     line = Sketch.from_strokes([[[0.2, 0.3], [0.2, 0.7]]], aspect=300 / 192)
-    with pytest.warns(SketchguideWarning, match="is cut off"):
+    told = pytest.warns(SketchguideWarning, match="is cut off"), pytest.warns(SketchguideWarning, match="given back")
+    with told[0], told[1]:
         (picture,) = make(tiny, image=wide, sketch=line, predictor=predictor, size=(32, 32), margin=0.01)
     sketch = picture.request.sketch
     assert sketch is not None

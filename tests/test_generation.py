@@ -260,9 +260,20 @@ def test_a_negative_prompt_cut_short_is_told_of(tiny: Tiny) -> None:
 def test_settings_for_a_drawing_are_told_of_without_one(tiny: Tiny) -> None:
     with pytest.warns(SketchguideWarning) as caught:
         generate("a cat", backbone=tiny(), steps=1, size=SIZE, seed=1, strength=3, predictor="nosuch")
-    told = [str(one.message) for one in caught]
+    _, *told = [str(one.message) for one in caught]  # the first is of the size
     assert told == [f"{name} changes nothing without a drawing." for name in ("predictor", "strength")]
     assert {one.filename for one in caught} == {__file__}
+
+
+@pytest.mark.parametrize(
+    ("size", "far"), [((64, 64), False), ((64, 80), True), ((64, 96), True), ((32, 64), True), (None, False)]
+)
+def test_a_size_far_from_the_models_own_is_told_of(tiny: Tiny, size: tuple[int, int] | None, far: bool) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        generate("a", backbone=tiny(), steps=1, size=size, seed=1)
+    messages = [str(one.message) for one in caught if issubclass(one.category, SketchguideWarning)]
+    assert messages == ([f"The size is {size[0]} × {size[1]}; tiny was trained for 64 × 64."] if size and far else [])
 
 
 def test_settings_of_the_pull_are_told_of_where_nothing_pulls(tiny: Tiny) -> None:
@@ -297,6 +308,7 @@ def test_a_scale_of_one_is_told_of(tiny: Tiny) -> None:
 def test_nothing_else_is_told_of(tiny: Tiny, predictor: LatentPredictor) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", "The size is")
         draw(tiny, predictor, steps=1)
 
 

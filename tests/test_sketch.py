@@ -1791,6 +1791,14 @@ def sheet(*marks: tuple[int, int, int, int]) -> NDArray[np.float32]:
     return ink
 
 
+def test_how_much_of_a_picture_a_drawing_fills():
+    box = np.array([[0.2, 0.1], [0.4, 0.1], [0.4, 0.5], [0.2, 0.5], [0.2, 0.1]])
+    assert Sketch.from_strokes([box]).filled == pytest.approx(0.08, abs=0.02)
+    assert Sketch.from_strokes([box], aspect=0.5).filled == pytest.approx(0.04, abs=0.015)
+    assert Sketch(raster=sheet((950, 930, 951, 931))).filled == pytest.approx(Sketch(raster=sheet()).filled, abs=0.01)
+    assert Sketch(raster=np.zeros((64, 64), np.float32)).filled == 0
+
+
 def test_small_areas_keep_their_outline_when_trimmed():
     y, x = np.mgrid[:1000, :1000]
     disc = Sketch(raster=((x - 300) ** 2 + (y - 600) ** 2 < 30**2).astype(np.float32)).trimmed()

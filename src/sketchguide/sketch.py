@@ -63,7 +63,6 @@ _MAX_RASTER_SIDE = 1024
 _RULED = 0.06  # darkness of the faintest line that rules a page
 _SLANT = 0.09  # rows per column, 5 degrees, by which its lines may be turned
 _SPECK = 0.015  # of the longer side: smaller is dirt, if it lies alone
-_CELLS = 128  # a side of the map on which it is seen how much of a picture a drawing fills
 _EDGE = 0.03  # of the page: a thinner mark at its edge is a scanner's
 _COLOURED = 0.06  # of the longer side: what is wider is no line where colours are
 _FOREIGN = MappingProxyType({"appState": "Excalidraw", "tldrawFileFormatVersion": "tldraw"})
@@ -375,9 +374,21 @@ class Sketch:
 
     @property
     def filled(self) -> float:
-        """Share of a square picture in the box around the drawing, 0..1, without what `trimmed` takes for dirt."""
-        box = _extent(self.rasterize(size=(_CELLS, _CELLS)).ink)
-        return 0.0 if box is None else float(np.prod(box[1] - box[0])) / _CELLS**2
+        """Share of a square picture that the box around the drawing takes, 0..1; dirt is left out as by `trimmed`."""
+        low, high = self._box or (np.zeros(2), np.zeros(2))
+        return float(np.prod(high - low)) / max(self.aspect, 1.0) ** 2
+
+    @property
+    def _box(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+        """Corners (x, y) of the box around what is drawn, in heights of the canvas; None of nothing or a dot."""
+        page = np.array([self.aspect, 1.0])
+        corners: list[NDArray[Any]] = [part.points * page for stroke in self.strokes for part in _on_the_page(stroke)]
+        if self.raster is not None and (box := _extent(self.raster)) is not None:
+            corners.append(box * page / self.raster.shape[::-1])
+        everything = np.concatenate([*corners, np.empty((0, 2))]).astype(np.float64)
+        if not len(everything) or not np.ptp(everything, axis=0).any():
+            return None
+        return everything.min(axis=0), everything.max(axis=0)
 
     def trimmed(self) -> Sketch:
         """The drawing cut out of the blank paper around it, with a margin of 8 %: it fills what it is laid on.
@@ -385,16 +396,12 @@ class Sketch:
         Of a raster, specks far from the drawing and lines along the page's edge are taken for dirt and cut off too.
         What is blank, or a single dot, stays as it is.
         """
-        page = np.array([self.aspect, 1.0])
-        strokes = [part for stroke in self.strokes for part in _on_the_page(stroke)]
-        corners: list[NDArray[Any]] = [stroke.points * page for stroke in strokes]
-        raster = self.raster
-        if raster is not None and (box := _extent(raster)) is not None:
-            corners.append(box * page / raster.shape[::-1])
-        everything = np.concatenate([*corners, np.empty((0, 2))]).astype(np.float64)
-        if not len(everything) or not np.ptp(everything, axis=0).any():
+        box = self._box
+        if box is None:
             return self
-        low, high = everything.min(axis=0), everything.max(axis=0)
+        page, raster = np.array([self.aspect, 1.0]), self.raster
+        strokes = [part for stroke in self.strokes for part in _on_the_page(stroke)]
+        low, high = box
         canvas = with_margin(high - low)
         start = (low + high - canvas) / 2
         if raster is not None:

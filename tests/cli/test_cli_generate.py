@@ -75,7 +75,7 @@ def test_what_is_not_recognised_is_tried_again_and_told(
     assert re.match(r".*\(seed 7, try 1 of 2, recognised with \d+%\)", once.out.splitlines()[0])
     assert once.err == ""
     other = sketchguide("generate", "a red tree", *made, "--tries", "2", "-o", path)
-    assert (other.code, "names none of the 2 classes" in other.err) == (2, True)
+    assert (other.code, "names none of the 2 things" in other.err) == (2, True)
     assert sketchguide("generate", "a red apple", *made, "--tries", "0", "-o", path).code == 2
 
 
@@ -256,7 +256,11 @@ def test_the_paper_around_a_drawing_can_be_cut_off(
     ImageDraw.Draw(sheet).rectangle((40, 60, 100, 100), outline="black", width=2)
     sheet.save(tmp_path / "sheet.png")
     more = ["--sketch", tmp_path / "sheet.png", "--predictor", trained[0], "--seed", "1", "-o", tmp_path / "a.png"]
-    assert sketchguide("generate", "a", *quick, *more, "--trim").code == 0
+    small = "fills 2% of the picture; --trim cuts off the paper"
+    assert small in sketchguide("generate", "a", *quick, *more).err
+    trimmed = sketchguide("generate", "a", *quick, *more, "--trim")
+    assert trimmed.code == 0
+    assert small not in trimmed.err
     drawn = recall(tmp_path / "a.png").request.sketch
     assert drawn == Sketch.open(tmp_path / "sheet.png").trimmed().to_json()
     sketchguide("generate", "a", *quick, *more)
