@@ -1,3 +1,4 @@
+import time
 from pathlib import Path
 
 import pytest
@@ -87,8 +88,49 @@ def test_the_class_that_a_text_names() -> None:
     assert find_class_in("a hat in a car", classes) == 2  # of equally long names the first class
     assert find_class_in("a mug", ("cup, mug", "smug")) == 0
     assert find_class_in("a cup", ("car", "cup, mug")) == 1
-    with pytest.raises(UsageError, match="'a carpet' names none of the 5 classes"):
+    with pytest.raises(UsageError, match="'a carpet' names none of the 5 classes") as caught:
         find_class_in("a carpet", classes)
+    assert caught.value.hint == "Did you mean car, apple?"
+    with pytest.raises(UsageError) as caught:
+        find_class_in("a capp on a blue shirt", ("t-shirt", "sun", "cup, cap"))
+    assert caught.value.hint == "Did you mean cap, t-shirt, cup?"
+    with pytest.raises(UsageError) as caught:
+        find_class_in("", classes)
+    assert caught.value.hint == "Some of them: apple, red apple, car, t-shirt, hat."
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("cats", "Cat"),
+        ("two wolves", "wolf"),
+        ("berries on a plate", "berry"),
+        ("BOXES", "box"),
+        ("wine glasses", "wine glass"),
+        ("three knives", "knife"),
+        ("mugs", "cup, mug"),
+        ("keys", "key"),
+        ("a box of berries", "box"),  # the name itself comes first
+    ],
+)
+def test_the_plural_of_a_class_names_it(text: str, name: str) -> None:
+    classes = ("Cat", "wolf", "berry", "box", "wine glass", "knife", "cup, mug", "key")
+    assert classes[find_class_in(text, classes)] == name
+
+
+@pytest.mark.parametrize("text", ["bos", "wolfes", "berrys more", "catss"])
+def test_what_is_no_plural_names_no_class(text: str) -> None:
+    with pytest.raises(UsageError, match="names none"):
+        find_class_in(text, ("cat", "box", "wolf"))
+
+
+def test_the_nearest_names_of_a_long_text_are_found_at_once() -> None:
+    classes = [f"thing {number}" for number in range(240)]
+    started = time.monotonic()
+    for text in ("words " * 1600, "w" * 10_000):
+        with pytest.raises(UsageError, match="names none"):
+            find_class_in(text, classes)
+    assert time.monotonic() - started < 2
 
 
 def test_calibration_error_by_hand() -> None:

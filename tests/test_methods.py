@@ -315,6 +315,9 @@ def test_pictures_are_tried_again_until_they_are_recognised(batch: Batch, predic
         ("pnp:features=a+b", "'a'"),
         ("text:class_scale=x", "class_scale is 'x'"),
         ("text:classifier=nowhere", "No latent-classifier at 'nowhere'"),
+        ("controlnet", "^controlnet needs a folder: controlnet:path=FOLDER"),
+        ("t2i-adapter:weight=1", "^t2i-adapter needs a folder: t2i-adapter:path=FOLDER"),
+        ("controlnet:path=nowhere", "^nowhere is no folder that a ControlNetModel can be loaded from"),
     ],
 )
 def test_what_cannot_be_understood_is_named(tiny: Tiny, description: str, message: str):

@@ -159,9 +159,10 @@ def test_the_recipe_repeats_all_tries(tiny: Tiny, predictor: LatentPredictor, pa
 
 def test_the_class_is_named_by_the_prompt(tiny: Tiny, predictor: LatentPredictor, parts: Path):
     settings = {"sketch": CROSS, "seed": 7, "steps": 2, "size": SIZE, "tries": 2, "recogniser": str(parts)}
-    with pytest.raises(UsageError, match="'a tree' names none of the 3 classes") as caught:
-        generate("a tree", backbone=tiny(), predictor=predictor, **settings)
-    assert (caught.value.field, caught.value.hint) == ("tries", "Name one of them, or leave tries at 1.")
+    with pytest.raises(UsageError, match="'a bog' names none of the 3 things that the recogniser knows") as caught:
+        generate("a bog", backbone=tiny(), predictor=predictor, **settings)
+    assert caught.value.field == "tries"
+    assert caught.value.hint == "Did you mean dog? Name one of them, or leave tries at 1."
 
 
 def test_without_a_drawing_a_try_starts_from_other_noise(tiny: Tiny, predictor: LatentPredictor, parts: Path):
@@ -223,8 +224,8 @@ def test_what_is_shipped_was_trained_for_the_model_that_is(tiny: Tiny):
     with pytest.warns(SketchguideWarning, match="for icons-64, not for tiny.*component classifier.* as recogniser"):
         file = find_recogniser(None, tiny())
     shipped = Recogniser(load_classifier(file))
-    assert shipped.classes_of(["a mug", "noto red apple on a blue background"]) == [
-        shipped.classifier.classes.index(name) for name in ("coffee cup, mug", "apple")
+    assert shipped.classes_of(["a mug", "noto red apple on a blue background", "two cats"]) == [
+        shipped.classifier.classes.index(name) for name in ("coffee cup, mug", "apple", "cat")
     ]
 
 

@@ -96,6 +96,30 @@ def test_bad_values_are_named(field: str, value: Any) -> None:
     error.message.encode()  # no lone surrogate gets out
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "sentence"),
+    [
+        ("size", (5000, 5000), "size is 5000x5000; each side must be 16 to 4096 pixels."),
+        ("size", [15, 64], "size is 15x64; each side must be 16 to 4096 pixels."),
+        ("strength", "hard", "strength is 'hard'; it must be a number."),
+        ("strength", 50, "strength is 50; it must be at most 20."),
+        ("strength", float("nan"), "strength is nan; it must be finite."),
+        ("seed", 2**32, "seed is 4294967296; it must be at most 4294967295."),
+        ("count", 1.5, "count is 1.5; it must be a whole number."),
+        ("count", "1.5", "count is '1.5'; it must be a whole number."),
+        ("steps", 0, "steps is 0; it must be at least 1."),
+        ("dtype", "int8", "dtype is 'int8'; it must be 'auto', 'float32', 'bfloat16' or 'float16'."),
+        ("prompt", 5, "prompt is 5; it must be a text."),
+        ("negative", "a\0", "negative is 'a\\x00'; it contains control characters or broken Unicode."),
+        ("surprise", 1, "surprise is 1; there is no such setting."),
+    ],
+)
+def test_a_sentence_says_what_was_given_and_what_is_allowed(field: str, value: Any, sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Request.checked(**({"prompt": "a cat", "seed": 7} | {field: value}))
+    assert caught.value.message == sentence
+
+
 def test_a_missing_prompt_is_named() -> None:
     with pytest.raises(UsageError) as caught:
         Request.checked(seed=1)

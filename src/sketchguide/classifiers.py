@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
+from difflib import SequenceMatcher
+from heapq import nlargest
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,18 @@ from sketchguide.weights import read_network, read_weights, write_network, write
 
 FORMAT = "sketchguide-icon-classifier-1"
 KIND = "latent-classifier"
+PLURALS = (  # how names may end, and how their plurals do
+    ("", "s"),
+    ("s", "ses"),
+    ("x", "xes"),
+    ("z", "zes"),
+    ("ch", "ches"),
+    ("sh", "shes"),
+    ("o", "oes"),
+    ("y", "ies"),
+    ("f", "ves"),
+    ("fe", "ves"),
+)
 LATENT_WIDTHS = (64, 96, 160, 192)  # of the stem and of each block; every block but the last halves the grid
 
 
@@ -35,29 +48,46 @@ def find_class(name: str, classes: Sequence[str]) -> int:
     known = {one.casefold(): number for number, one in enumerate(classes)}
     if wanted in known:
         return known[wanted]
-    near = [classes[known[one]] for one in difflib.get_close_matches(wanted, known, n=3, cutoff=0.5)]
-    raise UsageError(
-        f"There is no class {name!r} among the {len(classes)} known.",
-        hint=f"Did you mean {', '.join(near)}?" if near else f"Some of them: {', '.join(classes[:5])}.",
-        field="class",
-    )
+    hint = _nearest([wanted], classes)
+    raise UsageError(f"There is no class {name!r} among the {len(classes)} known.", hint=hint, field="class")
 
 
 def find_class_in(text: str, classes: Sequence[str]) -> int:
-    """The number of the class whose name `text` has as whole words, upper and lower case alike; of several the longest,
-    and of equally long ones the first in `classes`. A class may have several names, with commas between. Raises
-    UsageError where there is none.
+    """The number of the class whose name `text` has as whole words, upper and lower case alike, or where it has none
+    the plural of one; of several the longest, and of equally long ones the first in `classes`. A class may have several
+    names, with commas between. UsageError where there is none offers the nearest names.
     """
 
     def padded(words: str) -> str:
         return " ".join(["", *re.findall(r"[^\W_]+", words.casefold()), ""])
 
     here = padded(text)
-    names = ((number, name) for number, every in enumerate(classes) for name in every.split(","))
-    named = [(number, name) for number, name in names if padded(name) in here]
+    names = [(number, name) for number, every in enumerate(classes) for name in every.split(",")]
+    named = [one for one in names if padded(one[1]) in here]
+    named = named or [one for one in names if any(padded(plural) in here for plural in _plurals(one[1]))]
     if not named:
-        raise UsageError(f"{text!r} names none of the {len(classes)} classes that the classifier knows.", field="class")
+        raise UsageError(
+            f"{text!r} names none of the {len(classes)} classes that the classifier knows.",
+            hint=_nearest(here.split(), [name.strip() for _, name in names]),
+            field="class",
+        )
     return max(named, key=lambda one: len(one[1]))[0]
+
+
+def _plurals(name: str) -> list[str]:
+    name = name.casefold()
+    return [name.removesuffix(end) + plural for end, plural in PLURALS if name.endswith(end)]
+
+
+def _nearest(wanted: Sequence[str], names: Sequence[str]) -> str:
+    """A hint: those of `names` that are most like one of the words `wanted`."""
+    telling = [word for word in wanted[:30] if 2 < len(word) < 40]  # more would take seconds
+    like = {
+        name: max((SequenceMatcher(None, name.casefold(), word).ratio() for word in telling), default=0.0)
+        for name in names
+    }
+    near = [name for name in nlargest(3, like, key=like.__getitem__) if like[name] >= 0.5]
+    return f"Did you mean {', '.join(near)}?" if near else f"Some of them: {', '.join(names[:5])}."
 
 
 def calibration_error(scores: Tensor, labels: Tensor, *, bins: int = 15) -> float:

@@ -338,7 +338,7 @@ def build_method(description: str, backbone: Backbone) -> Built:
         case _:
             weight = _number("weight", options.get("weight", "1"))
             kind = CONTROLNETS.get(backbone.family, "ControlNetModel") if name == "controlnet" else "T2IAdapter"
-            peer = _loaded(kind, options.get("path"), backbone)
+            peer = _loaded(name, kind, options.get("path"), backbone)
             networks.append(Trained(peer, _record(options["path"])))
             if name == "controlnet":
                 mode = _number("mode", options["mode"]) if "mode" in options else None
@@ -392,11 +392,12 @@ def _number(name: str, text: str) -> float:
     return value
 
 
-def _loaded(kind: str, path: str | None, backbone: Backbone) -> nn.Module:
-    """What that class of diffusers loads from the folder `path`."""
-    if path is None or not is_file(Path(path) / "config.json"):
+def _loaded(name: str, kind: str, path: str | None, backbone: Backbone) -> nn.Module:
+    """What that class of diffusers loads from the folder `path`, for the method called `name`."""
+    if not path or not is_file(Path(path) / "config.json"):
+        needed = f"{name} needs a folder: {name}:path=FOLDER."
         raise ModelNotFoundError(
-            f"{kind} needs path=FOLDER, and {path or 'none'} is no folder that it can be loaded from.",
+            f"{path} is no folder that a {kind} can be loaded from." if path else needed,
             hint="Give one that was made for this model; benchmarks/peers/train.py trains some for UNets.",
             field="method",
         )

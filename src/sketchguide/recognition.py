@@ -32,10 +32,18 @@ class Recogniser:
 
     def classes_of(self, prompts: Sequence[str]) -> list[int]:
         """The class that each prompt names; UsageError where one names none."""
+        return [self._class_of(prompt) for prompt in prompts]
+
+    def _class_of(self, prompt: str) -> int:
+        classes = self.classifier.classes
         try:
-            return [find_class_in(prompt, self.classifier.classes) for prompt in prompts]
+            return find_class_in(prompt, classes)
         except UsageError as error:
-            raise UsageError(error.message, hint="Name one of them, or leave tries at 1.", field="tries") from error
+            raise UsageError(
+                f"{prompt!r} names none of the {len(classes)} things that the recogniser knows.",
+                hint=f"{error.hint} Name one of them, or leave tries at 1.",
+                field="tries",
+            ) from error
 
     @torch.no_grad()
     def confidence(self, pictures: Tensor, classes: Sequence[int]) -> Tensor:

@@ -60,7 +60,7 @@ class Checked(BaseModel):
     @classmethod
     def _printable(cls, text: str) -> str:
         if any(unicodedata.category(c) in ("Cc", "Cs") and c not in "\t\n" for c in text):
-            raise ValueError("contains control characters or broken Unicode")
+            raise ValueError("it contains control characters or broken Unicode")
         return " ".join(text.split())
 
     @classmethod
@@ -69,16 +69,8 @@ class Checked(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            first = error.errors()[0]
-            name = ".".join(str(part) for part in first["loc"])
-            reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-            if first["type"] == "missing":
-                raise UsageError(f"{name} is missing.", field=name) from error
-            if not name:
-                raise UsageError(f"{reason[0].upper()}{reason[1:]}.") from error
-            given = repr(first["input"])
-            given = given if len(given) <= 60 else given[:57] + "…"
-            raise UsageError(f"{name} is {given}: it {_worded(reason)}.", field=name) from error
+            name = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise UsageError(refusal(error, name), field=name) from error
 
 
 class LayoutSettings(Checked):
@@ -135,7 +127,7 @@ class LayoutSettings(Checked):
     @classmethod
     def _named(cls, features: tuple[str, ...] | None) -> tuple[str, ...] | None:
         if features is not None and not all(features):
-            raise ValueError("names a tap that has no name")  # it would be the whole network
+            raise ValueError("it names a tap that has no name")  # it would be the whole network
         return features
 
     @property
@@ -307,7 +299,7 @@ class Request(Checked):
     @classmethod
     def _sensible(cls, size: tuple[int, int] | None) -> tuple[int, int] | None:
         if size is not None and not all(16 <= side <= 4096 for side in size):
-            raise ValueError("each side must lie in 16..4096 pixels")
+            raise ValueError("each side must be 16 to 4096 pixels")
         return size
 
     def changed(self, *names: str) -> list[str]:
@@ -350,6 +342,32 @@ class Recipe(Checked):
     sheet: bool = Field(default=False, description="it is a sheet of all the request's pictures")
 
 
-def _worded(reason: str) -> str:
-    reason = reason[0].lower() + reason[1:]
-    return reason if reason.startswith(("should", "contains", "must", "each")) else f"is not allowed ({reason})"
+_RULES: Mapping[str, str] = MappingProxyType(  # what a value must be, by pydantic's name of what is wrong with it
+    {
+        "extra_forbidden": "there is no such setting",
+        "greater_than_equal": "it must be at least {ge:.10g}",
+        "less_than_equal": "it must be at most {le:.10g}",
+        "finite_number": "it must be finite",
+        "literal_error": "it must be {expected}",
+        "string_too_long": "it must have at most {max_length} characters",
+        "value_error": "{error}",
+        **dict.fromkeys(("float_type", "float_parsing"), "it must be a number"),
+        **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "it must be a whole number"),
+        "string_type": "it must be a text",
+        "string_unicode": "it contains broken Unicode",
+    }
+)
+
+
+def refusal(error: ValidationError, name: str) -> str:
+    """What is wrong first, in one sentence: what was given as `name`, and what is allowed."""
+    first = error.errors()[0]
+    if first["type"] == "missing":
+        return f"{name} is missing."
+    said = first["msg"][0].lower() + first["msg"][1:]
+    rule = _RULES.get(first["type"], "it is not allowed ({said})").format(said=said, **first.get("ctx", {}))
+    if not name:
+        return f"{rule[0].upper()}{rule[1:]}."
+    value = first["input"]
+    given = "x".join(map(repr, value)) if name == "size" and isinstance(value, list | tuple) else repr(value)
+    return f"{name} is {given if len(given) <= 60 else given[:57] + '…'}; {rule}."

@@ -167,7 +167,7 @@ def test_a_method_that_never_works_costs_its_own_rows_alone(
         (["--classifier", "nowhere.safetensors"], "nowhere.safetensors"),
         (["--set", "icon"], "There is no set of drawings 'icon'"),
         (["--set", "own", "--set", "own-blurred"], "There is no set of drawings 'own-blurred'"),
-        (["--sketches", "0"], "greater than or equal to 1"),
+        (["--sketches", "0"], "--sketches is '0'; it must be at least 1."),
         (
             ["--seed", "4294967295", "--seeds", "2", "--sketches", "3"],
             "The last picture would have seed 4294977297; 4294967295 is",

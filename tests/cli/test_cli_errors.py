@@ -6,6 +6,8 @@ import os
 import pickle
 import shutil
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -16,11 +18,13 @@ from huggingface_hub.utils import logging as hub_logging
 from PIL import Image
 
 from sketchguide.cli import generate
-from sketchguide.cli.report import hush_libraries
+from sketchguide.cli.report import SYNONYMS, hush_libraries
 from sketchguide.errors import OutputError
 from sketchguide.predictors import LatentPredictor
 
 Run = Callable[..., Any]
+
+FULL = Path("/dev/full")  # a device on which no room is left
 
 
 def _fails(result: Any, code: int, words: str) -> None:
@@ -65,7 +69,11 @@ def test_sketches_that_cannot_be_used(sketchguide: Run, tmp_path: Path, name: st
         (["--class-scale", "200"], "Error: --class-scale is 200"),
         (["--negative-time", "-0.1"], "Error: --negative-time is -0.1"),
         (["--steps", "1000000000"], "steps is 1000000000"),
-        (["--steps", "many"], "--steps"),
+        (["--steps", "many"], "--steps is 'many'; it must be a whole number."),
+        (["--count", "1.5"], "--count is '1.5'; it must be a whole number."),
+        (["--strength", "hard"], "--strength is 'hard'; it must be a number."),
+        (["--polarity", "dark"], "--polarity is 'dark'; it must be one of auto, dark-on-light, light-on-dark."),
+        (["--size", "5000x5000"], "--size is 5000x5000; each side must be 16 to 4096 pixels."),
         (["--strength", "nan"], "strength is nan"),
         (["--strength", "-1"], "strength is -1"),
         (["--scale", "inf"], "scale is inf"),
@@ -118,6 +126,71 @@ def test_wrong_use(sketchguide: Run, arguments: list[str], words: str):
     assert result.err == ""
     assert set(result.json["error"]) == {"code", "message", "hint", "field"}
     assert result.json["error"]["code"] == "usage"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["generate", "a", "--sketch"], "`sketchguide generate --help` lists what there is."),
+        (["generate", "a", "--zzz"], "`sketchguide generate --help` lists what there is."),
+        (["generate", "a", "--stepz", "3"], "Did you mean --steps or --stop or --sure?"),
+        (["generate", "a", "--beta", "5"], "Did you mean --strength?"),
+        (["generate", "a", "--resolution=64x64"], "Did you mean --size?"),
+        (["interpolate", "1", "2", "--cfg", "4"], "Did you mean --scale?"),
+        (["generate", "a", "-n", "3"], "Did you mean --count?"),
+        (["train", "--cfg", "4"], "`sketchguide train --help` lists what there is."),
+        (["generate", "a", "--tau-f", "1"], "That is an option of `sketchguide translate`."),
+        (["translate", "a.png", "a", "--margin", "1"], "That is an option of `sketchguide edit`."),
+        (["--quick"], "That is an option of `sketchguide bench`."),
+        (
+            ["generate", "a", "--as", "sketch"],
+            "Did you mean --class or --stop or --sure? That is an option of `sketchguide translate`, "
+            "`sketchguide interpolate`.",
+        ),
+    ],
+)
+def test_a_wrong_option_is_answered_with_the_right_one(sketchguide: Run, arguments: list[str], hint: str):
+    result = sketchguide(*arguments)
+    assert (result.code, result.err.splitlines()[1]) == (2, hint)
+
+
+def test_options_that_others_call_otherwise_are_there(sketchguide: Run):
+    for option in set(SYNONYMS.values()):
+        assert "There is no option" not in sketchguide("generate", "a", option).err
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has none")
+@pytest.mark.parametrize(
+    "arguments",
+    [["env"], ["env", "--json"], ["models", "--json"], ["--version"], ["generate", "--help"], ["component", "--help"]],
+)
+def test_a_full_disk_behind_stdout_is_told_in_a_sentence(arguments: list[str]):
+    with FULL.open("w") as full:
+        run = [sys.executable, "-m", "sketchguide", *arguments]
+        done = subprocess.run(run, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "Error: Nothing can be written to stdout: No space left on device.\n")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has none")
+def test_an_error_that_stdout_does_not_take_is_told_beside_it():
+    with FULL.open("w") as full:
+        run = [sys.executable, "-m", "sketchguide", "generate", "--json"]
+        done = subprocess.run(run, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    first, second, _ = done.stderr.splitlines()
+    assert (done.returncode, first) == (2, "Error: Nothing can be written to stdout: No space left on device.")
+    assert second == "Error: There is no prompt."
+
+
+@pytest.mark.parametrize("arguments", [["env"], ["env", "--json"], ["generate", "--help"], ["generate", "--json"]])
+def test_a_pipe_that_nobody_reads_is_left_quietly(arguments: list[str]):
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        run = [sys.executable, "-m", "sketchguide", *arguments]
+        done = subprocess.run(run, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, "")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
+import dataclasses
 import inspect
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -8,11 +11,12 @@ from typing import Any
 import pytest
 
 import sketchguide as package
-from sketchguide.cli import bench
+from sketchguide.cli import NARROWEST, bench, finetune
 from sketchguide.cli.environment import environment
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.request import Checked, EditSettings, LayoutSettings, Request
 from sketchguide.solvers import SOLVERS
+from sketchguide.training.finetune import FineTuning
 from sketchguide.training.predictor import PredictorTraining
 
 Run = Callable[..., Any]
@@ -65,6 +69,23 @@ def test_help_shows_examples_first(sketchguide: Run, command: str):
     assert 0 < text.index(f"sketchguide {command} ", text.index("Usage:") + 30) < text.index("─ Options ─")
 
 
+NARROW = """
+from sketchguide.cli import main
+for command in ("generate", "translate", "edit", "serve", "train", "finetune", "component", "bench"):
+    assert main([command, "--help"]) == 0
+"""
+
+
+def test_help_on_a_narrow_terminal_has_the_names_whole():
+    """Its lines are longer than the terminal's rather than cut."""
+    narrow = os.environ | {"COLUMNS": "40", "PYTHONIOENCODING": "utf-8"}
+    run = [sys.executable, "-c", NARROW]
+    text = subprocess.run(run, capture_output=True, text=True, encoding="utf-8", env=narrow, check=True).stdout
+    assert not re.findall(r"│ +-\S*…", text)
+    assert "--drawing-features " in text
+    assert max(map(len, text.splitlines())) == NARROWEST
+
+
 def test_no_command_gives_the_help(sketchguide: Run):
     assert sketchguide().out == sketchguide("--help").out
     assert sketchguide().code == 0
@@ -102,6 +123,47 @@ def test_help_of_bench_shows_the_true_defaults(sketchguide: Run, monkeypatch: py
     defaults = {name: one.default for name, one in inspect.signature(bench.command).parameters.items()}
     assert (defaults["seed"], defaults["sketches"]) == (1000, None)
     assert f"Default: {bench.SKETCHES}, with --quick {bench.QUICK}." in text
+
+
+@pytest.mark.parametrize(
+    ("command", "option", "words"),
+    [
+        ("finetune", "rank", "at least 1. [default: 8]"),
+        ("finetune", "levels", "at least 1, for some models 2. [default: 8]"),
+        ("finetune", "last", "at least 1. [default: 2]"),
+        ("finetune", "rate", "above 0 to 1. Default: 3e-3 for adapters, 1e-4 for all weights."),
+        ("finetune", "batch", "at least 1. Default: 4, or 1 with fewer than 4 drawings."),
+        ("finetune", "seed", "0 to 4294967295, default 0."),
+        ("train", "seed", "0 to 4294967295, default 0."),
+        ("interpolate", "seed", "0 to 4294967295, default 0."),
+        ("interpolate", "steps", "1 to 1000, default 30."),
+        ("interpolate", "size", "each 16 to 4096, in steps that depend on the model. Default: the model's own."),
+        (
+            "interpolate",
+            "scale",
+            "0 to 50. Default 4.0 between seeds or drawings; 1 between pictures: with any other value the two ends "
+            "change.",
+        ),
+        ("interpolate", "lora-scale", "0 to 4, default 1.0."),
+        ("generate", "sketch-loss", "compares that with yours. 0 to 20, default 0.0. Alone with --strength 0."),
+        ("generate", "identity", "the rest keeps to the drawing. 0 to 1, default 0.4."),
+    ],
+)
+def test_help_says_the_range_and_once_the_default(
+    sketchguide: Run, monkeypatch: pytest.MonkeyPatch, command: str, option: str, words: str
+):
+    monkeypatch.setenv("COLUMNS", "300")
+    lines = sketchguide(command, "--help").out.splitlines()
+    (line,) = (line for line in lines if re.match(rf"│[ *]+--{option} ", line))
+    assert line.rstrip(" │").endswith(words)
+    assert line.casefold().count("default") == 1
+
+
+def test_the_defaults_of_finetune_are_those_of_its_settings():
+    given = inspect.signature(finetune.command).parameters
+    for one in dataclasses.fields(FineTuning):
+        if one.name in given:
+            assert given[one.name].default == one.default, one.name
 
 
 def test_env_tells_versions_but_no_secrets(sketchguide: Run, monkeypatch: pytest.MonkeyPatch):

@@ -1,5 +1,6 @@
 """The API of the drawing page, with a small random model."""
 
+import inspect
 import json
 from collections.abc import Callable
 from typing import Any
@@ -9,13 +10,14 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from served import ASKED, CAT
+from sketchguide.cli import serve
 from sketchguide.errors import QueueFullError, SketchguideWarning
 from sketchguide.generation import RECIPE_KEY, generate, recall
 from sketchguide.images import read_png_text, to_base64, to_png
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sketch import Sketch
-from sketchguide.web.app import FIELDS, MOST, create_app
+from sketchguide.web.app import FIELDS, MOST, STARTED_WITH, create_app
 from sketchguide.web.jobs import Desk
 
 Ended = Callable[..., dict[str, Any]]
@@ -73,16 +75,18 @@ def test_a_seed_is_drawn_where_none_is_given(client: TestClient, ended: Ended):
     ("asked", "field", "words"),
     [
         ({"prompt": "a\0b"}, "prompt", "control characters"),
-        ({"strength": 50}, "strength", "less than or equal to 20"),
-        ({"strength": "much"}, "strength", "valid number"),
+        ({"strength": 50}, "strength", "at most 20"),
+        ({"strength": "much"}, "strength", "must be a number"),
         ({"steps": 500}, "steps", "this server allows 200"),
         ({"count": 9}, "count", "this server allows 8"),
         ({"count": "256"}, "count", "this server allows 8"),
         ({"steps": 1000.0}, "steps", "this server allows 200"),
-        ({"cls": 1}, "cls", "not allowed"),
+        ({"cls": 1}, "cls", "no such setting"),
         ({"size": [640, 640]}, "size", "this server allows 4 times"),
+        ({"size": [2001, 64]}, "size", "this server allows 4 times"),
+        ({"tries": 2, "prompt": "a bike"}, "tries", "names none of the 240 things that the recogniser knows"),
         ({"size": [63, 64]}, "size", "multiples of"),
-        ({"paint": 1}, "paint", "not allowed"),
+        ({"paint": 1}, "paint", "no such setting"),
         ({"model": "/etc"}, "model", "not for whoever draws"),
         ({"predictor": "../x"}, "predictor", "not for whoever draws"),
         ({"lora": "x"}, "lora", "not for whoever draws"),
@@ -99,6 +103,38 @@ def test_what_cannot_be_done_is_said_at_once(client: TestClient, asked: dict[str
     assert answer.status_code == 422
     assert answer.json()["error"]["field"] == field
     assert words in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "hint"),
+    [
+        ({"lora": "x"}, "Start the server with it."),
+        ({"class_name": "cat"}, "The drawing page does not offer it; use `sketchguide generate`."),
+        ({"layout": {}}, "The drawing page does not offer it; use `sketchguide translate`."),
+        ({"edit": {}}, "The drawing page does not offer it; use `sketchguide edit`."),
+        ({"size": [200, 200]}, "The largest square is 128x128."),
+        ({"tries": 2, "prompt": "a catt"}, "Did you mean cat, cactus, carrot? Name one of them, or leave tries at 1."),
+    ],
+)
+def test_what_can_be_done_instead_is_said_too(client: TestClient, asked: dict[str, Any], hint: str):
+    assert client.post("/api/jobs", json=ASKED | asked).json()["error"]["hint"] == hint
+
+
+def test_the_server_is_started_with_what_its_command_takes():
+    assert [name for name in inspect.signature(serve.command).parameters if name in Request.model_fields] == list(
+        STARTED_WITH
+    )
+
+
+def test_the_largest_square_is_drawn(ended: Ended):
+    end = ended(size=[128, 128], steps=1)
+    assert end["state"] == "done"
+
+
+def test_tries_of_what_the_recogniser_knows_are_taken(ended: Ended):
+    end = ended(prompt="two cats", tries=2, sure=0)
+    assert (end["state"], len(end["pictures"])) == ("done", 1)
+    assert any("was trained for icons-64" in warning for warning in end["warnings"])
 
 
 @pytest.mark.parametrize(

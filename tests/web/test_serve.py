@@ -126,7 +126,7 @@ def test_short_tokens_are_refused():
 def test_a_scale_that_no_request_may_have_is_refused_before_the_model_is_loaded():
     code, err = _fails("--port", "0", "--lora", "some.safetensors", "--lora-scale", "10")
     assert code == 2
-    assert "--lora-scale is 10.0: it should be less than or equal to 4" in err
+    assert "--lora-scale is 10.0; it must be at most 4." in err
     code, err = _fails("--port", "0", "--lora-scale", "2", "--model", "none-of-these/at-all")
     assert "Warning: --lora-scale changes nothing without --lora." in err
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,6 +28,8 @@ from sketchguide.cli import (
 from sketchguide.cli.options import Command
 from sketchguide.cli.report import Report
 from sketchguide.cli.signals import Stopped, handling, stop_now
+
+NARROWEST = 70  # columns that help needs to show the longest names whole
 
 app = typer.Typer(add_completion=False, rich_markup_mode="rich", pretty_exceptions_enable=False)
 app.command("generate", cls=Command, rich_help_panel="Pictures")(generate.command)
@@ -64,6 +67,14 @@ def _sketchguide(
         typer.echo(context.get_help())
 
 
+def _widen() -> None:
+    """Make rich take a terminal that is too narrow for help as one that is not: it would cut names short."""
+    from rich.console import Console
+
+    if Console().width < NARROWEST:
+        os.environ["COLUMNS"] = str(NARROWEST)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
@@ -72,11 +83,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with suppress(AttributeError, ValueError):  # a terminal without the letters of a file name is no reason to fail
         sys.stdout.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+    if not arguments or "--help" in arguments:
+        _widen()
     report = Report(arguments)
     code: object = 0
     with report.warnings_shown(), handling(stop_now):
         try:
-            code = get_command(app).main(arguments, prog_name="sketchguide", standalone_mode=False, obj=report)
+            with report.writing(only=False):
+                code = get_command(app).main(arguments, prog_name="sketchguide", standalone_mode=False, obj=report)
             report.done()
         except (Exception, Stopped) as error:
             code = report.failed(error)

@@ -15,7 +15,7 @@ import typer
 from sketchguide.cli.options import FreshOption, PolarityOption, ResumeOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries, was_given
 from sketchguide.cli.session import Session, carry_through, check_run, earlier, finite, workplace
-from sketchguide.defaults import MODEL, SCALE, find_dtype
+from sketchguide.defaults import MODEL, SCALE, SEED, find_dtype
 from sketchguide.errors import SketchError, TrainingError, UsageError
 from sketchguide.files import is_file
 
@@ -104,10 +104,18 @@ def command(
         ),
     ] = "step",
     last: Annotated[
-        int, typer.Option(help="Steps that --gradient last goes through.", metavar="N", rich_help_panel=TRAINING)
+        int,
+        typer.Option(
+            help="Steps that --gradient last goes through; at least 1.", metavar="N", rich_help_panel=TRAINING
+        ),
     ] = 2,
     levels: Annotated[
-        int, typer.Option(help="Steps of the chain, from noise to picture.", metavar="N", rich_help_panel=TRAINING)
+        int,
+        typer.Option(
+            help="Steps of the chain, from noise to picture; at least 1, for some models 2.",
+            metavar="N",
+            rich_help_panel=TRAINING,
+        ),
     ] = 8,
     depth: Annotated[
         float,
@@ -119,7 +127,11 @@ def command(
     ] = 1.0,
     batch: Annotated[
         int | None,
-        typer.Option(help="Pairs per step. Default: 4, or 1 with fewer than 4 drawings.", rich_help_panel=TRAINING),
+        typer.Option(
+            help="Pairs per step; at least 1. Default: 4, or 1 with fewer than 4 drawings.",
+            metavar="N",
+            rich_help_panel=TRAINING,
+        ),
     ] = None,
     unseen: Annotated[
         int,
@@ -133,19 +145,25 @@ def command(
     rate: Annotated[
         float | None,
         typer.Option(
-            help="Learning rate of Adam. Default: 3e-3 for adapters, 1e-4 for all weights.",
+            help="Learning rate of Adam, above 0 to 1. Default: 3e-3 for adapters, 1e-4 for all weights.",
             metavar="F",
             rich_help_panel=TRAINING,
         ),
     ] = None,
-    rank: Annotated[int, typer.Option(help="Of the LoRA.", metavar="N", rich_help_panel=TRAINING)] = 8,
+    rank: Annotated[int, typer.Option(help="Of the LoRA; at least 1.", metavar="N", rich_help_panel=TRAINING)] = 8,
     full: Annotated[
         bool,
         typer.Option("--full", help="Train all weights and write the whole model.", rich_help_panel=TRAINING),
     ] = False,
     seed: Annotated[
-        int, typer.Option(help="Of adapters, order of pairs and fresh noise.", metavar="N", rich_help_panel=TRAINING)
-    ] = 0,
+        int,
+        typer.Option(
+            help=f"Of adapters, order of pairs and fresh noise: {SEED}.",
+            metavar="N",
+            show_default=False,
+            rich_help_panel=TRAINING,
+        ),
+    ] = SEED.default,
     sketcher: Annotated[
         Path | None,
         typer.Option(help="The photo-to-sketch network. Default: the one shipped.", rich_help_panel=JUDGES),

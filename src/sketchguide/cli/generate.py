@@ -239,7 +239,8 @@ def carry_out(job: Job, report: Report, *, output: Path | None, as_sheet: bool =
                 path = _place(output, job.request.prompt)
                 _save_sheet(made, path)
                 files += [_facts(one, path) for one in made]
-                report.say(f"{path} (seeds {made[0].seed} to {made[-1].seed})")
+                seeds = f"seeds {made[0].seed} to {made[-1].seed}" if len(made) > 1 else f"seed {made[0].seed}"
+                report.say(f"{path} ({seeds})")
     again = shlex.join(["sketchguide", "generate", "--from", files[0]["path"]])
     report.say(f"Make it again: {again}")
 

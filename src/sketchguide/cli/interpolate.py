@@ -53,24 +53,36 @@ def command(
     ] = "spherical",
     as_json: JsonFlag = False,
     seed: Annotated[
-        int, typer.Option(help=f"Of every frame, where A and B are drawings. Default {SEED.default}.", metavar="N")
+        int,
+        typer.Option(help=f"Of every frame, where A and B are drawings: {SEED}.", metavar="N", show_default=False),
     ] = SEED.default,
-    steps: Annotated[int, typer.Option(help=f"Steps of the solver: {STEPS}.", metavar="N")] = STEPS.default,
+    steps: Annotated[
+        int, typer.Option(help=f"Steps of the solver: {STEPS}.", metavar="N", show_default=False)
+    ] = STEPS.default,
     scale: Annotated[
         float | None,
         typer.Option(
-            help=f"Classifier-free guidance. Default {SCALE.default} between seeds; 1 between pictures, which only "
-            "then come back as they were.",
+            help=f"Classifier-free guidance: {SCALE.low} to {SCALE.high}. Default {SCALE.default} between seeds or "
+            "drawings; 1 between pictures: with any other value the two ends change.",
             metavar="CFG",
         ),
     ] = None,
-    size: Annotated[str | None, typer.Option(help="Default: the model's own.", metavar="WxH")] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Width and height in pixels, each 16 to 4096, in steps that depend on the model. "
+            "Default: the model's own.",
+            metavar="WxH",
+        ),
+    ] = None,
     model: Annotated[
         str, typer.Option(help="Shipped, a diffusers folder or a hub id.", metavar="NAME|PATH|HUB_ID")
     ] = MODEL,
     predictor: PredictorOption = None,
     lora: Annotated[str | None, typer.Option(help="A LoRA, as `finetune` writes it.", metavar="PATH|HUB_ID")] = None,
-    lora_scale: Annotated[float, typer.Option(help=f"How much of it: {LORA_SCALE}.", metavar="R")] = LORA_SCALE.default,
+    lora_scale: Annotated[
+        float, typer.Option(help=f"How much of it: {LORA_SCALE}.", metavar="R", show_default=False)
+    ] = LORA_SCALE.default,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps, …", metavar="NAME")] = "auto",
 ) -> None:
     """Make the pictures between two: of seeds, of drawings, or of pictures.

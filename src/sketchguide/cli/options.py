@@ -352,8 +352,8 @@ LoraOption = Annotated[
 SketchLossOption = Annotated[
     float | None,
     typer.Option(
-        help="How hard DiffSketching's loss pulls, which draws what it sees coming and compares the drawings: "
-        f"{SKETCH_LOSS}. Alone with --strength 0.",
+        help="How hard DiffSketching's loss pulls: it turns the predicted picture into a drawing and compares that "
+        f"with yours. {SKETCH_LOSS}. Alone with --strength 0.",
         metavar="B",
         rich_help_panel=GUIDANCE,
     ),
@@ -391,7 +391,7 @@ LikeOption = Annotated[
 IdentityOption = Annotated[
     float | None,
     typer.Option(
-        help=f"Share of what keeps that thing in the loss, the rest keeps to the drawing: {IDENTITY}.",
+        help=f"Share of the loss that keeps the thing in --like; the rest keeps to the drawing. {IDENTITY}.",
         metavar="F",
         rich_help_panel=GUIDANCE,
     ),

@@ -9,17 +9,18 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 import sketchguide
 from sketchguide.cli.signals import Stopped
-from sketchguide.errors import SketchguideError, SketchguideWarning, described
+from sketchguide.errors import OutputError, SketchguideError, SketchguideWarning, described
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -32,6 +33,17 @@ JsonFlag = Annotated[
 
 DEBUG = "SKETCHGUIDE_DEBUG"
 SETTING = re.compile(r"^[a-z_]+(?= )|(?<= )[a-z]+(?:_[a-z]+)+(?=[ ,:]|\.?$|\. )")  # in messages
+SYNONYMS: Mapping[str, str] = MappingProxyType(  # what others call options, and what we do
+    {
+        "beta": "--strength",
+        "negative-prompt": "--negative",
+        "checkpoint": "--model",
+        **dict.fromkeys(("cfg", "guidance", "guidance-scale"), "--scale"),
+        **dict.fromkeys(("resolution", "width", "height"), "--size"),
+        **dict.fromkeys(("n", "num", "number"), "--count"),
+        **dict.fromkeys(("scheduler", "sampler"), "--solver"),
+    }
+)
 PACKAGE = str(Path(sketchguide.__file__).parent)
 
 # typer brings its own click or uses the installed one, depending on its version: the base of its usage errors.
@@ -131,21 +143,44 @@ class Report:
         ) as bar:
             yield bar
 
+    @contextmanager
+    def writing(self, *, only: bool = True) -> Generator[None]:
+        """Within the block stdout is written, and with `only` no other file; OutputError where it cannot be. From then
+        on it takes everything, and errors are told on stderr.
+        """
+        try:
+            yield
+            print(end="", flush=True)
+        except OSError as error:
+            if not (only or isinstance(error, BrokenPipeError) or _is_stuck()):
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python's flush at exit complains
+            if isinstance(error, BrokenPipeError):  # whoever read it has seen enough
+                raise SystemExit(1) from None
+            self.as_json = False
+            self._result.clear()
+            raise OutputError(f"Nothing can be written to stdout: {error.strerror}.") from error
+
     def done(self) -> None:
-        """Print the result of a command that succeeded."""
-        if self.as_json and self.facts:
-            self._print_json(self.facts)
-        self._print_result()
+        """Print the result of a command that succeeded. Raises OutputError."""
+        with self.writing():
+            if self.as_json and self.facts:
+                self._print_json(self.facts)
+            self._print_result()
 
     def failed(self, error: BaseException) -> int:
         """Report why a command did not end well, and return its exit code."""
         if os.environ.get(DEBUG):
             traceback.print_exception(error)
-        described, code = describe(error)
-        if self.as_json:
-            self._print_json({"error": described, **self.facts})
-        else:
-            self._print_result()
+        described, code = describe(error, self.arguments)
+        try:
+            with self.writing():
+                if self.as_json:
+                    self._print_json({"error": described, **self.facts})
+                self._print_result()
+        except OutputError as unwritten:
+            self.failed(unwritten)
+        if not self.as_json:
             self._line("" if isinstance(error, Stopped) else "Error: ", "bold red", described["message"])
             if described["hint"]:
                 self._line("", "", described["hint"])
@@ -165,11 +200,16 @@ class Report:
 
     def _print_json(self, facts: dict[str, Any]) -> None:
         seconds = round(time.monotonic() - self.started, 3)
-        try:
-            print(json.dumps({**facts, "warnings": self.warnings, "seconds": seconds}), flush=True)
-        except BrokenPipeError:  # whoever read it has seen enough; without this Python's flush at exit complains again
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise SystemExit(1) from None
+        print(json.dumps({**facts, "warnings": self.warnings, "seconds": seconds}))
+
+
+def _is_stuck() -> bool:
+    """Whether stdout still holds what it could not write."""
+    try:
+        print(end="", flush=True)
+    except OSError:
+        return True
+    return False
 
 
 def plain(text: str) -> str:
@@ -177,16 +217,15 @@ def plain(text: str) -> str:
     return "".join(" " if c.isspace() else c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text).strip()
 
 
-def describe(error: BaseException) -> tuple[dict[str, str], int]:
-    """`{code, message, hint, field}` of any exception, and the exit code."""
+def describe(error: BaseException, arguments: Sequence[str] = ()) -> tuple[dict[str, str], int]:
+    """`{code, message, hint, field}` of any exception, and the exit code, of a command with these `arguments`."""
     if isinstance(error, Stopped):
         told = {"code": "stopped", "message": "Stopped.", "hint": error.hint, "field": ""}
         status = error.exit_code
     elif isinstance(error, WrongUse):
-        where = getattr(getattr(error, "ctx", None), "command_path", "sketchguide")
+        message, hint = _wrong_use(error, arguments)
         field = getattr(getattr(error, "param", None), "name", "") or ""
-        message: str = error.format_message()  # pyright: ignore[reportAttributeAccessIssue]
-        told = {"code": "usage", "message": message, "hint": f"`{where} --help` lists what there is.", "field": field}
+        told = {"code": "usage", "message": message, "hint": hint, "field": field}
         status = 2
     else:
         told = described(error)
@@ -194,6 +233,42 @@ def describe(error: BaseException) -> tuple[dict[str, str], int]:
         if told["code"] == "internal":
             told["hint"] += f" {DEBUG}=1 shows where it happened."
     return {key: plain(text) for key, text in told.items()}, status
+
+
+def _wrong_use(error: Any, arguments: Sequence[str]) -> tuple[str, str]:
+    """Message and hint of what typer refuses. Its own words differ between its versions."""
+    named = next((word for word in arguments if not word.startswith("-")), "")
+    context = getattr(error, "ctx", None)  # a parser knows none
+    where = context.command_path if context else f"sketchguide {named}".strip()
+    hint = f"`{where} --help` lists what there is."
+    if hasattr(error, "possibilities"):
+        return f"There is no option {error.option_name}.", _other_options(error) or hint
+    if not isinstance(error, typer.BadParameter) or error.param is None:
+        return error.format_message(), hint
+
+    from pydantic import ValidationError
+
+    from sketchguide.request import refusal
+
+    option, cause = error.param.opts[0], error.__cause__
+    if choice := re.search(r"('.*') is not one of (.*?)\.?$", error.message, re.DOTALL):
+        choices = choice[2].replace("'", "")
+        return f"{option} is {choice[1]}; it must be one of {choices}.", hint
+    return refusal(cause, option) if isinstance(cause, ValidationError) else error.format_message(), hint
+
+
+def _other_options(error: Any) -> str:
+    """What is like an option that the command has not, and which commands have it."""
+    own, others = error.ctx.command, getattr(error.ctx.find_root().command, "commands", {})
+    synonym = SYNONYMS.get(error.option_name.lstrip("-"), "")
+    near = [synonym] if _has(own, synonym) else sorted(error.possibilities or ())
+    having = [f"`sketchguide {name}`" for name, command in others.items() if _has(command, error.option_name)]
+    meant = [f"Did you mean {' or '.join(near)}?"] if near else []
+    return " ".join([*meant, *([f"That is an option of {', '.join(having)}."] if having else [])])
+
+
+def _has(command: Any, option: str) -> bool:
+    return any(option in parameter.opts for parameter in command.params)
 
 
 def hush_libraries() -> None:

@@ -107,6 +107,7 @@ def command(
         typer.Option(
             help=f"Of the weights, the order of the pictures and the noise: {SEED}.",
             metavar="N",
+            show_default=False,
             rich_help_panel=TRAINING,
         ),
     ] = SEED.default,

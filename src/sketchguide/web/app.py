@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import mimetypes
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from importlib.resources import files
@@ -18,6 +19,8 @@ from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 
 import sketchguide
+from sketchguide.backbones.base import Backbone
+from sketchguide.classifiers import load_classifier
 from sketchguide.defaults import Polarity
 from sketchguide.errors import (
     ClosingError,
@@ -31,6 +34,7 @@ from sketchguide.errors import (
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.generation import check_size, named, recall
 from sketchguide.images import open_image, to_tensor
+from sketchguide.recognition import Recogniser, find_recogniser
 from sketchguide.request import Request
 from sketchguide.seeds import random_seed
 from sketchguide.sketch import Sketch
@@ -60,6 +64,7 @@ FIELDS = (
     "size",
     "solver",
 )
+STARTED_WITH = ("model", "predictor", "lora", "lora_scale", "device", "dtype")  # what `sketchguide serve` takes
 MOST: Mapping[str, int] = MappingProxyType({"count": 8, "steps": 200, "tries": 5})
 MOST_PIXELS = 4  # times as many as the model's own size has
 MOST_SKETCH = 4 * 2**20  # bytes of JSON
@@ -219,25 +224,39 @@ def requested(values: Mapping[str, Any], desk: Desk) -> Request:
     """The request that `values` describe; UsageError where whoever draws may not ask for that."""
     known = [name for name in values if name in Request.model_fields and name not in FIELDS]
     if known:
-        message = f"{known[0]} is not for whoever draws to set."
-        raise UsageError(message, hint="Start the server with it.", field=known[0])
+        name, command = known[0], {"layout": "translate", "edit": "edit"}.get(known[0], "generate")
+        elsewhere = f"The drawing page does not offer it; use `sketchguide {command}`."
+        hint = "Start the server with it." if name in STARTED_WITH else elsewhere
+        raise UsageError(f"{name} is not for whoever draws to set.", hint=hint, field=name)
     asked = {"seed": random_seed(), **values, **desk.settings}
     request = Request.checked(**named(asked, desk.backbone, desk.predictor if asked.get("sketch") else None))
     for name, most in MOST.items():
         if getattr(request, name) > most:
             raise UsageError(f"{name} is {getattr(request, name)}; this server allows {most}.", field=name)
     if request.size is not None:
-        width, height = check_size(request.size, desk.backbone)
-        own = desk.backbone.default_size
-        if width * height > MOST_PIXELS * own[0] * own[1]:
-            message = (
-                f"size is {width}x{height}; this server allows {MOST_PIXELS} times the pixels of {own[0]}x{own[1]}."
-            )
-            raise UsageError(message, field="size")
+        _check_pixels(request.size, desk.backbone)
+        check_size(request.size, desk.backbone)
     if request.sketch is not None:
         request = request.model_copy(update={"sketch": _plain(request.sketch)})
     levels_of(request, desk.backbone)  # of a solver that there is
+    if request.tries > 1:
+        with desk.warned.told():  # the job tells of that
+            file = find_recogniser(request.recogniser, desk.backbone)
+        Recogniser(load_classifier(file)).classes_of([request.prompt])
     return request
+
+
+def _check_pixels(size: tuple[int, int], backbone: Backbone) -> None:
+    """UsageError, naming the largest square, where `size` (width, height) has more of them than this server allows."""
+    own = backbone.default_size
+    most = MOST_PIXELS * math.prod(own)
+    if math.prod(size) > most:
+        side = min(math.isqrt(most), backbone.largest or most) // backbone.multiple * backbone.multiple
+        raise UsageError(
+            f"size is {size[0]}x{size[1]}; this server allows {MOST_PIXELS} times the pixels of {own[0]}x{own[1]}.",
+            hint=f"The largest square is {side}x{side}.",
+            field="size",
+        )
 
 
 def _plain(sketch: Mapping[str, Any]) -> dict[str, Any]:
