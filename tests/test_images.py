@@ -113,10 +113,10 @@ def test_transparency_is_laid_on_white() -> None:
 def test_white_strokes_on_nothing_stay_visible() -> None:
     ink = Image.new("RGBA", (40, 40), (255, 255, 255, 0))
     ImageDraw.Draw(ink).line([(5, 20), (35, 20)], fill=(255, 255, 255, 255), width=3)
-    opened = open_image(encoded(ink), paper=None)
+    opened = open_image(encoded(ink))
     assert opened.getpixel((1, 1)) == (0, 0, 0)
     assert opened.getpixel((20, 20)) == (255, 255, 255)
-    assert open_image(encoded(ink)).getpixel((1, 1)) == (255, 255, 255)
+    assert open_image(encoded(ink), paper="white").getpixel((1, 1)) == (255, 255, 255)
 
 
 def test_cmyk_becomes_rgb() -> None:

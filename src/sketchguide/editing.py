@@ -48,7 +48,7 @@ def edit(
     values = named(values, backbone, predictor)
     if changes.get("source") == "generated":
         changes, values = as_made(image, changes, values)
-    opened = as_picture(image.image if isinstance(image, Picture) else image)
+    opened = as_picture(image.image if isinstance(image, Picture) else image, paper="white")
     backbone = backbone or backbone_for(values)
     values["model"] = backbone.name
     request = prepare(opened, prompt, sketch, backbone, changes=changes, **values)

@@ -66,13 +66,13 @@ def read_file(path: str | Path, *, limit: int = MAX_BYTES, field: str = "image")
     return data
 
 
-def open_image(source: str | Path | bytes, *, field: str = "image", paper: Paper | None = "white") -> Image.Image:
+def open_image(source: str | Path | bytes, *, field: str = "image", paper: Paper | None = None) -> Image.Image:
     """A picture file (or its bytes) as RGB, upright, on paper, fully decoded.
 
     PNG, JPEG, WebP, BMP, GIF and TIFF; each side 16 to 8192 pixels and at most 32 megapixels, read from the header
     before anything is decoded. EXIF rotation and colour profiles are applied, 16-bit grey is rescaled, CMYK becomes
-    RGB. Transparent pictures are laid on `paper`; None, for drawings: on white, or on black when they hold hardly
-    anything that is not as light. Of an animated picture the first frame is used, with a warning.
+    RGB. Transparent pictures are laid on `paper`; None: on white, or on black when they hold hardly anything that is
+    not as light. Of an animated picture the first frame is used, with a warning.
 
     Raises:
         SketchError: the file is missing, damaged, too small, too large or of another format.
@@ -104,7 +104,7 @@ def _decode(data: bytes, *, name: str, field: str, paper: Paper | None) -> tuple
 
 
 def as_rgb(
-    image: Image.Image, *, name: str = "The picture", field: str = "image", paper: Paper | None = "white"
+    image: Image.Image, *, name: str = "The picture", field: str = "image", paper: Paper | None = None
 ) -> Image.Image:
     """A PIL picture as `open_image` gives it: of the sizes allowed, upright, RGB, on paper."""
     width, height = image.size
@@ -121,12 +121,12 @@ def as_rgb(
     return _rgb(upright, name=name, field=field, paper=paper)
 
 
-def as_picture(given: object, *, field: str = "image") -> Image.Image:
+def as_picture(given: object, *, field: str = "image", paper: Paper | None = None) -> Image.Image:
     """A PIL picture, or that in the file that is named, as `open_image` gives it. UsageError for anything else."""
     if isinstance(given, str | Path):
-        return open_image(given, field=field)
+        return open_image(given, field=field, paper=paper)
     if isinstance(given, Image.Image):
-        return as_rgb(given, field=field)
+        return as_rgb(given, field=field, paper=paper)
     raise UsageError(
         f"A picture is a PIL image or a file, not a {type(given).__name__}.",
         hint="Of an array: PIL.Image.fromarray(array).",

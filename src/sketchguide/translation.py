@@ -25,7 +25,7 @@ from sketchguide.generation import (
     recall,
     warn_of_size,
 )
-from sketchguide.images import as_picture, as_rgb, from_ink, open_image, read_file, to_base64, to_images, to_tensor
+from sketchguide.images import as_picture, from_ink, open_image, read_file, to_base64, to_images, to_tensor
 from sketchguide.loading import load_backbone
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Recipe, Request
@@ -135,20 +135,21 @@ def open_source(path: str | Path, *, drawn: bool | None = None, polarity: Polari
     if drawn is None and carries_recipe(data):
         drawn = False  # what sketchguide made is a picture, whatever it looks like
     if drawn is False:
-        return open_image(path)
+        return open_image(path, paper="white")
     image = open_image(path, paper=PAPER_OF.get(polarity))
     if drawn or looks_drawn(image):
         return Sketch.from_image(image, polarity=polarity)
     with warnings.catch_warnings():  # what there is to warn of has been
         warnings.simplefilter("ignore")
-        return open_image(path)
+        return open_image(path, paper="white")
 
 
 def taken(image: Image.Image, *, drawn: bool | None = None) -> Image.Image | Sketch:
     """`image`, as the drawing that it is: where `drawn` says so, None looks."""
-    if drawn or (drawn is None and looks_drawn(as_rgb(image, paper=None))):
+    guessed = as_picture(image)
+    if drawn or (drawn is None and looks_drawn(guessed)):
         return Sketch.from_image(image)
-    return as_picture(image)
+    return as_picture(image, paper="white")
 
 
 def prepare(

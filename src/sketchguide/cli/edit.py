@@ -92,7 +92,7 @@ def command(
         check(prompt, changes, options)  # before the model is loaded
         if source == "generated":
             changes, options = as_made(image, changes, options)
-        opened, drawing = open_image(image), Sketch.open(sketch, polarity=polarity or "auto")
+        opened, drawing = open_image(image, paper="white"), Sketch.open(sketch, polarity=polarity or "auto")
         hush_libraries()
         from sketchguide.seeds import random_seed
 

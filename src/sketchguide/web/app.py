@@ -278,7 +278,7 @@ def _sketch_in(data: bytes, desk: Desk, *, trace: bool, polarity: Polarity) -> d
 
 
 def _traced(data: bytes) -> Sketch:
-    picture = open_image(data, field="sketch", paper=None)
+    picture = open_image(data, field="sketch")
     picture.thumbnail((TRACED_SIDE, TRACED_SIDE))
     edges = EXTRACTORS["edges"](to_tensor([picture]))
     return Sketch(raster=edges[0, 0].numpy(), aspect=picture.width / picture.height)
