@@ -46,7 +46,7 @@ SYNONYMS: Mapping[str, str] = MappingProxyType(  # what others call options, and
 )
 PACKAGE = str(Path(sketchguide.__file__).parent)
 
-# typer brings its own click or uses the installed one, depending on its version: the base of its usage errors.
+# the base of the usage errors of the click that typer brings
 WrongUse: type[Exception] = typer.BadParameter.__mro__[2]
 
 
@@ -254,6 +254,9 @@ def _wrong_use(error: Any, arguments: Sequence[str]) -> tuple[str, str]:
     if choice := re.search(r"('.*') is not one of (.*?)\.?$", error.message, re.DOTALL):
         choices = choice[2].replace("'", "")
         return f"{option} is {choice[1]}; it must be one of {choices}.", hint
+    if number := re.search(r"('.*') is not a valid (float|integer)", error.message, re.DOTALL):
+        kind = "number" if number[2] == "float" else "whole number"
+        return f"{option} is {number[1]}; it must be a {kind}.", hint
     return refusal(cause, option) if isinstance(cause, ValidationError) else error.format_message(), hint
 
 
