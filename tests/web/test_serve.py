@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 
 from served import ASKED
@@ -53,14 +53,14 @@ def process(*options: str, **environment: str) -> Iterator[tuple[subprocess.Pope
 
 def test_a_signal_drains_it(model: list[str]):
     with process(*model, "--json") as (serving, url):
-        job = httpx.post(f"{url}api/jobs", json=ASKED | {"steps": 200}, timeout=60).json()["id"]
-        with httpx.stream("GET", f"{url}api/jobs/{job}/events", timeout=60) as stream:
+        job = httpx2.post(f"{url}api/jobs", json=ASKED | {"steps": 200}, timeout=60).json()["id"]
+        with httpx2.stream("GET", f"{url}api/jobs/{job}/events", timeout=60) as stream:
             lines = stream.iter_lines()
             next(line for line in lines if '"running"' in line)
             serving.send_signal(signal.SIGTERM)
             told = [json.loads(line[6:]) for line in lines if line]
         assert told[-1]["state"] == "done"
-        picture = httpx.get(url + told[-1]["pictures"][0]["url"], timeout=60)  # it waits for that
+        picture = httpx2.get(url + told[-1]["pictures"][0]["url"], timeout=60)  # it waits for that
         assert picture.headers["content-type"] == "image/png"
         out, err = serving.communicate(timeout=60)
         assert serving.returncode == 0, err
@@ -75,15 +75,15 @@ def test_a_second_signal_ends_it_after_the_step(model: list[str]):
     with process(*model, SKETCHGUIDE_TOKEN=token) as (serving, url):
         assert url.endswith(f"/?token={token}")
         url = url.partition("?")[0]
-        assert httpx.get(f"{url}api/about").status_code == 401
+        assert httpx2.get(f"{url}api/about").status_code == 401
         bearer = {"authorization": f"Bearer {token}"}
         asked = ASKED | {"steps": 200, "count": 8}
-        job = httpx.post(f"{url}api/jobs", json=asked, headers=bearer, timeout=60).json()["id"]
-        with httpx.stream("GET", f"{url}api/jobs/{job}/events", headers=bearer, timeout=60) as stream:
+        job = httpx2.post(f"{url}api/jobs", json=asked, headers=bearer, timeout=60).json()["id"]
+        with httpx2.stream("GET", f"{url}api/jobs/{job}/events", headers=bearer, timeout=60) as stream:
             lines = stream.iter_lines()
             next(line for line in lines if '"running"' in line)
             serving.send_signal(signal.SIGTERM)
-            while httpx.get(f"{url}ready", headers=bearer, timeout=60).status_code != 503:
+            while httpx2.get(f"{url}ready", headers=bearer, timeout=60).status_code != 503:
                 time.sleep(0.02)
             serving.send_signal(signal.SIGTERM)
             told = [json.loads(line[6:]) for line in lines if line]
