@@ -236,7 +236,7 @@ def describe(error: BaseException, arguments: Sequence[str] = ()) -> tuple[dict[
 
 
 def _wrong_use(error: Any, arguments: Sequence[str]) -> tuple[str, str]:
-    """Message and hint of what typer refuses. Its own words differ between its versions."""
+    """Message and hint of what typer refuses, in our words."""
     named = next((word for word in arguments if not word.startswith("-")), "")
     context = getattr(error, "ctx", None)  # a parser knows none
     where = context.command_path if context else f"sketchguide {named}".strip()
@@ -254,9 +254,6 @@ def _wrong_use(error: Any, arguments: Sequence[str]) -> tuple[str, str]:
     if choice := re.search(r"('.*') is not one of (.*?)\.?$", error.message, re.DOTALL):
         choices = choice[2].replace("'", "")
         return f"{option} is {choice[1]}; it must be one of {choices}.", hint
-    if number := re.search(r"('.*') is not a valid (float|integer)", error.message, re.DOTALL):
-        kind = "number" if number[2] == "float" else "whole number"
-        return f"{option} is {number[1]}; it must be a {kind}.", hint
     return refusal(cause, option) if isinstance(cause, ValidationError) else error.format_message(), hint
 
 
