@@ -1,6 +1,5 @@
 """Changing a picture by a drawing on it."""
 
-import warnings
 from typing import Any
 
 import numpy as np
@@ -40,9 +39,7 @@ def ball() -> Image.Image:
 
 def make(tiny: Tiny, **settings: Any) -> list[Picture]:
     given = {"image": ball(), "sketch": BOX, "seed": 7, "steps": STEPS, "size": SIZE, "margin": 0.05, **settings}
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The size is", SketchguideWarning)
-        return edit(given.pop("image"), "a cat", backbone=tiny(), **given)
+    return edit(given.pop("image"), "a cat", backbone=tiny(), **given)
 
 
 def pixels(picture: Picture | Image.Image) -> Any:

@@ -295,16 +295,16 @@ def test_an_injection_on_the_conditional_branch_leaves_the_negative_pass_alone(b
         negative = backbone.predict(latent, now, backbone.describe(["dog"]))
         with tapped(backbone.network, (), injection.rewrites(now)):
             conditional = backbone.predict(latent, now, backbone.describe(["two birds"]))
-    expected = DDIM()(latent, conditional.towards(negative, 5.0), now, to, previous=None, noise=lambda: latent)
+    expected = DDIM()(latent, conditional.towards(negative, 10.0), now, to, previous=None, noise=lambda: latent)
 
     def step(injection: PlugAndPlay) -> Tensor:
         told = backbone.describe(["two birds"]), latent, [now, to]
         return next(
-            sample(backbone, *told, negative=backbone.describe(["dog"]), scale=5.0, injections=[injection])
+            sample(backbone, *told, negative=backbone.describe(["dog"]), scale=10.0, injections=[injection])
         ).latent
 
     assert torch.equal(step(injection), expected)
-    assert relative(step(borrow(backbone)), expected) > 1e-4
+    assert relative(step(borrow(backbone)), expected) > 1e-3
 
 
 def test_pictures_share_one_source_or_have_one_each(backbone: UNetBackbone) -> None:

@@ -35,7 +35,7 @@ def ball(size: tuple[int, int] = (48, 48), *, fill: str = "red") -> Image.Image:
 def make(tiny: Tiny, *prompts: str, image: Any = None, **settings: Any) -> list[Picture]:
     given = {"seed": 7, "steps": STEPS, "size": SIZE, **settings}
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The size is|scale is 1: the prompt", SketchguideWarning)
+        warnings.filterwarnings("ignore", "scale is 1: the prompt", SketchguideWarning)
         return translate(image or ball(), prompts or "a cat", backbone=tiny(), **given)
 
 
@@ -433,8 +433,10 @@ def test_the_drawing_lies_on_the_picture_though_that_is_cut(tiny: Tiny, predicto
     assert (rows.min(), rows.max()) == pytest.approx((12, 52), abs=2)
 
 
-def test_what_was_loaded_already_is_named(tiny: Tiny, predictor: LatentPredictor) -> None:
-    predictor.source = "somewhere"
+def test_what_was_loaded_already_is_named(
+    tiny: Tiny, predictor: LatentPredictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predictor, "source", "somewhere")  # of the one that other tests have too
     (made,) = make(tiny, sketch=CROSS, predictor=predictor)
     assert (made.request.predictor, made.request.dtype) == ("somewhere", "float32")
 

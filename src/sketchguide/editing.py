@@ -39,7 +39,7 @@ def edit(
     `settings` are the fields of `EditSettings` (`amount`, `margin`, `source`, `source_prompt`) and the other fields of
     `Request` (`strength`, `attention`, `attention_scale`, `scale`, `steps`, `count`, …). Sizes are as in `translate`.
 
-    Raises a SketchguideError; warns (SketchguideWarning) as `translate` does.
+    Raises a SketchguideError; warns (SketchguideWarning) as `translate` does, and of a picture that comes back smaller.
     """
     sketch = as_sketch(sketch)
     values = carrying({"seed": random_seed() if seed is None else seed, **settings})

@@ -139,7 +139,8 @@ def generate(
     names where they came from. What has no name, such as a LoRA that is on the backbone, must be there again to repeat
     a picture.
 
-    Raises a SketchguideError; warns (SketchguideWarning) of a blank sketch, a prompt cut short and a scale of 1.
+    Raises a SketchguideError; warns (SketchguideWarning) of a blank sketch, a prompt cut short, a scale of 1 and a size
+    far from the model's own.
     """
     sketch = None if sketch is None else as_sketch(sketch)
     settings = named(carrying({"like": like, **settings}), backbone, predictor)

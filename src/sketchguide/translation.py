@@ -58,8 +58,8 @@ def translate(
     and the other fields of `Request` (`steps`, `scale`, `count`, `size`, …). Without `size` the model's number of
     pixels is spread over the aspect of the picture; what then sticks out is cut off.
 
-    Raises a SketchguideError; warns (SketchguideWarning) as `generate` does, of another size than the model's own, of
-    a blank picture, and where seeds change nothing.
+    Raises a SketchguideError; warns (SketchguideWarning) as `generate` does, of a blank picture, and where seeds
+    change nothing.
     """
     sketch = None if sketch is None else as_sketch(sketch)
     prompts = [prompt] if isinstance(prompt, str) else _texts(prompt)
