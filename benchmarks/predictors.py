@@ -105,7 +105,7 @@ def variants(backbone: Backbone, steps: int) -> Iterator[tuple[str, Variant]]:
     yield "latents instead of ink", Variant(replace(ours, reads="latent"))
     yield "no reading of clean latents", Variant(replace(ours, clean_widths=()))
     yield "layers 512-256-128-64", Variant(replace(ours, widths=PAPER_WIDTHS))
-    yield "taps not normalised", Variant(replace(ours, normalize_taps=False))
+    yield "taps normalised", Variant(replace(ours, normalize_taps=True))
     yield "each picture at one noise level", Variant(replace(ours, views=1))
     yield "learning rate 1e-4", Variant(replace(ours, rate=1e-4))
     yield "taps up to the middle block", Variant(replace(ours, taps=shallow))
@@ -121,7 +121,6 @@ def variants(backbone: Backbone, steps: int) -> Iterator[tuple[str, Variant]]:
                 views=1,
                 rate=1e-4,
                 widths=PAPER_WIDTHS,
-                normalize_taps=False,
                 clean_widths=(),
                 reads="latent",
             )

@@ -126,7 +126,7 @@ def test_predictors_beside_each_other(
     short = {"steps": 2, "batch": 4}
     names = {
         "ours": predictors.Variant(PredictorTraining(**short)),
-        "plain": predictors.Variant(PredictorTraining(**short, normalize_taps=False, clean_widths=())),
+        "plain": predictors.Variant(PredictorTraining(**short, normalize_taps=True, clean_widths=())),
         "spoilt": predictors.Variant(PredictorTraining(**short), predictors.SPOILT_EDGES),
         "faded": predictors.Variant(PredictorTraining(**short), predictors.DISTANCES, predictors.towards_faded),
     }

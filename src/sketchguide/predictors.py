@@ -59,7 +59,7 @@ class PredictorConfig:
     backbone: str  # Backbone.name it was trained on, for people
     map_kind: str = "edges"
     widths: tuple[int, ...] = (256, 128, 64)  # hidden layers; the paper: 512, 256, 128, 64
-    normalize_taps: bool = True  # each tap to mean 0, deviation 1 per image; the paper: False
+    normalize_taps: bool = False  # each tap to mean 0, deviation 1 per image
     clean_widths: tuple[int, ...] = ()  # 3x3 convolutions that read a clean latent; the paper: none
     window: tuple[float, float] = (0.0, 1.0)  # progress of the noise levels seen in training
     # "latent": the map's latent, as in the paper. "ink": of each of the map's pixels, the log-odds that it is ink.

@@ -37,7 +37,7 @@ class PredictorTraining:
     rate: float = TRAINING_RATE.default  # Adam's learning rate, falling to zero along a cosine
     window: tuple[float, float] = (0.0, 0.9)  # progress of the noise levels trained on: what `stop` may be later
     widths: tuple[int, ...] = (256, 128, 64)
-    normalize_taps: bool = True
+    normalize_taps: bool = False
     clean_widths: tuple[int, ...] = (96, 96, 96)
     reads: str = "ink"  # or "latent", as PredictorConfig has it
     taps: tuple[str, ...] = ()  # none: `choose_taps` decides
