@@ -532,7 +532,7 @@ def test_law_10_a_saved_predictor_guides_bit_for_bit_like_the_original(
 
 
 def test_law_10_the_file_says_what_it_is(make_predictor: MakePredictor, tmp_path: Path) -> None:
-    predictor = make_predictor(map_kind="saliency", window=(0.1, 0.7), normalize_taps=False)
+    predictor = make_predictor(map_kind="saliency", window=(0.1, 0.7), normalize_taps=True)
     with safe_open(predictor.save_pretrained(tmp_path), framework="pt") as file:
         header: dict[str, Any] = json.loads(file.metadata()["sketchguide"])
     expected = {"backbone": "tiny", "family": "unet", "map_kind": "saliency", "latent_channels": 4}
@@ -540,7 +540,7 @@ def test_law_10_the_file_says_what_it_is(make_predictor: MakePredictor, tmp_path
     assert expected.items() <= header.items()
     assert header["taps"] == list(predictor.config.taps)
     assert header["channels"] == list(predictor.config.channels)
-    assert header["normalize_taps"] is False
+    assert header["normalize_taps"] is True
 
 
 def differing(config: Any) -> Iterable[Any]:
