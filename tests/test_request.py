@@ -35,11 +35,11 @@ def test_a_drawing_pulls_at_every_step_where_there_are_few_and_softer_the_more_o
         request = Request.checked(prompt="", seed=0, **settings)
         return request.pulling_every, request.beta
 
-    assert pull() == pull(steps=30) == (EVERY.default, STRENGTH.default) == (2, 2.8)
-    assert pull(steps=FEW_STEPS) == pull(every=1) == (1, 1.4)
-    assert pull(steps=FEW_STEPS + 1) == pull(steps=SOFT_STEPS, every=2) == (2, 2.8)
-    assert pull(every=3)[1] == pytest.approx(4.2)
-    assert pull(steps=6) == (1, pytest.approx(0.7))
+    assert pull() == pull(steps=30) == (EVERY.default, STRENGTH.default) == (2, 2.3)
+    assert pull(steps=FEW_STEPS) == pull(every=1) == (1, 1.15)
+    assert pull(steps=FEW_STEPS + 1) == pull(steps=SOFT_STEPS, every=2) == (2, 2.3)
+    assert pull(every=3)[1] == pytest.approx(3.45)
+    assert pull(steps=6) == (1, pytest.approx(0.575))
     assert pull(steps=8, strength=3) == (2, 3)
     assert pull(steps=8, strength=3, every=1) == (1, 3)
     assert pull(strength=0) == (2, 0)

@@ -88,11 +88,11 @@ def test_a_curve_of_each_method_over_its_strength(
     rows = json.loads((out / "methods.json").read_text())["rows"]
     assert [row["method"] for row in rows] == [
         "text",
-        f"lgp:predictor={lines},strength=1.4",
+        f"lgp:predictor={lines},strength=1.15",
         f"lgp:predictor={lines},every=1,widen=1,strength=0.75",
         f"controlnet:path={control},weight=0.5",
         f"controlnet:path={control},weight=0.5,negative_time=0.3",
-        f"lgp:predictor={lines},strength=2.8",
+        f"lgp:predictor={lines},strength=2.3",
         f"lgp:predictor={lines},every=1,widen=1,strength=1.5",
         f"controlnet:path={control},weight=1",
         f"controlnet:path={control},weight=1,negative_time=0.3",
