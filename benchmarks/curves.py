@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
 
-from judged import add_options, judged
+from judged import add_options, alone, judged
 from sketchguide import load_backbone
 from sketchguide.backbones.base import Backbone
 from sketchguide.cli.environment import hardware
@@ -110,7 +110,7 @@ def plot(curves: Mapping[str, Sequence[tuple[float, Row]]], across: str, file: P
     for name, pairs in curves.items():
         known = [(x, row.f1, row.right, row.kid) for x, row in pairs if row.f1 and row.right and row.kid]
         places, values = [x for x, *_ in known], [f1.estimate for _, f1, *_ in known]
-        errors = [[f1.estimate - f1.low for _, f1, *_ in known], [f1.high - f1.estimate for _, f1, *_ in known]]
+        errors = [[f1.reaches[side] for _, f1, *_ in known] for side in (0, 1)]
         left.errorbar(places, values, yerr=errors, fmt="o-", capsize=2, label=name)
         for axis, ups in ((right, [share for *_, share, _ in known]), (last, [kid for *_, kid in known])):
             axis.plot(values, [up.estimate for up in ups], "o-", label=name)
@@ -139,7 +139,10 @@ def main() -> None:
     args = parser.parse_args()
     if args.kind == "pictures" and args.pictures is None:
         parser.error("`pictures` needs --pictures.")
-    args.out.mkdir(parents=True, exist_ok=True)
+    alone(run, args)
+
+
+def run(args: argparse.Namespace) -> Sequence[Row]:
     backbone = load_backbone(args.model)
     wanted = list(points(args, backbone))
     methods = {label: build_method(label, backbone) for label in ("text", *(point.label for point in wanted))}
@@ -160,6 +163,7 @@ def main() -> None:
     (args.out / f"{args.kind}.json").write_text(json.dumps(report, indent=1) + "\n")
     (args.out / f"{args.kind}.md").write_text(f"{on}\n\n{table(rows)}")
     print(table(rows))
+    return rows
 
 
 if __name__ == "__main__":

@@ -27,8 +27,8 @@ from sketchguide import SpatialMap, load_backbone
 from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import IconClassifier, load_classifier
 from sketchguide.cli.environment import hardware
-from sketchguide.errors import SketchguideError, UsageError
-from sketchguide.evaluation.alike import fingerprints
+from sketchguide.errors import SketchguideError
+from sketchguide.evaluation.alike import drawn_with, keep_alike
 from sketchguide.evaluation.benchmark import TOLERANCE
 from sketchguide.evaluation.classifier import accuracy
 from sketchguide.evaluation.detectors import load_detector
@@ -38,7 +38,6 @@ from sketchguide.evaluation.metrics import bootstrap_interval, edge_f1
 from sketchguide.evaluation.similarity import perceptual_distance, structure_distance
 from sketchguide.extractors import Extractor
 from sketchguide.images import from_ink, open_image, save_png, sheet, to_images, to_tensor
-from sketchguide.loading import identity_of
 from sketchguide.methods import Batch, Method, build_method
 from sketchguide.request import Request
 
@@ -232,6 +231,8 @@ def shown(values: Tensor) -> str:
 def paired(row: Mapping[str, Tensor], plain: Mapping[str, Tensor], figure: str) -> str:
     """What `row` has more of a figure than `plain`, edit by edit."""
     found = bootstrap_interval(row[figure] - plain[figure])
+    if found.low is None:
+        return f"{found.estimate:+.4f}"
     return f"{found.estimate:+.4f} ({found.low:+.4f} to {found.high:+.4f})"
 
 
@@ -263,15 +264,6 @@ def page(edits: Sequence[Edit], rows: Mapping[str, Tensor], *, first: int) -> Im
         labels += [edit.prompt, *rows]
     images = [image.resize((144, 144), Image.Resampling.LANCZOS) for image in to_images(torch.stack(cells))]
     return sheet(images, columns=len(rows) + 1, labels=labels)
-
-
-def check_folder(folder: Path, config: Mapping[str, object]) -> None:
-    """Only pictures that were made alike stand in one table."""
-    file = folder / "config.json"
-    if file.exists() and json.loads(file.read_text(encoding="utf-8")) != config:
-        raise UsageError(f"{folder} holds pictures that were made otherwise.", hint="Give another folder as --out.")
-    folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
 
 
 def main() -> None:
@@ -309,9 +301,10 @@ def run(args: argparse.Namespace) -> None:
     )
     settings = {"steps": args.steps, "scale": args.scale, "seed": args.seed}
     rows = {method: build_method(method, backbone) for method in (*PICTURES.values(), *DRAWINGS.values())}
-    asked = {"pictures": dict(PICTURES), "drawings": dict(DRAWINGS)}
-    check_folder(args.out, {**identity_of(backbone), "networks": fingerprints(rows), **settings, "rows": asked})
-    request = Request.checked(prompt="", **settings)
+    request = Request.checked(prompt="", **settings, model=backbone.name)
+    args.out.mkdir(parents=True, exist_ok=True)
+    asked = {"rows": {"pictures": dict(PICTURES), "drawings": dict(DRAWINGS)}}
+    keep_alike(args.out, drawn_with(backbone, request) | asked, rows, afresh="another --out")
     report: dict[str, object] = {"hardware": hardware(backbone.device.type), **settings}
     text = ""
     for kind, descriptions, build in (

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import load_classifier
+from sketchguide.errors import SketchguideError
 from sketchguide.evaluation.alike import keep_alike, made_with
 from sketchguide.evaluation.benchmark import Benchmark, Judges
 from sketchguide.evaluation.detectors import load_detector
 from sketchguide.evaluation.drawings import SCORED, artwork, load_set
 from sketchguide.evaluation.features import load_squeezenet
-from sketchguide.evaluation.summary import Summary
+from sketchguide.evaluation.summary import Row, Summary, failures
 from sketchguide.methods import Built
 from sketchguide.request import Request
+from sketchguide.training.checkpoints import Checkpoints
 
 BATCH = 25
 
@@ -30,9 +33,21 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=1000)
 
 
+def alone(run: Callable[[argparse.Namespace], Sequence[Row]], args: argparse.Namespace) -> None:
+    """`run` while no other run is at work in `args.out`; exits where it fails, or where a row that it gives has no
+    pictures."""
+    try:
+        with Checkpoints(args.out).lock():
+            rows = run(args)
+    except SketchguideError as error:
+        sys.exit(str(error))
+    if lost := [row for row in rows if row.failed and not row.drawings]:
+        sys.exit(f"No picture of {lost[0].method} could be made. The same command tries again.")
+
+
 def judged(args: argparse.Namespace, backbone: Backbone, methods: Mapping[str, Built], *, seeds: int) -> Summary:
     """Of each method, on the sketches that `args` asks for, `seeds` pictures of each; pictures that `args.out` holds
-    are kept, and other networks or settings than theirs are refused."""
+    are kept, and other networks or settings than theirs are refused. Tells of those that fail."""
     last = args.past + args.sketches
     if args.past < 0 or last > SCORED:
         raise SystemExit(f"--past and --sketches together are at most {SCORED}: a judge knows the drawings after them.")
@@ -57,4 +72,7 @@ def judged(args: argparse.Namespace, backbone: Backbone, methods: Mapping[str, B
         seeds=seeds,
         batch=BATCH,
     )
-    return Summary(benchmark, list(benchmark))
+    results = list(benchmark)
+    for failure in failures(results):
+        print(failure, file=sys.stderr)
+    return Summary(benchmark, results)

@@ -23,14 +23,14 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from judged import BATCH, add_options, judged
+from judged import BATCH, add_options, alone, judged
 from sketchguide import LatentPredictor, load_backbone
 from sketchguide.backbones.base import Backbone
 from sketchguide.cli.environment import hardware
 from sketchguide.defaults import TRAINING_STEPS
 from sketchguide.evaluation.benchmark import SEED_STRIDE
 from sketchguide.evaluation.perturb import perturb
-from sketchguide.evaluation.summary import comparison_table, table
+from sketchguide.evaluation.summary import Row, comparison_table, table
 from sketchguide.extractors import EXTRACTORS, Extractor
 from sketchguide.loading import fingerprint_of_model
 from sketchguide.methods import Batch, Built, Method, Trained, latent_guidance, text_to_image
@@ -188,11 +188,14 @@ def main() -> None:
     args = parser.parse_args()
     if args.trainings > 1 and args.sketches % BATCH:
         raise SystemExit(f"Several trainings are judged in whole batches: give --sketches a multiple of {BATCH}.")
+    alone(run, args)
+
+
+def run(args: argparse.Namespace) -> Sequence[Row]:
     backbone = load_backbone(args.model)
     every = dict(variants(backbone, args.steps))
     if unknown := set(args.only or ()) - set(every):
         raise SystemExit(f"No variant is called {sorted(unknown)[0]!r}. There are: {', '.join(map(repr, every))}.")
-    args.out.mkdir(parents=True, exist_ok=True)
     methods = {"text": Built(text_to_image)}
     made: list[dict[str, Any]] = []
     for i, (name, variant) in enumerate(every.items()):
@@ -215,6 +218,7 @@ def main() -> None:
     tables = "\n".join([training_table(made), table(rows), comparison_table(beside)])
     (args.out / "predictors.md").write_text(f"{on}\n\n{tables}")
     print(tables)
+    return rows
 
 
 if __name__ == "__main__":

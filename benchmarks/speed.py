@@ -20,6 +20,7 @@ import torch
 
 from sketchguide import Sketch, generate, load_backbone, load_predictor
 from sketchguide.cli.environment import hardware
+from sketchguide.errors import SketchguideError
 
 DRAWING = Path(__file__).resolve().parents[1] / "examples" / "sketches" / "apple.svg"
 
@@ -48,16 +49,28 @@ def command(*options: str) -> Callable[[], object]:
 
 
 def sketchguide(*words: str) -> None:
-    subprocess.run([sys.executable, "-m", "sketchguide.cli", *words], check=True, capture_output=True, env=ENVIRONMENT)
+    called = [sys.executable, "-m", "sketchguide.cli", *words]
+    done = subprocess.run(called, capture_output=True, env=ENVIRONMENT, text=True)
+    if done.returncode:
+        sys.exit(f"`sketchguide {' '.join(words)}` failed: {done.stderr.strip()}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="icons-64")
     parser.add_argument("--predictor", help="none: the model's own")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5, help="at least 1")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
+    if args.rounds < 1:
+        parser.error(f"--rounds is {args.rounds}; it must be at least 1.")
+    try:
+        measure(args)
+    except SketchguideError as error:
+        sys.exit(str(error))
+
+
+def measure(args: argparse.Namespace) -> None:
     own = ["--model", args.model, *(["--predictor", args.predictor] if args.predictor else [])]
     backbone = load_backbone(args.model)
     predictor = load_predictor(args.predictor, backbone)

@@ -108,9 +108,10 @@ def test_pictures_take_the_place_of_drawings(batch: Batch):
         assert not torch.allclose(made(method, replace(batch, pictures=-drawn)), same)
 
 
-def test_a_damaged_record_of_training_is_named(batch: Batch, predictor: LatentPredictor, tmp_path: Path):
+@pytest.mark.parametrize("text", ['{"seconds": 1', "[]", "5", "null"])
+def test_a_damaged_record_of_training_is_named(batch: Batch, predictor: LatentPredictor, tmp_path: Path, text: str):
     predictor.save_pretrained(tmp_path)
-    (tmp_path / "training.json").write_text('{"seconds": 1')
+    (tmp_path / "training.json").write_text(text)
     with pytest.raises(UsageError, match=r"training\.json cannot be read or is damaged"):
         build_method(f"lgp:predictor={tmp_path}", batch.backbone)
 
@@ -137,7 +138,12 @@ def test_a_controlnet_that_has_learned_nothing_changes_nothing(batch: Batch):
 
 @pytest.mark.parametrize(
     ("description", "same_as"),
-    [("text:scale=5,steps=2", {"scale": 5, "steps": 2}), ("text", {}), ("text: solver = euler", {"solver": "euler"})],
+    [
+        ("text:scale=5,steps=2", {"scale": 5, "steps": 2}),
+        ("text", {}),
+        ("text: solver = euler", {"solver": "euler"}),
+        ("text:negative=", {"negative": ""}),
+    ],
 )
 def test_settings_in_a_description_are_those_of_the_request(batch: Batch, description: str, same_as: dict[str, object]):
     request = Request.checked(**{**batch.request.model_dump(), **same_as})
@@ -300,6 +306,12 @@ def test_pictures_are_tried_again_until_they_are_recognised(batch: Batch, predic
         ("controlnet:strength=0.5", "controlnet takes path, weight, mode, tries, sure, recogniser, negative"),
         ("sdedit:tries=3", "'tries=3' in 'sdedit:tries=3' is no setting of sdedit"),
         ("lgp:tries=0", "tries is '0'"),
+        ("lgp:sure=0.5", r"'sure' in 'lgp:sure=0\.5' changes nothing: there is one try\. Add tries=3"),
+        ("lgp:tries=1,recogniser=mine", "'recogniser' in 'lgp:tries=1,recogniser=mine' changes nothing"),
+        ("lgp:predictor=", "'predictor' in 'lgp:predictor=' has no value"),
+        ("text:steps= ,scale=3", "'steps' in 'text:steps= ,scale=3' has no value"),
+        ("text:steps=3,steps=4", "'steps' is given twice in 'text:steps=3,steps=4'"),
+        ("text:negative=, negative=a dog", "'negative' is given twice"),
         ("pnp:blank=1", "'blank=1' in 'pnp:blank=1' is no setting of pnp"),
         ("sketch-loss:even=0", "sketch-loss takes sketcher, drawing, strength, stop, every, tries"),
         ("text:prompt=a", "'prompt=a' in 'text:prompt=a' is no setting"),

@@ -1,6 +1,7 @@
 """The scripts in benchmarks/ that compare many settings or predictors: they run, keep what they made, and say so."""
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +17,9 @@ from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.classifiers import IconClassifier, save_classifier
 from sketchguide.evaluation.drawings import class_map
 from sketchguide.loading import load_backbone
+from sketchguide.methods import Built
 from sketchguide.predictors import LatentPredictor
+from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.predictor import PredictorTraining
 from support import load_script
 
@@ -99,6 +102,77 @@ def test_a_curve_of_each_method_over_its_strength(
     ]
     assert all(row["failed"] == 0 and row["f1"] is not None for row in rows)
     assert (out / "methods.png").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("curves", ["steps"]), ("predictors", ["--pictures", "nowhere"]), ("speed", [])]
+)
+def test_what_goes_wrong_is_told_without_a_trace(
+    study: Study, options: list[str | Path], tmp_path: Path, name: str, words: list[str]
+) -> None:
+    wanted = [] if name == "speed" else [*options, "--out", tmp_path]
+    with pytest.raises(SystemExit, match=r"^No model '.*no-model'"):
+        study(name, *words, *wanted, "--model", tmp_path / "no-model").main()
+
+
+def test_two_runs_do_not_share_a_folder(study: Study, options: list[str | Path], tmp_path: Path) -> None:
+    for name, words in (("curves", ["steps"]), ("predictors", ["--pictures", "nowhere"])):
+        script = study(name, *words, *options, "--out", tmp_path)
+        with Checkpoints(tmp_path).lock(), pytest.raises(SystemExit, match="is at work in"):
+            script.main()
+
+
+def test_a_method_that_never_works_is_told_of(
+    study: Study,
+    options: list[str | Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    curves = study("curves", "steps", *options, "--out", tmp_path)
+    build = curves.build_method
+
+    def broken(_: Any) -> Any:
+        raise TypeError("out of ideas")
+
+    def fragile(label: str, backbone: Any) -> Built:
+        return Built(broken) if label.startswith("lgp") else build("text:steps=1", backbone)
+
+    monkeypatch.setattr(curves, "build_method", fragile)
+    monkeypatch.setattr(curves, "STEPS", (2,))
+    with pytest.raises(SystemExit, match=r"No picture of lgp:steps=2 could be made"):
+        curves.main()
+    said = capsys.readouterr()
+    assert re.search(r"lgp:steps=2 failed on 2 drawings of quickdraw \(the first: .*\): TypeError: out of", said.err)
+    assert "| quickdraw | text:steps=2 | 2 |" in said.out
+    assert (tmp_path / "steps.json").exists()
+
+
+def test_edits_made_with_other_defaults_are_refused(
+    study: Study, options: list[str | Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = [one for one in options if one not in ("--sketches", "2")]
+    edits = study("edits", *wanted, "--only", "drawings", "--count", "1", "--steps", "2", "--out", tmp_path / "edits")
+    monkeypatch.setattr(edits, "PICTURES", {})
+    monkeypatch.setattr(edits, "DRAWINGS", {edits.ALONE: "text", edits.PLAIN: "sdedit"})
+    edits.main()
+    edits.main()
+    assert "1 edits of drawings" in (tmp_path / "edits" / "edits.md").read_text()
+    monkeypatch.setattr("sketchguide.evaluation.alike.SDEDIT_AMOUNT", 0.5)
+    with pytest.raises(SystemExit, match=r"unless_set\.amount was 0\.85, now 0\.5\. .* or give another --out"):
+        edits.main()
+
+
+@pytest.mark.parametrize("rounds", ["0", "-1"])
+def test_no_rounds_of_the_clock_are_refused(study: Study, capsys: pytest.CaptureFixture[str], rounds: str) -> None:
+    with pytest.raises(SystemExit):
+        study("speed", "--rounds", rounds).main()
+    assert f"--rounds is {rounds}; it must be at least 1." in capsys.readouterr().err
+
+
+def test_a_command_that_fails_under_the_clock_says_why(study: Study) -> None:
+    with pytest.raises(SystemExit, match=r"`sketchguide generate a cat --tempo 3` failed: .*no option --tempo"):
+        study("speed").sketchguide("generate", "a cat", "--tempo", "3")
 
 
 def test_a_word_that_the_judge_does_not_know_is_refused_before_the_tuning(

@@ -21,7 +21,7 @@ Window = tuple[float, float]  # from and to (exclusive) in progress: 0 at pure n
 class Level(NamedTuple):
     """One noise level: `latent = alpha * clean + sigma * noise`."""
 
-    time: float  # what the network is told: 0..999 for variance-preserving models, 0..1 for flow models
+    time: float  # what the network is told: 0..1000, as the scheduler counts, for flow models too
     alpha: float
     sigma: float
     progress: float  # 0 at pure noise, 1 at the finished image

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import diffusers
 import torch
@@ -277,14 +277,20 @@ def build_method(description: str, backbone: Backbone) -> Built:
     taken = (*METHODS[name], *WALKING, *CLASSIFYING)
     options: dict[str, str] = {}
     for part in filter(None, rest.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals or key.strip() not in taken:
+        key, equals, value = (word.strip() for word in part.partition("="))
+        if not equals or key not in taken:
             raise UsageError(
                 f"{part!r} in {description!r} is no setting of {name}.",
                 hint=f"Write option=value, as steps=20. {name} takes {', '.join(taken)}.",
                 field="method",
             )
-        options[key.strip()] = value.strip()
+        if not value and key != "negative":
+            raise UsageError(
+                f"{key!r} in {description!r} has no value.", hint=f"Write {key}=VALUE, or leave it out.", field="method"
+            )
+        if key in options:
+            raise UsageError(f"{key!r} is given twice in {description!r}.", hint="Give it once.", field="method")
+        options[key] = value
     classifying = any(key in options for key in CLASSIFYING)
     named = options.pop("classifier", None)
     recognising = options.pop("recogniser", None)
@@ -293,6 +299,12 @@ def build_method(description: str, backbone: Backbone) -> Built:
         settings = {**PAPER, **settings}
     asked = Request.checked(prompt="", seed=0, **settings)
     levels_of(asked, backbone)  # tells of a solver that the model has not
+    if asked.tries == 1 and (idle := "recogniser" if recognising else "sure" if "sure" in settings else ""):
+        raise UsageError(
+            f"{idle!r} in {description!r} changes nothing: there is one try.",
+            hint=f"Add tries=3, or leave {idle} out.",
+            field="method",
+        )
     networks: list[Trained] = []
     match name:
         case "text":
@@ -377,9 +389,12 @@ def _report(part: Path) -> Mapping[str, Any]:
 
 def _read(record: Path) -> Mapping[str, Any]:
     try:
-        return json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+        found = json.loads(record.read_text(encoding="utf-8")) if record.is_file() else {}
+        if not isinstance(found, dict):
+            raise ValueError("it is no JSON object")
     except (OSError, ValueError) as error:
         raise UsageError(f"{record} cannot be read or is damaged.", hint="Delete it.", field="method") from error
+    return cast("dict[str, Any]", found)
 
 
 def _number(name: str, text: str) -> float:

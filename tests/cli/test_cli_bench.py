@@ -1,14 +1,19 @@
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from sketchguide.classifiers import IconClassifier, save_classifier
 from sketchguide.errors import UsageError
+from sketchguide.evaluation.alike import forget
+from sketchguide.evaluation.drawings import Drawing
 from sketchguide.loading import fingerprint
+from sketchguide.sketch import SpatialMap
 
 Run = Callable[..., Any]
 
@@ -103,7 +108,27 @@ def test_another_classifier_is_noticed(sketchguide: Run, bench: list[str], done:
     save_classifier(classifier, tmp_path / "judge.safetensors")
     result = sketchguide(*bench, "-o", done[0], "--classifier", tmp_path / "judge.safetensors")
     assert result.code == 2
-    assert f'judges.recognised was not set, now "{fingerprint(classifier)}"' in result.err
+    assert f"judges.recognised was not set, now {fingerprint(classifier)}" in result.err
+
+
+@pytest.mark.parametrize(("known", "warned"), [("1f34e", False), ("circle", True)])
+def test_a_classifier_that_knows_nothing_that_is_drawn_is_told_of_before_pictures_are_made(
+    sketchguide: Run,
+    bench: list[str],
+    done: tuple[Path, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    known: str,
+    warned: bool,
+):
+    blank = SpatialMap(np.zeros((64, 64), np.float32), np.ones((64, 64), np.float32))
+    drawings = [Drawing("apple", "an apple", blank, ("1f34e",))]
+    monkeypatch.setattr("sketchguide.evaluation.drawings.load_set", lambda *_, **__: drawings)
+    save_classifier(IconClassifier((known, "square"), size=32, channels=(4,)), tmp_path / "judge.safetensors")
+    options = ["--set", "quickdraw", "--data", tmp_path, "--classifier", tmp_path / "judge.safetensors"]
+    result = sketchguide(*bench, *options, "-o", done[0])
+    assert "judges.recognised was not set" in result.err
+    assert ("--classifier knows none of the things that are drawn" in result.err) == warned
 
 
 def test_a_mistake_beside_fresh_loses_nothing(sketchguide: Run, bench: list[str], done: tuple[Path, Any]):
@@ -112,6 +137,25 @@ def test_a_mistake_beside_fresh_loses_nothing(sketchguide: Run, bench: list[str]
     assert result.code == 2
     assert "There is no set of drawings 'own-blurred'" in result.err
     assert (done[0] / "results.jsonl").read_text() == before
+
+
+def test_a_method_whose_memory_cannot_be_measured_costs_that_figure_alone(
+    sketchguide: Run, bench: list[str], done: tuple[Path, Any], monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: Any) -> None:
+        raise TypeError("no memory of it")
+
+    monkeypatch.setattr("sketchguide.evaluation.costs.peak_memory", fail)
+    result = sketchguide(*bench, "-o", done[0], "--json")
+    assert result.code == 0, result.err
+    assert [row["memory"] for row in result.json["costs"]] == [None, None]
+
+
+def test_names_of_methods_are_shown_as_they_are(sketchguide: Run, bench: list[str], tmp_path: Path):
+    options = [*bench[: bench.index("--method")], "--sketches", "1", "--method", "text:steps=1,negative=a [/b]"]
+    result = sketchguide(*options, "-o", tmp_path)
+    assert result.code == 0, result.err
+    assert "text:steps=1,negative=a [/b]" in result.out
 
 
 def test_a_config_of_something_else_is_kept(sketchguide: Run, bench: list[str], tmp_path: Path):
@@ -153,7 +197,8 @@ def test_a_method_that_never_works_costs_its_own_rows_alone(
     rows = {row["method"]: row for row in result.json["rows"]}
     assert (rows[broken]["drawings"], rows[broken]["failed"]) == (0, 3)
     assert [row for row in result.json["rows"] if row["method"] != broken] == done[1].json["rows"]
-    assert any("was trained for 0 to 0.9" in warning for warning in result.json["warnings"])
+    (warning,) = (one for one in result.json["warnings"] if "was trained for 0 to 0.9" in one)
+    assert warning.startswith(f"{broken} failed on 3 drawings of own (the first: 0000-a-red-apple): ")
     assert result.json["costs"][2]["memory"] is None
 
 
@@ -164,6 +209,7 @@ def test_a_method_that_never_works_costs_its_own_rows_alone(
         (["--set", "quickdraw"], "The set 'quickdraw' needs data."),
         (["--set", "quickdraw", "--data", "nowhere"], "is missing"),
         (["--weights", "nowhere"], "nowhere"),
+        (["--weights", "nowhere"], "Without --data there is no artwork to compare with, and so no KID."),
         (["--classifier", "nowhere.safetensors"], "nowhere.safetensors"),
         (["--set", "icon"], "There is no set of drawings 'icon'"),
         (["--set", "own", "--set", "own-blurred"], "There is no set of drawings 'own-blurred'"),
@@ -189,11 +235,20 @@ def test_a_file_for_a_folder_is_wrong_use(sketchguide: Run, bench: list[str], tm
     assert (tmp_path / "README.md").read_text() == "keep me"
 
 
-def test_what_fresh_cannot_remove_is_named(sketchguide: Run, bench: list[str], tmp_path: Path):
-    (tmp_path / "results.jsonl").mkdir()
+def test_what_fresh_cannot_remove_is_named(sketchguide: Run, bench: list[str], done: tuple[Path, Any], tmp_path: Path):
+    shutil.copytree(done[0], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "table.md").unlink()
+    (tmp_path / "table.md").mkdir()
     result = sketchguide(*bench, "--sketches", "1", "-o", tmp_path, "--fresh")
     assert result.code == 1
-    assert "results.jsonl cannot be removed" in result.err
+    assert "table.md cannot be removed" in result.err
+    assert (tmp_path / "results.jsonl").exists()
+
+
+def test_fresh_leaves_nothing_of_what_the_command_wrote(done: tuple[Path, Any], tmp_path: Path):
+    shutil.copytree(done[0], tmp_path, dirs_exist_ok=True)
+    forget(tmp_path)
+    assert [one.name for one in tmp_path.iterdir()] == ["lock"]  # which the command holds
 
 
 def test_quick_leaves_the_numbers_that_are_given(sketchguide: Run, bench: list[str], tmp_path: Path):

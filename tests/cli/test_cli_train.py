@@ -1,11 +1,13 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,12 +16,13 @@ import pytest
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.cli.component import PARTS
-from sketchguide.cli.session import Session
+from sketchguide.cli.session import Session, until_stopped
 from sketchguide.defaults import TRAINING_STEPS
+from sketchguide.errors import TrainingError
 from sketchguide.predictors import LatentPredictor
 from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.data import Pictures, find_examples, split
-from sketchguide.training.predictor import PredictorRun
+from sketchguide.training.predictor import PredictorRun, PredictorTraining
 from sketchguide.training.run import TrainingStep
 
 Run = Callable[..., Any]
@@ -44,7 +47,6 @@ def _stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SI
 def test_training_makes_a_predictor_with_a_card_and_a_log(trained: tuple[Path, Any], model: Path):
     folder, result = trained
     assert result.code == 0, result.err
-    assert result.err == ""
     assert "6 steps" in result.out
     assert f"Use it: sketchguide generate 'a red apple' --sketch apple.svg --model {model}" in result.out
     assert LatentPredictor.from_pretrained(folder).config.backbone == str(model)
@@ -56,6 +58,26 @@ def test_training_makes_a_predictor_with_a_card_and_a_log(trained: tuple[Path, A
     assert [line["step"] for line in log] == [1, 2, 3, 4, 5, 6]
     assert 0 < log[-1]["held_out"] < 100
     assert f"| held-out error | {log[-1]['held_out']:.3f} |" in card
+    useless = "Warning: The predictor reads no better than a constant: train longer or on more pictures.\n"
+    assert result.err == (useless if log[-1]["held_out"] >= 1 else "")
+
+
+@pytest.mark.parametrize(
+    ("score", "words"), [(float("nan"), ["No edges were found"]), (1.0, ["no better than a constant"]), (0.99, [])]
+)
+def test_a_predictor_that_may_be_of_no_use_is_told(
+    sketchguide: Run,
+    training: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    score: float,
+    words: list[str],
+):
+    monkeypatch.setattr(PredictorRun, "score", lambda *_: score)
+    result = sketchguide(*training, "--steps", "1", "-o", tmp_path / "run", "--json")
+    told = result.json["warnings"]
+    assert len(told) == len(words)
+    assert all(word in warning for word, warning in zip(words, told, strict=True))
 
 
 def test_a_predictor_of_latents_is_trained_and_guides(
@@ -117,6 +139,45 @@ def test_fresh_starts_again(sketchguide: Run, training: list[str], tmp_path: Pat
     latest = Checkpoints(tmp_path / "run" / "checkpoints").latest()
     assert latest is not None
     assert latest.step == 1
+
+
+def test_fresh_keeps_what_there_is_until_something_is_learned(
+    sketchguide: Run, training: list[str], trained: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    arguments = [*training, "--steps", "40", "-o", str(folder), "--fresh"]
+    before = {path: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    loss = PredictorRun.loss
+    with monkeypatch.context() as patched:
+        patched.setattr("sketchguide.training.run.MAX_SKIPS", 2)
+        patched.setattr(PredictorRun, "loss", lambda run: loss(run) * float("nan"))
+        assert sketchguide(*arguments).code == 1
+    assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
+    checkpoints = Checkpoints(folder / "checkpoints")
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert latest.step == 6
+    _stop_at(1, monkeypatch)
+    assert sketchguide(*arguments).code == 143
+    assert {path.name for path in folder.iterdir()} == {"log.jsonl", "checkpoints"}
+    assert [line["step"] for line in _log(folder)] == [1]
+    latest = checkpoints.latest()
+    assert latest is not None
+    assert latest.step == 1
+
+
+def test_a_default_that_has_changed_since_does_not_end_a_run(
+    sketchguide: Run, training: list[str], trained: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    folder = tmp_path / "run"
+    shutil.copytree(trained[0], folder)
+    monkeypatch.setitem(PredictorTraining.__init__.__kwdefaults__, "normalize_taps", True)
+    monkeypatch.setitem(PredictorTraining.__init__.__kwdefaults__, "widths", (8,))
+    assert PredictorTraining().normalize_taps
+    result = sketchguide(*training, "--steps", "6", "-o", folder, "--resume")
+    assert result.code == 0, result.err
+    assert LatentPredictor.from_pretrained(folder).config == LatentPredictor.from_pretrained(trained[0]).config
 
 
 def test_a_second_signal_stops_within_a_step_and_saves_nothing_half_done(
@@ -195,7 +256,37 @@ def test_pictures_of_other_captions_do_not_go_on(sketchguide: Run, training: lis
     (data / "2.txt").write_text("a bell")
     result = sketchguide(*arguments, "--resume")
     assert result.code == 2
-    assert "The settings are not those of the checkpoint: pictures was" in result.err
+    assert "not those of the checkpoint: the pictures or their captions have changed." in result.err
+
+
+def test_pictures_are_looked_at_before_the_run(
+    sketchguide: Run, training: list[str], pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    data = tmp_path / "data"
+    shutil.copytree(pictures, data)
+    for name in ("a.png", "b.png", "c.png"):
+        (data / name).write_bytes(b"no picture")
+        (data / name).with_suffix(".txt").write_text("a ball")
+    (data / "red ball" / "0.txt").write_text("a red ball " * 100)
+    monkeypatch.setattr(PredictorRun, "score", lambda *_: 0.5)
+    arguments = [*training, "--data", str(data), "--steps", "1", "-o", str(tmp_path / "run")]
+    with monkeypatch.context() as patched:
+        patched.setattr("sketchguide.loading.load_backbone", None)  # it is not come to
+        refused = sketchguide(*arguments)
+    assert refused.code == 2
+    assert refused.err.startswith(f"Error: 3 of 15 pictures cannot be used, and at most 10 % may fail: {data}/a.png is")
+    assert not (tmp_path / "run").exists()
+    (data / "b.png").unlink()
+    (data / "c.png").unlink()
+    result = sketchguide(*arguments, "--images", "500")
+    assert result.code == 0, result.err
+    few, left_out, cut = result.err.splitlines()
+    assert few == f"Warning: --images is 500, but {data} has only 13."
+    assert left_out == f"Warning: 1 picture is left out: {data}/a.png is not a readable picture."
+    assert cut.startswith("Warning: Captions are longer than ")
+    assert "about 1 of 12; the longest loses '" in cut
+    (data / "a.png").unlink()
+    assert sketchguide(*arguments, "--resume").code == 0
 
 
 @dataclass(frozen=True)
@@ -278,6 +369,20 @@ def test_a_run_that_fits_keeps_its_steps(within: Callable[..., Paced]):
     assert set(run.totals) == {100}
 
 
+@pytest.mark.parametrize(("steps", "more"), [(3, " With other pictures the run starts again: give --fresh."), (0, "")])
+def test_pictures_that_fail_late_may_need_a_fresh_start(tmp_path: Path, steps: int, more: str):
+    class Failing(Paced):
+        def __iter__(self) -> Iterator[TrainingStep]:
+            yield from islice(super().__iter__(), steps)
+            raise TrainingError("2 of 12 pictures cannot be read.", hint="Repair or remove these files.", field="data")
+
+    kept: Any = SimpleNamespace(save=lambda *_: None)
+    session = Session(Failing(Clock(), lambda _: 1.0), kept, {}, None, None, tmp_path / "log.jsonl")
+    with pytest.raises(TrainingError) as caught:
+        list(until_stopped(session, []))
+    assert caught.value.hint == f"Repair or remove these files.{more}"
+
+
 @pytest.mark.parametrize(("cost", "saved"), [(1.0, [60, 121, 182]), (30.0, [60, 390])])
 def test_checkpoints_that_take_long_are_saved_less_often(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cost: float, saved: list[int]
@@ -300,6 +405,7 @@ def test_steps_that_changed_nothing_are_told(
 ):
     loss = PredictorRun.loss
     monkeypatch.setattr(PredictorRun, "loss", lambda run: loss(run) * (float("nan") if run.step == 1 else 1))
+    monkeypatch.setattr(PredictorRun, "score", lambda *_: 0.5)
     result = sketchguide(*training, "--steps", "3", "-o", tmp_path / "run", "--json")
     assert result.code == 0, result
     assert result.json["warnings"] == ["1 of 3 steps changed nothing: loss or gradient was not finite."]
@@ -374,7 +480,10 @@ def test_wrong_training_options(sketchguide: Run, training: list[str], tmp_path:
 def test_outputs_that_cannot_be_used(sketchguide: Run, training: list[str], trained: tuple[Path, Any], tmp_path: Path):
     (tmp_path / "file").write_text("")
     result = sketchguide(*training, "-o", tmp_path / "file")
-    assert (result.code, result.err.splitlines()[0]) == (2, f"Error: {tmp_path}/file is a file, not a folder.")
+    assert (result.code, result.err.splitlines()[0]) == (
+        2,
+        f"Error: The output {tmp_path}/file is a file, not a folder.",
+    )
     result = sketchguide(*training, "-o", "/proc/run")
     assert result.code == 1
     assert "/proc/run" in result.err
@@ -384,6 +493,17 @@ def test_outputs_that_cannot_be_used(sketchguide: Run, training: list[str], trai
     assert result.code == 2
     assert "holds a predictor" in result.err
     assert [path.name for path in (tmp_path / "done").iterdir()] == ["predictor.safetensors"]
+
+
+@pytest.mark.parametrize("name", ["model", "output"])
+def test_a_folder_that_is_called_as_an_option_is(
+    sketchguide: Run, training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "predictor.safetensors").write_bytes(b"")
+    result = sketchguide(*training, "-o", name)
+    assert result.err.splitlines()[0] == f"Error: The folder {name} holds a predictor."
 
 
 @pytest.mark.parametrize("name", ["README.md", "training.json", "log.jsonl"])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from sketchguide.classifiers import IconClassifier
 from sketchguide.defaults import STRENGTH
 from sketchguide.errors import OutputError, UsageError
 from sketchguide.evaluation.alike import fingerprints, forget, keep_alike, made_with
-from sketchguide.evaluation.benchmark import Judges
+from sketchguide.evaluation.benchmark import Judges, Result, picture_of
 from sketchguide.evaluation.detectors import NETWORKS, Detector
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.methods import Batch, Built, Trained
@@ -115,31 +116,71 @@ def test_results_of_other_defaults_are_refused(tiny: Tiny, tmp_path: Path, monke
 
     keep()
     monkeypatch.setattr("sketchguide.evaluation.alike.STRENGTH", STRENGTH._replace(default=9))
-    with pytest.raises(UsageError, match=r"unless_set\.strength was 2\.8, now 9\. "):
+    with pytest.raises(UsageError, match=rf"unless_set\.strength was {STRENGTH.default}, now 9\. "):
         keep()
 
 
-@pytest.mark.parametrize(
-    "text", ["", "{", "5", "{}", '{"networks": 5}', "\N{REPLACEMENT CHARACTER}", '{"act_fn": "silu"}']
-)
-def test_a_file_that_is_damaged_or_of_something_else_is_named_and_kept(tmp_path: Path, text: str):
+@pytest.mark.parametrize("text", ["{}", '{"networks": 5}', '{"act_fn": "silu"}'])
+def test_a_file_of_something_else_is_named_and_kept(tmp_path: Path, text: str):
     (tmp_path / "config.json").write_text(text)
     (tmp_path / "results.jsonl").write_text("mine\n")
     for do in (partial(keep_alike, tmp_path, CONFIG, {}, afresh="--fresh"), partial(forget, tmp_path)):
-        with pytest.raises(
-            UsageError, match=r"config\.json is not of a benchmark, or is damaged\. Give another folder"
-        ):
+        with pytest.raises(UsageError, match=r"config\.json is not of a benchmark\. Give another folder\."):
             do()
     assert (tmp_path / "config.json").read_text() == text
     assert (tmp_path / "results.jsonl").exists()
 
 
-def test_what_was_measured_is_forgotten(tmp_path: Path):
-    forget(tmp_path)
-    keep_alike(tmp_path, CONFIG, {}, afresh="--fresh")
+@pytest.mark.parametrize("text", ["", "{", "5", "\N{REPLACEMENT CHARACTER}"])
+def test_a_damaged_file_is_named_and_kept_until_all_is_forgotten(tmp_path: Path, text: str):
+    (tmp_path / "config.json").write_text(text)
     (tmp_path / "results.jsonl").write_text("{}\n")
+    with pytest.raises(UsageError, match=r"config\.json is damaged\. Give --fresh to start afresh\."):
+        keep_alike(tmp_path, CONFIG, {}, afresh="--fresh")
+    assert (tmp_path / "config.json").read_text() == text
     forget(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_results_of_nobody_knows_which_judge_are_refused(tmp_path: Path):
+    results = tmp_path / "results.jsonl"
+    results.touch()
+    keep_alike(tmp_path, CONFIG, {}, afresh="--fresh")
+    (tmp_path / "config.json").unlink()
+    results.write_text("{}\n")
+    with pytest.raises(UsageError, match=r"has results, but no config\.json that .* Give --fresh to start afresh\."):
+        keep_alike(tmp_path, CONFIG, {}, afresh="--fresh")
+    assert not (tmp_path / "config.json").exists()
+    forget(tmp_path)
+    keep_alike(tmp_path, CONFIG, {}, afresh="--fresh")
+
+
+def test_all_that_was_made_is_forgotten_and_nothing_else(tmp_path: Path):
+    forget(tmp_path)
+    keep_alike(tmp_path, CONFIG, {}, afresh="--fresh")
+    results = [Result(method="text", set=name, drawing=f"../{name}", prompt="", seed=1) for name in ("own", "../icons")]
+    results += [
+        Result(method=method, set="own", drawing="0000-cat", prompt="", seed=1) for method in ("text", "lgp:a=b")
+    ]
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(asdict(one)) + "\n" for one in results))
+    made = [picture_of(one, tmp_path) for one in results[2:]]
+    made += [tmp_path / name for name in ("own.png", "f1-kid.png", "f1-right.png", "table.md", "summary.json")]
+    pictures = tmp_path / "pictures" / "own" / "text"
+    mine = [tmp_path / "mine.png", tmp_path / "mine.md", pictures / "mine.png", pictures / "0000-cat-2.png"]
+    mine += [tmp_path.parent / "icons.png", pictures.parent / "own-1.png"]
+    for file in (*made, *mine):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    forget(tmp_path)
+    assert {file for file in tmp_path.rglob("*") if file.is_file()} == {one for one in mine if tmp_path in one.parents}
+    assert mine[-2].exists()
+    assert [file.name for file in pictures.parent.iterdir() if file.is_dir()] == ["text"]
+
+
+def test_reports_in_a_folder_that_holds_no_results_are_somebody_elses(tmp_path: Path):
+    (tmp_path / "table.md").touch()
+    forget(tmp_path)
+    assert (tmp_path / "table.md").exists()
 
 
 def test_what_to_give_to_start_afresh_is_named_as_the_caller_calls_it(tmp_path: Path):

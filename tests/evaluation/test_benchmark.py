@@ -25,7 +25,7 @@ from sketchguide.evaluation.drawings import Drawing, edges
 from sketchguide.evaluation.features import Look
 from sketchguide.evaluation.metrics import Interval, chamfer, edge_f1, edge_ods
 from sketchguide.evaluation.perturb import perturb
-from sketchguide.evaluation.plots import plot
+from sketchguide.evaluation.plots import plot, sheets
 from sketchguide.evaluation.similarity import structure_distance
 from sketchguide.evaluation.summary import Row, Summary, batched_by_drawing, by_drawing, comparison_table, table
 from sketchguide.extractors import EXTRACTORS
@@ -176,24 +176,38 @@ def test_more_drawings_keep_what_was_made_of_the_first(tmp_path: Path):
     assert calls == [2, 1]
 
 
-def test_a_picture_that_was_deleted_is_made_again(tmp_path: Path):
+@pytest.mark.parametrize("left", [None, 0, 90], ids=["deleted", "empty", "cut short"])
+def test_a_picture_that_does_not_open_is_made_again(tmp_path: Path, left: int | None):
     calls: list[int] = []
-    list(benchmark(tmp_path, {"text": painter(off, calls)}))
-    next(tmp_path.rglob("text/square-1*.png")).unlink()
-    list(benchmark(tmp_path, {"text": painter(off, calls)}))
+    first = list(benchmark(tmp_path, {"text": painter(off, calls)}))
+    file = next(tmp_path.rglob("text/square-1*.png"))
+    before = file.read_bytes()
+    file.unlink()
+    if left is not None:
+        file.write_bytes(before[:left])
+    bench = benchmark(tmp_path, {"text": painter(off, calls)})
+    again = list(bench)
     assert calls == [2, 1, 1]
+    assert [r.f1 for r in again] == [r.f1 for r in first]
+    assert file.read_bytes() == before
+    assert len(sheets(bench, again, tmp_path)) == 1
 
 
-def test_one_failure_costs_one_row_and_is_tried_anew(tmp_path: Path):
+@pytest.mark.parametrize("kind", [RuntimeError, TypeError, MemoryError, OSError, KeyboardInterrupt, OutputError])
+def test_one_failure_costs_one_row_and_is_tried_anew(tmp_path: Path, kind: type[BaseException]):
     def fragile(number: int) -> torch.Tensor:
         if number == 1:
-            raise RuntimeError("out of ideas")
+            raise kind("out of ideas")
         return off(number)
 
     bench = benchmark(tmp_path, {"text": painter(off), "fragile": painter(fragile)})
+    if kind in (KeyboardInterrupt, OutputError):  # not for the method to answer for
+        with pytest.raises(kind):
+            list(bench)
+        return
     results = [r for r in bench if r.method == "fragile"]
     assert [bool(r.error) for r in results] == [False, True, False]
-    assert results[1].error == "RuntimeError: out of ideas"
+    assert results[1].error == f"{kind.__name__}: out of ideas"
     assert results[1].f1 is None
     row = next(row for row in Summary(bench, list(read_results(tmp_path))).rows() if row.method == "fragile")
     assert (row.drawings, row.failed) == (2, 1)
@@ -213,8 +227,10 @@ def test_a_batch_that_failed_leaves_the_memory_before_it_is_made_one_by_one(tmp_
             raise torch.OutOfMemoryError("out of memory")
         yield Moment(latents.clone(), latents.clone(), Level(0, 1, 0, 1), Evaluations(1, 0))
 
-    assert not any(r.error for r in benchmark(tmp_path, {"text": greedy}))
+    results = [r for r in benchmark(tmp_path, {"text": greedy}) if r.method == "text"]
+    assert not any(r.error for r in results)
     assert len(batches) == 4
+    assert [r.seconds is None for r in results] == [True, True, False]  # times of one by one compare with none
 
 
 @pytest.mark.parametrize("letters", [b"\xc3", b"\xe2\x80"])
@@ -386,6 +402,31 @@ def test_what_the_features_network_sees(tmp_path: Path):
     assert row.diversity is None
 
 
+def test_what_drawings_should_look_like_is_kept_for_one_set_at_a_time(tmp_path: Path):
+    seen: list[weakref.ref[torch.Tensor]] = []
+    alive: list[int] = []
+
+    class Watched(Eyes):
+        def look(self, images: torch.Tensor) -> Look:
+            alive.append(sum(one() is not None for one in seen))
+            return super().look(images)
+
+        def places(self, images: torch.Tensor) -> torch.Tensor:
+            found = Eyes.places(images)
+            if len(images) == 1:
+                seen.append(weakref.ref(found.untyped_storage()))
+            return found
+
+    eyes: Any = Watched()
+    judges, sets = Judges(EXTRACTORS["edges"], features=eyes), {"squares": DRAWINGS, "twins": DRAWINGS}
+    bench = benchmark(tmp_path, {"text": painter(off), "copy": painter(exact)}, sets=sets, judges=judges)
+    summary = Summary(bench, list(bench))
+    summary.rows()
+    summary.comparisons("copy")
+    assert len(seen) == 6  # each drawing once, whatever the number of methods
+    assert max(alive) == 3
+
+
 def test_the_structure_of_a_drawing_is_that_of_all_its_seeds(tmp_path: Path):
     """Of every drawing the first picture is exact and the second one off by as much: drawings do not differ."""
 
@@ -475,6 +516,7 @@ def test_by_drawing_leaves_out_what_was_not_measured():
 def test_plots_are_whole_files_or_named_as_what_cannot_be_written(tmp_path: Path):
     some = Interval(estimate=0.5, low=0.4, high=0.6)
     rows = [Row(method="text", set="squares", drawings=3, failed=0, f1=some, right=some)]
+    rows += [Row(method="one", set="squares", drawings=1, failed=0, f1=Interval(estimate=0.5), right=some)]
     (file,) = plot(rows, tmp_path)
     assert open_image(file).size == (540, 480)
     file.unlink()

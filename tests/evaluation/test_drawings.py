@@ -95,6 +95,22 @@ def test_icons_are_of_concepts_that_nothing_was_trained_on(data: Path):
     assert not held_out(UNSEEN, {UNSEEN})
 
 
+def test_icons_of_other_styles_come_after_those_that_are_known(data: Path, tmp_path: Path):
+    shutil.copytree(data, tmp_path, dirs_exist_ok=True)
+    file = tmp_path / "emoji128" / "metadata.json"
+    records = json.loads(file.read_text())
+    file.write_text(json.dumps([{**records[2], "style": "mine"}, *records]))
+    drawings = load_set("icons", tmp_path, count=5, size=SIZE)
+    assert [d.prompt.split()[0] for d in drawings] == ["fluent3d", "noto", "mine"]
+
+
+def test_a_file_in_place_of_a_folder_is_named(data: Path, tmp_path: Path):
+    shutil.copy(data / "class_map.json", tmp_path)
+    (tmp_path / "tuberlin").touch()
+    with pytest.raises(UsageError, match="tuberlin is no folder"):
+        load_set("tuberlin", tmp_path, count=1, size=SIZE)
+
+
 @pytest.mark.parametrize("kind", sorted(PERTURBATIONS))
 def test_spoiled_sets_have_the_same_prompts_and_other_maps(data: Path, kind: str):
     clean = load_set("quickdraw", data, count=3, size=SIZE)

@@ -8,7 +8,7 @@ from skimage import morphology
 from torch import Tensor
 
 from sketchguide.errors import UsageError
-from sketchguide.evaluation.metrics import bootstrap_interval, chamfer, edge_f1, edge_ods
+from sketchguide.evaluation.metrics import Interval, bootstrap_interval, chamfer, edge_f1, edge_ods
 
 
 def columns(*where: int, width: int = 1) -> Tensor:
@@ -162,6 +162,11 @@ def test_bootstrap_of_a_ratio_is_paired() -> None:
     ).confidence_interval
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.01)
     assert ours.low < ours.estimate < ours.high
+
+
+def test_a_single_item_has_no_interval() -> None:
+    assert bootstrap_interval(torch.tensor([0.5])) == Interval(estimate=0.5)
+    assert bootstrap_interval(torch.tensor([0.5]), over=torch.tensor([0.25])) == Interval(estimate=2)
 
 
 def test_samples_without_a_ratio_are_left_out() -> None:

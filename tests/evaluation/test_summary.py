@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from sketchguide.evaluation.benchmark import Result
-from sketchguide.evaluation.summary import Summary, ods, paired
+from sketchguide.evaluation.metrics import Interval
+from sketchguide.evaluation.summary import Summary, failures, ods, paired, shown
 
 
 def result(method: str, drawing: str, seed: int, f1: float, *, error: str = "", **more: Any) -> Result:
@@ -69,3 +70,21 @@ def test_pairs_are_in_one_order() -> None:
     left, right = paired(ours, others)
     assert [(r.drawing, r.seed) for r in left] == [(r.drawing, r.seed) for r in right] == [("x", 1), ("x", 3)]
     assert [r.f1 for r in right] == [0.4, 0.6]
+
+
+def test_failures_are_told_once_for_each_reason() -> None:
+    results = [result("lgp", drawing, seed, 0.5, error="too much") for seed in (1, 2) for drawing in "ab"]
+    results += [result("lgp", "c", 1, 0.5, error="too little"), result("text", "a", 1, 0.5)]
+    results += [replace(result("lgp", "a", 1, 0.5, error="too much"), set="t")]
+    assert failures(results) == [
+        "lgp failed on 2 drawings of s (the first: a): too much",
+        "lgp failed on c of s: too little",
+        "lgp failed on a of t: too much",
+    ]
+
+
+def test_a_single_drawing_is_shown_without_an_interval(uneven: Summary) -> None:
+    (row, *_) = Summary(uneven.benchmark, [r for r in uneven.results if r.drawing == "a"]).rows()
+    assert row.f1 == Interval(estimate=pytest.approx(0.5))
+    assert shown(row.f1, 3) == "0.500"
+    assert shown(Interval(estimate=0.5, low=0.4, high=0.6), 1) == "0.5 (0.4–0.6)"

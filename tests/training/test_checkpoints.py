@@ -475,16 +475,21 @@ def test_equal_settings_pass() -> None:
 
 
 def test_changed_settings_are_shown_with_the_flag_that_helps() -> None:
-    saved = {"steps": 100, "map": "edges", "optimizer": {"lr": 1e-4, "eps": 1e-8}, "old": None}
-    now = {"steps": 200, "map": "edges", "optimizer": {"lr": 1e-3, "eps": 1e-8}, "new": True}
+    saved = {"steps": 100, "map": "edges", "optimizer": {"lr": 1e-4, "eps": 1e-8}, "old": None, "reads": "ink"}
+    saved["minutes"] = None
+    now = {"steps": 200, "map": "edges", "optimizer": {"lr": 1e-3, "eps": 1e-8}, "new": True, "reads": "", "minutes": 2}
     with pytest.raises(UsageError) as caught:
         check_config(saved, now, afresh="--fresh")
     message = caught.value.message
     assert "steps was 100, now 200" in message
     assert "optimizer.lr was 0.0001, now 0.001" in message
-    assert "old was null, now not set" in message
+    assert "old" not in message  # None is not set, and so is what is not there
+    assert "reads was ink, now empty" in message
+    assert "minutes was not set, now 2" in message
     assert "new was not set, now true" in message
     assert "map" not in message
     assert "optimizer.eps" not in message
     assert caught.value.hint == "Repeat the old settings, or give --fresh to start afresh."
     assert caught.value.field == "steps"
+    with pytest.raises(UsageError, match=r"checkpoint: the pictures or their captions have changed\. "):
+        check_config({"pictures": "12 (ab)"}, {"pictures": "11 (cd)"}, afresh="--fresh")

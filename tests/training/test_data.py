@@ -1,15 +1,16 @@
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFile
 from torch import Tensor
 
-from sketchguide.errors import TrainingError, UsageError
+from sketchguide.errors import SketchguideWarning, TrainingError, UsageError
 from sketchguide.images import to_images, to_tensor
-from sketchguide.training.data import Augmentation, Example, Pictures, digest, find_examples, split
+from sketchguide.training.data import Augmentation, Example, Pictures, digest, find_examples, readable, split
 
 STILL = Augmentation(flip=False, scale=(1.0, 1.0), rotate=0.0, shift=0.0)
 
@@ -55,6 +56,12 @@ class TestCaptions:
         (tmp_path / "c.txt").write_text("")
         assert [e.caption for e in find_examples(tmp_path)] == ["", "a grüner apple", "fruit"]
 
+    @pytest.mark.parametrize("name", ["a.b.TXT", "a.b.jfif.txt", "a.b.jfif.Txt"])
+    def test_a_text_may_be_called_in_other_ways(self, tmp_path: Path, name: str) -> None:
+        paint(tmp_path / "a.b.png").rename(tmp_path / "a.b.jfif")
+        (tmp_path / name).write_text("an apple")
+        assert [(e.name, e.caption) for e in find_examples(tmp_path)] == [("a.b.jfif", "an apple")]
+
     def test_the_list_comes_before_both_and_is_complete(self, tmp_path: Path) -> None:
         for name in ("train/x/a.png", "train/b.png", "train/x/unlisted.png", "other/c.png"):
             paint(tmp_path / name)
@@ -66,7 +73,9 @@ class TestCaptions:
         ]
         text = "\n\n".join(json.dumps(line) for line in lines)
         (tmp_path / "train" / "metadata.jsonl").write_text(text + "\n")
-        assert [(e.name, e.caption) for e in find_examples(tmp_path)] == [
+        with pytest.warns(SketchguideWarning, match=r"^1 picture in \S+ is not in metadata\.jsonl and left out\.$"):
+            found = find_examples(tmp_path)
+        assert [(e.name, e.caption) for e in found] == [
             ("other/c.png", "other"),
             ("train/b.png", "first"),
             ("train/b.png", "second"),
@@ -76,10 +85,20 @@ class TestCaptions:
     def test_none_at_all_is_empty_with_one_warning(self, tmp_path: Path) -> None:
         paint(tmp_path / "a.png")
         paint(tmp_path / "b.png")
-        with pytest.warns(UserWarning, match="2 pictures in .* have no caption") as caught:
+        with pytest.warns(SketchguideWarning, match="2 pictures in .* are without a caption") as caught:
             found = find_examples(tmp_path)
         assert len(caught) == 1
+        assert "metadata.csv" in str(caught[0].message)
+        assert "the name of the sub-folder it is in" in str(caught[0].message)
         assert [e.caption for e in found] == ["", ""]
+        (tmp_path / "b.png").unlink()
+        with pytest.warns(SketchguideWarning, match="1 picture in .* is without"):
+            find_examples(tmp_path)
+
+    def test_a_list_may_be_written_on_windows(self, tmp_path: Path) -> None:
+        paint(tmp_path / "sub" / "a.png")
+        (tmp_path / "metadata.csv").write_text("file_name,text\nsub\\a.png,an apple\n")
+        assert [(e.name, e.caption) for e in find_examples(tmp_path)] == [("sub/a.png", "an apple")]
 
     def test_hidden_files_and_other_files_are_left_out(self, tmp_path: Path) -> None:
         for name in ("k/a.png", "k/.b.png", ".cache/c.png"):
@@ -134,6 +153,25 @@ class TestBadFolders:
         paint(tmp_path / "a.png")
         (tmp_path / name).write_text(text)
         assert "remove it" in refused(tmp_path, f"{name} names no picture").hint
+
+    @pytest.mark.parametrize(
+        ("name", "why", "hint"),
+        [
+            ("sub/../a.png", r"a path with '\.\.' in it", "sub/apple.png"),
+            ("sub/.b.png", "which is hidden", "Rename"),
+            (".sub/c.png", "which is hidden", "Rename"),
+            (".sub/absent.png", "which is not in", "Add the file"),
+        ],
+    )
+    def test_what_is_wrong_with_a_name_is_told(self, tmp_path: Path, name: str, why: str, hint: str) -> None:
+        for path in ("a.png", "sub/.b.png", ".sub/c.png"):
+            paint(tmp_path / path)
+        (tmp_path / "metadata.jsonl").write_text(json.dumps({"file_name": name, "text": "x"}))
+        assert hint in refused(tmp_path, why).hint
+
+    def test_a_folder_whose_name_is_no_text(self, tmp_path: Path) -> None:
+        paint(tmp_path / os.fsdecode(b"gr\xfcn") / "a.png")
+        assert refused(tmp_path, "The folder name").hint.startswith("Rename the folder, or give captions in metadata")
 
     def test_a_caption_in_another_encoding(self, tmp_path: Path) -> None:
         paint(tmp_path / "a.png")
@@ -424,6 +462,32 @@ class TestBatches:
 
 
 class TestCorruptFiles:
+    def test_headers_are_looked_at_first(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(ImageFile.ImageFile, "load", None)  # nothing is decoded
+        examples = hues(tmp_path, 70)
+        assert readable(examples) == examples
+        paint(examples[3].path, size=(8, 24))
+        examples[4].path.write_bytes(b"no picture")
+        examples[5].path.write_bytes(examples[6].path.read_bytes()[:-9])
+        examples[7].path.unlink()
+        examples[8].path.write_bytes(b"")
+        with pytest.warns(SketchguideWarning, match=r"^5 pictures are left out: ") as caught:
+            left = readable(examples)
+        assert left == [e for n, e in enumerate(examples) if n not in (3, 4, 5, 7, 8)]
+        for why in (
+            "3.png has 8 × 24",
+            "4.png is not a readable",
+            "5.png cannot be",
+            "7.png is not an",
+            "8.png is empty",
+        ):
+            assert why in str(caught[0].message)
+        for e in examples[40:]:
+            e.path.write_bytes(b"")
+        with pytest.raises(UsageError, match=r"^35 of 70 pictures cannot be used, .*; and 15 more\. ") as refusal:
+            readable(examples)
+        assert refusal.value.hint == "Repair or remove these files."
+
     def test_one_in_ten_is_skipped_and_counted(self, tmp_path: Path) -> None:
         examples = hues(tmp_path, 10)
         whole = examples[4].path.read_bytes()
@@ -494,7 +558,7 @@ def test_real_photos() -> None:
 
 
 def test_a_table_of_captions_is_read_as_a_list_is(tmp_path: Path) -> None:
-    for name in ("a.png", "b.png", "sub.png"):
+    for name in ("a.png", "b.png"):
         Image.new("RGB", (32, 32)).save(tmp_path / name)
     text = '\ufefffile_name,split,text\r\na.png,x,"a cat, asleep"\r\nb.png,x,a dog\r\n'
     (tmp_path / "metadata.csv").write_text(text, encoding="utf-8", newline="")
@@ -502,6 +566,7 @@ def test_a_table_of_captions_is_read_as_a_list_is(tmp_path: Path) -> None:
         ("a.png", "a cat, asleep"),
         ("b.png", "a dog"),
     ]
+    (tmp_path / "b.png").unlink()
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "a.png", "caption": "a lion"}\n')
     assert [one.caption for one in find_examples(tmp_path)] == ["a lion"]
 
@@ -510,7 +575,8 @@ def test_a_table_of_captions_is_read_as_a_list_is(tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ("file_name,text\na.png\n", "lacks a file name or a caption"),
-        ("name,text\na.png,a cat\n", "lacks a file name or a caption"),
+        ("name,text\na.png,a cat\n", "has the columns 'name', 'text'; file_name and text are needed"),
+        ("file_name;text\na.png;a cat\n", "has the columns 'file_name;text'; file_name and text are needed"),
         ("file_name,text\nz.png,a cat\n", "names 'z.png'"),
         ('file_name,text\na.png,"a cat\n', "not a table"),
         ("file_name,text\na.png,a cat, asleep\n", "line 2 has more columns than the first line names"),

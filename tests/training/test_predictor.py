@@ -1,5 +1,7 @@
+import json
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -426,6 +428,14 @@ def test_bad_settings_are_named(values: dict[str, Any], field: str) -> None:
     with pytest.raises(UsageError) as caught:
         settings(**values)
     assert caught.value.field == field
+
+
+def test_what_is_not_asked_for_is_as_it_was_saved() -> None:
+    saved = asdict(settings(normalize_taps=True, widths=(4, 2), window=(0.1, 0.5), rate=1e-3)) | {"model": "tiny"}
+    asked = settings(steps=9)
+    continued = asked.as_saved(json.loads(json.dumps(saved)), but=("steps", "rate"))
+    assert continued == settings(steps=9, normalize_taps=True, widths=(4, 2), window=(0.1, 0.5))
+    assert asked.as_saved({}, but=()) == asked
 
 
 def test_a_tap_that_the_model_lacks_is_named(tiny: Tiny, pictures: Pictures) -> None:

@@ -1,12 +1,15 @@
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from sketchguide.errors import UsageError
+from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.data import Pictures, find_examples
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
+from sketchguide.training.run import warn_of_cut
 from sketchguide.training.told import ToldTraining
 from support import Tiny
 from training.test_predictor import TAPS, Ink
@@ -41,12 +44,28 @@ def test_a_picture_that_cannot_be_read_is_not_counted(boxes: Path, tmp_path: Pat
     for number in range(1, 12):
         (tmp_path / f"b{number}.png").write_bytes((boxes / "1.png").read_bytes())
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.warns(UserWarning, match="no caption"):
+    with pytest.warns(UserWarning, match="without a caption"):
         pictures = Pictures(find_examples(tmp_path), size=(64, 64))
     pictures.batch(torch.Generator().manual_seed(0), 200)
     assert len(pictures.used) == 11
     assert pictures.fixed(12)[0].shape[0] == 11
     assert len(pictures.used) == 11
+
+
+def test_captions_that_are_read_in_part_are_counted_in_a_few_passes() -> None:
+    described: list[str] = []
+
+    def describe(captions: list[str]) -> Any:
+        described.extend(captions)
+        return SimpleNamespace(dropped=tuple(caption[100:] for caption in captions))
+
+    backbone: Any = SimpleNamespace(name="tiny", describe=describe)
+    warn_of_cut(backbone, ["a" * length for length in range(101)])
+    assert described == ["a" * 100]
+    expected = f"^Captions are longer than tiny reads, about 900 of 1001; the longest loses '{'a' * 80} …'.$"
+    with pytest.warns(SketchguideWarning, match=expected):
+        warn_of_cut(backbone, ["a" * length for length in range(1001)])
+    assert len(described) < 20
 
 
 @pytest.mark.parametrize("rate", [0, -1, 1.5, float("inf"), float("nan")])

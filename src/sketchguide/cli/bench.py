@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +13,7 @@ import typer
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.session import is_folder
 from sketchguide.defaults import MODEL, SEED
-from sketchguide.errors import FailureError, SketchguideError, UsageError
+from sketchguide.errors import FailureError, OutputError, UsageError
 from sketchguide.files import write_text
 
 if TYPE_CHECKING:
@@ -156,17 +155,21 @@ def command(
         raise UsageError(
             f"The set {missing[0]!r} needs data.", hint=f"Give --data, or --set {OWN}, which needs none.", field="data"
         )
+    if weights is not None and data is None:
+        report.warn("Without --data there is no artwork to compare with, and so no KID.")
     is_folder(output)  # or nothing yet, but no file
     with report.progress("{task.fields[what]}") as bar:
         task = bar.add_task("Loading", total=None, what="")
         hush_libraries()
+        from rich.markup import escape
+
         from sketchguide.cli.environment import hardware
         from sketchguide.evaluation.alike import forget, keep_alike, made_with
         from sketchguide.evaluation.benchmark import SEED_STRIDE, Benchmark
         from sketchguide.evaluation.costs import cost_table, costs, peak_memory
         from sketchguide.evaluation.drawings import SCORED, split_name
         from sketchguide.evaluation.plots import plot, sheets
-        from sketchguide.evaluation.summary import Summary, comparison_table, table
+        from sketchguide.evaluation.summary import Summary, comparison_table, failures, table
         from sketchguide.loading import load_backbone
         from sketchguide.methods import Batch, build_method
         from sketchguide.request import Request
@@ -192,6 +195,12 @@ def command(
         config = made_with(backbone, request, judges, batch=batch)
         bar.update(task, description="Drawings")
         drawings = _drawings(kinds, backbone, data, count, batch=batch)
+        asked = {answer for some in drawings.values() for drawing in some for answer in drawing.answers}
+        if judges.classifier is not None and asked.isdisjoint(judges.classifier.classes):
+            report.warn(
+                "--classifier knows none of the things that are drawn, so nothing is recognised: drawings of "
+                f"{OWN} have no classes, others those of class_map.json."
+            )
         with Checkpoints(output).lock():
             if fresh:
                 forget(output)
@@ -210,7 +219,7 @@ def command(
             bar.update(task, description="Pictures", total=len(benchmark))
             for result in benchmark:
                 results.append(result)
-                bar.update(task, completed=len(results), what=f"{result.set}, {result.method}")
+                bar.update(task, completed=len(results), what=escape(f"{result.set}, {result.method}"))
             bar.update(task, description="Figures", what="")
             said = Summary(benchmark, results)
             rows, beside = said.rows(), said.comparisons(compare)
@@ -219,8 +228,12 @@ def command(
             one = Batch(backbone, short, [first.prompt], [first.ink], [seed])
             memory: dict[str, int] = {}
             for name, one_built in built.items():
-                with suppress(SketchguideError, RuntimeError, ValueError):  # its rows say what it fails of
+                try:
                     memory[name] = peak_memory(one_built.method, one)
+                except OutputError:
+                    raise
+                except Exception:  # its rows say what it fails of
+                    continue
             spent = costs(built, results, memory, floor=benchmark.floor)
             on = hardware(backbone.device.type)
             tables = "\n".join(filter(None, (table(rows), comparison_table(beside), cost_table(spent))))
@@ -234,7 +247,7 @@ def command(
             }
             write_text(output / "summary.json", json.dumps(summary, indent=1) + "\n")
             files = [*sheets(benchmark, results, output), *plot(rows, output)]
-    for reason in dict.fromkeys(f"{r.method} failed on {r.drawing}: {r.error}" for r in results if r.error):
+    for reason in failures(results):
         report.warn(reason)
     report.facts = summary | {"output": str(output)}
     _show(report, rows)
@@ -283,6 +296,7 @@ def _drawings(
 
 
 def _show(report: Report, rows: Sequence[Row]) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -290,5 +304,5 @@ def _show(report: Report, rows: Sequence[Row]) -> None:
         table.add_column(heading)
     for row in rows:
         figures = [(row.f1, 3), (row.ratio, 2), (row.right, 2), (row.kid, 3)]
-        table.add_row(row.set, row.method, *("–" if v is None else f"{v.estimate:.{n}f}" for v, n in figures))
+        table.add_row(row.set, escape(row.method), *("–" if v is None else f"{v.estimate:.{n}f}" for v, n in figures))
     report.show(table)

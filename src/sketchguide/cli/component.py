@@ -35,8 +35,9 @@ def command(
     data: Annotated[
         Path,
         typer.Option(
-            help="Folder of pictures. A caption is the name of the picture's folder, metadata.jsonl or a .txt beside "
-            "it: for classifiers the class, for sketch-attention the prompt. Drawings are white on black.",
+            help="Folder of pictures. Captions come from metadata.jsonl or .csv, a .txt beside each picture, or the "
+            "name of the sub-folder it is in: for classifiers the class, for sketch-attention the prompt. Drawings are "
+            "white on black.",
             metavar="FOLDER",
             rich_help_panel=DATA,
         ),

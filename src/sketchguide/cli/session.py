@@ -49,6 +49,7 @@ class Session:
     """A run with everything around it: iterate it for step numbers; it logs, scores, saves and keeps the time.
 
     `save` what was done since the last checkpoint only between two steps: within one, the state is that of neither.
+    What it replaces, `replaced` beside the log and every checkpoint, stays until a step has changed something.
     """
 
     run: Run
@@ -62,6 +63,7 @@ class Session:
     score_every: int = SCORE_EVERY
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])  # kept with every checkpoint
     saved: int = 0  # step of the last checkpoint
+    replaced: Sequence[str] = ()  # patterns: files of an earlier run that give way, as its checkpoints do
     started: float = field(default_factory=time.monotonic)
 
     def __iter__(self) -> Generator[int]:
@@ -78,7 +80,10 @@ class Session:
             due = step % self.score_every == 0 or step >= self.run.settings.steps
             if due and self.score is not None:
                 self.held_out = self.score()
-            self._write({"step": step, "loss": finite(loss), "skipped": skipped}, scored=due)
+            if self.replaced and step > skipped:
+                self._replace()
+            if not self.replaced:
+                self._write({"step": step, "loss": finite(loss), "skipped": skipped}, scored=due)
             if (begun := time.monotonic()) - last_save >= wait:
                 self.save()
                 last_save = time.monotonic()
@@ -86,7 +91,7 @@ class Session:
             yield step
 
     def save(self) -> None:
-        if self.run.step != self.saved:
+        if self.run.step != self.saved and not self.replaced:
             figures = {"loss": finite(self.loss), "held_out": finite(self.held_out)}
             meta = {"config": dict(self.config), "steps": self.run.settings.steps, **figures, **self.facts}
             self.checkpoints.save(self.run.step, self.run.state(), meta)
@@ -103,10 +108,19 @@ class Session:
         try:
             lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
         except OSError as error:
-            raise OutputError(f"{self.log} cannot be read: {error.strerror}.", field="output") from error
+            raise OutputError(f"The file {self.log} cannot be read: {error.strerror}.", field="output") from error
         kept = [line for line in lines if _logged_step(line) <= self.run.step]
         if kept != lines:
             write_text(self.log, "".join(f"{line}\n" for line in kept))
+
+    def _replace(self) -> None:
+        self.checkpoints.clear()
+        for path in _matching(self.log.parent, self.replaced):
+            try:
+                path.unlink()
+            except OSError as error:
+                raise OutputError(f"The file {path} cannot be removed: {error.strerror}.", field="output") from error
+        self.replaced = ()
 
     def _keep_time(self, steps: int, seconds: float, left: float) -> None:
         """Shorten the run where the time `left` is too short at the pace of `steps` in `seconds`.
@@ -131,7 +145,7 @@ class Session:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise OutputError(
-                f"{self.log} cannot be written: {error.strerror}.",
+                f"The file {self.log} cannot be written: {error.strerror}.",
                 hint="Make room, then go on with --resume.",
                 field="output",
             ) from error
@@ -150,8 +164,10 @@ def until_stopped(session: Session, arguments: Sequence[str]) -> Generator[int]:
             session.save()
         if stop.number:
             raise Stopped(stop.number)
-    except TrainingError:
+    except TrainingError as error:
         session.save()
+        if error.field == "data" and session.saved:
+            error.hint += " With other pictures the run starts again: give --fresh."
         raise
     except Stopped as stopped:
         if session.saved:
@@ -174,14 +190,15 @@ def carry_through(
     """
     if latest is not None:
         session.loss, session.held_out = latest.meta["loss"], latest.meta["held_out"]
-    session.rewind_log()
+    if not session.replaced:
+        session.rewind_log()
     try:
         for step in until_stopped(session, report.arguments):
             total, figures = session.run.settings.steps, session.figures
             bar.update(task, description=description, completed=step, total=total, figures=figures)
     finally:
         for path, reason in () if pictures is None else pictures.skipped:
-            report.warn(f"{path} was left out: {reason}")
+            report.warn(f"The picture {path} was left out: {reason}")
         if skipped := session.run.skipped:
             report.warn(f"{skipped} of {session.run.step} steps changed nothing: loss or gradient was not finite.")
         figures = {"loss": finite(session.loss), "held_out": finite(session.held_out)}
@@ -197,7 +214,9 @@ def is_folder(output: Path) -> bool:
             return True
     except OSError:  # it may not be looked at: writing to it will say why
         return False
-    raise UsageError(f"{output} is a file, not a folder.", hint="Give a folder for the result.", field="output")
+    raise UsageError(
+        f"The output {output} is a file, not a folder.", hint="Give a folder for the result.", field="output"
+    )
 
 
 @contextmanager
@@ -244,25 +263,27 @@ def earlier(
     if resume:
         if latest is None and (output / result).exists():
             raise UsageError(
-                f"{output} holds a {Path(result).stem}, and no checkpoint to go on from.",
+                f"The folder {output} holds a {Path(result).stem}, and no checkpoint to go on from.",
                 hint="Give --fresh to replace it, or another folder.",
                 field="output",
             )
         if latest is None:
-            report.warn(f"{output} has no checkpoint to resume from; the run starts at the beginning.")
+            report.warn(f"The folder {output} has no checkpoint to resume from; the run starts at the beginning.")
         return latest
     if fresh:
         return None
     if latest is not None:
         raise UsageError(
-            f"{output} holds a run that has come to step {latest.step}.",
+            f"The folder {output} holds a run that has come to step {latest.step}.",
             hint="Give --resume to go on with it, --fresh to start again, or another folder.",
             field="output",
         )
     for path in _matching(output, files):
         what = path.stem if path.name == result else f"{path.name}, which the run would overwrite"
         raise UsageError(
-            f"{output} holds a {what}.", hint="Give --fresh to replace it, or another folder.", field="output"
+            f"The folder {output} holds a {what}.",
+            hint="Give --fresh to replace it, or another folder.",
+            field="output",
         )
     return None
 

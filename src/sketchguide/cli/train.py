@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -32,7 +33,7 @@ def command(
         Path,
         typer.Option(
             help="Folder of pictures. Captions come from metadata.jsonl or .csv, a .txt beside each picture, or the "
-            "name of the picture's folder.",
+            "name of the sub-folder it is in.",
             metavar="FOLDER",
             rich_help_panel=DATA,
         ),
@@ -160,19 +161,26 @@ def command(
         from sketchguide.loading import dtype_of, fingerprint_of_model, load_backbone
         from sketchguide.training.card import model_card, usage
         from sketchguide.training.checkpoints import Checkpoints
-        from sketchguide.training.data import Pictures, digest, find_examples, split
+        from sketchguide.training.data import Pictures, digest, find_examples, readable, split
         from sketchguide.training.predictor import PredictorRun, PredictorTraining
+        from sketchguide.training.run import warn_of_cut
 
         if map_kind not in EXTRACTORS:
             raise UsageError(f"Unknown map {map_kind!r}.", hint=f"Choose one of: {', '.join(EXTRACTORS)}.", field="map")
         options = {"steps": steps, "batch": batch, "rate": rate, "reads": reads, "seed": seed}
         asked = PredictorTraining(**{name: value for name, value in options.items() if value is not None})  # pyright: ignore[reportArgumentType]
         examples = find_examples(data, limit=images, seed=asked.seed)
+        if images is not None and (found := len({example.name for example in examples})) < images:
+            report.warn(f"images is {images}, but {data} has only {found}.")
+        examples = readable(examples)
         training, held_out = split(examples, seed=asked.seed)
         checkpoints = Checkpoints(output / "checkpoints")
         with workplace(checkpoints, FILES):
             latest = earlier(checkpoints, FILES, report, resume=resume, fresh=fresh)
+            if latest is not None:
+                asked = asked.as_saved(latest.meta["config"], but=options)
             backbone = load_backbone(model, device=device, dtype=chosen)
+            warn_of_cut(backbone, [example.caption for example in examples])
             pictures = Pictures(training, size=backbone.default_size)
             others = Pictures(held_out, size=backbone.default_size, beside=pictures) if held_out else None
             scored = others.fixed(SCORED) if others else None
@@ -181,11 +189,19 @@ def command(
             config |= {"weights": fingerprint_of_model(backbone), "dtype": dtype_of(backbone)}
             if latest is not None:
                 run = _continued(run, latest, config)
-            elif fresh:
-                checkpoints.clear()
             score = (lambda: run.score(*scored)) if scored and scored[1] else None
-            session = Session(run, checkpoints, config, minutes=minutes, score=score, log=output / "log.jsonl")
+            session = Session(
+                run,
+                checkpoints,
+                config,
+                minutes=minutes,
+                score=score,
+                log=output / "log.jsonl",
+                replaced=FILES if fresh else (),
+            )
             carry_through(session, report, bar, task, description="Training", latest=latest, pictures=pictures)
+            if score is not None:
+                _warn_of_useless(session.held_out, report)
             held_out_pictures = len({example.name for example in held_out})
             card = model_card(
                 run.predictor.config,
@@ -212,6 +228,14 @@ def command(
     report.facts = {"predictor": str(output), **report.facts, "training_seconds": round(run.seconds, 1)}
     report.say(f"{file}: {run.step} steps in {run.seconds / 60:.1f} minutes, {session.figures}")
     report.say(f"Use it: {usage(model, output)}")
+
+
+def _warn_of_useless(held_out: float | None, report: Report) -> None:
+    """Warn of a predictor that guides nowhere; `held_out` is the score of a run that has come to its end."""
+    if held_out is None or math.isnan(held_out):
+        report.warn("No edges were found in the pictures held out: what the predictor is worth is not known.")
+    elif held_out >= 1:
+        report.warn("The predictor reads no better than a constant: train longer or on more pictures.")
 
 
 def _continued(run: PredictorRun, latest: Checkpoint, config: Mapping[str, Any]) -> PredictorRun:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import sketchguide
 from sketchguide.backbones.base import Backbone
 from sketchguide.defaults import EVERY, FEW_STEPS, HANDOVER, NEGATIVE_TIME, SOFT_STEPS, STRENGTH
 from sketchguide.errors import OutputError, UsageError
-from sketchguide.evaluation.benchmark import Judges
+from sketchguide.evaluation.benchmark import Judges, picture_of, read_results
 from sketchguide.evaluation.detectors import Detector
-from sketchguide.files import write_text
+from sketchguide.evaluation.plots import PLOTTED, plot_of, sheet_of
+from sketchguide.files import is_file, write_text
 from sketchguide.loading import fingerprint, identity_of
 from sketchguide.methods import LGP_PNP, SDEDIT_AMOUNT, STEERING, Built
 from sketchguide.request import FOR_DRAWINGS, LayoutSettings, Request
 from sketchguide.training.checkpoints import check_config
+
+REPORTS = ("table.md", "summary.json")  # what `sketchguide bench` says of the results beside them
 
 
 def made_with(backbone: Backbone, request: Request, judges: Judges, *, batch: int) -> dict[str, Any]:
@@ -26,11 +30,15 @@ def made_with(backbone: Backbone, request: Request, judges: Judges, *, batch: in
     named = {"edges": fingerprint(detector.network) if isinstance(detector, Detector) else detector.name}
     if judges.classifier is not None:
         named["recognised"] = fingerprint(judges.classifier)
+    return {**drawn_with(backbone, request), "batch": batch, "judges": named}
+
+
+def drawn_with(backbone: Backbone, request: Request) -> dict[str, Any]:
+    """What all pictures of a folder must have in common, whoever measures them."""
     return {
         "sketchguide": sketchguide.__version__,
         **identity_of(backbone),
         "seed": request.seed,
-        "batch": batch,
         "settings": request.model_dump(include={*STEERING, "class_scale", "sure", "size", "model"}),
         "unless_set": {
             "negative_time": NEGATIVE_TIME.default,
@@ -44,7 +52,6 @@ def made_with(backbone: Backbone, request: Request, judges: Judges, *, batch: in
             "drawings": dict(FOR_DRAWINGS),
             "lgp-pnp": dict(LGP_PNP),
         },
-        "judges": named,
     }
 
 
@@ -66,8 +73,11 @@ def keep_alike(folder: Path, config: Mapping[str, Any], methods: Mapping[str, Bu
     """
     file = folder / "config.json"
     networks = fingerprints(methods)
-    before = _read(file)
-    if before is not None:
+    before = None
+    if file.exists():
+        before = _read(file)
+        if before is None:
+            raise UsageError(f"{file} is damaged.", hint=f"Give {afresh} to start afresh.", field="output")
         own = {key: value for key, value in before.items() if key != "networks"}
         check_config(own, config, of=f"the results in {folder}", afresh=afresh)
         earlier: dict[str, str] = before["networks"]
@@ -78,35 +88,51 @@ def keep_alike(folder: Path, config: Mapping[str, Any], methods: Mapping[str, Bu
                 field="output",
             )
         networks = {**earlier, **networks}
+    elif is_file(results := folder / "results.jsonl") and results.stat().st_size:
+        raise UsageError(
+            f"{folder} has results, but no config.json that says what they were made with.",
+            hint=f"Give {afresh} to start afresh.",
+            field="output",
+        )
     kept = {**config, "networks": networks}
     if kept != before:
         write_text(file, json.dumps(kept, indent=1) + "\n")
 
 
 def forget(folder: Path) -> None:
-    """Remove what a benchmark measured in `folder`, so that it starts afresh. Raises as `keep_alike` does for a folder
-    of something else, and OutputError where a file cannot be removed.
+    """Remove what a benchmark made in `folder`, and nothing else, so that it starts afresh. Raises UsageError for a
+    folder of something else, and OutputError where a file cannot be read or removed.
     """
     config = folder / "config.json"
-    _read(config)
-    for file in (folder / "results.jsonl", config):
+    if config.exists():
+        _read(config)
+    results = read_results(folder)
+    made = {picture_of(result, folder) for result in results} | {sheet_of(result.set, folder) for result in results}
+    if results:
+        made |= {plot_of(figure, folder) for figure in PLOTTED} | {folder / name for name in REPORTS}
+    pictures = [file for file in folder.glob("pictures/*/*/*.png") if file in made]
+    beside = [file for file in folder.glob("*") if file in made]
+    # Last what says which pictures there are, so that after a kill on the way the same command goes on.
+    for file in (*pictures, *beside, folder / "results.jsonl", config):
         try:
             file.unlink(missing_ok=True)
         except OSError as error:
             raise OutputError(f"{file} cannot be removed: {error.strerror}.", field="output") from error
+    for emptied in sorted({parent for file in pictures for parent in file.parents[:3]}, reverse=True):
+        with suppress(OSError):  # something else is in it
+            emptied.rmdir()
 
 
 def _read(file: Path) -> dict[str, Any] | None:
-    if not file.exists():
-        return None
+    """What a benchmark keeps there; None where it is damaged."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise OutputError(f"{file} cannot be read: {error.strerror}.", field="output") from error
     except ValueError:
-        found = None
-    if not isinstance(found, dict) or not isinstance(found.get("networks"), dict):
-        raise UsageError(
-            f"{file} is not of a benchmark, or is damaged.", hint="Give another folder, or remove it.", field="output"
-        )
+        return None
+    if not isinstance(found, dict):
+        return None
+    if not isinstance(found.get("networks"), dict):
+        raise UsageError(f"{file} is not of a benchmark.", hint="Give another folder.", field="output")
     return found

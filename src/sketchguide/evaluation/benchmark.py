@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import IconClassifier
-from sketchguide.errors import OutputError, SketchguideError
+from sketchguide.errors import OutputError, SketchError
 from sketchguide.evaluation.classifier import accuracy
 from sketchguide.evaluation.drawings import Drawing
 from sketchguide.evaluation.features import SqueezeNet
@@ -51,7 +51,7 @@ class Result:
     chamfer: float | None = None
     counts: list[list[int]] = field(default_factory=list[list[int]])  # `edge_counts` (T, 4); older results have none
     right: float | None = None  # 1 where the classifier names a class that answers to the prompt; None: it knows none
-    seconds: float | None = None  # its share of the batch
+    seconds: float | None = None  # its share of the batch; None where it was made alone because the batch had failed
 
     @property
     def key(self) -> tuple[str, str, str, int]:
@@ -90,7 +90,7 @@ class Benchmark:
         return sum(len(drawings) * self.seeds for _, drawings, _ in self._parts())
 
     def __iter__(self) -> Iterator[Result]:
-        done = {r.key: r for r in read_results(self.folder) if not r.error and self._file(r).is_file()}
+        done = {r.key: r for r in read_results(self.folder) if not r.error}
         parts = list(self._parts())
         for set_name, drawings in self.sets.items():
             methods = [(label, method) for (label, name), _, method in parts if name == set_name]
@@ -104,7 +104,7 @@ class Benchmark:
                     left: list[tuple[Drawing, int]] = []
                     for drawing, seed in jobs[first : first + self.batch]:
                         found = done.get((label, set_name, drawing.name, seed))
-                        if found is not None and found.digest in ("", drawing.digest):
+                        if found is not None and found.digest in ("", drawing.digest) and self._opens(found):
                             yield found
                         else:
                             left.append((drawing, seed))
@@ -124,7 +124,7 @@ class Benchmark:
 
     def pictures(self, results: Sequence[Result]) -> Tensor:
         """The kept pictures (N, 3, H, W) in [-1, 1] of results that did not fail."""
-        return to_tensor([open_image(self._file(result)) for result in results])
+        return to_tensor([open_image(picture_of(result, self.folder)) for result in results])
 
     def _parts(self) -> Iterator[tuple[tuple[str, str], Sequence[Drawing], Method | None]]:
         for set_name, drawings in self.sets.items():
@@ -133,8 +133,21 @@ class Benchmark:
             if all(drawing.picture is not None for drawing in drawings):
                 yield (CEILING, set_name), drawings, None
 
+    def _opens(self, result: Result) -> bool:
+        try:
+            open_image(picture_of(result, self.folder))
+        except SketchError:
+            return False
+        return True
+
     def _measured(
-        self, label: str, set_name: str, method: Method | None, jobs: Sequence[tuple[Drawing, int]]
+        self,
+        label: str,
+        set_name: str,
+        method: Method | None,
+        jobs: Sequence[tuple[Drawing, int]],
+        *,
+        timed: bool = True,
     ) -> list[Result]:
         def result(job: tuple[Drawing, int], **figures: Any) -> Result:
             drawing, seed = job
@@ -144,14 +157,17 @@ class Benchmark:
         started = time.monotonic()
         try:
             pictures, reason = self._made(method, jobs), ""
-        except (SketchguideError, RuntimeError, ValueError) as error:
+        except OutputError:
+            raise
+        except Exception as error:  # whatever a method raises costs its own pictures alone
             pictures, reason = None, f"{type(error).__name__}: {error}"
         if pictures is None:  # not within `except`, where the error keeps all that the batch had in memory
             if len(jobs) == 1:
                 return [result(jobs[0], error=reason)]
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            return [r for job in jobs for r in self._measured(label, set_name, method, [job])]
+            # One by one takes longer than the batches of the others: these times would not compare.
+            return [r for job in jobs for r in self._measured(label, set_name, method, [job], timed=False)]
         seconds = (time.monotonic() - started) / len(jobs)
         target = torch.stack([torch.tensor(drawing.lines.ink)[None] for drawing, _ in jobs])
         images = to_images(pictures)
@@ -171,12 +187,12 @@ class Benchmark:
                 chamfer=float(distances[i]),
                 counts=counts[i].tolist(),
                 right=right[i],
-                seconds=None if method is None else seconds,
+                seconds=seconds if timed and method is not None else None,
             )
             for i, job in enumerate(jobs)
         ]
         for image, one in zip(images, results, strict=True):
-            self._save(image, self._file(one))
+            self._save(image, picture_of(one, self.folder))
         return results
 
     def _made(self, method: Method | None, jobs: Sequence[tuple[Drawing, int]]) -> Tensor:
@@ -206,9 +222,6 @@ class Benchmark:
                 right[i] = hit
         return right
 
-    def _file(self, result: Result) -> Path:
-        return self.folder / "pictures" / result.set / folder_of(result.method) / f"{result.drawing}-{result.seed}.png"
-
     def _save(self, image: Image.Image, file: Path) -> None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -229,6 +242,11 @@ class Benchmark:
                 hint="Make room; the same command goes on.",
                 field="output",
             ) from error
+
+
+def picture_of(result: Result, folder: Path) -> Path:
+    """The file of the picture of a result that `folder` holds."""
+    return folder / "pictures" / result.set / folder_of(result.method) / f"{result.drawing}-{result.seed}.png"
 
 
 def folder_of(label: str) -> str:

@@ -98,7 +98,12 @@ def quickdraw(data: Path, *, count: int, size: Size) -> list[Drawing]:
 def tuberlin(data: Path, *, count: int, size: Size) -> list[Drawing]:
     """`count` TU-Berlin sketches (Eitz et al. 2012), spread evenly over the classes there are."""
     mapping = class_map(data)
-    folders = [f for f in sorted(present(data / "tuberlin").iterdir()) if f.is_dir() and f.name in mapping]
+    folder = present(data / "tuberlin")
+    if not folder.is_dir():
+        raise UsageError(
+            f"{folder} is no folder.", hint="Give each class a folder of its drawings there.", field="data"
+        )
+    folders = [f for f in sorted(folder.iterdir()) if f.is_dir() and f.name in mapping]
     rng = np.random.default_rng(0)
     left = {f.name: [sorted(f.glob("*.png"))[i] for i in rng.permutation(len(list(f.glob("*.png"))))] for f in folders}
     chosen: list[Drawing] = []
@@ -127,7 +132,8 @@ def icons(data: Path, *, count: int, size: Size) -> list[Drawing]:
         for i, code in enumerate(codes):
             if not by_code[code] or len(chosen) == count:
                 continue
-            record = next(r for k in range(4) for r in by_code[code] if r["style"] == STYLES[(i + k) % 4])
+            known = (r for k in range(4) for r in by_code[code] if r["style"] == STYLES[(i + k) % 4])
+            record = next(known, by_code[code][0])
             by_code[code].remove(record)
             (picture,) = to_tensor([open_image(data / record["file"])], size=size)
             prompt = f"{record['style']} {record['name']} on a white background"

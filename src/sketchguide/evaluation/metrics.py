@@ -40,11 +40,18 @@ class SetScore:
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """An estimate and its confidence interval."""
+    """An estimate and its confidence interval, which a single item has not."""
 
     estimate: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def reaches(self) -> tuple[float, float]:
+        """How far the interval reaches below the estimate and above it; 0 where there is none."""
+        if self.low is None or self.high is None:
+            return 0, 0
+        return max(0, self.estimate - self.low), max(0, self.high - self.estimate)
 
 
 def edge_f1(predicted: Tensor, target: Tensor, *, tolerance: float) -> EdgeScore:
@@ -120,7 +127,7 @@ def bootstrap_interval(
 
     The N items are drawn with replacement `samples` times (Efron and Tibshirani 1993, chapter 13); `values[i]` and
     `over[i]` belong to the same item and are drawn together. Items must be independent: average the seeds of one sketch
-    first.
+    first. Of a single item there is the estimate alone: it does not tell how others differ from it.
     Samples in which all of `over` is 0 have no ratio and are left out. Raises `UsageError` for empty, unequal or
     non-finite input and where the mean of `over` is 0.
     """
@@ -134,15 +141,17 @@ def bootstrap_interval(
     check_bootstrap(level=level, samples=samples)
     if over is not None and columns[1].mean() == 0:
         raise UsageError("The ratio is not defined: the mean of `over` is 0.", field="over")
+    estimate = float(columns[0].mean() if over is None else columns[0].mean() / columns[1].mean())
+    if len(values) == 1:
+        return Interval(estimate=estimate)
     drawn = torch.randint(values.shape[0], (samples, values.shape[0]), generator=Generator().manual_seed(seed))
     means = columns[:, drawn].mean(dim=2)
     statistics = means[0] if over is None else (means[0] / means[1])[means[1] != 0]
     if not len(statistics):  # rather than no interval, all that there is
-        statistics = (columns[0].mean() / columns[1].mean())[None]
+        statistics = torch.tensor([estimate], dtype=torch.float64)
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = statistics.quantile(tails).tolist()
-    estimate = columns[0].mean() if over is None else columns[0].mean() / columns[1].mean()
-    return Interval(estimate=float(estimate), low=low, high=high)
+    return Interval(estimate=estimate, low=low, high=high)
 
 
 def check_bootstrap(*, level: float, samples: int) -> None:

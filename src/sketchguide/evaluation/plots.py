@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from PIL import Image
@@ -14,6 +15,17 @@ from sketchguide.evaluation.summary import Row
 from sketchguide.images import from_ink, save_png, sheet, to_images
 
 SHOWN = 24  # drawings on a sheet
+PLOTTED: Mapping[str, str] = MappingProxyType({"kid": "KID (less is more realistic)", "right": "share recognised"})
+
+
+def sheet_of(set_name: str, folder: Path) -> Path:
+    """The file of the sheet of a set."""
+    return folder / f"{set_name}.png"
+
+
+def plot_of(figure: str, folder: Path) -> Path:
+    """The file of the plot of F1 against a figure, one of PLOTTED."""
+    return folder / f"f1-{figure}.png"
 
 
 def sheets(benchmark: Benchmark, results: Sequence[Result], folder: Path) -> list[Path]:
@@ -28,7 +40,7 @@ def sheets(benchmark: Benchmark, results: Sequence[Result], folder: Path) -> lis
                 found = by_key.get((name, label, drawing.name, benchmark.request.seed + i))
                 cells.append(torch.zeros_like(cells[-1]) if found is None else benchmark.pictures([found])[0])
         columns = 1 + len(benchmark.methods)
-        file = folder / f"{name}.png"
+        file = sheet_of(name, folder)
         groups = max(1, 12 // columns)
         save_png(sheet(to_images(torch.stack(cells)), columns=groups * columns), file)
         files.append(file)
@@ -43,7 +55,7 @@ def plot(rows: Sequence[Row], folder: Path) -> list[Path]:
     from matplotlib.figure import Figure
 
     files: list[Path] = []
-    for field, label in (("kid", "KID (less is more realistic)"), ("right", "share recognised")):
+    for field, label in PLOTTED.items():
         shown = [row for row in rows if row.f1 is not None and getattr(row, field) is not None]
         if not shown:
             continue
@@ -56,8 +68,8 @@ def plot(rows: Sequence[Row], folder: Path) -> list[Path]:
                 axis.errorbar(
                     across.estimate,
                     up.estimate,
-                    xerr=[[max(0, across.estimate - across.low)], [max(0, across.high - across.estimate)]],
-                    yerr=[[max(0, up.estimate - up.low)], [max(0, up.high - up.estimate)]],
+                    xerr=[[reach] for reach in across.reaches],
+                    yerr=[[reach] for reach in up.reaches],
                     fmt="o",
                     capsize=2,
                     label=row.method,
@@ -65,7 +77,7 @@ def plot(rows: Sequence[Row], folder: Path) -> list[Path]:
             axis.set(title=name, xlabel="F1: how closely the picture follows", ylabel=label)
             axis.grid(alpha=0.3)
             axis.legend(fontsize="small")
-        file = folder / f"f1-{field}.png"
+        file = plot_of(field, folder)
         drawn = io.BytesIO()
         figure.savefig(drawn, dpi=120, format="png")
         save_png(Image.open(drawn), file)

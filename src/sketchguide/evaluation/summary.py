@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import groupby
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from sketchguide.evaluation.benchmark import CEILING, PART, Benchmark, Result
 from sketchguide.evaluation.drawings import Drawing
+from sketchguide.evaluation.features import SqueezeNet
 from sketchguide.evaluation.metrics import Interval, bootstrap_interval, ods_of
 from sketchguide.evaluation.realism import kid, kid_difference
 from sketchguide.evaluation.similarity import between_places, between_seeds
@@ -78,6 +78,9 @@ class Summary:
     benchmark: Benchmark
     results: Sequence[Result]
     _seen: dict[tuple[str, str], Seen] = field(default_factory=dict[tuple[str, str], Seen], init=False, repr=False)
+    _places: dict[str, Mapping[str, Tensor]] = field(
+        default_factory=dict[str, Mapping[str, Tensor]], init=False, repr=False
+    )
 
     def rows(self) -> list[Row]:
         """One for each set and method, and one for the ceiling where a set has it."""
@@ -150,16 +153,14 @@ class Summary:
             kid=realism,
         )
 
-    @cached_property
-    def _places(self) -> Mapping[tuple[str, str], Tensor]:
-        """What the features network sees at each place of what a drawing should look like, by set and drawing."""
-        features = self.benchmark.judges.features
-        assert features is not None
-        return {
-            (name, drawing.name): features.places(as_picture(drawing)[None])[0]
-            for name, drawings in self.benchmark.sets.items()
-            for drawing in drawings
-        }
+    def _wanted(self, set_name: str, features: SqueezeNet) -> Mapping[str, Tensor]:
+        """What `features` sees at each place of what a drawing of the set should look like, by its name."""
+        if set_name not in self._places:
+            self._places.clear()  # 1.5 MB for each drawing; one set is done before the next begins
+            self._places[set_name] = {
+                drawing.name: features.places(as_picture(drawing)[None])[0] for drawing in self.benchmark.sets[set_name]
+            }
+        return self._places[set_name]
 
     def _features(self, label: str, set_name: str) -> Seen | None:
         """None without a features network, or without pictures."""
@@ -168,6 +169,7 @@ class Summary:
             return None
         if (label, set_name) not in self._seen:
             numbers = {drawing.name: i for i, drawing in enumerate(self.benchmark.sets[set_name])}
+            places = self._wanted(set_name, features)
             embeddings: list[Tensor] = []
             apart: list[Tensor] = []
             groups: list[Tensor] = []
@@ -175,7 +177,7 @@ class Summary:
             varied: list[Tensor] = []
             for part in batched_by_drawing(good, PART):
                 look = features.look(self.benchmark.pictures(part))
-                wanted = torch.stack([self._places[r.set, r.drawing] for r in part])
+                wanted = torch.stack([places[r.drawing] for r in part])
                 embeddings.append(look.embedding)
                 apart.append(between_places(look.places, wanted))
                 own = torch.tensor([numbers[r.drawing] for r in part])
@@ -206,6 +208,21 @@ def ods(good: Sequence[Result]) -> float | None:
 def as_picture(drawing: Drawing) -> Tensor:
     """What the pictures of a drawing should be built like (3, H, W): the picture it was found in, else dark lines."""
     return from_ink(1 - torch.tensor(drawing.lines.ink)[None, None])[0] if drawing.picture is None else drawing.picture
+
+
+def failures(results: Iterable[Result]) -> list[str]:
+    """A sentence for every reason that a method failed for on a set."""
+    failed: dict[tuple[str, str, str], dict[str, None]] = {}
+    for result in results:
+        if result.error:
+            failed.setdefault((result.method, result.set, result.error), {})[result.drawing] = None
+    return [
+        f"{method} failed on {first} of {name}: {reason}"
+        if len(drawings) == 1
+        else f"{method} failed on {len(drawings)} drawings of {name} (the first: {first}): {reason}"
+        for (method, name, reason), drawings in failed.items()
+        for first in list(drawings)[:1]
+    ]
 
 
 def batched_by_drawing(results: Sequence[Result], count: int) -> Iterator[list[Result]]:
@@ -262,6 +279,8 @@ def interval(values: Iterable[float], *, over: Sequence[float] | None = None) ->
 def shown(value: Interval | None, digits: int) -> str:
     if value is None:
         return "–"
+    if value.low is None or value.high is None:
+        return f"{value.estimate:.{digits}f}"
     low, high = (f"{end:.{digits}f}" for end in (value.low, value.high))
     return f"{value.estimate:.{digits}f} ({low}{' to ' if value.low < 0 else '–'}{high})"
 

@@ -37,6 +37,7 @@ _MANIFEST = "manifest.json"
 _FORMAT = 1
 _PARTIAL = ".partial"
 _REPLACED = "~"
+_CHANGED = {"pictures": "the pictures or their captions have changed"}  # settings of which people know no value
 _NAME = re.compile(rf"step-(\d{{8,}})({_REPLACED}?)")
 
 
@@ -78,7 +79,7 @@ class Checkpoints:
         for other in self._found():
             if _step(other) > step and _is_intact(other):
                 raise UsageError(
-                    f"{self.folder} holds the checkpoint {other.name}, which is later than step {step}.",
+                    f"The folder {self.folder} holds the checkpoint {other.name}, which is later than step {step}.",
                     hint="Resume from it, or start afresh in another folder.",
                 )
         try:
@@ -142,7 +143,9 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             handle = os.open(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
-            raise OutputError(f"{self.folder} cannot be written: {error}.", hint="Choose another folder.") from error
+            raise OutputError(
+                f"The folder {self.folder} cannot be written: {error}.", hint="Choose another folder."
+            ) from error
         try:
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -153,7 +156,9 @@ class Checkpoints:
                     hint="Wait for it, stop it, or choose another folder.",
                 ) from error
             except OSError as error:
-                raise OutputError(f"{path} cannot be locked: {error}.", hint="Choose another folder.") from error
+                raise OutputError(
+                    f"The file {path} cannot be locked: {error}.", hint="Choose another folder."
+                ) from error
             # The number is for the other run's message only: a full disk must not stop this one here.
             with contextlib.suppress(OSError):
                 os.ftruncate(handle, 0)
@@ -257,23 +262,32 @@ def check_config(saved: Mapping[str, Any], now: Mapping[str, Any], *, of: str = 
     differing = [key for key in {**before, **after} if before.get(key) != after.get(key)]
     if not differing:
         return
-    changes = "; ".join(f"{key} was {before.get(key, 'not set')}, now {after.get(key, 'not set')}" for key in differing)
+    changes = [
+        _CHANGED.get(key, f"{key} was {_said(before.get(key))}, now {_said(after.get(key))}") for key in differing
+    ]
     raise UsageError(
-        f"The settings are not those of {of}: {changes}.",
+        f"The settings are not those of {of}: {'; '.join(changes)}.",
         hint=f"Repeat the old settings, or give {afresh} to start afresh.",
         field=differing[0],
     )
 
 
 def _settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted key -> value as JSON, so that a value is compared in the form in which it was saved."""
+    """Dotted key -> value as JSON, so that a value is compared in the form in which it was saved; None is not set."""
     flat: dict[str, str] = {}
     for key, value in config.items():
         if isinstance(value, Mapping) and value:
             flat |= _settings(cast("Mapping[str, Any]", value), f"{prefix}{key}.")
-        else:
+        elif value is not None:
             flat[f"{prefix}{key}"] = json.dumps(value, sort_keys=True)
     return flat
+
+
+def _said(value: str | None) -> str:
+    """A value that `_settings` gives, for people."""
+    if value is None:
+        return "not set"
+    return (json.loads(value) or "empty") if value.startswith('"') else value
 
 
 def _step(path: Path) -> int:

@@ -10,23 +10,27 @@ import math
 import os
 import unicodedata
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from sketchguide.errors import SketchguideError, TrainingError, UsageError
-from sketchguide.images import open_image, to_tensor
+from sketchguide.errors import SketchguideError, TrainingError, UsageError, warn
+from sketchguide.files import is_file
+from sketchguide.images import FORMATS, MAX_PIXELS, MAX_SIDE, MIN_SIDE, open_image, to_tensor
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _LIST, _TABLE = "metadata.jsonl", "metadata.csv"
+_SUBFOLDER = "a .txt beside each picture, or the name of the sub-folder it is in"
+_SOURCES = f"Captions come from {_LIST} or {_TABLE}, {_SUBFOLDER}."
 _CORRUPT = 0.1  # share of files that may be unreadable
+_NAMED = 20  # unreadable files that are named at once
 _LONGEST = 4  # a picture keeps at most this many times the wanted side; the ends of longer ones are cut off
 
 
@@ -183,9 +187,10 @@ def find_examples(folder: Path, *, limit: int | None = None, seed: int = 0) -> l
     picture with several captions is an example for each.
 
     The caption comes from `metadata.jsonl` (one object a line: `file_name`, relative to that file, and `text` or
-    `caption`) or `metadata.csv` (columns of these names), else from the `.txt` beside the picture, else from the name
-    of its folder. A folder with such a list takes part with the pictures in it, and no others. Pictures in `folder`
-    itself that have no caption get an empty one, with a UserWarning. Hidden files are left out.
+    `caption`) or `metadata.csv` (columns of these names), else from the `.txt` beside the picture (`apple.txt` or
+    `apple.png.txt`), else from the name of the sub-folder it is in. A folder with such a list takes part with the
+    pictures in it, and no others. Pictures in `folder` itself that have no caption get an empty one. Hidden files are
+    left out. A SketchguideWarning counts pictures without a caption, and those that a list leaves out.
 
     Of the same files the same are drawn, on any machine; a larger limit adds to those of a smaller one.
 
@@ -199,37 +204,38 @@ def find_examples(folder: Path, *, limit: int | None = None, seed: int = 0) -> l
     files = _files(folder)
     if tables := [path for path in files if path.name == "metadata.parquet"]:
         raise UsageError(
-            f"{tables[0]} is not read.", hint="Save it as metadata.jsonl or metadata.csv, or remove it.", field="data"
+            f"The list {tables[0]} is not read.",
+            hint=f"Save it as {_LIST} or {_TABLE}, or remove it.",
+            field="data",
         )
     lists = [path for path in files if path.name == _LIST]
     listed = {path.parent for path in lists}
     lists += [path for path in files if path.name == _TABLE and path.parent not in listed]
     listed |= {path.parent for path in lists}
-    captions = [pair for path in lists for pair in _listed(path, set(files))]
-    captions += [
-        (path, _caption_beside(path, folder))
-        for path in files
-        if path.suffix.lower() in _SUFFIXES and listed.isdisjoint(path.parents)
-    ]
+    known = set(files)
+    captions = [pair for path in lists for pair in _listed(path, known)]
+    named = {path for path, _ in captions}
+    pictures = [path for path in files if path.suffix.lower() in _SUFFIXES and path not in named]
+    texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
+    bare = [path for path in pictures if listed.isdisjoint(path.parents)]
+    captions += [(path, _caption_beside(path, texts, folder)) for path in bare]
     if not captions and lists:
         raise UsageError(
-            f"{lists[0]} names no picture.",
-            hint="Fill it, or remove it: captions then come from a .txt beside each picture, or its folder's name.",
+            f"The list {lists[0]} names no picture.",
+            hint=f"Fill it, or remove it: captions then come from {_SUBFOLDER}.",
             field="data",
         )
     if not captions:
         raise UsageError(
             f"The data folder {folder} has no pictures ({', '.join(_SUFFIXES)}).",
-            hint=f"Captions come from {_LIST}, a .txt beside each picture, or the name of the picture's folder.",
+            hint=_SOURCES,
             field="data",
         )
-    bare = sum(caption is None for _, caption in captions)
-    if bare:
-        warnings.warn(
-            f"{bare} pictures in {folder} have no caption and are trained with an empty one. "
-            f"Captions come from {_LIST}, a .txt beside each picture, or the name of the picture's folder.",
-            stacklevel=2,
-        )
+    if unlisted := len(pictures) - len(bare):
+        names = " or ".join(sorted({path.name for path in lists}))
+        warn(f"{_are(unlisted, f' in {folder}')} not in {names} and left out.")
+    if without := sum(caption is None for _, caption in captions):
+        warn(f"{_are(without, f' in {folder}')} without a caption and trained with an empty one. {_SOURCES}")
     examples = [Example(path, caption or "", path.relative_to(folder).as_posix()) for path, caption in captions]
     if limit is None:
         return sorted(examples, key=lambda example: example.name)
@@ -261,6 +267,53 @@ def digest(examples: Sequence[Example]) -> str:
     return f"{len(examples)} ({hashlib.sha256(text.encode()).hexdigest()[:8]})"
 
 
+def readable(examples: Sequence[Example]) -> list[Example]:
+    """Those whose files begin as pictures of a size that can be used; a SketchguideWarning names the others.
+
+    Only headers are read, so that thousands of files take seconds. What is wrong with the pixels, `Pictures` finds.
+
+    Raises UsageError when more than 10 % of the files cannot be used. Up to twenty of them are named.
+    """
+    paths = dict.fromkeys(example.path for example in examples)
+    flaws = {path: flaw for path in paths if (flaw := _flaw(path))}
+    told = [f"{path} {flaw}" for path, flaw in flaws.items()]
+    if len(told) > _NAMED:
+        told[_NAMED:] = [f"and {len(told) - _NAMED} more"]
+    if len(flaws) > _CORRUPT * len(paths):
+        raise UsageError(
+            f"{len(flaws)} of {len(paths)} pictures cannot be used, and at most 10 % may fail: {'; '.join(told)}.",
+            hint="Repair or remove these files.",
+            field="data",
+        )
+    if told:
+        warn(f"{_are(len(flaws))} left out: {'; '.join(told)}.")
+    return [example for example in examples if example.path not in flaws]
+
+
+def _flaw(path: Path) -> str:
+    """What is wrong with a picture file as far as its header tells, nothing if it is ''."""
+    if not is_file(path):
+        return "is not an ordinary file"
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            with Image.open(path, formats=FORMATS) as image:
+                width, height = image.size
+                image.verify()
+    except UnidentifiedImageError:
+        return "is not a readable picture" if path.stat().st_size else "is empty"
+    except Exception as error:  # the decoders raise nearly everything on damaged files
+        return f"cannot be read ({getattr(error, 'strerror', None) or error})"
+    if min(width, height) < MIN_SIDE or max(width, height) > MAX_SIDE or width * height > MAX_PIXELS:
+        most = f"{MAX_SIDE} a side and {MAX_PIXELS // 1_000_000} million in all"
+        return f"has {width} × {height} pixels, where {MIN_SIDE} to {most} are allowed"
+    return ""
+
+
+def _are(count: int, where: str = "") -> str:
+    return f"1 picture{where} is" if count == 1 else f"{count} pictures{where} are"
+
+
 def _bytes(path: Path) -> int:
     try:
         return path.stat().st_size
@@ -289,7 +342,7 @@ def _files(folder: Path) -> list[Path]:
     return files
 
 
-def _listed(path: Path, known: set[Path]) -> Iterator[tuple[Path, str]]:
+def _listed(path: Path, known: Collection[Path]) -> Iterator[tuple[Path, str]]:
     for where, entry in _rows(path) if path.name == _TABLE else _lines(path):
         name, text = entry.get("file_name"), entry.get("text", entry.get("caption"))
         if not isinstance(name, str) or not isinstance(text, str):
@@ -300,19 +353,28 @@ def _listed(path: Path, known: set[Path]) -> Iterator[tuple[Path, str]]:
             )
         picture = path.parent / name
         if picture not in known:
-            raise UsageError(
-                f"{where} names {name!r}, which is not in {path.parent}.",
-                hint="Names are relative to the list. Add the file or remove the line.",
-                field="data",
-            )
+            picture = path.parent / name.replace("\\", "/")  # as Windows writes it
+        if picture not in known:
+            why, hint = _not_found(name, path.parent)
+            raise UsageError(f"{where} names {name!r}, {why}.", hint=hint, field="data")
         yield picture, _clean(text, where)
+
+
+def _not_found(name: str, folder: Path) -> tuple[str, str]:
+    """Why the files found in `folder` do not have what its list names, and what to do."""
+    parts = name.replace("\\", "/").split("/")
+    if ".." in parts:
+        return "a path with '..' in it", "Give the path from the list's folder down: sub/apple.png."
+    if any(part.startswith(".") and part != "." for part in parts) and is_file(folder / "/".join(parts)):
+        return "which is hidden: its name or its folder's begins with a dot", "Rename that, or remove the line."
+    return f"which is not in {folder}", "Names are relative to the list. Add the file or remove the line."
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(_read(path).split(b"\n"), 1):
         if not line.strip():
             continue
-        where = f"{path}, line {number}"
+        where = f"In {path}, line {number}"
         try:
             entry: Any = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -323,8 +385,15 @@ def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         table = csv.DictReader(io.StringIO(_read(path).decode("utf-8-sig"), newline=""), strict=True)
+        columns = table.fieldnames or ()
+        if columns and not ("file_name" in columns and {"text", "caption"} & set(columns)):
+            raise UsageError(
+                f"The list {path} has the columns {', '.join(map(repr, columns))}; file_name and text are needed.",
+                hint="Name them in the first line, and separate them by commas: file_name,text",
+                field="data",
+            )
         for row in table:
-            where = f"{path}, line {table.line_num}"
+            where = f"In {path}, line {table.line_num}"
             if None in row:
                 raise UsageError(
                     f"{where} has more columns than the first line names.",
@@ -334,33 +403,39 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             yield where, row
     except (csv.Error, UnicodeDecodeError) as error:
         raise UsageError(
-            f"{path} is not a table of UTF-8 text: {error}.", hint="Save it as CSV.", field="data"
+            f"The list {path} is not a table of UTF-8 text: {error}.", hint="Save it as CSV.", field="data"
         ) from error
 
 
-def _caption_beside(path: Path, folder: Path) -> str | None:
-    text = path.with_suffix(".txt")
-    if text.is_file():
+def _caption_beside(path: Path, texts: Mapping[Path, Path], folder: Path) -> str | None:
+    text = texts.get(path.with_suffix("")) or texts.get(path)
+    if text is not None:
         try:
-            return _clean(_read(text).decode("utf-8-sig"), str(text))
+            return _clean(_read(text).decode("utf-8-sig"), f"The file {text}")
         except UnicodeDecodeError as error:
-            raise UsageError(f"{text} is not UTF-8 text.", hint="Save it as UTF-8.", field="data") from error
+            raise UsageError(f"The file {text} is not UTF-8 text.", hint="Save it as UTF-8.", field="data") from error
     if path.parent == folder:
         return None
-    return _clean(path.parent.name.replace("_", " ").replace("-", " "), f"The folder name {path.parent.name!r}")
+    return _clean(
+        path.parent.name.replace("_", " ").replace("-", " "),
+        f"The folder name {path.parent.name!r}",
+        hint=f"Rename the folder, or give captions in {_LIST} or a .txt beside each picture.",
+    )
 
 
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error}.", field="data") from error
+        raise UsageError(f"The file {path} cannot be read: {error}.", field="data") from error
 
 
-def _clean(text: str, where: str) -> str:
+def _clean(text: str, where: str, *, hint: str = "Write the caption anew.") -> str:
     caption = " ".join(text.split())
     if any(unicodedata.category(character) in ("Cc", "Cs") for character in caption):
-        raise UsageError(f"{where} has a caption with control characters or half of a character.", field="data")
+        raise UsageError(
+            f"{where} has a caption with control characters or half of a character.", hint=hint, field="data"
+        )
     return caption
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -53,6 +53,12 @@ class PredictorTraining:
         for name, allowed in (("steps", TRAINING_STEPS), ("batch", TRAINING_BATCH), ("rate", TRAINING_RATE)):
             if not allowed.low <= getattr(self, name) <= allowed.high:
                 raise UsageError(f"{name} is {getattr(self, name)}; allowed is {allowed}.", field=name)
+
+    def as_saved(self, config: Mapping[str, Any], *, but: Collection[str]) -> PredictorTraining:
+        """These settings, with all others than those named `but` as they are in the `config` of a checkpoint: defaults
+        may have changed since."""
+        saved = {one.name: config[one.name] for one in fields(self) if one.name in config and one.name not in but}
+        return replace(self, **{name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()})
 
 
 class PredictorRun(TrainingRun):

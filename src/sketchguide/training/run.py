@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -14,13 +15,14 @@ from torch.optim import Optimizer
 
 from sketchguide.backbones.base import Backbone, Condition
 from sketchguide.defaults import SCALE
-from sketchguide.errors import TrainingError
+from sketchguide.errors import TrainingError, warn
 from sketchguide.levels import Level
 from sketchguide.seeds import generators
 from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Pictures
 
 POOL_BYTES = 2 * 2**30  # of examples that a run keeps to see them again
+SHOWN = 80  # letters of what a caption loses that a warning shows
 MAX_SKIPS = 20  # steps in a row whose loss may be NaN before the run stops
 
 
@@ -147,6 +149,24 @@ def describe(backbone: Backbone, captions: Sequence[str]) -> Condition:
     """
     told = backbone.describe(captions)
     return told.guided(SCALE.default) if backbone.distilled else told
+
+
+def warn_of_cut(backbone: Backbone, captions: Sequence[str]) -> None:
+    """Warn (SketchguideWarning) of captions that are longer than the text encoder reads, and say what is lost of the
+    longest.
+
+    How many there are is found by halves, as if the longer of two captions had more tokens: thousands are described in
+    a dozen passes.
+    """
+    longest = sorted(captions, key=len, reverse=True)
+    (lost,) = backbone.describe(longest[:1]).dropped
+    if lost:
+        count = bisect_left(longest, True, key=lambda caption: not backbone.describe([caption]).dropped[0])
+        shown = lost if len(lost) <= SHOWN else f"{lost[:SHOWN]} …"
+        warn(
+            f"Captions are longer than {backbone.name} reads, about {count} of {len(longest)}; the longest loses "
+            f"{shown!r}."
+        )
 
 
 class Noisy(NamedTuple):

@@ -16,10 +16,10 @@ const UNREADY = "The page is not ready yet; it waits for the server …";
 const PROMPTLESS = "Say what it is, and the picture follows.";
 const CLOSENESS = [
   { name: "as usual", settings: {} },
-  { name: "loosely: more natural", settings: { strength: 1.3 } },
+  { name: "loosely: more natural", settings: { strength: 1.4 } },
   { name: "clean lines, to the letter", settings: { widen: 1, strength: 2 } },
   { name: "as closely as it goes", settings: { every: 1, widen: 1, strength: 1.5 } },
-  { name: "closely, yet recognisable: takes longer", settings: { tries: 5, sure: 0.65, widen: 1, strength: 2.3 } },
+  { name: "closely, yet recognisable: takes longer", settings: { tries: 5, sure: 0.65, widen: 1, strength: 2.5 } },
 ];
 const CLOSE = [...new Set(CLOSENESS.flatMap(({ settings }) => Object.keys(settings)))];
 const ELSEWHERE = ["prompt", "sketch", "seed", "size"]; // settings that have a place of their own on the page
