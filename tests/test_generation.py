@@ -20,7 +20,7 @@ from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.backbones.wrapped import with_controlnet
 from sketchguide.controls.strengths import Proportional
-from sketchguide.defaults import HANDOVER, NEGATIVE_TIME, STRENGTH
+from sketchguide.defaults import HANDOVER, NEGATIVE_TIME
 from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideWarning, UsageError
 from sketchguide.generation import (
     RECIPE_KEY,
@@ -95,7 +95,7 @@ def test_the_guide_pulls_as_the_request_says(tiny: Tiny, predictor: LatentPredic
     assert guide.strength == Proportional(2, even=0.3)
     assert (guide.every, guide.window) == (3, (0, 0.7))
     few = latent_guide(Request.checked(prompt="", seed=1, steps=12), [CROSS.rasterize(size=SIZE)], tiny(), predictor)
-    assert (few.every, few.strength) == (1, Proportional(STRENGTH.default / 2, even=0.6))
+    assert (few.every, few.strength) == (1, Proportional(1.15, even=0.6))
 
 
 def test_fewer_pictures_are_made_at_once_the_larger_they_are_and_the_more_is_kept(

@@ -32,6 +32,13 @@ def _log(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
 
 
+def _reached(folder: Path) -> int:
+    """The step of the latest checkpoint of a run."""
+    latest = Checkpoints(folder / "checkpoints").latest()
+    assert latest is not None
+    return latest.step
+
+
 def _stop_at(step: int, monkeypatch: pytest.MonkeyPatch, number: int = signal.SIGTERM, times: int = 1) -> None:
     write = Session._write
 
@@ -136,9 +143,7 @@ def test_fresh_starts_again(sketchguide: Run, training: list[str], tmp_path: Pat
     assert sketchguide(*arguments, "--steps", "2").code == 0
     assert sketchguide(*arguments, "--steps", "1", "--fresh").code == 0
     assert [line["step"] for line in _log(tmp_path / "run")] == [1]
-    latest = Checkpoints(tmp_path / "run" / "checkpoints").latest()
-    assert latest is not None
-    assert latest.step == 1
+    assert _reached(tmp_path / "run") == 1
 
 
 def test_fresh_keeps_what_there_is_until_something_is_learned(
@@ -154,17 +159,12 @@ def test_fresh_keeps_what_there_is_until_something_is_learned(
         patched.setattr(PredictorRun, "loss", lambda run: loss(run) * float("nan"))
         assert sketchguide(*arguments).code == 1
     assert {path: path.read_bytes() for path in folder.iterdir() if path.is_file()} == before
-    checkpoints = Checkpoints(folder / "checkpoints")
-    latest = checkpoints.latest()
-    assert latest is not None
-    assert latest.step == 6
+    assert _reached(folder) == 6
     _stop_at(1, monkeypatch)
     assert sketchguide(*arguments).code == 143
     assert {path.name for path in folder.iterdir()} == {"log.jsonl", "checkpoints"}
     assert [line["step"] for line in _log(folder)] == [1]
-    latest = checkpoints.latest()
-    assert latest is not None
-    assert latest.step == 1
+    assert _reached(folder) == 1
 
 
 def test_a_default_that_has_changed_since_does_not_end_a_run(
@@ -188,9 +188,7 @@ def test_a_second_signal_stops_within_a_step_and_saves_nothing_half_done(
     result = sketchguide(*training, "--steps", "5", "-o", tmp_path / "run")
     assert result.code == 130
     assert "Step 1 is saved." in result.err
-    latest = Checkpoints(tmp_path / "run" / "checkpoints").latest()
-    assert latest is not None
-    assert latest.step == 1
+    assert _reached(tmp_path / "run") == 1
 
 
 def test_a_stop_before_the_first_step_leaves_nothing(

@@ -216,13 +216,12 @@ def failures(results: Iterable[Result]) -> list[str]:
     for result in results:
         if result.error:
             failed.setdefault((result.method, result.set, result.error), {})[result.drawing] = None
-    return [
-        f"{method} failed on {first} of {name}: {reason}"
-        if len(drawings) == 1
-        else f"{method} failed on {len(drawings)} drawings of {name} (the first: {first}): {reason}"
-        for (method, name, reason), drawings in failed.items()
-        for first in list(drawings)[:1]
-    ]
+    sentences: list[str] = []
+    for (method, name, reason), drawings in failed.items():
+        first, *others = drawings
+        where = f"{len(drawings)} drawings of {name} (the first: {first})" if others else f"{first} of {name}"
+        sentences.append(f"{method} failed on {where}: {reason}")
+    return sentences
 
 
 def batched_by_drawing(results: Sequence[Result], count: int) -> Iterator[list[Result]]:
