@@ -312,11 +312,11 @@ def test_a_predictor_that_reads_the_picture_too_loads_again(make_predictor: Make
 def test_a_file_from_before_that_still_loads(saved: Path) -> None:
     tensors, header = read_weights(saved, field="predictor")
     config = json.loads(header["sketchguide"])
-    for name in ("clean_widths", "reads", "stride"):
+    for name in ("normalize_taps", "clean_widths", "reads", "stride"):
         del config[name]
     write_weights(tensors, saved, metadata={"sketchguide": json.dumps(config)}, field="output")
     loaded = LatentPredictor.from_pretrained(saved).config
-    assert (loaded.clean_widths, loaded.reads) == ((), "latent")
+    assert (loaded.normalize_taps, loaded.clean_widths, loaded.reads) == (False, (), "latent")
 
 
 def truncate(file: Path) -> None:
@@ -429,6 +429,7 @@ def test_a_damaged_file_is_refused_by_name(saved: Path, damage: Callable[[Path],
     with pytest.raises(WeightsError) as caught:
         LatentPredictor.from_pretrained(saved)
     assert str(saved) in caught.value.message
+    assert ".." not in caught.value.message.replace(str(saved), "")
     assert caught.value.field == "predictor"
 
 

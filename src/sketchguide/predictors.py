@@ -7,7 +7,6 @@ resize-concatenate-MLP, and no tensor with all channels ever exists at full size
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -21,12 +20,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.errors import MismatchError, ModelNotFoundError, OutputError, UsageError, WeightsError
+from sketchguide.errors import MismatchError, ModelNotFoundError, OutputError, UsageError
 from sketchguide.files import is_dir, is_file, write_text
 from sketchguide.levels import Level, check_window
 from sketchguide.taps import TapInfo
-from sketchguide.weights import read_weights, write_weights
+from sketchguide.weights import read_network, write_network
 
+KIND = "latent-predictor"
 FILE_NAME = "predictor.safetensors"
 NOISE_BANDS = 10
 Reads = Literal["latent", "ink"]
@@ -195,8 +195,7 @@ class LatentPredictor(nn.Module):
     def save_pretrained(self, folder: str | Path, *, card: str = "") -> Path:
         """Write `predictor.safetensors` (configuration in its header) and, if given, `README.md`; returns the file."""
         folder = Path(folder)
-        header = {"sketchguide": json.dumps({"kind": "latent-predictor", "version": 1, **asdict(self.config)})}
-        write_weights(self.state_dict(), folder / FILE_NAME, metadata=header, field="output")
+        write_network(self, folder / FILE_NAME, kind=KIND, config=asdict(self.config))
         if card:
             write_text(folder / "README.md", card)
         return folder / FILE_NAME
@@ -204,17 +203,21 @@ class LatentPredictor(nn.Module):
     @classmethod
     def from_pretrained(cls, source: str | Path) -> LatentPredictor:
         """Load from a folder, a `.safetensors` file or a hub id (`owner/name`); eval mode, frozen, on the CPU."""
+
+        def build(config: dict[str, Any]) -> LatentPredictor:
+            config.setdefault("clean_widths", ())  # older files
+            for name in ("taps", "channels", "widths", "clean_widths", "window"):
+                config[name] = tuple(config[name])
+            counts = [*config["channels"], *config["widths"], *config["clean_widths"], config["latent_channels"]]
+            counts.append(config.get("stride", 1) ** 2)
+            if not all(type(count) is int and 0 < count < 2**14 for count in counts):
+                raise ValueError("its sizes are beyond measure")
+            return cls(PredictorConfig(**config))
+
         file = find_file(source, FILE_NAME, kind="predictor", field="predictor")
-        tensors, header = read_weights(file, field="predictor")
-        predictor = cls(_read_header(header.get("sketchguide"), file))
-        try:
-            predictor.load_state_dict(tensors)
-        except RuntimeError as error:
-            raise WeightsError(
-                f"{file} does not hold the weights its header describes: {error}", field="predictor"
-            ) from error
+        predictor = read_network(file, kind=KIND, build=build, field="predictor")
         predictor.source = str(source)
-        return predictor.eval().requires_grad_(False)
+        return predictor
 
     def push_to_hub(self, repo_id: str, *, folder: str | Path, private: bool = False) -> str:
         """Upload a folder written by `save_pretrained` to the hub; returns its address."""
@@ -330,22 +333,3 @@ def find_file(source: str | Path, name: str, *, kind: str, field: str) -> Path:
     raise ModelNotFoundError(
         f"No {kind} at {text!r}.", hint=f"Give a folder with {name}, that file, or a hub id.", field=field
     )
-
-
-def _read_header(header: str | None, file: Path) -> PredictorConfig:
-    try:
-        values: dict[str, Any] = dict(json.loads(header or ""))
-        if values.pop("kind") != "latent-predictor" or values.pop("version") != 1:
-            raise ValueError
-        values.setdefault("clean_widths", ())
-        for name in ("taps", "channels", "widths", "clean_widths", "window"):
-            values[name] = tuple(values[name])
-        counts = [*values["channels"], *values["widths"], *values["clean_widths"], values["latent_channels"]]
-        counts.append(values.get("stride", 1) ** 2)
-        if not all(type(count) is int and 0 < count < 2**14 for count in counts):
-            raise ValueError
-        return PredictorConfig(**values)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise WeightsError(
-            f"{file} is not a sketchguide predictor (its header does not describe one).", field="predictor"
-        ) from error

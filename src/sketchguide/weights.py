@@ -85,6 +85,8 @@ def read_network(path: Path, *, kind: str, build: Callable[[dict[str, Any]], Net
     except (ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError) as error:
         reason = error.message if isinstance(error, SketchguideError) else reason_of(error)
         raise WeightsError(
-            f"{path} does not hold a sketchguide {kind}: {reason}.", hint="Get it again, or train it anew.", field=field
+            f"{path} does not hold a sketchguide {kind}: {reason.rstrip('.')}.",
+            hint="Get it again, or train it anew.",
+            field=field,
         ) from error
     return network.eval().requires_grad_(False)
