@@ -32,7 +32,7 @@ from sketchguide.cli.environment import hardware
 from sketchguide.defaults import NEGATIVE_TIME, STRENGTH
 from sketchguide.evaluation.summary import Row, table
 from sketchguide.extractors import EXTRACTORS
-from sketchguide.loading import fingerprint_of_model
+from sketchguide.fingerprints import fingerprint_of_model
 from sketchguide.methods import build_method
 from sketchguide.training.data import Pictures, digest, find_examples, split
 from sketchguide.training.predictor import PredictorRun, PredictorTraining

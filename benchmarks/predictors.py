@@ -32,7 +32,7 @@ from sketchguide.evaluation.benchmark import SEED_STRIDE
 from sketchguide.evaluation.perturb import perturb
 from sketchguide.evaluation.summary import Row, comparison_table, table
 from sketchguide.extractors import EXTRACTORS, Extractor
-from sketchguide.loading import fingerprint_of_model
+from sketchguide.fingerprints import fingerprint_of_model
 from sketchguide.methods import Batch, Built, Method, Trained, latent_guidance, text_to_image
 from sketchguide.predictors import choose_taps
 from sketchguide.sketch import SpatialMap

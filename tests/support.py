@@ -1,6 +1,7 @@
-"""What several test files share beside the fixtures: names for their types, a distance, a predictor in a moment."""
+"""What several test files share beside the fixtures: names for types, a distance, a predictor in a moment, damage."""
 
 import importlib.util
+import pickle
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -59,3 +60,15 @@ def trained(backbone: Backbone, folder: Path, **settings: Any) -> LatentPredicto
     list(run)
     run.predictor.save_pretrained(folder / "edges")
     return LatentPredictor.from_pretrained(folder / "edges")
+
+
+def truncated(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def pickled(file: Path) -> None:
+    file.write_bytes(pickle.dumps({"weight": [1.0]}))
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")

@@ -22,6 +22,7 @@ from sketchguide.backbones.wrapped import with_controlnet
 from sketchguide.controls.strengths import Proportional
 from sketchguide.defaults import HANDOVER, NEGATIVE_TIME
 from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideWarning, UsageError
+from sketchguide.fingerprints import fingerprint
 from sketchguide.generation import (
     RECIPE_KEY,
     Picture,
@@ -34,7 +35,8 @@ from sketchguide.generation import (
 )
 from sketchguide.guidance import latent_guide, target_of
 from sketchguide.images import read_png_text, save_png
-from sketchguide.loading import LORA_FILE, fingerprint, load_backbone
+from sketchguide.loading import load_backbone
+from sketchguide.lora import LORA_FILE
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sketch import Sketch, SpatialMap

@@ -35,6 +35,8 @@ TABLE = (
     "inversion",
     "interpolation",
     "loading",
+    "lora",
+    "fingerprints",
     "recognition",
     "request",
     "sources",

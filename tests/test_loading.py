@@ -1,8 +1,6 @@
 import inspect
 import json
-import pickle
 import shutil
-import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +10,6 @@ from typing import Any
 import diffusers
 import pytest
 import torch
-from accelerate import cpu_offload
 from diffusers import (
     AutoencoderTiny,
     ControlNetModel,
@@ -22,38 +19,32 @@ from diffusers import (
 )
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from huggingface_hub.errors import LocalEntryNotFoundError
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
-from torch.testing._internal.two_tensor import TwoTensor
 from transformers import CLIPConfig, CLIPImageProcessor
 
 from sketchguide import generate, loading
-from sketchguide.attention import SketchAttention, describe_attention
+from sketchguide.attention import SketchAttention
 from sketchguide.backbones.tiny import tiny_stable_diffusion, tiny_stable_diffusion_xl
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.backbones.wrapped import with_sketch_attention
 from sketchguide.classifiers import LatentClassifier, load_classifier
 from sketchguide.errors import MismatchError, ModelNotFoundError, UsageError, WeightsError
+from sketchguide.fingerprints import fingerprint
 from sketchguide.images import to_tensor
 from sketchguide.loading import (
     check_weights,
     choose_device,
     find_features,
     find_part,
-    fingerprint,
-    fingerprint_of_model,
     from_pipe,
     load_backbone,
-    load_lora,
     load_predictor,
     shipped,
-    unload_lora,
-    wearing,
 )
+from sketchguide.lora import load_lora
 from sketchguide.predictors import LatentPredictor
 from sketchguide.sketchers import Sketcher
-from sketchguide.translation import translate
-from support import Tiny
+from support import Tiny, empty, pickled, truncated
 
 CLASSIFIERS = ("classifier", "drawing-classifier")
 UNET = "unet/diffusion_pytorch_model.safetensors"
@@ -305,18 +296,6 @@ def test_a_pipeline_loaded_by_diffusers_draws_what_it_does_when_loaded_by_its_na
 # ----------------------------------------------------------------------------------------------------- damaged files
 
 
-def truncated(file: Path) -> None:
-    file.write_bytes(file.read_bytes()[:-1000])
-
-
-def pickled(file: Path) -> None:
-    file.write_bytes(pickle.dumps({"weight": [1.0]}))
-
-
-def empty(file: Path) -> None:
-    file.write_bytes(b"")
-
-
 def not_finite(file: Path) -> None:
     tensors = load_file(file)
     tensors["mid_block.resnets.0.conv1.weight"].flatten()[5] = float("nan")
@@ -515,289 +494,3 @@ def test_the_shipped_classifiers_know_what_the_model_makes(thing: str) -> None:
         for scores in (classifier(image), noisy(backbone.encode(image), backbone.level(0.95))):
             first = scores[0].topk(10).indices.tolist()
             assert thing in [classifier.classes[i] for i in first]
-
-
-def test_fingerprints_follow_the_weights(predictor: LatentPredictor) -> None:
-    other = LatentPredictor(predictor.config)
-    assert fingerprint(other) != fingerprint(predictor)
-    other.load_state_dict(predictor.state_dict())
-    assert fingerprint(other) == fingerprint(predictor)
-    with torch.no_grad():
-        next(iter(other.parameters())).mul_(1.01)
-    assert fingerprint(other) != fingerprint(predictor)
-
-
-def test_the_fingerprint_of_a_model_follows_all_its_networks(tiny: Tiny) -> None:
-    backbone = UNetBackbone(tiny_stable_diffusion(), name="tiny")
-    attention = SketchAttention(describe_attention(backbone.taps, backbone="tiny", pixels=backbone.stride))
-    told = with_sketch_attention(backbone, attention, torch.zeros(1, 1, 64, 64))
-    before = fingerprint_of_model(backbone)
-    assert before == fingerprint_of_model(tiny()) != fingerprint_of_model(told)
-    for part in (backbone.network, backbone.autoencoder, backbone.pipeline.text_encoder):
-        weight = next(iter(part.parameters()))
-        with torch.no_grad():
-            weight.mul_(2)
-        assert fingerprint_of_model(backbone) != before
-        with torch.no_grad():
-            weight.div_(2)
-    assert fingerprint_of_model(backbone) == before
-
-
-def test_offloaded_weights_have_the_fingerprint_of_those_at_hand() -> None:
-    pipeline: Any = tiny_stable_diffusion()
-    before = fingerprint(pipeline.unet)
-    cpu_offload(pipeline.unet, execution_device=torch.device("cpu"))
-    assert next(pipeline.unet.parameters()).is_meta
-    assert fingerprint(pipeline.unet) == before
-    (picture,) = generate("a cat", backbone=from_pipe(pipeline), seed=1, steps=1, size=(64, 64))
-    assert picture.made_with["model"]
-
-
-@pytest.mark.parametrize("kind", ["leaf_level", "block_level"])
-def test_weights_on_a_disk_have_the_fingerprint_of_those_at_hand(kind: str, tmp_path: Path) -> None:
-    pipeline: Any = tiny_stable_diffusion()
-    before = fingerprint(pipeline.unet)
-    cpu = torch.device("cpu")
-    groups = {} if kind == "leaf_level" else {"num_blocks_per_group": 2}
-    pipeline.unet.enable_group_offload(cpu, cpu, offload_type=kind, offload_to_disk_path=str(tmp_path), **groups)
-    assert fingerprint(pipeline.unet) == before
-    backbone = from_pipe(pipeline)
-    (picture,) = generate("a cat", backbone=backbone, seed=1, steps=2)
-    assert translate(picture, "a dog", backbone=backbone, source="generated", seed=1)
-    assert fingerprint(pipeline.unet) == before
-
-
-def test_wrapped_weights_have_a_fingerprint_that_follows_what_they_wrap() -> None:
-    """As those of torchao are."""
-    values = torch.arange(6.0).reshape(2, 3)
-
-    def made_of(*parts: torch.Tensor) -> torch.nn.Module:
-        network = torch.nn.Module()
-        network.weight = torch.nn.Parameter(TwoTensor(*parts), requires_grad=False)
-        return network
-
-    assert fingerprint(made_of(values, values)) == fingerprint(made_of(values.clone(), values.clone()))
-    assert fingerprint(made_of(values, values)) != fingerprint(made_of(values, values + 1))
-
-
-def test_weights_that_are_nowhere_are_named() -> None:
-    with pytest.raises(UsageError, match=r"conv_in\.weight are not there"):
-        fingerprint(tiny_stable_diffusion().unet.to("meta"))
-
-
-# -------------------------------------------------------------------------------------------------------------- LoRAs
-
-
-def lora_of(part: str, file: Path, *layers: str) -> Path:
-    """A file with random layers for one network of a tiny model."""
-    network = getattr(tiny_stable_diffusion(), part)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        inject_adapter_in_model(LoraConfig(r=2, init_lora_weights=False, target_modules=list(layers)), network)
-    tensors = get_peft_model_state_dict(network, adapter_name="default")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({f"{part}.{name}": tensor for name, tensor in tensors.items()}, file)
-    return file
-
-
-@pytest.fixture
-def styled(monkeypatch: pytest.MonkeyPatch) -> UNetBackbone:
-    """A backbone with two LoRAs of the user, of which one acts, at 0.6."""
-    # transformers asks for a newer peft than there may be, without needing it for what is tested here
-    monkeypatch.setattr("transformers.integrations.peft.MIN_PEFT_VERSION", "0.18")
-    pipeline: Any = tiny_stable_diffusion()
-    config = LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=["to_q"])
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Already found a `peft_config`")
-        torch.manual_seed(4)
-        for name in ("idle", "style"):
-            pipeline.unet.add_adapter(config, adapter_name=name)
-    pipeline.set_adapters(["style"], [0.6])
-    return UNetBackbone(pipeline, name="tiny")
-
-
-def state_of(backbone: UNetBackbone) -> dict[str, Any]:
-    """All that a LoRA can change about the networks: layers, what is trained, and what acts how much."""
-    state: dict[str, Any] = {"configs": {}}
-    for part, network in backbone.networks.items():
-        state["configs"][part] = sorted(getattr(network, "peft_config", {}))
-        for path, layer in network.named_modules():
-            scales = dict(getattr(layer, "scaling", {}))
-            state[f"{part}.{path}"] = type(layer), layer.training, scales, getattr(layer, "active_adapters", None)
-        state |= {f"{part}.{path}": p.requires_grad for path, p in network.named_parameters()}
-    return state
-
-
-def seen_by(backbone: UNetBackbone) -> torch.Tensor:
-    latent = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        return backbone.predict(latent, backbone.level(0.5), backbone.describe(["a cat"])).noise
-
-
-@pytest.mark.parametrize(
-    ("part", "layers"), [("unet", ("to_q", "to_v")), ("text_encoder", ("q_proj",))], ids=["network", "text encoder"]
-)
-def test_a_lora_goes_without_a_trace(styled: UNetBackbone, tmp_path: Path, part: str, layers: tuple[str, ...]) -> None:
-    file = lora_of(part, tmp_path / "lora.safetensors", *layers)
-    before, seen, printed = state_of(styled), seen_by(styled), fingerprint_of_model(styled)
-    load_lora(styled, file, scale=0.5)
-    assert not torch.allclose(seen_by(styled), seen, atol=1e-5)
-    assert not [name for name, value in state_of(styled).items() if value is True]  # nothing is trained
-    for name, layer in styled.network.named_modules():
-        if "style" in getattr(layer, "scaling", {}):
-            assert layer.scaling["style"] == 0.6, name
-            assert set(layer.active_adapters) == {"style", loading.LORA}
-    unload_lora(styled)
-    assert state_of(styled) == before
-    assert fingerprint_of_model(styled) == printed
-    assert torch.equal(seen_by(styled), seen)
-    unload_lora(styled)  # changes nothing
-    assert state_of(styled) == before
-
-
-def test_the_scale_of_a_lora_is_its_own(styled: UNetBackbone, tmp_path: Path) -> None:
-    file = lora_of("unet", tmp_path / "lora.safetensors", "to_q")
-    seen = seen_by(styled)
-    load_lora(styled, file, scale=0.0)
-    assert torch.allclose(seen_by(styled), seen, atol=1e-6)
-
-
-def test_the_fingerprint_of_a_model_follows_how_much_of_a_lora_is_on(styled: UNetBackbone, tmp_path: Path) -> None:
-    file = lora_of("unet", tmp_path / "lora.safetensors", "to_q")
-    printed = [fingerprint_of_model(load_lora(styled, file, scale=scale)) for scale in (0.3, 1.0, 0.3)]
-    assert printed[0] == printed[2] != printed[1]
-    styled.pipeline.disable_lora()
-    assert fingerprint_of_model(styled) != printed[2]
-    styled.pipeline.enable_lora()
-
-
-def test_a_lora_that_does_not_fit_leaves_nothing_behind(styled: UNetBackbone, tmp_path: Path) -> None:
-    tensors = load_file(lora_of("unet", tmp_path / "network.safetensors", "to_q", "to_v"))
-    tensors |= load_file(lora_of("text_encoder", tmp_path / "text.safetensors", "q_proj"))
-    name = next(name for name in tensors if name.startswith("text_encoder") and "lora_B" in name)
-    save_file(tensors | {name: torch.zeros(5, 2)}, tmp_path / "bad.safetensors")  # after the network's have gone well
-    save_file({"lora.of.another.kind": torch.zeros(2)}, tmp_path / "other.safetensors")
-    before = state_of(styled)
-    for file in ("bad", "other"):
-        with pytest.raises(MismatchError, match="does not fit 'tiny'") as caught:
-            load_lora(styled, tmp_path / f"{file}.safetensors")
-        assert caught.value.field == "lora"
-        assert state_of(styled) == before
-
-
-def test_a_lora_for_one_request_gives_way_to_the_one_before(styled: UNetBackbone, tmp_path: Path) -> None:
-    mine = lora_of("unet", tmp_path / "mine.safetensors", "to_q", "to_v")
-    other = lora_of("unet", tmp_path / "other.safetensors", "to_k")
-    save_file({"lora.of.another.kind": torch.zeros(2)}, tmp_path / "bad.safetensors")
-    settings: dict[str, Any] = {"seed": 1, "steps": 1, "size": (64, 64)}
-    (alone,) = generate("a cat", backbone=styled, lora=str(other), **settings)
-    load_lora(styled, mine, scale=0.5)
-    before, printed = state_of(styled), fingerprint_of_model(styled)
-    (beside,) = generate("a cat", backbone=styled, lora=str(other), **settings)
-    assert beside.made_with == alone.made_with
-    assert (state_of(styled), fingerprint_of_model(styled)) == (before, printed)
-    with pytest.raises(MismatchError):
-        generate("a cat", backbone=styled, lora=str(tmp_path / "bad.safetensors"), **settings)
-    assert (state_of(styled), fingerprint_of_model(styled)) == (before, printed)
-
-
-@pytest.mark.parametrize("way", ["unload_lora", "unload_lora_weights"])
-def test_a_lora_that_was_taken_off_elsewhere_does_not_come_back(styled: UNetBackbone, tmp_path: Path, way: str) -> None:
-    mine = lora_of("unet", tmp_path / "mine.safetensors", "to_q", "to_v")
-    other = lora_of("unet", tmp_path / "other.safetensors", "to_k")
-    load_lora(styled, mine)
-    if way == "unload_lora":
-        unload_lora(UNetBackbone(styled.pipeline))
-    else:
-        styled.pipeline.unload_lora_weights()
-    before = state_of(styled)
-    with wearing(styled, other, scale=1.0):
-        assert state_of(styled) != before
-    assert state_of(styled) == before
-    save_file({"lora.of.another.kind": torch.zeros(2)}, tmp_path / "bad.safetensors")
-    with pytest.raises(MismatchError):
-        load_lora(styled, tmp_path / "bad.safetensors")
-    assert state_of(styled) == before
-
-
-def test_a_lora_that_another_backbone_loaded_comes_back(styled: UNetBackbone, tmp_path: Path) -> None:
-    files = [lora_of("unet", tmp_path / f"{layer}.safetensors", layer) for layer in ("to_q", "to_k", "to_v")]
-    load_lora(styled, files[0])
-    load_lora(UNetBackbone(styled.pipeline), files[1])
-    before = state_of(styled)
-    with wearing(styled, files[2], scale=1.0):
-        assert state_of(styled) != before
-    assert state_of(styled) == before
-
-
-def test_the_dropout_of_a_lora_that_was_loaded_later_drops_nothing() -> None:
-    backbone = UNetBackbone(tiny_stable_diffusion())
-    config = LoraConfig(r=2, lora_dropout=0.5, init_lora_weights=False, target_modules=["to_q"])
-    inject_adapter_in_model(config, backbone.network)
-    assert torch.equal(seen_by(backbone), seen_by(backbone))
-
-
-@pytest.mark.parametrize("way", ["fuse_lora", "disable_lora"])
-def test_a_lora_beside_others_that_would_hold_it_back_is_refused(
-    styled: UNetBackbone, tmp_path: Path, way: str
-) -> None:
-    getattr(styled.pipeline, way)()
-    with pytest.raises(UsageError, match="are fused or switched off") as caught:
-        load_lora(styled, lora_of("unet", tmp_path / "lora.safetensors", "to_q"))
-    assert "enable_lora" in caught.value.hint
-
-
-def test_a_lora_comes_from_the_hub_by_its_usual_name(
-    styled: UNetBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[tuple[str, str]] = []
-
-    def download(repo: str, file: str) -> str:
-        asked.append((repo, file))
-        return str(lora_of("unet", tmp_path / "blob", "to_q"))
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    seen = seen_by(styled)
-    load_lora(styled, "someone/style")
-    assert asked == [("someone/style", loading.LORA_FILE)]
-    assert not torch.allclose(seen_by(styled), seen, atol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "error", [RuntimeError("of an HTTP library"), ConnectionError("no route"), ValueError("no id")]
-)
-def test_a_lora_that_the_hub_does_not_give_is_not_found(
-    styled: UNetBackbone, monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
-    def download(*_: str) -> str:
-        raise error
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    with pytest.raises(ModelNotFoundError, match="'runs/tuned' here, and the hub gave no LoRA of that name") as caught:
-        load_lora(styled, "runs/tuned")
-    assert (caught.value.field, loading.LORA_FILE in caught.value.hint) == ("lora", True)
-
-
-@pytest.mark.parametrize("damage", [pickled, truncated, empty], ids=lambda damage: damage.__name__)
-def test_a_damaged_lora_is_refused_wherever_it_comes_from(
-    styled: UNetBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, damage: Callable[[Path], None]
-) -> None:
-    file = lora_of("unet", tmp_path / "lora" / loading.LORA_FILE, "to_q")
-    damage(file)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: str(file))
-    for name in (file, file.parent, "someone/style"):
-        with pytest.raises(WeightsError) as caught:
-            load_lora(styled, name)
-        assert caught.value.field == "lora"
-
-
-def test_a_lora_that_is_not_finite_is_refused(
-    styled: UNetBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = lora_of("unet", tmp_path / "lora.safetensors", "to_q")
-    tensors = load_file(file)
-    next(iter(tensors.values())).flatten()[0] = float("inf")
-    save_file(tensors, file)
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: str(file))
-    with pytest.raises(WeightsError, match="not finite"):
-        load_lora(styled, "someone/style")

@@ -22,13 +22,12 @@ from sketchguide.predictors import (
     PredictorConfig,
     choose_taps,
     encode_noise,
-    is_hub_id,
     token_grid,
 )
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
 from sketchguide.taps import TapInfo, tapped
-from sketchguide.weights import read_weights, write_weights
+from sketchguide.weights import is_hub_id, read_weights, write_weights
 from support import MakePredictor, Tiny
 
 GRID = (16, 16)

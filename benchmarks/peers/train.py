@@ -34,7 +34,8 @@ from sketchguide.cli.session import Session, until_stopped
 from sketchguide.cli.signals import Stopped, handling, stop_now
 from sketchguide.errors import SketchguideError
 from sketchguide.extractors import EXTRACTORS
-from sketchguide.loading import fingerprint_of_model, load_backbone
+from sketchguide.fingerprints import fingerprint_of_model
+from sketchguide.loading import load_backbone
 from sketchguide.seeds import seeded
 from sketchguide.training.checkpoints import Checkpoints, check_config
 from sketchguide.training.data import Pictures, digest, find_examples, split

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from sketchguide.generation import Picture, Progress, generate, run
     from sketchguide.inversion import Noised, invert
     from sketchguide.levels import Level
-    from sketchguide.loading import from_pipe, load_backbone, load_lora, load_predictor
+    from sketchguide.loading import from_pipe, load_backbone, load_predictor
+    from sketchguide.lora import load_lora
     from sketchguide.predictors import LatentPredictor
     from sketchguide.request import Request
     from sketchguide.sampling import sample
@@ -65,7 +66,7 @@ _HOMES = {
     "generate": "generation",
     "invert": "inversion",
     "load_backbone": "loading",
-    "load_lora": "loading",
+    "load_lora": "lora",
     "load_predictor": "loading",
     "run": "generation",
     "sample": "sampling",

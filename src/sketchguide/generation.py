@@ -35,11 +35,13 @@ from sketchguide.defaults import (
     DType,
 )
 from sketchguide.errors import SketchError, UsageError, warn
+from sketchguide.fingerprints import dtype_of, fingerprint, fingerprint_of_model, identity_of
 from sketchguide.guidance import Controls, Pull, controls_of, weakened
 from sketchguide.images import carried, from_base64, read_png_text, save_png, to_images, to_png, to_tensor
 from sketchguide.inversion import Trajectory, recur
 from sketchguide.levels import Level, is_open
-from sketchguide.loading import dtype_of, fingerprint, fingerprint_of_model, identity_of, load_backbone, wearing
+from sketchguide.loading import load_backbone
+from sketchguide.lora import wearing
 from sketchguide.predictors import LatentPredictor
 from sketchguide.recognition import Recogniser, Tried, find_recogniser, share_of, walk_until_recognised
 from sketchguide.request import Recipe, Request

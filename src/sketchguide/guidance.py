@@ -20,8 +20,9 @@ from sketchguide.controls.likeness import SketchGuide
 from sketchguide.controls.strengths import Proportional, Score
 from sketchguide.defaults import BLANK, EVERY, HANDOVER, PULLING, WIDEN
 from sketchguide.errors import UsageError, warn
+from sketchguide.fingerprints import fingerprint
 from sketchguide.images import from_base64, from_ink, to_tensor
-from sketchguide.loading import find_features, find_part, fingerprint, has_predictor, load_predictor
+from sketchguide.loading import find_features, find_part, has_predictor, load_predictor
 from sketchguide.perception import Features, load_features
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request

@@ -4,41 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-import sys
-import warnings
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-from weakref import WeakKeyDictionary
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.backbones.pipeline import PipelineBackbone, hooks_of, text_encoders, uncompiled
+from sketchguide.backbones.pipeline import uncompiled
 from sketchguide.backbones.transformer import FluxBackbone, TransformerBackbone
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.defaults import MODEL, DType, find_dtype
-from sketchguide.errors import (
-    MismatchError,
-    ModelNotFoundError,
-    SketchguideError,
-    UsageError,
-    WeightsError,
-    reason_of,
-    warn,
-)
+from sketchguide.errors import ModelNotFoundError, SketchguideError, UsageError, WeightsError, reason_of, warn
 from sketchguide.files import is_dir, is_file
 from sketchguide.predictors import FILE_NAME as PREDICTOR_FILE
-from sketchguide.predictors import LatentPredictor, Reads, find_file, is_hub_id
-from sketchguide.weights import opened, read_weights
+from sketchguide.predictors import LatentPredictor, Reads
+from sketchguide.weights import is_hub_id, opened
 
-LORA = "sketchguide"  # the name of the adapter
-LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
+Kind = Literal["model", "predictor", "parts"]
 FAMILIES = {family.network_class: family for family in (UNetBackbone, TransformerBackbone, FluxBackbone)}
 AUTOENCODER = "AutoencoderKL"
 RECOGNISER = "recogniser"  # a classifier of pictures that knows the words that a model knows
@@ -60,7 +45,7 @@ class Shipped:
 
     name: str
     folder: Path
-    kind: Literal["model", "predictor", "parts"]
+    kind: Kind
 
     @property
     def size(self) -> int:
@@ -88,13 +73,16 @@ def shipped() -> list[Shipped]:
     """Everything that works offline right after installation."""
     if not EMBEDDED.is_dir():
         return []
-    return [Shipped(f.name, f, _kind(f)) for f in sorted(EMBEDDED.iterdir()) if f.is_dir()]
+    return [Shipped(f.name, f, kind) for f in sorted(EMBEDDED.iterdir()) if (kind := kind_of(f)) is not None]
 
 
-def _kind(folder: Path) -> Literal["model", "predictor", "parts"]:
+def kind_of(folder: Path) -> Kind | None:
+    """What a folder holds that can be loaded: a diffusers pipeline, a predictor, or trained parts with reports."""
     if (folder / "model_index.json").exists():
         return "model"
-    return "predictor" if (folder / PREDICTOR_FILE).exists() else "parts"
+    if (folder / PREDICTOR_FILE).exists():
+        return "predictor"
+    return "parts" if any(folder.glob("*-report.json")) else None
 
 
 def find_part(name: str | Path | None, part: str, *, field: str, model: str | None = None) -> Path:
@@ -375,171 +363,6 @@ def shipped_predictor(model: str, reads: Reads) -> str:
     return f"{model}-edges" if reads == "ink" else f"{model}-edges-latent"
 
 
-class _Lora(NamedTuple):
-    name: str
-    file: Path
-    scale: float
-
-
-_loaded: WeakKeyDictionary[nn.Module, _Lora] = WeakKeyDictionary()  # by network: several backbones may have the same
-
-
-def load_lora(backbone: Backbone, name: str | Path, *, scale: float = 1.0) -> Backbone:
-    """Put a LoRA (a folder, a file or a hub id) on the backbone's networks, and return the backbone.
-
-    `scale` is the slider between the model as it was (0) and as it was tuned (1): the weights are W + scale * B A, so
-    a picture costs what it always did. One that was loaded here before is replaced; others stay as they are.
-    Raises ModelNotFoundError, WeightsError, UsageError where others are fused or switched off, and MismatchError for a
-    LoRA made for another network; the backbone is then as it was.
-    """
-    if not isinstance(backbone, PipelineBackbone) or not hasattr(backbone.pipeline, "load_lora_weights"):
-        raise MismatchError(
-            f"{backbone.name!r} takes no LoRA.",
-            hint="A LoRA goes on a pipeline, before a ControlNet or an adapter.",
-            field="lora",
-        )
-    if not math.isfinite(scale):
-        raise UsageError(f"lora_scale is {scale}; it must be a number, usually 0 to 1.", field="lora_scale")
-    file = find_file(name, LORA_FILE, kind="LoRA", field="lora")
-    read_weights(file, field="lora")  # refuses damage; diffusers reads the file again, for the scales in its header
-    before = _worn(backbone)
-    unload_lora(backbone)
-    try:
-        _put_on(backbone, _Lora(str(name), file, scale))
-    except SketchguideError:
-        if before is not None:
-            _put_on(backbone, before)
-        raise
-    return backbone
-
-
-@contextmanager
-def wearing(backbone: Backbone, name: str | Path, *, scale: float) -> Generator[None]:
-    """Within the block the LoRA `name` is on the backbone, in place of one that `load_lora` loaded before."""
-    before = _worn(backbone) if isinstance(backbone, PipelineBackbone) else None
-    load_lora(backbone, name, scale=scale)
-    try:
-        yield
-    finally:
-        unload_lora(backbone)
-        if before is not None and isinstance(backbone, PipelineBackbone):
-            _put_on(backbone, before)
-
-
-def _worn(backbone: PipelineBackbone) -> _Lora | None:
-    """What `load_lora` put on the backbone's network, unless it was taken off otherwise."""
-    lora = _loaded.get(backbone.network)
-    return lora if lora is not None and _is_on(backbone.pipeline) else None
-
-
-def _is_on(pipeline: Any) -> bool:
-    return any(LORA in names for names in pipeline.get_list_adapters().values())
-
-
-def _put_on(backbone: PipelineBackbone, lora: _Lora) -> None:
-    pipeline = backbone.pipeline
-    if any(layer.merged or layer.disable_adapters for _, _, layer in _adapted(*_adaptable(pipeline))):
-        raise UsageError(
-            f"The LoRAs that {backbone.name!r} has are fused or switched off, and another one would be too.",
-            hint="Call `unfuse_lora()` and `enable_lora()` on the pipeline, or `unload_lora_weights()`.",
-            field="lora",
-        )
-    try:
-        with warnings.catch_warnings(), _hushed():
-            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
-            if isinstance(backbone, FluxBackbone):
-                _check_changes_nothing(backbone, lora.file)
-            with _beside_others(pipeline, lora.scale):
-                pipeline.load_lora_weights(str(lora.file), adapter_name=LORA, use_safetensors=True)
-        if not _is_on(pipeline):
-            raise ValueError("it has no weights for any of its networks")
-    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
-        unload_lora(backbone)
-        raise MismatchError(
-            f"The LoRA {lora.name!r} does not fit {backbone.name!r}: {reason_of(error)}",
-            hint="Use it with the model that it was tuned on.",
-            field="lora",
-        ) from error
-    _loaded[backbone.network] = lora
-
-
-def _check_changes_nothing(backbone: FluxBackbone, file: Path) -> None:
-    """ValueError for a LoRA of which diffusers would widen layers of the network or write over norms, and leave them so
-    when it is taken off: one of FLUX.1-Canny or -Depth, say.
-    """
-    weights, _ = backbone.pipeline.lora_state_dict(str(file), use_safetensors=True, return_lora_metadata=True)
-    for name, _ in backbone.network.named_parameters():
-        if f"{backbone.part}.{name}" in weights:
-            raise ValueError(f"it replaces weights of the model, {name} first")
-    for path, layer in backbone.network.named_modules():
-        for side, axis, width in (("lora_A", 1, "in_features"), ("lora_B", 0, "out_features")):
-            made = weights.get(f"{backbone.part}.{path}.{side}.weight")
-            if made is not None and made.shape[axis] != getattr(layer, width, made.shape[axis]):
-                raise ValueError(f"its {side} of {path} is for {made.shape[axis]} values, not {getattr(layer, width)}")
-
-
-def unload_lora(backbone: Backbone) -> None:
-    """Take the LoRA that `load_lora` loaded off the backbone, which is then as it was; without one, do nothing."""
-    if isinstance(backbone, PipelineBackbone):
-        take_off(LORA, *_adaptable(backbone.pipeline))
-        _loaded.pop(backbone.network, None)
-
-
-def take_off(adapter: str, *networks: nn.Module) -> None:
-    """Remove an adapter from networks, which are then as they were: others keep their weights, still frozen."""
-    from diffusers.utils.peft_utils import delete_adapter_layers
-
-    for _, _, layer in _adapted(*networks):  # else the deletion makes the others trainable
-        layer.set_adapter([name for name in layer.active_adapters if name != adapter], inference_mode=True)
-    for network in networks:
-        delete_adapter_layers(network, adapter)
-    for network, path, layer in _adapted(*networks):
-        if not any(getattr(layer, name) for name in layer.adapter_layer_names):
-            network.set_submodule(path, layer.get_base_layer())
-
-
-@contextmanager
-def _hushed() -> Generator[None]:
-    """Within the block diffusers does not tell of every network and layer that a LoRA is not for."""
-    from diffusers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-
-
-@contextmanager
-def _beside_others(pipeline: Any, scale: float) -> Generator[None]:
-    """Within the block our adapter is loaded, which switches all others off; they are on again after it."""
-    networks = _adaptable(pipeline)
-    active = {layer: layer.active_adapters for _, _, layer in _adapted(*networks)}
-    try:
-        yield
-    finally:
-        for _, _, layer in _adapted(*networks):
-            layer.eval().set_adapter([*active.get(layer, []), LORA], inference_mode=True)
-            layer.set_scale(LORA, scale)
-
-
-def _adaptable(pipeline: Any) -> list[nn.Module]:
-    return [pipeline.components[_network_of(pipeline.components)], *text_encoders(pipeline).values()]
-
-
-def _adapted(*networks: nn.Module) -> list[tuple[nn.Module, str, Any]]:
-    """The layers that adapters are on: the network that each is in, its path there, and peft's layer."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    return [
-        (network, path, layer)
-        for network in networks
-        for path, layer in network.named_modules()
-        if isinstance(layer, BaseTunerLayer)
-    ]
-
-
 def choose_device(device: str) -> torch.device:
     """The torch device called `device`; "auto" is the fastest there is."""
     if device == "auto":
@@ -585,75 +408,3 @@ def check_weights(folder: Path) -> None:
     for file in sorted(folder.rglob("*.safetensors")):
         with opened(file, field="model"):
             pass
-
-
-def fingerprint_of_model(backbone: Backbone) -> str:
-    """The `fingerprint` of all networks that the backbone's pictures go through."""
-    return fingerprint(nn.ModuleDict(backbone.networks))
-
-
-def dtype_of(backbone: Backbone) -> str:
-    """The name of its precision, as in "float32"."""
-    return str(backbone.dtype).removeprefix("torch.")
-
-
-def identity_of(backbone: Backbone) -> dict[str, str]:
-    """What pictures depend on besides their request: `model`, its fingerprint, `dtype` and kind of `device`."""
-    return {"dtype": dtype_of(backbone), "device": backbone.device.type, "model": fingerprint_of_model(backbone)}
-
-
-def fingerprint(network: nn.Module) -> str:
-    """12 hex digits that change with the architecture, the weights or how much of which adapters is switched on, at the
-    cost of a few values per tensor.
-    """
-    digest = hashlib.sha256()
-    if "peft" in sys.modules:  # else nothing has an adapter; to import it takes a second
-        for _, name, layer in _adapted(network):
-            active = set() if layer.disable_adapters else set(layer.active_adapters)
-            on = {one: scale for one, scale in layer.scaling.items() if one in active}
-            digest.update(f"{name} {sorted(on.items())} {sorted(layer.merged_adapters)} ".encode())
-    for name, tensor in sorted(_tensors(network)):
-        flat = tensor.detach().flatten()
-        some = flat[:: max(1, len(flat) // 16)][:17].cpu().double()  # in this order: MPS has no float64
-        digest.update(f"{name} {tuple(tensor.shape)} ".encode() + some.numpy().tobytes())
-    return digest.hexdigest()[:12]
-
-
-def _tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
-    on_disk = _on_disk(network)
-    for name, tensor in chain(network.named_parameters(), network.named_buffers()):
-        yield from _plain(name, _offloaded(network, name) if tensor.is_meta else on_disk.get(tensor, tensor))
-
-
-def _plain(name: str, tensor: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """A tensor itself, or what one is made of that wraps others, as quantised ones do."""
-    if not hasattr(tensor, "__tensor_flatten__"):
-        yield name, tensor
-        return
-    for part in tensor.__tensor_flatten__()[0]:
-        yield from _plain(f"{name}.{part}", getattr(tensor, part))
-
-
-def _on_disk(network: nn.Module) -> dict[torch.Tensor, torch.Tensor]:
-    """What group offloading keeps in files until its module runs, by the tensor without values that stands for it."""
-    kept: dict[torch.Tensor, torch.Tensor] = {}
-    for name, hook in hooks_of(network):
-        if name == "group_offloading" and hook.group.offload_to_disk_path is not None:
-            with opened(hook.group.safetensors_file_path, field="model") as file:
-                kept |= {tensor: file.get_tensor(key) for tensor, key in hook.group.tensor_to_key.items()}
-    return kept
-
-
-def _offloaded(network: nn.Module, name: str) -> torch.Tensor:
-    """A tensor that accelerate keeps elsewhere until its module runs."""
-    path, _, leaf = name.rpartition(".")
-    hook = getattr(network.get_submodule(path), "_hf_hook", None)
-    for one in getattr(hook, "hooks", (hook,)):
-        kept: Mapping[str, torch.Tensor] | None = getattr(one, "weights_map", None)
-        if kept is not None and leaf in kept:
-            return kept[leaf]
-    raise UsageError(
-        f"The weights {name} are not there: they are on no device.",
-        hint="Load the pipeline with its weights, or offload it by diffusers' own methods.",
-        field="model",
-    )

@@ -20,17 +20,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.errors import MismatchError, ModelNotFoundError, OutputError, UsageError
-from sketchguide.files import is_dir, is_file, write_text
+from sketchguide.errors import MismatchError, OutputError, UsageError
+from sketchguide.files import write_text
 from sketchguide.levels import Level, check_window
 from sketchguide.taps import TapInfo
-from sketchguide.weights import read_network, write_network
+from sketchguide.weights import find_file, read_network, write_network
 
 KIND = "latent-predictor"
 FILE_NAME = "predictor.safetensors"
 NOISE_BANDS = 10
 Reads = Literal["latent", "ink"]
-_PART = r"\w(?:[\w.-]*\w)?"  # of a hub id
 
 # The paper's nine places in SD 1.x, in diffusers' names (input blocks 2, 4, 8; middle 0, 1, 2; output blocks 2, 4, 8):
 # 9280 channels.
@@ -300,36 +299,3 @@ def _stages(table: Mapping[str, TapInfo]) -> list[str]:
 
 def _is_block(path: str) -> bool:
     return path.split(".")[-2] in ("resnets", "attentions")
-
-
-def is_hub_id(text: str) -> bool:
-    """Whether `text` has the form `owner/name`, as the hub allows it, and so cannot be a way out of a folder."""
-    return re.fullmatch(rf"{_PART}/{_PART}", text, re.ASCII) is not None and not re.search(r"--|\.\.", text)
-
-
-def find_file(source: str | Path, name: str, *, kind: str, field: str) -> Path:
-    """The weight file `name` of a folder or a hub id (`owner/name`), or `source` itself where that is a file.
-
-    What was fetched before is found without a network. Raises ModelNotFoundError, naming `field`, where there is none;
-    `kind` is what messages call it.
-    """
-    path = Path(source)
-    if is_dir(path):
-        path = path / name
-    if is_file(path):
-        return path
-    text = str(source)
-    if is_hub_id(text) and path.suffix not in (".safetensors", ".bin", ".pt", ".pth", ".ckpt"):
-        from huggingface_hub import hf_hub_download
-
-        try:
-            return Path(hf_hub_download(text, name))
-        except Exception as error:  # not only its own: those of its HTTP library come through
-            raise ModelNotFoundError(
-                f"No folder {text!r} here, and the hub gave no {kind} of that name ({type(error).__name__}).",
-                hint=f"Check the name and the network; what is looked for there is {name}.",
-                field=field,
-            ) from error
-    raise ModelNotFoundError(
-        f"No {kind} at {text!r}.", hint=f"Give a folder with {name}, that file, or a hub id.", field=field
-    )

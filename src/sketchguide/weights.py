@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,10 +13,44 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from sketchguide.errors import SketchguideError, WeightsError, reason_of
-from sketchguide.files import replacing
+from sketchguide.errors import ModelNotFoundError, SketchguideError, WeightsError, reason_of
+from sketchguide.files import is_dir, is_file, replacing
 
 Network = TypeVar("Network", bound=nn.Module)
+_PART = r"\w(?:[\w.-]*\w)?"  # of a hub id
+
+
+def is_hub_id(text: str) -> bool:
+    """Whether `text` has the form `owner/name`, as the hub allows it, and so cannot be a way out of a folder."""
+    return re.fullmatch(rf"{_PART}/{_PART}", text, re.ASCII) is not None and not re.search(r"--|\.\.", text)
+
+
+def find_file(source: str | Path, name: str, *, kind: str, field: str) -> Path:
+    """The weight file `name` of a folder or a hub id (`owner/name`), or `source` itself where that is a file.
+
+    What was fetched before is found without a network. Raises ModelNotFoundError, naming `field`, where there is none;
+    `kind` is what messages call it.
+    """
+    path = Path(source)
+    if is_dir(path):
+        path = path / name
+    if is_file(path):
+        return path
+    text = str(source)
+    if is_hub_id(text) and path.suffix not in (".safetensors", ".bin", ".pt", ".pth", ".ckpt"):
+        from huggingface_hub import hf_hub_download
+
+        try:
+            return Path(hf_hub_download(text, name))
+        except Exception as error:  # not only its own: those of its HTTP library come through
+            raise ModelNotFoundError(
+                f"No folder {text!r} here, and the hub gave no {kind} of that name ({type(error).__name__}).",
+                hint=f"Check the name and the network; what is looked for there is {name}.",
+                field=field,
+            ) from error
+    raise ModelNotFoundError(
+        f"No {kind} at {text!r}.", hint=f"Give a folder with {name}, that file, or a hub id.", field=field
+    )
 
 
 @contextmanager

@@ -22,7 +22,8 @@ from sketchguide.guidance import target_of
 from sketchguide.images import to_images
 from sketchguide.interpolation import between
 from sketchguide.inversion import invert
-from sketchguide.loading import LORA_FILE, from_pipe, load_backbone, load_lora, unload_lora
+from sketchguide.loading import from_pipe, load_backbone
+from sketchguide.lora import LORA_FILE, load_lora, unload_lora
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sampling import sample

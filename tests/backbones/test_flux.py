@@ -22,8 +22,10 @@ from sketchguide.backbones.tiny import tiny_flux
 from sketchguide.backbones.transformer import FluxBackbone
 from sketchguide.editing import edit
 from sketchguide.errors import MismatchError, SketchguideWarning, TapError, UsageError
+from sketchguide.fingerprints import fingerprint_of_model
 from sketchguide.generation import generate
-from sketchguide.loading import LORA_FILE, fingerprint_of_model, from_pipe, load_lora, unload_lora
+from sketchguide.loading import from_pipe
+from sketchguide.lora import LORA_FILE, load_lora, unload_lora
 from sketchguide.predictors import LatentPredictor
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise

@@ -26,8 +26,10 @@ from sketchguide.controls.base import Step
 from sketchguide.controls.features import choose_places
 from sketchguide.controls.strengths import Proportional
 from sketchguide.errors import UsageError
+from sketchguide.fingerprints import fingerprint_of_model
 from sketchguide.generation import generate
-from sketchguide.loading import LORA_FILE, fingerprint_of_model, from_pipe, load_backbone, load_lora, unload_lora
+from sketchguide.loading import from_pipe, load_backbone
+from sketchguide.lora import LORA_FILE, load_lora, unload_lora
 from sketchguide.perception import Features
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise

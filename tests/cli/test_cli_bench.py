@@ -12,7 +12,7 @@ from sketchguide.classifiers import IconClassifier, save_classifier
 from sketchguide.errors import UsageError
 from sketchguide.evaluation.alike import forget
 from sketchguide.evaluation.drawings import Drawing
-from sketchguide.loading import fingerprint
+from sketchguide.fingerprints import fingerprint
 from sketchguide.sketch import SpatialMap
 
 Run = Callable[..., Any]

@@ -1,6 +1,7 @@
 """Fine-tuning must move the weights, keep them when a loss goes bad, and leave a file that plain diffusers loads."""
 
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.classifiers import IconClassifier
 from sketchguide.defaults import SCALE
 from sketchguide.errors import MismatchError, ModelNotFoundError, OutputError, SketchError, TrainingError, UsageError
-from sketchguide.loading import LORA_FILE, fingerprint, from_pipe, load_lora
+from sketchguide.fingerprints import fingerprint
+from sketchguide.loading import from_pipe
+from sketchguide.lora import LORA_FILE, adapted, load_lora
 from sketchguide.perception import Features
 from sketchguide.sketchers import Sketcher, SketcherConfig
 from sketchguide.training.checkpoints import Checkpoints
@@ -486,11 +489,17 @@ def test_a_shallow_chain_begins_with_what_the_frozen_network_makes_of_noise(
     assert torch.allclose(start[1:], run._descend(fresh, every[:3], carrying=0), atol=1e-5)
 
 
-def test_a_lora_that_is_on_the_model_stays_on(backbone: UNetBackbone, judges: Judges) -> None:
+def test_loras_that_are_on_the_model_stay_on_where_they_are(backbone: UNetBackbone, judges: Judges) -> None:
     unet: Any = backbone.network
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")
         torch.manual_seed(4)
-        unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False), adapter_name="style")
+        for name, layer in (("style", "to_q"), ("shape", "conv1")):
+            unet.add_adapter(LoraConfig(r=2, target_modules=[layer], init_lora_weights=False), adapter_name=name)
+    for _, _, layer in adapted(unet):
+        layer.set_adapter(list(layer.scaling), inference_mode=True)
+    acting = {path: layer.active_adapters for _, path, layer in adapted(unet)}
+    assert set(map(tuple, acting.values())) == {("shape",), ("style",)}
     unet.requires_grad_(False)
     before = fingerprint(unet)
     run = tune(backbone, judges)
@@ -498,9 +507,12 @@ def test_a_lora_that_is_on_the_model_stays_on(backbone: UNetBackbone, judges: Ju
         assert torch.allclose(run._descend(run._starts, run.levels, carrying=0), run.reconstruction, atol=1e-5)
     assert sum(p.requires_grad for p in unet.parameters()) == len(run.trained)
     run.remove()
-    assert unet.active_adapters() == ["style"]
+    assert {path: layer.active_adapters for _, path, layer in adapted(unet)} == acting
     assert fingerprint(unet) == before
     assert not any(p.requires_grad for p in unet.parameters())
+    with pytest.raises(UsageError, match="targets fit no layer"):
+        tune(backbone, judges, targets=("none",))
+    assert {path: layer.active_adapters for _, path, layer in adapted(unet)} == acting
 
 
 def test_one_step_from_pure_noise_is_refused(judges: Judges) -> None:

@@ -202,7 +202,8 @@ class _Trainee:
         held_out: list[Example],
         given: dict[str, Any],
     ) -> None:
-        from sketchguide.loading import choose_device, fingerprint_of_model, load_backbone
+        from sketchguide.fingerprints import fingerprint_of_model
+        from sketchguide.loading import choose_device, load_backbone
         from sketchguide.training.classifier import classes_of
         from sketchguide.training.data import Augmentation
 

@@ -220,15 +220,9 @@ def command(
     with report.progress("{task.fields[figures]}") as bar:
         task = bar.add_task("Loading", total=None, figures="")
         hush_libraries()
-        from sketchguide.loading import (
-            LORA_FILE,
-            dtype_of,
-            find_features,
-            find_part,
-            fingerprint,
-            fingerprint_of_model,
-            load_backbone,
-        )
+        from sketchguide.fingerprints import dtype_of, fingerprint, fingerprint_of_model
+        from sketchguide.loading import find_features, find_part, load_backbone
+        from sketchguide.lora import LORA_FILE
         from sketchguide.perception import load_features
         from sketchguide.sketch import Sketch
         from sketchguide.sketchers import Sketcher

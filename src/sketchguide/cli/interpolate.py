@@ -114,7 +114,8 @@ def command(
         from sketchguide.guidance import latent_guide
         from sketchguide.images import to_images
         from sketchguide.interpolation import INTERPOLATIONS, between
-        from sketchguide.loading import load_backbone, load_lora, load_predictor
+        from sketchguide.loading import load_backbone, load_predictor
+        from sketchguide.lora import load_lora
         from sketchguide.request import Request
         from sketchguide.sketch import Sketch
         from sketchguide.translation import open_source

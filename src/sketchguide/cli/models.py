@@ -44,13 +44,15 @@ def _shipped() -> Iterator[dict[str, Any]]:
     from sketchguide.loading import shipped
 
     for one in shipped():
-        yield _row(one.name, one.folder, where="shipped", size=one.size)
+        yield _row(one.name, one.folder, one.kind, where="shipped", size=one.size)
 
 
 def _cached() -> Iterator[dict[str, Any]]:
     """Diffusers pipelines and our predictors in the hub's cache; other things that live there are none of ours."""
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
+
+    from sketchguide.loading import kind_of
 
     try:
         repositories = scan_cache_dir().repos
@@ -59,18 +61,15 @@ def _cached() -> Iterator[dict[str, Any]]:
     for repository in sorted(repositories, key=lambda one: one.repo_id):
         revisions = sorted(repository.revisions, key=lambda one: one.last_modified, reverse=True)
         for revision in revisions[:1]:
-            row = _row(repository.repo_id, revision.snapshot_path, where="hub cache", size=revision.size_on_disk)
-            if repository.repo_type == "model" and row["kind"]:
-                yield row
+            folder, size = revision.snapshot_path, revision.size_on_disk
+            if repository.repo_type == "model" and (kind := kind_of(folder)) is not None:
+                yield _row(repository.repo_id, folder, kind, where="hub cache", size=size)
 
 
-def _row(name: str, folder: Path, *, where: str, size: int) -> dict[str, Any]:
-    pipeline = _pipeline(folder)
+def _row(name: str, folder: Path, kind: str, *, where: str, size: int) -> dict[str, Any]:
     parts = sorted(file.name.removesuffix("-report.json") for file in folder.glob("*-report.json"))
-    predictor = (folder / "predictor.safetensors").exists()
-    kind = "model" if pipeline else "predictor" if predictor else "parts" if parts else ""
-    row = {"name": name, "kind": kind, "pipeline": pipeline, "where": where, "path": str(folder), "bytes": size}
-    return row | {"parts": parts}
+    row = {"name": name, "kind": kind, "pipeline": _pipeline(folder), "where": where, "path": str(folder)}
+    return row | {"bytes": size, "parts": parts}
 
 
 def _pipeline(folder: Path) -> str:

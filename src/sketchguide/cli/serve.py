@@ -172,7 +172,8 @@ def open_desk(
     device: str | None,
     dtype: str | None,
 ) -> Desk:
-    from sketchguide.loading import load_backbone, load_predictor, wearing
+    from sketchguide.loading import load_backbone, load_predictor
+    from sketchguide.lora import wearing
     from sketchguide.request import Request
     from sketchguide.web.jobs import Desk
 

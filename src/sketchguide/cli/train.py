@@ -158,7 +158,8 @@ def command(
         hush_libraries()
         from sketchguide.cli.environment import hardware
         from sketchguide.extractors import EXTRACTORS
-        from sketchguide.loading import dtype_of, fingerprint_of_model, load_backbone
+        from sketchguide.fingerprints import dtype_of, fingerprint_of_model
+        from sketchguide.loading import load_backbone
         from sketchguide.training.card import model_card, usage
         from sketchguide.training.checkpoints import Checkpoints
         from sketchguide.training.data import Pictures, digest, find_examples, readable, split

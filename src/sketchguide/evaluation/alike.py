@@ -16,7 +16,7 @@ from sketchguide.evaluation.benchmark import Judges, picture_of, read_results
 from sketchguide.evaluation.detectors import Detector
 from sketchguide.evaluation.plots import PLOTTED, plot_of, sheet_of
 from sketchguide.files import is_file, write_text
-from sketchguide.loading import fingerprint, identity_of
+from sketchguide.fingerprints import fingerprint, identity_of
 from sketchguide.methods import LGP_PNP, SDEDIT_AMOUNT, STEERING, Built
 from sketchguide.request import FOR_DRAWINGS, LayoutSettings, Request
 from sketchguide.training.checkpoints import check_config

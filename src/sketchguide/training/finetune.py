@@ -29,7 +29,7 @@ from sketchguide.errors import OutputError, SketchError, TrainingError, UsageErr
 from sketchguide.images import from_ink
 from sketchguide.inversion import invert
 from sketchguide.levels import Level, Prediction
-from sketchguide.loading import LORA_FILE, take_off
+from sketchguide.lora import LORA_FILE, beside_others, take_off
 from sketchguide.perception import Features, identity_loss, perceptual_loss
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise, seeded
@@ -471,22 +471,16 @@ def _trainable(unet: Any, settings: FineTuning) -> list[nn.Parameter]:
         unet.float().requires_grad_(True)
         return list(unet.parameters())
     from peft import LoraConfig
-    from peft.tuners.tuners_utils import BaseTunerLayer
 
     with seeded(settings.seed):
         config = LoraConfig(r=settings.rank, lora_alpha=settings.rank, target_modules=list(settings.targets))
-        others = list(unet.active_adapters()) if getattr(unet, "peft_config", None) else []
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Already found a `peft_config`")  # a LoRA of the user, which is kept
-            try:
+        try:
+            with warnings.catch_warnings(), beside_others(ADAPTER, unet):
+                warnings.filterwarnings("ignore", "Already found a `peft_config`")  # a LoRA of the user, which is kept
                 unet.add_adapter(config, adapter_name=ADAPTER)
-            except ValueError as error:
-                raise UsageError(f"targets fit no layer: {reason_of(error)}", field="targets") from error
-    if others:  # `add_adapter` switches them off
-        for module in unet.modules():
-            if isinstance(module, BaseTunerLayer):
-                module.set_adapter([*others, ADAPTER])
-        unet.requires_grad_(False)
+        except ValueError as error:
+            take_off(ADAPTER, unet)
+            raise UsageError(f"targets fit no layer: {reason_of(error)}", field="targets") from error
     chosen = [p for name, p in unet.named_parameters() if ".lora_" in name and ADAPTER in name]
     for parameter in chosen:
         parameter.data = parameter.data.float()

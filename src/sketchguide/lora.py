@@ -1,0 +1,188 @@
+"""LoRAs on the networks of a backbone, beside those that it has."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
+
+from torch import nn
+
+from sketchguide.backbones.base import Backbone
+from sketchguide.backbones.pipeline import PipelineBackbone, text_encoders
+from sketchguide.backbones.transformer import FluxBackbone
+from sketchguide.errors import MismatchError, SketchguideError, UsageError, reason_of
+from sketchguide.weights import find_file, read_weights
+
+LORA = "sketchguide"  # the name of the adapter
+LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
+
+
+class _Lora(NamedTuple):
+    name: str
+    file: Path
+    scale: float
+
+
+_loaded: WeakKeyDictionary[nn.Module, _Lora] = WeakKeyDictionary()  # by network: several backbones may have the same
+
+
+def load_lora(backbone: Backbone, name: str | Path, *, scale: float = 1.0) -> Backbone:
+    """Put a LoRA (a folder, a file or a hub id) on the backbone's networks, and return the backbone.
+
+    `scale` is the slider between the model as it was (0) and as it was tuned (1): the weights are W + scale * B A, so
+    a picture costs what it always did. One that was loaded here before is replaced; others stay as they are.
+    Raises ModelNotFoundError, WeightsError, UsageError where others are fused or switched off, and MismatchError for a
+    LoRA made for another network; the backbone is then as it was.
+    """
+    if not isinstance(backbone, PipelineBackbone) or not hasattr(backbone.pipeline, "load_lora_weights"):
+        raise MismatchError(
+            f"{backbone.name!r} takes no LoRA.",
+            hint="A LoRA goes on a pipeline, before a ControlNet or an adapter.",
+            field="lora",
+        )
+    if not math.isfinite(scale):
+        raise UsageError(f"lora_scale is {scale}; it must be a number, usually 0 to 1.", field="lora_scale")
+    file = find_file(name, LORA_FILE, kind="LoRA", field="lora")
+    read_weights(file, field="lora")  # refuses damage; diffusers reads the file again, for the scales in its header
+    before = _worn(backbone)
+    unload_lora(backbone)
+    try:
+        _put_on(backbone, _Lora(str(name), file, scale))
+    except SketchguideError:
+        if before is not None:
+            _put_on(backbone, before)
+        raise
+    return backbone
+
+
+@contextmanager
+def wearing(backbone: Backbone, name: str | Path, *, scale: float) -> Generator[None]:
+    """Within the block the LoRA `name` is on the backbone, in place of one that `load_lora` loaded before."""
+    before = _worn(backbone) if isinstance(backbone, PipelineBackbone) else None
+    load_lora(backbone, name, scale=scale)
+    try:
+        yield
+    finally:
+        unload_lora(backbone)
+        if before is not None and isinstance(backbone, PipelineBackbone):
+            _put_on(backbone, before)
+
+
+def _worn(backbone: PipelineBackbone) -> _Lora | None:
+    """What `load_lora` put on the backbone's network, unless it was taken off otherwise."""
+    lora = _loaded.get(backbone.network)
+    return lora if lora is not None and _is_on(backbone.pipeline) else None
+
+
+def _is_on(pipeline: Any) -> bool:
+    return any(LORA in names for names in pipeline.get_list_adapters().values())
+
+
+def _put_on(backbone: PipelineBackbone, lora: _Lora) -> None:
+    pipeline, networks = backbone.pipeline, _adaptable(backbone)
+    if any(layer.merged or layer.disable_adapters for _, _, layer in adapted(*networks)):
+        raise UsageError(
+            f"The LoRAs that {backbone.name!r} has are fused or switched off, and another one would be too.",
+            hint="Call `unfuse_lora()` and `enable_lora()` on the pipeline, or `unload_lora_weights()`.",
+            field="lora",
+        )
+    try:
+        with warnings.catch_warnings(), _hushed():
+            warnings.filterwarnings("ignore", message="Already found a `peft_config`")
+            if isinstance(backbone, FluxBackbone):
+                _check_changes_nothing(backbone, lora.file)
+            with beside_others(LORA, *networks):
+                pipeline.load_lora_weights(str(lora.file), adapter_name=LORA, use_safetensors=True)
+        if not _is_on(pipeline):
+            raise ValueError("it has no weights for any of its networks")
+        for _, _, layer in adapted(*networks):
+            layer.set_scale(LORA, lora.scale)
+    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+        unload_lora(backbone)
+        raise MismatchError(
+            f"The LoRA {lora.name!r} does not fit {backbone.name!r}: {reason_of(error)}",
+            hint="Use it with the model that it was tuned on.",
+            field="lora",
+        ) from error
+    _loaded[backbone.network] = lora
+
+
+def _check_changes_nothing(backbone: FluxBackbone, file: Path) -> None:
+    """ValueError for a LoRA of which diffusers would widen layers of the network or write over norms, and leave them so
+    when it is taken off: one of FLUX.1-Canny or -Depth, say.
+    """
+    weights, _ = backbone.pipeline.lora_state_dict(str(file), use_safetensors=True, return_lora_metadata=True)
+    for name, _ in backbone.network.named_parameters():
+        if f"{backbone.part}.{name}" in weights:
+            raise ValueError(f"it replaces weights of the model, {name} first")
+    for path, layer in backbone.network.named_modules():
+        for side, axis, width in (("lora_A", 1, "in_features"), ("lora_B", 0, "out_features")):
+            made = weights.get(f"{backbone.part}.{path}.{side}.weight")
+            if made is not None and made.shape[axis] != getattr(layer, width, made.shape[axis]):
+                raise ValueError(f"its {side} of {path} is for {made.shape[axis]} values, not {getattr(layer, width)}")
+
+
+def unload_lora(backbone: Backbone) -> None:
+    """Take the LoRA that `load_lora` loaded off the backbone, which is then as it was; without one, do nothing."""
+    if isinstance(backbone, PipelineBackbone):
+        take_off(LORA, *_adaptable(backbone))
+        _loaded.pop(backbone.network, None)
+
+
+@contextmanager
+def beside_others(adapter: str, *networks: nn.Module) -> Generator[None]:
+    """Within the block peft puts `adapter` on networks, which switches all others off; after it they are on again where
+    they were, and nothing is trained."""
+    active = {layer: layer.active_adapters for _, _, layer in adapted(*networks)}
+    try:
+        yield
+    finally:
+        for _, _, layer in adapted(*networks):
+            layer.eval().set_adapter([*active.get(layer, []), adapter], inference_mode=True)
+
+
+def take_off(adapter: str, *networks: nn.Module) -> None:
+    """Remove an adapter from networks, which are then as they were: others keep their weights, still frozen."""
+    from diffusers.utils.peft_utils import delete_adapter_layers
+
+    for _, _, layer in adapted(*networks):  # else the deletion makes the others trainable
+        layer.set_adapter([name for name in layer.active_adapters if name != adapter], inference_mode=True)
+    for network in networks:
+        delete_adapter_layers(network, adapter)
+    for network, path, layer in adapted(*networks):
+        if not any(getattr(layer, name) for name in layer.adapter_layer_names):
+            network.set_submodule(path, layer.get_base_layer())
+
+
+@contextmanager
+def _hushed() -> Generator[None]:
+    """Within the block diffusers does not tell of every network and layer that a LoRA is not for."""
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _adaptable(backbone: PipelineBackbone) -> list[nn.Module]:
+    return [backbone.network, *text_encoders(backbone.pipeline).values()]
+
+
+def adapted(*networks: nn.Module) -> list[tuple[nn.Module, str, Any]]:
+    """The layers that adapters are on: the network that each is in, its path there, and peft's layer."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    return [
+        (network, path, layer)
+        for network in networks
+        for path, layer in network.named_modules()
+        if isinstance(layer, BaseTunerLayer)
+    ]
