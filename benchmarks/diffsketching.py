@@ -17,6 +17,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -25,10 +26,10 @@ from torch import Tensor
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.classifiers import IconClassifier, load_classifier
 from sketchguide.errors import SketchguideError
+from sketchguide.evaluation.benchmark import PART
 from sketchguide.evaluation.classifier import accuracy
 from sketchguide.evaluation.drawings import STYLES, class_map, icon_records, present, with_article
 from sketchguide.evaluation.features import load_squeezenet
-from sketchguide.evaluation.similarity import perceptual_distance
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.images import from_ink, open_image, save_png, sheet, to_images, to_tensor
 from sketchguide.loading import find_part, load_backbone
@@ -65,6 +66,16 @@ def known_codes(data: Path, word: str, scorer: IconClassifier) -> list[str]:
     if not known:
         sys.exit(f"The classifier knows no icon of {word!r}; choose another --word.")
     return known
+
+
+def distances(stages: Sequence[Tensor], wanted: Sequence[Tensor]) -> Tensor:
+    """The perceptual distances (R, B) of B pictures from R drawings, given the stages of both."""
+    return torch.stack(
+        [
+            perceptual_loss(stages, [w[i : i + 1].expand_as(s) for s, w in zip(stages, wanted, strict=True)])
+            for i in range(len(wanted[0]))
+        ]
+    )
 
 
 def main() -> None:
@@ -117,23 +128,24 @@ def measure(options: argparse.Namespace) -> None:
     prompt = with_article(options.word)
     run = FineTuneRun(backbone, photos, ink, judges, settings, prompt=prompt)
     squeezenet = load_squeezenet(options.squeezenet)
+    wanted = squeezenet.stages(from_ink(ink))
     seeds = range(FIRST_SEED, FIRST_SEED + options.seeds)
 
     def score(pictures: Tensor) -> dict[str, float]:
-        maps = from_ink(EXTRACTORS["edges"](pictures))
-        apart = [perceptual_distance(maps, from_ink(one[None]).expand_as(maps), squeezenet.stages) for one in ink]
+        parts = from_ink(EXTRACTORS["edges"](pictures)).split(PART)
+        apart = torch.cat([distances(squeezenet.stages(maps), wanted) for maps in parts], dim=1)
         right = accuracy(scorer(pictures), scorer.accepted([codes] * len(pictures)))
         return {
             "distance_of_the_judges": run.sketch_distance(pictures),
             "nearest_of_the_judges": run.nearest_distance(pictures),
-            "distance_of_others": float(torch.stack(apart).mean()),
-            "nearest_of_others": float(torch.stack(apart).amin(dim=0).mean()),
+            "distance_of_others": float(apart.mean()),
+            "nearest_of_others": float(apart.amin(dim=0).mean()),
             "class_accuracy": float(right.mean()),
         }
 
     with torch.no_grad():
         stages = judges.of_drawings(ink.to(backbone.device))
-        each = [perceptual_loss([s[i : i + 1].expand_as(s) for s in stages], stages).mean() for i in range(len(ink))]
+        each = distances(stages, stages)
     before = run.pictures(seeds, scale=options.scale)
     started = time.monotonic()
     losses: list[float] = []
@@ -156,7 +168,7 @@ def measure(options: argparse.Namespace) -> None:
         "steps": run.step,
         "minutes": minutes,
         "inversion_psnr": run.fidelity(),
-        "a_drawing_from_all": float(torch.stack(each).mean()),
+        "a_drawing_from_all": float(each.mean()),
         "first_loss": losses[0],
         "last_loss": sum(losses[-10:]) / len(losses[-10:]),
         "frozen": frozen,

@@ -25,20 +25,17 @@ from torch import Tensor
 
 from sketchguide import SpatialMap, load_backbone
 from sketchguide.backbones.base import Backbone
-from sketchguide.classifiers import IconClassifier, load_classifier
 from sketchguide.cli.environment import hardware
 from sketchguide.errors import SketchguideError
 from sketchguide.evaluation.alike import drawn_with, keep_alike
-from sketchguide.evaluation.benchmark import TOLERANCE
+from sketchguide.evaluation.benchmark import PART, TOLERANCE, Judges, load_judges
 from sketchguide.evaluation.classifier import accuracy
-from sketchguide.evaluation.detectors import load_detector
 from sketchguide.evaluation.drawings import SCORED, class_map, digest_of, icon_records, load_set, with_article
-from sketchguide.evaluation.features import SqueezeNet, load_squeezenet
 from sketchguide.evaluation.metrics import bootstrap_interval, edge_f1
-from sketchguide.evaluation.similarity import perceptual_distance, structure_distance
-from sketchguide.extractors import Extractor
+from sketchguide.evaluation.similarity import structure_distance
 from sketchguide.images import from_ink, open_image, save_png, sheet, to_images, to_tensor
 from sketchguide.methods import Batch, Method, build_method
+from sketchguide.perception import perceptual_loss
 from sketchguide.request import Request
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes" / "icons"))
@@ -148,13 +145,6 @@ def on_white(pictures: Tensor) -> tuple[Tensor, Tensor]:
     return rgb, (rgb.amin(dim=1) < 0.8).float()
 
 
-@dataclass(frozen=True)
-class Judges:
-    features: SqueezeNet
-    classifier: IconClassifier
-    detector: Extractor
-
-
 def make(row: str, method: Method, edits: Sequence[Edit], backbone: Backbone, request: Request, folder: Path) -> Tensor:
     """The pictures (N, 3, H, W) of a row, made where `folder` has none."""
     paths = [folder / row / edit.file for edit in edits]
@@ -180,6 +170,8 @@ def make(row: str, method: Method, edits: Sequence[Edit], backbone: Backbone, re
 
 def measure(edits: Sequence[Edit], pictures: Tensor, judges: Judges, *, drawn: bool) -> dict[str, Tensor]:
     """Figures (N,) of every edit."""
+    assert judges.classifier is not None
+    assert judges.features is not None
     sources = torch.stack([edit.picture for edit in edits])
     with torch.no_grad():
         scores = judges.classifier(pictures)
@@ -193,11 +185,13 @@ def measure(edits: Sequence[Edit], pictures: Tensor, judges: Judges, *, drawn: b
             seen = judges.features.embedding(torch.stack([pictures[i], edit.towards, edit.picture]))
             if (seen[0] - seen[1]).norm() >= (seen[0] - seen[2]).norm():
                 obeyed[i] = 0
-    figures = {
-        "structure": structure_distance(pictures, sources, judges.features.places),
-        "appearance": perceptual_distance(pictures, sources, judges.features.stages),
-        "obeyed": obeyed,
-    }
+    structure: list[Tensor] = []
+    appearance: list[Tensor] = []
+    for ours, theirs in zip(pictures.split(PART), sources.split(PART), strict=True):
+        seen, wanted = judges.features.look(ours), judges.features.look(theirs)
+        structure.append(structure_distance(seen.places, wanted.places))
+        appearance.append(perceptual_loss(seen.stages, wanted.stages))
+    figures = {"structure": torch.cat(structure), "appearance": torch.cat(appearance), "obeyed": obeyed}
     if drawn:
         target = torch.stack([torch.tensor(edit.ink.ink)[None] for edit in edits])
         f1 = edge_f1(judges.detector(pictures), target, tolerance=TOLERANCE * max(target.shape[-2:])).f1
@@ -292,13 +286,9 @@ def main() -> None:
 
 def run(args: argparse.Namespace) -> None:
     backbone = load_backbone(args.model)
-    classifier = load_classifier(args.classifier)
-    weights = args.shared / "weights"
-    judges = Judges(
-        load_squeezenet(weights / "squeezenet1_0_imagenet.safetensors"),
-        classifier,
-        load_detector(weights / "tin2.safetensors"),
-    )
+    judges = load_judges(args.shared / "weights", classifier=args.classifier, data=None, size=backbone.default_size)
+    assert judges.classifier is not None
+    known = set(judges.classifier.classes)
     settings = {"steps": args.steps, "scale": args.scale, "seed": args.seed}
     rows = {method: build_method(method, backbone) for method in (*PICTURES.values(), *DRAWINGS.values())}
     request = Request.checked(prompt="", **settings, model=backbone.name)
@@ -314,7 +304,7 @@ def run(args: argparse.Namespace) -> None:
         if args.only not in (None, kind):
             continue
         drawn = kind == "drawings"
-        edits = build(args.shared / "data", set(classifier.classes), count=args.count, size=backbone.default_size)
+        edits = build(args.shared / "data", known, count=args.count, size=backbone.default_size)
         made = {
             row: make(row, rows[method].method, edits, backbone, request, args.out / kind)
             for row, method in descriptions.items()

@@ -8,13 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.classifiers import load_classifier
 from sketchguide.errors import SketchguideError
 from sketchguide.evaluation.alike import keep_alike, made_with
-from sketchguide.evaluation.benchmark import Benchmark, Judges
-from sketchguide.evaluation.detectors import load_detector
-from sketchguide.evaluation.drawings import SCORED, artwork, load_set
-from sketchguide.evaluation.features import load_squeezenet
+from sketchguide.evaluation.benchmark import Benchmark, load_judges
+from sketchguide.evaluation.drawings import SCORED, load_set
 from sketchguide.evaluation.summary import Row, Summary, failures
 from sketchguide.methods import Built
 from sketchguide.request import Request
@@ -51,16 +48,10 @@ def judged(args: argparse.Namespace, backbone: Backbone, methods: Mapping[str, B
     last = args.past + args.sketches
     if args.past < 0 or last > SCORED:
         raise SystemExit(f"--past and --sketches together are at most {SCORED}: a judge knows the drawings after them.")
-    drawings = load_set("quickdraw", args.shared / "data", count=last, size=backbone.default_size)[args.past :]
+    data = args.shared / "data"
+    drawings = load_set("quickdraw", data, count=last, size=backbone.default_size)[args.past :]
     request = Request.checked(prompt="", seed=args.seed, model=backbone.name)
-    weights = args.shared / "weights"
-    features = load_squeezenet(weights / "squeezenet1_0_imagenet.safetensors")
-    judges = Judges(
-        load_detector(weights / "tin2.safetensors"),
-        load_classifier(args.classifier),
-        features,
-        artwork(args.shared / "data", features, size=backbone.default_size),
-    )
+    judges = load_judges(args.shared / "weights", classifier=args.classifier, data=data, size=backbone.default_size)
     keep_alike(args.out, made_with(backbone, request, judges, batch=BATCH), methods, afresh="another --out")
     benchmark = Benchmark(
         backbone=backbone,

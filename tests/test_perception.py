@@ -4,6 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch.nn import functional as F
 from torchvision import models
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
@@ -54,6 +55,29 @@ def test_losses_are_zero_for_the_same_picture_and_rise_with_the_difference(own: 
         assert bool((little > 0).all())
 
 
+def colours(*of: tuple[float, float, float]) -> list[torch.Tensor]:
+    """Two stages of pictures of one colour each."""
+    found = torch.tensor(of)[..., None, None]
+    return [found.expand(-1, -1, 16, 16), found.expand(-1, -1, 4, 4)]
+
+
+def test_perceptual_loss_of_known_colours() -> None:
+    red, green, pink, black = (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.6, 0.8, 0.0), (0.0, 0.0, 0.0)
+    distance = perceptual_loss(colours(red, red, red, red), colours(red, green, pink, (-0.5, 0.0, 0.0)))
+    assert distance.tolist() == pytest.approx([0, 1, 1 - 0.6, 2])
+    assert perceptual_loss(colours(black), colours(black)).item() == 0
+    assert perceptual_loss(colours(black), colours(red)).item() == 0.5
+
+
+def test_perceptual_loss_is_the_mean_of_one_minus_cosine() -> None:
+    a, b = ([images, F.avg_pool2d(images, 4)] for images in (pictures(), pictures().flip(0)))
+    cosines = [1 - F.cosine_similarity(x, y) for x, y in zip(a, b, strict=True)]
+    expected = torch.stack([c.mean(dim=(1, 2)) for c in cosines]).mean(dim=0)
+    assert expected.min() > 0.1
+    assert torch.allclose(perceptual_loss(a, b), expected, atol=1e-6)
+    assert torch.allclose(perceptual_loss(b, a), expected, atol=1e-6)
+
+
 def test_torchvision_with_weights_from_a_file(tmp_path: Path) -> None:
     network = models.squeezenet1_1()
     save_file(network.state_dict(), tmp_path / "weights.safetensors")
@@ -61,7 +85,7 @@ def test_torchvision_with_weights_from_a_file(tmp_path: Path) -> None:
     assert [path.split(".")[0] for path in features.taps] == ["features"] * len(features.taps)
     assert len(features(pictures(1))) == len(features.taps) >= 3
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(WeightsError, match="does not hold the weights"):
+    with pytest.raises(WeightsError, match="does not hold the weights of torchvision:squeezenet1_1"):
         load_features(f"torchvision:squeezenet1_1={tmp_path / 'other.safetensors'}")
 
 

@@ -36,7 +36,8 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Study:
         monkeypatch.syspath_prepend(str(FOLDER))
         module = load_script(FOLDER / f"{name}.py", monkeypatch)
         few = torch.rand((8, 512), generator=torch.Generator().manual_seed(0))
-        monkeypatch.setattr("judged.artwork", lambda *_, **__: few)  # to see all of it takes a minute
+        # to see all of it takes a minute
+        monkeypatch.setattr("sketchguide.evaluation.benchmark.artwork", lambda *_, **__: few)
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         return module
 

@@ -153,7 +153,11 @@ def _published(kind: str, name: str, file: Path | None) -> nn.Module:
         try:
             network.load_state_dict(tensors)
         except RuntimeError as error:
-            raise WeightsError(f"{file} does not hold the weights of {kind}:{name}.", field="features") from error
+            raise WeightsError(
+                f"{file} does not hold the weights of {kind}:{name}.",
+                hint="Give those of this network in safetensors format.",
+                field="features",
+            ) from error
     return network
 
 

@@ -439,7 +439,7 @@ def test_the_structure_of_a_drawing_is_that_of_all_its_seeds(tmp_path: Path):
     judges = Judges(EXTRACTORS["edges"], features=eyes)
     bench = benchmark(tmp_path, {"text": halves}, sets={"squares": alike}, seeds=2, judges=judges)
     row = Summary(bench, list(bench)).rows()[0]
-    wanted = float(structure_distance(painted(4)[None], painted(10)[None], Eyes.places)) / 2
+    wanted = float(structure_distance(*(Eyes.places(painted(at)[None]) for at in (4, 10)))) / 2
     assert wanted > 0.01
     assert row.structure is not None
     assert [row.structure.low, row.structure.estimate, row.structure.high] == pytest.approx([wanted] * 3, rel=0.01)

@@ -12,6 +12,7 @@ from torchvision.models.squeezenet import squeezenet1_0, squeezenet1_1
 
 from sketchguide.errors import UsageError, WeightsError
 from sketchguide.evaluation.features import SqueezeNet, load_squeezenet
+from sketchguide.perception import Features
 
 
 @pytest.fixture(scope="module")
@@ -58,13 +59,13 @@ def test_embedding_equals_torchvision_preprocessing_and_network(weights: Path) -
     resized = F.interpolate((small + 1) / 2, size=(336, 224), mode="bilinear")
     standard = transforms.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])(resized)
     network = load_squeezenet(weights)
-    expected = network.network.features(standard).mean(dim=(2, 3))
+    expected = network.features.network.features(standard).mean(dim=(2, 3))
     assert torch.allclose(network.embedding(small), expected / expected.norm() * 512**0.5, rtol=1e-3, atol=1e-3)
     assert expected.std() > 0.1 * expected.mean()
 
 
 def test_each_picture_has_its_own_features_in_any_batch(weights: Path) -> None:
-    network = SqueezeNet(load_squeezenet(weights).network, side=48)
+    network = SqueezeNet(Features(load_squeezenet(weights).features.network, side=48))
     batch = pictures(35, seed=1)
     embedding = network.embedding(batch)
     assert embedding.shape == (35, 512)
@@ -81,12 +82,12 @@ def test_missing_truncated_and_wrong_files(weights: Path, tmp_path: Path) -> Non
     with pytest.raises(WeightsError, match="nowhere") as caught:
         load_squeezenet(tmp_path / "nowhere.safetensors")
     assert caught.value.hint
-    assert caught.value.field == "path"
+    assert caught.value.field == "features"
     (tmp_path / "short.safetensors").write_bytes(weights.read_bytes()[:-100])
     with pytest.raises(WeightsError, match="no readable safetensors"):
         load_squeezenet(tmp_path / "short.safetensors")
     save_file(squeezenet1_1().state_dict(), tmp_path / "other.safetensors")
-    with pytest.raises(WeightsError, match=r"SqueezeNet 1\.0: .*tensors"):
+    with pytest.raises(WeightsError, match=r"not hold the weights of torchvision:squeezenet1_0"):
         load_squeezenet(tmp_path / "other.safetensors")
 
 

@@ -18,7 +18,7 @@ from sketchguide.files import write_text
 
 if TYPE_CHECKING:
     from sketchguide.backbones.base import Backbone
-    from sketchguide.evaluation.benchmark import Judges, Result
+    from sketchguide.evaluation.benchmark import Result
     from sketchguide.evaluation.drawings import Drawing
     from sketchguide.evaluation.summary import Row
 
@@ -165,7 +165,7 @@ def command(
 
         from sketchguide.cli.environment import hardware
         from sketchguide.evaluation.alike import forget, keep_alike, made_with
-        from sketchguide.evaluation.benchmark import SEED_STRIDE, Benchmark
+        from sketchguide.evaluation.benchmark import SEED_STRIDE, Benchmark, load_judges
         from sketchguide.evaluation.costs import cost_table, costs, peak_memory
         from sketchguide.evaluation.drawings import SCORED, split_name
         from sketchguide.evaluation.plots import plot, sheets
@@ -190,7 +190,9 @@ def command(
             )
         backbone = load_backbone(model, device=device)
         built = {name: build_method(name, backbone) for name in methods}
-        judges = _judges(report, backbone, data, weights, classifier)
+        if weights is None:
+            report.warn("Without --weights the edges are found as in training, which flatters LGP; there is no KID.")
+        judges = load_judges(weights, classifier=classifier, data=data, size=backbone.default_size)
         request = Request.checked(prompt="", seed=seed, model=backbone.name)
         config = made_with(backbone, request, judges, batch=batch)
         bar.update(task, description="Drawings")
@@ -258,25 +260,6 @@ def command(
             hint="The warnings say why; all other figures are kept, and the same command tries again.",
             field="method",
         )
-
-
-def _judges(
-    report: Report, backbone: Backbone, data: Path | None, weights: Path | None, classifier: Path | None
-) -> Judges:
-    from sketchguide.classifiers import load_classifier
-    from sketchguide.evaluation.benchmark import Judges
-    from sketchguide.evaluation.detectors import load_detector
-    from sketchguide.evaluation.drawings import artwork
-    from sketchguide.evaluation.features import load_squeezenet
-    from sketchguide.extractors import EXTRACTORS
-
-    judge = None if classifier is None else load_classifier(classifier)
-    if weights is None:
-        report.warn("Without --weights the edges are found as in training, which flatters LGP; there is no KID.")
-        return Judges(EXTRACTORS["edges"], judge)
-    features = load_squeezenet(weights / "squeezenet1_0_imagenet.safetensors")
-    reference = None if data is None else artwork(data, features, size=backbone.default_size)
-    return Judges(load_detector(weights / "tin2.safetensors"), judge, features, reference)
 
 
 def _drawings(

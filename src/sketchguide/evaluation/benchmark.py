@@ -16,13 +16,14 @@ from PIL import Image
 from torch import Tensor
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.classifiers import IconClassifier
+from sketchguide.classifiers import IconClassifier, load_classifier
 from sketchguide.errors import OutputError, SketchError
 from sketchguide.evaluation.classifier import accuracy
-from sketchguide.evaluation.drawings import Drawing
-from sketchguide.evaluation.features import SqueezeNet
+from sketchguide.evaluation.detectors import load_detector
+from sketchguide.evaluation.drawings import Drawing, artwork
+from sketchguide.evaluation.features import SqueezeNet, load_squeezenet
 from sketchguide.evaluation.metrics import chamfer, edge_counts, edge_f1
-from sketchguide.extractors import Extractor
+from sketchguide.extractors import EXTRACTORS, Extractor
 from sketchguide.images import open_image, save_png, to_images, to_tensor
 from sketchguide.methods import Batch, Method
 from sketchguide.request import Request
@@ -66,6 +67,22 @@ class Judges:
     classifier: IconClassifier | None = None
     features: SqueezeNet | None = None
     reference: Tensor | None = None  # (N, D), what `features` sees in realistic pictures
+
+
+def load_judges(weights: Path | None, *, classifier: Path | None, data: Path | None, size: tuple[int, int]) -> Judges:
+    """TIN2 and SqueezeNet from the folder `weights`, and the `classifier` that benchmarks/classifier.py wrote.
+
+    Without weights the detector is that of training, and there are no features. The reference is what they see in the
+    artwork of the folder `data` at `size` (width, height), that of the pictures to be measured.
+
+    Raises WeightsError for a file that is missing or no such network, UsageError for data that is missing or damaged.
+    """
+    judge = None if classifier is None else load_classifier(classifier)
+    if weights is None:
+        return Judges(EXTRACTORS["edges"], judge)
+    features = load_squeezenet(weights / "squeezenet1_0_imagenet.safetensors")
+    reference = None if data is None else artwork(data, features, size=size)
+    return Judges(load_detector(weights / "tin2.safetensors"), judge, features, reference)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from sketchguide.evaluation.drawings import Drawing
 from sketchguide.evaluation.features import SqueezeNet
 from sketchguide.evaluation.metrics import Interval, bootstrap_interval, ods_of
 from sketchguide.evaluation.realism import kid, kid_difference
-from sketchguide.evaluation.similarity import between_places, between_seeds
+from sketchguide.evaluation.similarity import between_seeds, structure_distance
 from sketchguide.images import from_ink
 
 
@@ -179,7 +179,7 @@ class Summary:
                 look = features.look(self.benchmark.pictures(part))
                 wanted = torch.stack([places[r.drawing] for r in part])
                 embeddings.append(look.embedding)
-                apart.append(between_places(look.places, wanted))
+                apart.append(structure_distance(look.places, wanted))
                 own = torch.tensor([numbers[r.drawing] for r in part])
                 groups.append(own)
                 seeds += [r.seed for r in part]
