@@ -34,7 +34,7 @@ def test_only_the_straight_line_shrinks_the_length() -> None:
 
 
 def test_the_sphere_is_walked_at_an_even_pace_row_by_row() -> None:
-    first, second = torch.randn(2, 4, 8, 8), 3 * torch.randn(2, 4, 8, 8)
+    first, second = noise(generators([1, 2]), (4, 8, 8)), 3 * noise(generators([3, 4]), (4, 8, 8))
     angles: list[list[float]] = []
     walk = [spherical(first, second, place / 4) for place in range(5)]
     for one, other in pairwise(walk):
