@@ -1,3 +1,4 @@
+import math
 import time
 from pathlib import Path
 
@@ -6,24 +7,29 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from sketchguide.classifiers import (
+    FORMAT,
     ClassifierConfig,
+    IconClassifier,
     LatentClassifier,
     calibration_error,
     find_class,
     find_class_in,
     fit_temperature,
+    load_classifier,
+    save_classifier,
 )
-from sketchguide.errors import MismatchError, UsageError, WeightsError
+from sketchguide.errors import MismatchError, OutputError, UsageError, WeightsError
 from support import Tiny
 
 CLASSES = ("duck", "house", "red apple")
+SIDES, SMALL = ("left", "right", "both"), (4, 8)
 
 
 def classifier(seed: int = 0, **config: object) -> LatentClassifier:
     settings = {"latent_channels": 4, "stride": 2, "family": "unet", "backbone": "tiny", "widths": (8, 16)}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LatentClassifier(ClassifierConfig(classes=CLASSES, **(settings | config))).eval()  # pyright: ignore[reportArgumentType]
+        return LatentClassifier(ClassifierConfig(classes=CLASSES, **(settings | config)))  # pyright: ignore[reportArgumentType]
 
 
 def test_it_hears_the_noise_level_and_takes_any_size(tiny: Tiny) -> None:
@@ -170,3 +176,74 @@ def test_temperatures_divide_the_logits_and_travel_with_the_weights(tmp_path: Pa
 def test_temperatures_that_make_no_sense_are_refused(wrong: tuple[tuple[float, float], ...]) -> None:
     with pytest.raises(UsageError, match="temperature"):
         classifier(temperatures=wrong)
+
+
+def test_accepted_marks_every_right_class() -> None:
+    classifier = IconClassifier(SIDES, channels=SMALL)
+    mask = classifier.accepted([["left"], ("right", "both")])
+    assert mask.tolist() == [[True, False, False], [False, True, True]]
+    with pytest.raises(UsageError, match="centre"):
+        classifier.accepted([["centre", "left"]])
+    with pytest.raises(UsageError, match="no class"):
+        classifier.accepted([[]])
+
+
+def test_the_default_picture_classifier_is_small() -> None:
+    classifier = IconClassifier([str(k) for k in range(255)])
+    assert 0.8e6 < sum(p.numel() for p in classifier.parameters()) < 1.3e6
+
+
+def test_pictures_of_another_size_are_resized() -> None:
+    classifier = IconClassifier(SIDES, size=16, channels=SMALL).eval()
+    images = torch.rand(2, 3, 16, 16)
+    larger = images.repeat_interleave(4, dim=2).repeat_interleave(4, dim=3)
+    assert classifier(larger).shape == (2, 3)
+    flat = torch.full((1, 3, 64, 40), 0.3)
+    assert torch.allclose(classifier(flat), classifier(flat[..., :16, :16]), atol=1e-5)
+
+
+def test_classes_must_differ() -> None:
+    for classes in (["a", "a"], ["a"]):
+        with pytest.raises(UsageError, match="classes"):
+            IconClassifier(classes)
+
+
+def test_a_saved_picture_classifier_gives_the_same_scores(tmp_path: Path) -> None:
+    images = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    classifier = IconClassifier(SIDES, size=16, channels=SMALL)
+    classifier(images)  # gives BatchNorm statistics
+    path = tmp_path / "new" / "icons.safetensors"
+    save_classifier(classifier, path)
+    loaded = load_classifier(path)
+    assert (loaded.classes, loaded.size, loaded.channels) == (SIDES, 16, SMALL)
+    assert not loaded.training
+    assert torch.equal(loaded(images), classifier.eval()(images))
+    assert [entry.name for entry in path.parent.iterdir()] == ["icons.safetensors"]
+
+
+def test_save_says_where_it_could_not_write(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="file"):
+        save_classifier(IconClassifier(SIDES, channels=SMALL), tmp_path / "file" / "icons.safetensors")
+
+
+@pytest.mark.parametrize("fault", ["missing", "truncated", "another format", "not finite", "other shapes"])
+def test_picture_classifiers_that_are_something_else_are_refused(tmp_path: Path, fault: str) -> None:
+    path = tmp_path / "icons.safetensors"
+    if fault != "missing":
+        save_classifier(IconClassifier(SIDES, channels=SMALL), path)
+        tensors = load_file(path)
+        shape = '{"classes": ["a", "b"], "size": 16, "channels": [4, 8]}'
+        if fault == "truncated":
+            path.write_bytes(path.read_bytes()[:-10])
+        elif fault == "another format":
+            save_file(tensors, path, metadata={"format": "pt"})
+        elif fault == "other shapes":
+            save_file(tensors, path, metadata={"format": FORMAT, "classifier": shape})
+        else:
+            tensors["head.bias"][0] = math.inf
+            shape = '{"classes": ["left", "right", "both"], "size": 16, "channels": [4, 8]}'
+            save_file(tensors, path, metadata={"format": FORMAT, "classifier": shape})
+    with pytest.raises(WeightsError, match="icons") as caught:
+        load_classifier(path)
+    assert caught.value.hint

@@ -158,6 +158,7 @@ class LatentClassifier(nn.Module):
             for (a, b), s in zip(pairwise(config.widths), strides, strict=True)
         )
         self.head = nn.Linear(config.widths[-1], len(config.classes))
+        self.eval()  # BatchNorm must not move while guiding; only a training step switches it
 
     def forward(self, latent: Tensor, level: Level) -> Tensor:
         """Latents (B, C, h, w) at `level` to logits (B, K)."""

@@ -42,6 +42,11 @@ def check_window(window: Window) -> None:
         )
 
 
+def check_every(every: int) -> None:
+    if every < 1 or every % 1:
+        raise UsageError(f"every is {every}; it must be a whole number, at least 1.", field="every")
+
+
 class Prediction(NamedTuple):
     """The network's opinion at one level, in the two forms that everything else needs; both (B, C, h, w)."""
 

@@ -34,7 +34,7 @@ def classifier() -> LatentClassifier:
         config = ClassifierConfig(
             classes=("a", "b", "c"), latent_channels=4, stride=2, family="unet", backbone="tiny", widths=(16, 16)
         )
-        return LatentClassifier(config).eval().requires_grad_(False)
+        return LatentClassifier(config).requires_grad_(False)
 
 
 def walk(backbone: UNetBackbone, *guides: Guide, scale: float = 1.0) -> Tensor:
@@ -102,6 +102,23 @@ def test_alone_it_spares_the_networks_graph(
     assert graphs == [False] * 4 + [True] * 2 + [False] * 2
 
 
+@pytest.mark.parametrize("training", [False, True], ids=["new", "in-training"])
+def test_defect_batchnorm_in_train_mode_at_inference(tiny: Tiny, classifier: LatentClassifier, training: bool) -> None:
+    one = LatentClassifier(classifier.config)
+    if training:
+        one.train()
+    before = {name: value.clone() for name, value in one.named_buffers()}
+    guide = ClassGuide(one, [1], strength=Score(40.0))
+
+    def last(seeds: list[int]) -> Tensor:
+        told, begin = tiny().describe(["a cat"] * len(seeds)), noise(generators(seeds), (4, *GRID))
+        *_, moment = sample(tiny(), told, begin, tiny().levels(2), guides=[guide])
+        return moment.latent
+
+    assert torch.allclose(last([1, 2])[:1], last([1]), rtol=1e-3, atol=1e-3)  # neighbours in the batch do not matter
+    assert all(torch.equal(value, before[name]) for name, value in one.named_buffers())
+
+
 def test_it_says_which_noise_its_classifier_was_trained_on(classifier: LatentClassifier) -> None:
     narrower = LatentClassifier(replace(classifier.config, window=(0.2, 0.75)))
     assert trained_on(ClassGuide(narrower, [1], window=(0.3, 0.5))) == (0.2, 0.75)
@@ -111,7 +128,8 @@ def test_wrong_settings_are_refused(tiny: Tiny, classifier: LatentClassifier) ->
     for targets in ([], [3], [-1]):
         with pytest.raises(UsageError, match="class numbers are 0 to 2"):
             ClassGuide(classifier, targets)
-    with pytest.raises(UsageError, match="every is 0"):
-        ClassGuide(classifier, [0], every=0)
+    for every in (0, 1.5, float("nan")):
+        with pytest.raises(UsageError, match=f"every is {every}"):
+            ClassGuide(classifier, [0], every=every)  # pyright: ignore[reportArgumentType]
     with pytest.raises(UsageError, match="3 classes for 2 pictures"):
         walk(tiny(), ClassGuide(classifier, [0, 1, 2]))

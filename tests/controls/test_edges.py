@@ -83,6 +83,25 @@ def test_each_image_has_its_own_target(tiny: Tiny, predictor: LatentPredictor) -
     assert both.tolist() == pytest.approx([float(value) for value in alone])
 
 
+def test_one_target_may_bind_each_image_in_places_of_its_own(tiny: Tiny, predictor: LatentPredictor) -> None:
+    step = step_of(tiny(), predictor)
+    weights = torch.rand(2, 1, *GRID, generator=torch.Generator().manual_seed(5))
+    both = LatentGuide(predictor, target(), weights).loss(step)
+    alone = [LatentGuide(predictor, target(), weights[row : row + 1]).loss(step)[row] for row in (0, 1)]
+    assert both.tolist() == pytest.approx([float(value) for value in alone])
+    with pytest.raises(UsageError, match="3 weights for 2 pictures"):
+        LatentGuide(predictor, target(), torch.ones(3, 1, *GRID)).loss(step)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_the_guide_of_some_pictures_has_their_targets_and_weights(predictor: LatentPredictor, count: int) -> None:
+    weights = torch.rand(count, 1, *GRID, generator=torch.Generator().manual_seed(5))
+    some = LatentGuide(predictor, target(3), weights).of(slice(2, 3))
+    assert torch.equal(some.target, target(3)[2:])
+    assert some.weight is not None
+    assert torch.equal(some.weight, weights[-1:])
+
+
 def test_the_papers_defaults(predictor: LatentPredictor) -> None:
     guide = LatentGuide(predictor, target())
     assert guide.window == (0.0, 0.5)
@@ -108,7 +127,8 @@ def test_from_the_handover_on_the_predicted_picture_is_read(tiny: Tiny, make_pre
         ({"target": torch.zeros(1, 1, *GRID)}, "target"),
         ({"target": torch.zeros(4, *GRID)}, "target"),
         ({"weight": torch.ones(1, 1, 3, 3)}, "weight"),
-        ({"weight": torch.ones(2, 1, *GRID)}, "weight"),
+        ({"weight": torch.ones(3, 1, *GRID), "target": torch.zeros(2, 4, *GRID)}, "weight"),
+        ({"weight": torch.ones(())}, "weight"),
         ({"weight": -torch.ones(1, 1, *GRID)}, "weight"),
         ({"weight": torch.full((1, 1, *GRID), torch.nan)}, "weight"),
         ({"handover": 5.0}, "handover"),

@@ -90,6 +90,8 @@ def test_the_thing_in_the_picture_comes_nearer_to_the_reference(
 def test_what_cannot_be_used_is_refused(backbone: UNetBackbone, sketcher: Sketcher, features: Features) -> None:
     with pytest.raises(UsageError, match="identity is 2"):
         SketchGuide(backbone.decode, sketcher, features, ink(), identity=2)
+    with pytest.raises(UsageError, match=r"every is 1\.5; it must be a whole number"):
+        SketchGuide(backbone.decode, sketcher, features, ink(), every=1.5)  # pyright: ignore[reportArgumentType]
     with pytest.raises(UsageError, match="reference needs a network"):
         SketchGuide(backbone.decode, sketcher, features, ink(), pictures=features)
     with pytest.raises(UsageError, match="no style 'oil'"):

@@ -14,7 +14,7 @@ from sketchguide.classifiers import LatentClassifier
 from sketchguide.controls.base import Step, Strength
 from sketchguide.controls.strengths import Score
 from sketchguide.errors import UsageError
-from sketchguide.levels import Window, check_window
+from sketchguide.levels import Window, check_every, check_window
 
 
 @dataclass(frozen=True)
@@ -36,8 +36,8 @@ class ClassGuide:
 
     def __post_init__(self) -> None:
         check_window(self.window)
-        if self.every < 1:
-            raise UsageError(f"every is {self.every}; it must be at least 1, every step.", field="every")
+        check_every(self.every)
+        self.classifier.eval()  # in training its BatchNorm would learn from what it guides
         count = len(self.classifier.config.classes)
         if not self.targets or not all(0 <= target < count for target in self.targets):
             raise UsageError(f"targets is {list(self.targets)}; class numbers are 0 to {count - 1}.", field="class")

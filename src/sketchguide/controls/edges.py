@@ -11,7 +11,7 @@ from torch import Tensor
 from sketchguide.controls.base import Step, Strength
 from sketchguide.controls.strengths import Proportional
 from sketchguide.errors import UsageError
-from sketchguide.levels import Window, check_window
+from sketchguide.levels import Window, check_every, check_window
 from sketchguide.predictors import LatentPredictor
 
 
@@ -39,9 +39,8 @@ class LatentGuide:
 
     def __post_init__(self) -> None:
         check_window(self.window)
+        check_every(self.every)
         self.predictor.eval()  # in training its BatchNorm would learn from what it guides
-        if self.every < 1 or self.every != int(self.every):
-            raise UsageError(f"every is {self.every}; it must be a whole number, at least 1.", field="every")
         if not 0 <= self.handover <= 1:
             raise UsageError(f"handover is {self.handover}; it must lie in 0..1.", field="handover")
         channels, *_ = self.predictor.config.target_shape((1, 1))
@@ -53,8 +52,8 @@ class LatentGuide:
                 field="target",
             )
         if self.weight is not None:
-            grid, rows = tuple(self.target.shape[-2:]), (1, len(self.target))
-            if self.weight.ndim != 4 or self.weight.shape[1:] != (1, *grid) or len(self.weight) not in rows:
+            grid = tuple(self.target.shape[-2:])
+            if self.weight.shape[1:] != (1, *grid) or len({1, len(self.weight), len(self.target)}) > 2:
                 raise UsageError(
                     f"The weight is {tuple(self.weight.shape)}; it must be (B or 1, 1, {grid[0]}, {grid[1]}).",
                     field="weight",
@@ -86,7 +85,8 @@ class LatentGuide:
 
     def of(self, rows: slice) -> LatentGuide:
         """The guide of some of the pictures that this one, with a target for each, is for."""
-        return replace(self, target=self.target[rows], weight=None if self.weight is None else self.weight[rows])
+        own = self.weight if self.weight is None or len(self.weight) == 1 else self.weight[rows]
+        return replace(self, target=self.target[rows], weight=own)
 
     @property
     def trained(self) -> Window:
@@ -107,6 +107,8 @@ class LatentGuide:
             )
         if len(self.target) not in (1, len(step.latent)):
             raise UsageError(f"{len(self.target)} drawings for {len(step.latent)} pictures.", field="sketch")
+        if self.weight is not None and len(self.weight) not in (1, len(step.latent)):
+            raise UsageError(f"{len(self.weight)} weights for {len(step.latent)} pictures.", field="weight")
         if step.level.progress < self.handover:
             read = self.predictor(step.features, step.level, size)
         else:

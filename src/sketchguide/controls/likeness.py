@@ -11,7 +11,7 @@ from sketchguide.controls.base import Step, Strength
 from sketchguide.controls.strengths import Proportional
 from sketchguide.errors import UsageError
 from sketchguide.images import from_ink
-from sketchguide.levels import Window, check_window
+from sketchguide.levels import Window, check_every, check_window
 from sketchguide.perception import Features, identity_loss, perceptual_loss
 from sketchguide.sketchers import Sketcher
 
@@ -40,8 +40,7 @@ class SketchGuide:
     def __post_init__(self) -> None:
         check_window(self.window)
         self.sketcher.number(self.style)
-        if self.every < 1:
-            raise UsageError(f"every is {self.every}; it must be at least 1, every step.", field="every")
+        check_every(self.every)
         if not 0 <= self.identity <= 1:
             raise UsageError(f"identity is {self.identity}; it must lie in 0..1.", field="identity")
         if (self.reference is None) != (self.pictures is None):
