@@ -24,7 +24,7 @@ from sketchguide.controls.base import Step, Strength
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.strengths import Proportional, Score
 from sketchguide.errors import GuidanceError, MismatchError, TapError, UsageError
-from sketchguide.levels import Level, Window
+from sketchguide.levels import Level, Prediction, Window
 from sketchguide.predictors import LatentPredictor
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
@@ -476,6 +476,28 @@ def test_law_09_classifier_guidance_is_the_epsilon_shift_of_its_paper(
 
 
 @dataclass(frozen=True)
+@EVERY_SOLVER
+def test_law_09_the_shift_is_that_of_epsilon_under_every_solver(tiny: Tiny, solver: str) -> None:
+    backbone, rule, scale = tiny(), SOLVERS[solver].solver, 20.0
+    now, to = backbone.levels(STEPS, solver)[1:3]
+    told, latent = backbone.describe(["a cat", "two dogs"]), noise(generators([3, 4]), (4, *GRID))
+    pull = Pull(lambda step: minus_log_likelihood(step.latent), strength=Score(scale))
+    walked = [
+        next(sample(backbone, told, latent, [now, to], guides=guides, solver=rule, generators=generators([5, 6])))
+        for guides in ([pull], [])
+    ]
+    seen = latent.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(minus_log_likelihood(seen).sum(), seen)
+    shift = scale * now.sigma * gradient
+    with torch.no_grad():
+        clean, epsilon = backbone.predict(latent, now, told)
+    drawn = generators([5, 6])
+    shifted = Prediction(clean - now.sigma / now.alpha * shift, epsilon + shift)
+    expected = rule(latent, shifted, now, to, previous=None, noise=lambda: noise(drawn, (4, *GRID)))
+    assert relative(walked[0].latent, expected) < 1e-4
+    assert relative(walked[1].latent, expected) > 1e-2
+
+
 class FromRecord:
     """Puts in what another pass had at the same level (Plug-and-Play: record, then rewrite)."""
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sketchguide.errors import UsageError
 from sketchguide.levels import Level, Prediction
-from sketchguide.solvers import DDIM, OF_SCHEDULER, SOLVERS, Consistency, Multistep, choose_solver
+from sketchguide.solvers import DDIM, OF_SCHEDULER, SOLVERS, Consistency, Multistep, Solver, choose_solver
 from support import Tiny
 
 NOW, TO = Level(600, 0.6, 0.8, 0.4), Level(400, 0.8, 0.6, 0.6)
@@ -85,6 +85,44 @@ def test_multistep_is_second_order() -> None:
 
     assert error(20, second=False) / error(40, second=False) == pytest.approx(2, rel=0.1)
     assert error(20, second=True) / error(40, second=True) > 3
+
+
+@pytest.mark.parametrize("to", [TO, LAST], ids=["inside", "last"])
+@pytest.mark.parametrize("solver", [DDIM(), DDIM(eta=0.4), DDIM(eta=1.0), Multistep(), Consistency()], ids=repr)
+def test_what_a_step_carries_is_what_a_shift_of_the_prediction_moves_it_by(solver: Solver, to: Level) -> None:
+    latent, prediction = guess()
+    ones = torch.ones_like(latent)
+    shifted = {
+        "clean": prediction._replace(clean=prediction.clean + 0.5),
+        "noise": prediction._replace(noise=prediction.noise + 0.5),
+        "epsilon": Prediction(prediction.clean - NOW.sigma / NOW.alpha * 0.5, prediction.noise + 0.5),
+    }
+
+    def step(prediction: Prediction) -> Tensor:
+        return solver(latent, prediction, NOW, to, previous=None, noise=lambda: 3 * ones)
+
+    clean, noise = solver.carried(NOW, to)
+    moved = noise - NOW.sigma / NOW.alpha * clean
+    assert torch.allclose(step(shifted["epsilon"]) - step(prediction), 0.5 * moved * ones, atol=1e-5)
+    if solver != Multistep():  # which knows the noise by what is left of the latent
+        for name, share in (("clean", clean), ("noise", noise)):
+            assert torch.allclose(step(shifted[name]) - step(prediction), 0.5 * share * ones, atol=1e-5)
+
+
+def test_a_shift_at_every_step_comes_to_what_multistep_carries() -> None:
+    """By how much the second order overshoots with a shift that comes anew, the step after falls back."""
+    levels = [Level(0, math.cos(angle), math.sin(angle), 0) for angle in torch.linspace(1.2, 0.3, 41).tolist()]
+    none, one = torch.zeros(1), torch.ones(1)
+    shifted, carried = none, none
+    previous: tuple[Prediction, Level] | None = None
+    for now, to in pairwise(levels):
+        shift = Prediction(-now.sigma / now.alpha * one, one)
+        shifted = Multistep()(shifted, shift, now, to, previous=previous, noise=no_noise)
+        previous = (shift, now)
+        plain = Multistep()(carried, Prediction(none, none), now, to, previous=None, noise=no_noise)
+        clean, noise = Multistep().carried(now, to)
+        carried = plain + clean * shift.clean + noise * shift.noise
+    assert float(shifted) == pytest.approx(float(carried), rel=0.05)
 
 
 def test_every_name_leads_to_a_scheduler_and_back() -> None:

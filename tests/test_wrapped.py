@@ -29,6 +29,7 @@ from sketchguide.errors import MismatchError, UsageError
 from sketchguide.levels import Level
 from sketchguide.predictors import LatentPredictor
 from sketchguide.sampling import sample
+from sketchguide.solvers import Carried
 from sketchguide.taps import tapped
 from support import Tiny, relative
 
@@ -262,9 +263,9 @@ class Keeping:
     inner: Strength
     gradients: list[Tensor] = field(default_factory=list[Tensor])
 
-    def __call__(self, gradient: Tensor, move: Tensor, now: Level, to: Level) -> Tensor:
+    def __call__(self, gradient: Tensor, move: Tensor, now: Level, carried: Carried) -> Tensor:
         self.gradients.append(gradient)
-        return self.inner(gradient, move, now, to)
+        return self.inner(gradient, move, now, carried)
 
 
 def test_guides_pull_through_the_wrapper(tiny: Tiny, wrap: Wrap, predictor: LatentPredictor) -> None:

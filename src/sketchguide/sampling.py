@@ -100,7 +100,10 @@ def sample(
             fresh = partial(noise_like, latent, generators)
             following = solver(latent, prediction, now, to, previous=previous, noise=fresh)
             move = following - latent
-            pushes = [g.strength(gradient, move, now, to) for g, gradient in zip(pulling, gradients, strict=True)]
+            pushes = [
+                guide.strength(gradient, move, now, solver.carried(now, to))
+                for guide, gradient in zip(pulling, gradients, strict=True)
+            ]
             latent = torch.stack([following, *pushes]).sum(dim=0) if pushes else following
             previous = (prediction, now)
         yield Moment(latent, prediction.clean, to, Evaluations(step, negatives))

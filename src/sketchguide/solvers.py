@@ -18,12 +18,21 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
+class Carried(NamedTuple):
+    """How much of the predicted clean image and of the predicted noise is in the next latent."""
+
+    clean: float
+    noise: float
+
+
 class Solver(Protocol):
     """One step: the latent (B, C, h, w) at level `to`, given the prediction at level `now`.
 
     `previous` is the prediction one step earlier with its level (None on the first step); `noise()` draws fresh
-    standard normal noise, one generator per image.
+    standard normal noise, one generator per image. `carried` says what becomes of a shift of the prediction.
     """
+
+    def carried(self, now: Level, to: Level) -> Carried: ...
 
     def __call__(
         self,
@@ -47,6 +56,17 @@ class DDIM:
         if not 0 <= self.eta <= 1:
             raise UsageError(f"eta is {self.eta}; it must lie in 0..1.", field="solver")
 
+    def carried(self, now: Level, to: Level) -> Carried:
+        fresh = self._fresh(now, to)
+        return Carried(to.alpha, math.sqrt(max(0.0, to.sigma * to.sigma - fresh * fresh)) if fresh else to.sigma)
+
+    def _fresh(self, now: Level, to: Level) -> float:
+        """How much noise is drawn."""
+        if self.eta == 0 or to.sigma == 0:
+            return 0.0
+        shrink = (now.alpha * to.sigma) / (to.alpha * now.sigma)
+        return self.eta * to.sigma * math.sqrt(max(0.0, 1 - shrink * shrink))
+
     def __call__(
         self,
         latent: Tensor,
@@ -58,17 +78,23 @@ class DDIM:
         noise: Callable[[], Tensor],
     ) -> Tensor:
         del latent, previous
+        clean, kept = self.carried(now, to)
+        following = clean * prediction.clean + kept * prediction.noise
         if self.eta == 0 or to.sigma == 0:
-            return to.alpha * prediction.clean + to.sigma * prediction.noise
-        shrink = (now.alpha * to.sigma) / (to.alpha * now.sigma)
-        fresh = self.eta * to.sigma * math.sqrt(max(0.0, 1 - shrink * shrink))
-        kept = math.sqrt(max(0.0, to.sigma * to.sigma - fresh * fresh))
-        return to.alpha * prediction.clean + kept * prediction.noise + fresh * noise()
+            return following
+        return following + self._fresh(now, to) * noise()
 
 
 @dataclass(frozen=True)
 class Multistep:
-    """DPM-Solver++(2M), midpoint form (Lu et al. 2022, algorithm 2); the last step to zero noise is first order."""
+    """DPM-Solver++(2M), midpoint form (Lu et al. 2022, algorithm 2); the last step to zero noise is first order.
+
+    It carries what its first order does: by how much the second overshoots with a shift, the step after falls back.
+    """
+
+    def carried(self, now: Level, to: Level) -> Carried:
+        del now
+        return Carried(to.alpha, to.sigma)
 
     def __call__(
         self,
@@ -101,6 +127,16 @@ class Consistency:
     timestep_scaling: float = 10.0
     sigma_data: float = 0.5
 
+    def carried(self, now: Level, to: Level) -> Carried:
+        _, out = self._boundary(now)
+        return Carried(out if to.progress == 1 else to.alpha * out, 0.0)
+
+    def _boundary(self, now: Level) -> tuple[float, float]:
+        """How much of the latent and of the predicted clean image is in the consistency function."""
+        scaled = now.time * self.timestep_scaling
+        skip = self.sigma_data**2 / (scaled**2 + self.sigma_data**2)
+        return skip, scaled / math.sqrt(scaled**2 + self.sigma_data**2)
+
     def __call__(
         self,
         latent: Tensor,
@@ -112,9 +148,7 @@ class Consistency:
         noise: Callable[[], Tensor],
     ) -> Tensor:
         del previous
-        scaled = now.time * self.timestep_scaling
-        skip = self.sigma_data**2 / (scaled**2 + self.sigma_data**2)
-        out = scaled / math.sqrt(scaled**2 + self.sigma_data**2)
+        skip, out = self._boundary(now)
         clean = skip * latent + out * prediction.clean
         return clean if to.progress == 1 else to.alpha * clean + to.sigma * noise()
 

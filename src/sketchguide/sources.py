@@ -22,7 +22,7 @@ from sketchguide.levels import Level, Prediction
 from sketchguide.request import EditSettings, LayoutSettings, Request
 from sketchguide.sampling import Evaluations, Moment
 from sketchguide.seeds import generators
-from sketchguide.solvers import Solver
+from sketchguide.solvers import Carried, Solver
 from sketchguide.taps import children_of, submodule_at
 
 SOURCE_SEED = SEED.high  # of the noise on a source, the same for every picture: a seed is one picture in any batch
@@ -183,6 +183,9 @@ class Keeping:
     solver: Solver
     source: Source
     mask: Tensor
+
+    def carried(self, now: Level, to: Level) -> Carried:
+        return self.solver.carried(now, to)
 
     def __call__(
         self,

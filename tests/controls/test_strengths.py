@@ -5,8 +5,9 @@ import torch
 from sketchguide.controls.strengths import Proportional, Score, Within
 from sketchguide.errors import UsageError
 from sketchguide.levels import Level
+from sketchguide.solvers import Carried
 
-NOW, TO = Level(600, 0.6, 0.8, 0.4), Level(400, 0.8, 0.6, 0.6)
+NOW, CARRIED = Level(600, 0.6, 0.8, 0.4), Carried(0.8, 0.6)
 
 
 def pair(count: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -16,7 +17,7 @@ def pair(count: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_proportional_is_the_papers_rule() -> None:
     gradient, move = pair()
-    found = Proportional(1.6)(gradient, move, NOW, TO)
+    found = Proportional(1.6)(gradient, move, NOW, CARRIED)
     for row in range(2):
         expected = -1.6 * move[row].norm() / gradient[row].norm() * gradient[row]
         assert torch.allclose(found[row], expected, atol=1e-6)
@@ -26,9 +27,9 @@ def test_defect_strength_computed_over_the_whole_batch() -> None:
     """Ports take one norm over the batch, or over the batch doubled by classifier-free guidance."""
     gradient, move = pair()
     gradient = gradient * torch.tensor([1.0, 1000.0])[:, None, None, None]
-    both = Proportional(1.6)(gradient, move, NOW, TO)
+    both = Proportional(1.6)(gradient, move, NOW, CARRIED)
     for row in (0, 1):
-        assert torch.equal(both[row], Proportional(1.6)(gradient[row : row + 1], move[row : row + 1], NOW, TO)[0])
+        assert torch.equal(both[row], Proportional(1.6)(gradient[row : row + 1], move[row : row + 1], NOW, CARRIED)[0])
 
 
 def test_an_even_pull_goes_as_far_and_shares_the_way_out() -> None:
@@ -37,7 +38,7 @@ def test_an_even_pull_goes_as_far_and_shares_the_way_out() -> None:
     gradient[:, :, 0] = 0
     way = (1.6 * move.flatten(1).norm(dim=1)).tolist()
     for even in (0.0, 0.6, 1.0):
-        found = Proportional(1.6, even)(gradient, move, NOW, TO)
+        found = Proportional(1.6, even)(gradient, move, NOW, CARRIED)
         assert found.flatten(1).norm(dim=1).tolist() == pytest.approx(way, rel=1e-5)
         assert not found[:, :, 0].any()
         pushed, pixels = found[:, :, 1:].norm(dim=1), gradient[:, :, 1:].norm(dim=1)
@@ -50,11 +51,11 @@ def test_an_even_pull_goes_as_far_and_shares_the_way_out() -> None:
 
 def test_a_strength_for_each_image() -> None:
     gradient, move = pair()
-    found = Proportional((0.5, 2.0))(gradient, move, NOW, TO)
-    whole = Proportional(1.0)(gradient, move, NOW, TO)
+    found = Proportional((0.5, 2.0))(gradient, move, NOW, CARRIED)
+    whole = Proportional(1.0)(gradient, move, NOW, CARRIED)
     assert torch.allclose(found, whole * torch.tensor([0.5, 2.0])[:, None, None, None])
     with pytest.raises(UsageError, match="3 strengths for 2 images"):
-        Proportional((1.0, 1.0, 1.0))(gradient, move, NOW, TO)
+        Proportional((1.0, 1.0, 1.0))(gradient, move, NOW, CARRIED)
 
 
 @pytest.mark.parametrize("even", [0.0, 1.0], ids=["uneven", "even"])
@@ -70,7 +71,7 @@ def test_no_gradient_and_huge_gradients_stay_finite(scale: float, even: float) -
 def test_a_number_of_numpy_is_a_number() -> None:
     gradient, move = pair()
     one = Proportional(np.float32(1.5))
-    assert torch.equal(one(gradient, move, NOW, TO), Proportional(1.5)(gradient, move, NOW, TO))
+    assert torch.equal(one(gradient, move, NOW, CARRIED), Proportional(1.5)(gradient, move, NOW, CARRIED))
     assert one
     assert not Proportional(np.float32(0))
 
@@ -78,14 +79,14 @@ def test_a_number_of_numpy_is_a_number() -> None:
 def test_masks_are_one_or_one_for_each_picture() -> None:
     gradient, move = pair()
     with pytest.raises(UsageError, match="3 masks for 2 pictures"):
-        Within(Proportional(1.5), torch.ones(3, 1, *gradient.shape[2:]))(gradient, move, NOW, TO)
+        Within(Proportional(1.5), torch.ones(3, 1, *gradient.shape[2:]))(gradient, move, NOW, CARRIED)
 
 
 def test_where_hardly_any_signal_is_the_score_does_not_pull() -> None:
     """As the schedulers of sigmas write zero terminal SNR: alpha is 2^-12, not 0."""
     gradient, move = pair()
     dark = Level(999.0, 2.0**-12, 1.0, 0.0)
-    assert not Score(3.0)(gradient, move, dark, TO).any()
+    assert not Score(3.0)(gradient, move, dark, CARRIED).any()
 
 
 def test_a_strength_of_zero_is_false() -> None:
@@ -114,12 +115,12 @@ def test_score_is_the_shift_of_the_score() -> None:
     """eps + scale * sigma * g, put through DDIM (Dhariwal & Nichol 2021, algorithm 2)."""
     gradient, move = pair()
     shift = 3.0 * NOW.sigma * gradient
-    expected = TO.alpha * (-NOW.sigma * shift / NOW.alpha) + TO.sigma * shift
-    assert torch.allclose(Score(3.0)(gradient, move, NOW, TO), expected, atol=1e-6)
+    expected = 0.8 * (-NOW.sigma * shift / NOW.alpha) + 0.6 * shift
+    assert torch.allclose(Score(3.0)(gradient, move, NOW, CARRIED), expected, atol=1e-6)
 
 
 def test_score_at_a_level_without_signal_is_finite() -> None:
     """A zero-terminal-SNR schedule starts at alpha 0, where the shift of the clean image has no limit."""
     gradient, move = pair()
-    found = Score(3.0)(gradient, move, Level(999, 0.0, 1.0, 0.0), TO)
+    found = Score(3.0)(gradient, move, Level(999, 0.0, 1.0, 0.0), CARRIED)
     assert found.isfinite().all()

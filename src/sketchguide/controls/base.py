@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sketchguide.defaults import Branches
 from sketchguide.levels import Level, Prediction, Window
+from sketchguide.solvers import Carried
 from sketchguide.taps import Rewrite
 
 
@@ -24,9 +25,13 @@ class Step:
 
 
 class Strength(Protocol):
-    """Turns a gradient into a displacement of the next latent; false when it would always be zero."""
+    """Turns a gradient into a displacement of the next latent; false when it would always be zero.
 
-    def __call__(self, gradient: Tensor, move: Tensor, now: Level, to: Level) -> Tensor: ...
+    `move` (B, C, h, w) is the step that the solver just took from level `now`, `carried` how much of what the network
+    predicted there is in it.
+    """
+
+    def __call__(self, gradient: Tensor, move: Tensor, now: Level, carried: Carried) -> Tensor: ...
 
     def __bool__(self) -> bool: ...
 

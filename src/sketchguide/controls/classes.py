@@ -21,9 +21,9 @@ from sketchguide.levels import Window, check_every, check_window
 class ClassGuide:
     """The loss -log p(y | x_t), one value per image (Dhariwal & Nichol 2021, 2105.05233, algorithm 2).
 
-    With the strength `Score(s)` a deterministic step is that of the shifted noise
-    eps - s sqrt(1 - a_t) grad log p(y | x_t), whatever classifier-free guidance has made of eps. `targets` are class
-    numbers, one for all images or one each (`LatentClassifier.class_number`).
+    With the strength `Score(s)` a step is that of the shifted noise eps - s sqrt(1 - a_t) grad log p(y | x_t), whatever
+    classifier-free guidance has made of eps. `targets` are class numbers, one for all images or one each
+    (`LatentClassifier.class_number`).
     """
 
     of_network: ClassVar[bool] = False

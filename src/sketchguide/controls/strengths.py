@@ -12,6 +12,7 @@ from torch import Tensor
 from sketchguide.controls.base import Strength
 from sketchguide.errors import UsageError
 from sketchguide.levels import Level
+from sketchguide.solvers import Carried
 
 LEAST_SIGNAL = 1e-3  # alpha; below are levels of zero terminal SNR, where the shift of the clean estimate has no limit
 
@@ -45,8 +46,8 @@ class Proportional:
         """`share` of it."""
         return replace(self, beta=tuple(share * beta for beta in self._each()))
 
-    def __call__(self, gradient: Tensor, move: Tensor, now: Level, to: Level) -> Tensor:
-        del now, to
+    def __call__(self, gradient: Tensor, move: Tensor, now: Level, carried: Carried) -> Tensor:
+        del now, carried
         beta = torch.tensor(self._each(), device=gradient.device, dtype=gradient.dtype)
         if len(beta) not in (1, len(gradient)):
             raise UsageError(f"{len(beta)} strengths for {len(gradient)} images.", field="strength")
@@ -65,7 +66,7 @@ def _unit(gradient: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Score:
-    """The displacement that shifting the score by `scale` times the gradient would cause in a deterministic step.
+    """The displacement that shifting the score by `scale` times the gradient causes in the solver's step.
 
     With a loss of -log p(y | x_t) this is classifier guidance, eps - sqrt(1 - a_t) * grad log p
     (Dhariwal & Nichol 2021, eq. 14): the clean estimate moves by sigma²/alpha, the noise estimate by sigma.
@@ -80,11 +81,11 @@ class Score:
     def __bool__(self) -> bool:
         return self.scale != 0
 
-    def __call__(self, gradient: Tensor, move: Tensor, now: Level, to: Level) -> Tensor:
+    def __call__(self, gradient: Tensor, move: Tensor, now: Level, carried: Carried) -> Tensor:
         del move
         if now.alpha < LEAST_SIGNAL:
             return torch.zeros_like(gradient)
-        return -self.scale * now.sigma * (to.alpha / now.alpha * now.sigma - to.sigma) * gradient
+        return -self.scale * now.sigma * (carried.clean / now.alpha * now.sigma - carried.noise) * gradient
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +98,7 @@ class Within:
     def __bool__(self) -> bool:
         return bool(self.strength)
 
-    def __call__(self, gradient: Tensor, move: Tensor, now: Level, to: Level) -> Tensor:
+    def __call__(self, gradient: Tensor, move: Tensor, now: Level, carried: Carried) -> Tensor:
         if len(self.mask) not in (1, len(gradient)):
             raise UsageError(f"{len(self.mask)} masks for {len(gradient)} pictures.", field="mask")
-        return self.strength(gradient * self.mask, move * self.mask, now, to)
+        return self.strength(gradient * self.mask, move * self.mask, now, carried)
