@@ -60,7 +60,13 @@ class Proportional:
 
 
 def _unit(gradient: Tensor) -> Tensor:
-    """Of length 1 per image; a gradient of zero has no direction and stays 0."""
+    """Of length 1 per image; a gradient of zero has no direction and stays 0.
+
+    Where squares would leave float32 it is first multiplied by a power of two, which changes no digit.
+    """
+    power = gradient.flatten(1).abs().amax(dim=1).log2().round().clamp(-126, 126)
+    factor = torch.where(power.abs() > 38, 2.0**-power, 1.0)
+    gradient = gradient * factor[:, None, None, None]
     return gradient / gradient.flatten(1).norm(dim=1).clamp_min(1e-12)[:, None, None, None]
 
 
