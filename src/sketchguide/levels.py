@@ -106,6 +106,8 @@ def levels_of(scheduler: Any, steps: int, **spacing: Any) -> list[Level]:
                 f"{type(scheduler).__name__} makes {len(scheduler.sigmas)} levels of {steps} steps.", field="solver"
             )
         pairs = [_flow_or_variance_preserving(scheduler, float(s)) for s in scheduler.sigmas]
+        if hasattr(scheduler, "is_scale_input_called"):  # Euler's latents stay clean + sigma * noise, the last one too
+            pairs[-1] = (1.0, float(scheduler.sigmas[-1]))
     else:
         products = scheduler.alphas_cumprod
         if times[0] >= len(products):  # an offset lifts the noisiest one beyond what the model knows
