@@ -25,6 +25,7 @@ from diffusers import (
     UniPCMultistepScheduler,
     apply_pyramid_attention_broadcast,
 )
+from peft import LoraConfig
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
@@ -210,10 +211,19 @@ def test_a_scheduler_that_goes_another_way_is_told_of(
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(("kind", "own"), [(DDIMParallelScheduler, "ddim"), (DDPMParallelScheduler, "ddpm")])
-def test_parallel_schedulers_are_those_they_are_named_after(kind: Any, own: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "settings", "own"),
+    [
+        (DDIMParallelScheduler, {}, "ddim"),
+        (DDPMParallelScheduler, {}, "ddpm"),
+        (DDPMScheduler, {"variance_type": "fixed_small_log"}, "ddpm"),
+    ],
+)
+def test_schedulers_that_only_have_another_name_are_not_told_of(
+    kind: Any, settings: dict[str, object], own: str
+) -> None:
     pipeline = tiny_stable_diffusion()
-    pipeline.scheduler = kind.from_config(pipeline.scheduler.config, clip_sample=False)
+    pipeline.scheduler = kind.from_config(pipeline.scheduler.config, clip_sample=False, **settings)
     assert next(iter(UNetBackbone(pipeline).solvers)) == own
 
 
@@ -233,6 +243,7 @@ def test_a_scheduler_that_is_exchanged_is_followed() -> None:
     ("kind", "settings"),
     [
         (EDMEulerScheduler, {}),
+        (EulerDiscreteScheduler, {"timestep_type": "continuous", "prediction_type": "v_prediction"}),
         (FlowMatchEulerDiscreteScheduler, {}),
         (DPMSolverMultistepScheduler, {"use_flow_sigmas": True}),
         (DPMSolverMultistepScheduler, {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}),
@@ -365,6 +376,31 @@ def test_taps_are_found_anew_where_projections_are_fused_or_not() -> None:
     plain = {tap.path for tap in backbone.taps}
     assert {path for path in plain if path.endswith("attn1.to_q")}
     assert not {path for path in fused if path.endswith("attn1.to_q")}
+
+
+def test_taps_are_found_anew_where_a_lora_comes_or_goes() -> None:
+    pipeline = tiny_stable_diffusion()
+    backbone = UNetBackbone(pipeline)
+    plain = backbone.taps
+    pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_k"]))
+    wrapped = {tap.path for tap in backbone.taps} - {tap.path for tap in plain}
+    assert "mid_block.attentions.0.transformer_blocks.0.attn1.to_k.base_layer" in wrapped
+    pipeline.unet.unload_lora()
+    assert backbone.taps == plain
+
+
+def test_a_lora_that_is_put_on_later_is_frozen_and_what_is_trained_is_not() -> None:
+    pipeline = tiny_stable_diffusion()
+    backbone = UNetBackbone(pipeline)
+    pipeline.unet.add_adapter(LoraConfig(r=2, lora_dropout=0.5, target_modules=["to_k"]))
+    assert any(p.requires_grad for p in pipeline.unet.parameters())
+    backbone.describe(["a cat"])
+    assert not any(p.requires_grad for p in pipeline.unet.parameters())
+    assert not any(module.training for module in pipeline.unet.modules())
+    trained = pipeline.unet.get_submodule("mid_block.attentions.0.transformer_blocks.0.attn1.to_k.lora_A.default")
+    trained.requires_grad_(True)
+    backbone.describe(["a cat"])
+    assert all(p.requires_grad for p in trained.parameters())
 
 
 def test_the_dtype_is_that_of_the_network_it_took() -> None:

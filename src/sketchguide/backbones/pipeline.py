@@ -8,6 +8,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -189,8 +190,9 @@ class PipelineBackbone(ABC):
         if not prompts:
             raise UsageError("describe was given no prompts.", hint='Give at least one; [""] is none.', field="prompt")
         self._check_hears_prompts_alone()
-        for network in self.networks.values():
-            network.eval()  # the dropout of a LoRA that was loaded since is in training mode
+        for module in chain.from_iterable(network.modules() for network in self.networks.values()):
+            if module.training:  # of a LoRA that was loaded since; what a fine-tuning trains is in eval mode
+                module.eval().requires_grad_(False)
         tokenizer, limit = self._reader
         dropped: list[str] = []
         for prompt in prompts:
@@ -290,10 +292,13 @@ class PipelineBackbone(ABC):
 
     @property
     def taps(self) -> Sequence[TapInfo]:
-        """Found by one pass over a small latent, once for the same processors of attention: fused they reach others."""
-        processors = {path: type(one) for path, one in self.network.attn_processors.items()}
-        if self._taps is None or self._taps[0] != processors:
-            self._taps = (processors, self._survey())
+        """Found by one pass over a small latent, once for the same submodules, of which a LoRA brings its own, and the
+        same processors of attention: fused they reach others.
+        """
+        found = {**dict(self.network.named_modules()), **self.network.attn_processors}
+        kinds = {path: type(one) for path, one in found.items()}
+        if self._taps is None or self._taps[0] != kinds:
+            self._taps = (kinds, self._survey())
         return self._taps[1]
 
     def _survey(self) -> Sequence[TapInfo]:

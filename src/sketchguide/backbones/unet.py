@@ -90,6 +90,12 @@ class UNetBackbone(PipelineBackbone):
                 hint="Set pipeline.scheduler to the kind that the model was trained with, such as a DDIMScheduler.",
                 field="model",
             )
+        if scheduler.config.get("timestep_type") == "continuous" and kind == "v_prediction":
+            raise UsageError(
+                f"{self.name} has the scheduler {name} with continuous time steps: networks that are told the "
+                "logarithm of the noise (EDM) cannot be walked.",
+                field="model",
+            )
         if differing := _differing(name, scheduler.config):
             told = f"The scheduler of {self.name} {differing}, and pictures differ from diffusers'."
             warn(told)
@@ -152,7 +158,7 @@ def _differing(name: str, config: Any) -> str | None:
         return "is a variant of DPM-Solver that is not offered: its levels are walked by DPM-Solver++(2M)"
     if name in _CLIPPING and any(config.get(one) for one in ("clip_sample", "thresholding")):
         return "clips what the network predicts (clip_sample or thresholding), which is not done"
-    if name in _DRAWING and not _is_plain(config, {"variance_type": "fixed_small"}):
+    if name in _DRAWING and not config["variance_type"].startswith("fixed_small"):  # its logarithm draws as much
         return f"draws noise otherwise (variance_type {config['variance_type']}): as much is drawn as by fixed_small"
     if name == "LCMScheduler" and not _is_plain(config, {"timestep_scaling": 10.0}):
         return f"has timestep_scaling {config['timestep_scaling']:g}, where 10 is taken"
