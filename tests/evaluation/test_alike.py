@@ -15,7 +15,7 @@ from sketchguide.defaults import STRENGTH
 from sketchguide.errors import OutputError, UsageError
 from sketchguide.evaluation.alike import fingerprints, forget, keep_alike, made_with
 from sketchguide.evaluation.benchmark import Judges, Result, picture_of
-from sketchguide.evaluation.detectors import NETWORKS, Detector
+from sketchguide.evaluation.detectors import Detector, Tin2
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.methods import Batch, Built, Trained
 from sketchguide.request import Request
@@ -74,12 +74,12 @@ def test_the_file_is_replaced_by_a_whole_one_and_only_when_it_changes(tmp_path: 
 
 
 def detector(seed: int) -> Detector:
-    network = NETWORKS["tin2"]().eval()
+    network = Tin2().eval()
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for weight in network.parameters():
             weight.copy_(torch.randn(weight.shape, generator=rng))
-    return Detector("tin2", network)
+    return Detector(network)
 
 
 def classifier(seed: int) -> IconClassifier:

@@ -23,7 +23,7 @@ from sketchguide.evaluation.benchmark import (
 )
 from sketchguide.evaluation.drawings import Drawing, edges
 from sketchguide.evaluation.features import Look
-from sketchguide.evaluation.metrics import Interval, chamfer, edge_f1, edge_ods
+from sketchguide.evaluation.metrics import Interval, chamfer, edge_counts, edge_f1, ods_of
 from sketchguide.evaluation.perturb import perturb
 from sketchguide.evaluation.plots import plot, sheets
 from sketchguide.evaluation.similarity import structure_distance
@@ -348,7 +348,7 @@ def test_lines_may_be_off_by_a_thirty_second_of_the_side(tmp_path: Path, shift: 
     found = wanted.roll(shift, dims=3)
     assert row.f1 is not None
     assert row.f1.estimate == pytest.approx(float(edge_f1(found, wanted, tolerance=1).f1.mean()))
-    assert row.ods == pytest.approx(edge_ods(found, wanted, tolerance=1, thresholds=9).ods)
+    assert row.ods == pytest.approx(ods_of(edge_counts(found, wanted, tolerance=1, thresholds=9)))
     assert (row.f1.estimate == 1) == (row.ods == 1) == (shift == 1)
     apart = float(chamfer(found, wanted).mean())
     assert apart > 0.005

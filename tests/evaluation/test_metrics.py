@@ -8,7 +8,7 @@ from skimage import morphology
 from torch import Tensor
 
 from sketchguide.errors import UsageError
-from sketchguide.evaluation.metrics import Interval, bootstrap_interval, chamfer, edge_f1, edge_ods
+from sketchguide.evaluation.metrics import Interval, bootstrap_interval, chamfer, edge_counts, edge_f1, ods_of
 
 
 def columns(*where: int, width: int = 1) -> Tensor:
@@ -73,29 +73,31 @@ def test_f1_without_ink() -> None:
     assert score.f1.tolist() == score.precision.tolist() == score.recall.tolist() == [1, 0, 0]
 
 
+def ods(predicted: Tensor, target: Tensor, *, thresholds: int) -> float:
+    return ods_of(edge_counts(predicted, target, tolerance=1, thresholds=thresholds))
+
+
 def test_ods_finds_the_threshold_at_which_the_false_line_goes() -> None:
     predicted = columns(8) * 0.9 + columns(20) * 0.6
-    score = edge_ods(predicted, columns(8), tolerance=1, thresholds=9)
-    assert (score.ods, score.precision, score.recall) == (1, 1, 1)
-    assert score.threshold == pytest.approx(0.7)  # the first above 0.6
-    assert edge_f1(predicted, columns(8), tolerance=1).precision.item() == 0.5
+    assert ods(predicted, columns(8), thresholds=9) == 1  # at 0.7, 0.8 and 0.9
+    assert ods(predicted, columns(8), thresholds=1) == pytest.approx(2 / 3)  # one of two lines right, nothing missed
 
 
-def test_ois_chooses_for_each_pair_and_ods_pools_counts() -> None:
-    # The true line is strong in one and weak in the other, as weak as the false line of the first.
+def test_ods_pools_counts_and_takes_one_threshold_for_all() -> None:
+    # The true line is strong in one and weak in the other, as weak as the false line of the first: a threshold for each
+    # would find both alone.
     predicted = torch.cat([columns(8) * 0.9 + columns(20) * 0.4, columns(8) * 0.3])
     target = torch.cat([columns(8), columns(8)])
-    score = edge_ods(predicted, target, tolerance=1, thresholds=9)
-    assert score.ois == 1
-    assert score.threshold == pytest.approx(0.1)  # 2 of 3 lines right, nothing missed
-    assert (score.precision, score.recall) == pytest.approx((2 / 3, 1))
-    assert score.ods == pytest.approx(0.8)
+    assert ods(predicted, target, thresholds=9) == pytest.approx(0.8)  # at 0.1 2 of 3 lines right, nothing missed
+    assert [ods(*pair, thresholds=9) for pair in zip(predicted[:, None], target[:, None], strict=True)] == [1, 1]
 
 
-def test_ods_at_one_threshold_is_f1_of_one_pair() -> None:
-    predicted, target = scribble(5) * 0.8, scribble(6)
-    score = edge_ods(predicted, target, tolerance=1, thresholds=1)
-    assert score.ods == score.ois == pytest.approx(edge_f1(predicted, target, tolerance=1).f1.item())
+def test_ods_is_the_best_f1_of_a_soft_map_over_its_thresholds() -> None:
+    predicted, target = scribble(5) * torch.linspace(0, 1, 30), scribble(6)
+    cut = [(predicted >= k / 10).float() for k in range(1, 10)]
+    expected = max(f1_by_hand(one, target, 1)[2] for one in cut)
+    assert ods(predicted, target, thresholds=9) == pytest.approx(expected)
+    assert ods(predicted, target, thresholds=1) == pytest.approx(edge_f1(predicted, target, tolerance=1).f1.item())
 
 
 def test_chamfer_of_parallel_lines_and_of_nothing() -> None:
@@ -126,7 +128,7 @@ def test_bad_tolerance_and_thresholds() -> None:
     with pytest.raises(UsageError, match="tolerance"):
         edge_f1(line, line, tolerance=float("nan"))
     with pytest.raises(UsageError, match="thresholds"):
-        edge_ods(line, line, tolerance=1, thresholds=0)
+        edge_counts(line, line, tolerance=1, thresholds=0)
 
 
 def test_bootstrap_of_a_mean_agrees_with_scipy_and_theory() -> None:

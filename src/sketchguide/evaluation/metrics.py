@@ -28,17 +28,6 @@ class EdgeScore:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SetScore:
-    """One value for a whole set of pairs, each in [0, 1]."""
-
-    ods: float  # F1 at the one threshold that is best for the set
-    ois: float  # F1 with the best threshold for each pair
-    threshold: float  # that of `ods`
-    precision: float  # at that threshold
-    recall: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Interval:
     """An estimate and its confidence interval, which a single item has not."""
 
@@ -66,44 +55,28 @@ def edge_f1(predicted: Tensor, target: Tensor, *, tolerance: float) -> EdgeScore
     return score(match(lines_of(predicted), lines_of(target), tolerance=tolerance))
 
 
-def edge_ods(predicted: Tensor, target: Tensor, *, tolerance: float, thresholds: int = 19) -> SetScore:
-    """F1 of soft predictions (B, 1, H, W) at the best threshold: one for the set (ODS), one for each pair (OIS).
+def edge_counts(predicted: Tensor, target: Tensor, *, tolerance: float, thresholds: int) -> Tensor:
+    """What `ods_of` is told of each pair: its counts of pixels at each threshold, (B, T, 4) as of `match`.
 
-    Matched and counted pixels are summed over the set before precision and recall are taken, as in the Berkeley
-    benchmark (Arbelaez et al., IEEE TPAMI 33(5), 2011, section 3.1); pixels match as in `edge_f1`. The `thresholds` lie
-    evenly between 0 and 1; the target is cut at 0.5.
+    Both are (B, 1, H, W). The `thresholds` that soft predictions are cut at lie evenly between 0 and 1; the target is
+    cut at 0.5.
     """
-    return ods_of(edge_counts(predicted, target, tolerance=tolerance, thresholds=thresholds))
-
-
-def edge_counts(predicted: Tensor, target: Tensor, *, tolerance: float, thresholds: int = 19) -> Tensor:
-    """What `ods_of` is told of each pair: its counts of pixels at each threshold, (B, T, 4) as of `match`."""
     check_pair(predicted, target, tolerance=tolerance)
     if thresholds < 1:
         raise UsageError(f"{thresholds} thresholds were given; 1 is the least.", field="thresholds")
     wanted = lines_of(target)
-    found = (lines_of(predicted, threshold=cut) for cut in cuts_of(thresholds).tolist())
+    cuts = torch.arange(1, thresholds + 1, dtype=torch.float64) / (thresholds + 1)
+    found = (lines_of(predicted, threshold=cut) for cut in cuts.tolist())
     return torch.stack([match(one, wanted, tolerance=tolerance) for one in found]).permute(2, 0, 1)
 
 
-def cuts_of(thresholds: int) -> Tensor:
-    return torch.arange(1, thresholds + 1, dtype=torch.float64) / (thresholds + 1)
+def ods_of(counts: Tensor) -> float:
+    """F1 in [0, 1] of pairs whose `edge_counts` (B, T, 4) are given, at the one threshold that is best for all (ODS).
 
-
-def ods_of(counts: Tensor) -> SetScore:
-    """`edge_ods` of the pairs whose `edge_counts` (B, T, 4) are given."""
-    cuts, counts = cuts_of(counts.shape[1]), counts.permute(1, 2, 0)
-    whole = score(counts.sum(dim=2).T)
-    best = int(whole.f1.argmax())
-    best_each = score(counts.permute(1, 0, 2)).f1.argmax(dim=0)
-    chosen = counts.gather(0, best_each.expand(1, 4, -1))[0]
-    return SetScore(
-        ods=float(whole.f1[best]),
-        ois=float(score(chosen.sum(dim=1, keepdim=True)).f1),
-        threshold=float(cuts[best]),
-        precision=float(whole.precision[best]),
-        recall=float(whole.recall[best]),
-    )
+    Matched and counted pixels are summed over the set before precision and recall are taken, as in the Berkeley
+    benchmark (Arbelaez et al., IEEE TPAMI 33(5), 2011, section 3.1); pixels match as in `edge_f1`.
+    """
+    return float(score(counts.sum(dim=0).T).f1.max())
 
 
 def chamfer(first: Tensor, second: Tensor) -> Tensor:

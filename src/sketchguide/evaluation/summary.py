@@ -202,7 +202,7 @@ def ods(good: Sequence[Result]) -> float | None:
     """F1 over one method's pictures of one set, at the detector's best threshold for them; None where some were
     measured before counts were kept.
     """
-    return ods_of(torch.tensor([r.counts for r in good])).ods if all(r.counts for r in good) else None
+    return ods_of(torch.tensor([r.counts for r in good])) if all(r.counts for r in good) else None
 
 
 def as_picture(drawing: Drawing) -> Tensor:
