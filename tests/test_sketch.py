@@ -437,6 +437,39 @@ def test_a_photographed_pencil_drawing(cat: Sketch) -> None:
     assert difference(Sketch.from_image(image).rasterize(size=(64, 64)), cat.rasterize(size=(64, 64))) < 0.1
 
 
+def grainy(cat: Sketch, *, contrast: float, noise: float, dots: int = 0) -> Image.Image:
+    """600 x 600: the cat in pencil, and dots twice as wide as its lines, on paper that is lit from one side."""
+    page = drawn(cat, 600, width=4)
+    for row, column in islice(np.ndindex(10, 10), dots):
+        x, y = 20 + 60 * column, 10 + 22 * row
+        ImageDraw.Draw(page).ellipse([x, y, x + 8, y + 8], fill="black")
+    y, x = np.mgrid[-1:1:600j, -1:1:600j]
+    light = 0.6 - 0.15 * x - 0.1 * y
+    shot = light * (1 - contrast + contrast * np.asarray(page.convert("L")) / 255)
+    shot += np.random.default_rng(0).normal(0, noise, shot.shape)
+    return Image.fromarray((shot.clip(0, 1) * 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize(("contrast", "noise"), [(0.25, 0.03), (0.2, 0.02), (0.5, 0.08)])
+def test_grain_is_not_read_as_specks(cat: Sketch, contrast: float, noise: float) -> None:
+    found = Sketch.from_image(grainy(cat, contrast=contrast, noise=noise)).rasterize(size=(64, 64))
+    assert difference(found, cat.rasterize(size=(64, 64))) < 0.1
+
+
+def test_dots_on_grainy_paper_are_kept_and_many_are_told(cat: Sketch) -> None:
+    for dots, warned in ((8, False), (40, True)):
+        told = pytest.warns(SketchguideWarning, match="hardly be told from its grain")
+        with told if warned else contextlib.nullcontext():
+            found = Sketch.from_image(grainy(cat, contrast=0.4, noise=0.03, dots=dots))
+        clean = Sketch.from_image(grainy(cat, contrast=0.4, noise=0, dots=dots))
+        assert difference(found.rasterize(size=(64, 64)), clean.rasterize(size=(64, 64))) < 0.1
+
+
+def test_lines_fainter_than_the_grain_are_told(cat: Sketch) -> None:
+    with pytest.warns(SketchguideWarning, match="hardly be told from its grain"):
+        assert Sketch.from_image(grainy(cat, contrast=0.04, noise=0.05)).rasterize(size=(64, 64)).blank
+
+
 def photo(cat: Sketch, light: NDArray[np.float64], *, width: int = 4) -> Image.Image:
     """The cat on paper that `light` (400, 400) falls on."""
     clean = np.asarray(drawn(cat, 400, width=width).convert("L")) / 255

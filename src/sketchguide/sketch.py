@@ -63,6 +63,9 @@ _MAX_RASTER_SIDE = 1024
 _RULED = 0.06  # darkness of the faintest line that rules a page
 _SLANT = 0.09  # rows per column, 5 degrees, by which its lines may be turned
 _SPECK = 0.015  # of the longer side: smaller is dirt, if it lies alone
+_GRAINY = 12  # times the paper's grain: fainter lines need it smoothed
+_SMOOTH = 2.0  # cells, standard deviation by which it is
+_SPECKS = 12  # that are left in a grainy picture: more are hardly meant
 _EDGE = 0.03  # of the page: a thinner mark at its edge is a scanner's
 _COLOURED = 0.06  # of the longer side: what is wider is no line where colours are
 _FOREIGN = MappingProxyType({"appState": "Excalidraw", "tldrawFileFormatVersion": "tldraw"})
@@ -270,9 +273,10 @@ class Sketch:
 
         It is turned upright and laid on paper as `open_image` does. Of a photo of a sheet on a darker table the sheet
         is cut out, with a warning, unless the polarity is given. Uneven light and shadows that fall in from the edge
-        are evened out, faint lines that rule the whole page are taken off, and faint lines are strengthened; of a
-        drawing that was coloured in the lines are taken, and the edges of colours without a line. The longer side is
-        reduced to 1024 without losing thin lines. A picture without contrast is a blank sketch.
+        are evened out, faint lines that rule the whole page are taken off, grain is smoothed where lines are hardly
+        darker, and faint lines are strengthened; of a drawing that was coloured in the lines are taken, and the edges
+        of colours without a line. The longer side is reduced to 1024 without losing thin lines. A picture without
+        contrast is a blank sketch, with a warning where that may be its grain.
 
         Args:
             polarity: which is ink. "auto" decides by the border and by which of the two covers less; what is
@@ -294,16 +298,24 @@ class Sketch:
         low, high = channel_extremes(image)
         found = polarity == "auto"
         dark = not _light_on_dark(0.5 * low + 0.5 * high) if found else polarity == "dark-on-light"
-        ink = _ink(1 - low if dark else high)
+        ink, unclear = _ink(1 - low if dark else high)
         if not ink.any():  # paper of a strong colour is as dark in one channel as ink, or as light
             grey = to_grey(image)
             dark = not _light_on_dark(grey) if found else dark
-            ink = _ink(1 - grey if dark else grey)
+            ink, unclear = _ink(1 - grey if dark else grey)
+            if found and not ink.any():  # where light falls off, dark paper can look like ink
+                dark = not dark
+                ink, unclear = _ink(1 - grey if dark else grey)
         ink = _lines_on_colours(image, ink, dark=dark)
-        if _on_a_table(ink, dark=dark):
+        if unclear:
+            warn(
+                "The lines in the picture can hardly be told from its grain: some may be missing, and specks be read "
+                "as lines. Photograph the sheet again in more light, scan it, or draw the lines over with a darker pen."
+            )
+        elif _on_a_table(ink, dark=dark):
             warn(
                 "An area along the edge of the picture, or most of it, is read as a shape of the drawing. If the sheet "
-                "lies on a table, crop the picture to the sheet."
+                "lies on a table, crop the picture to the sheet; a photo that is dark, take again in more light."
             )
         return cls(raster=ink, aspect=image.width / image.height)
 
@@ -569,15 +581,59 @@ def _light_on_dark(lightness: NDArray[Any]) -> bool:
     return bool(dark.mean() > 0.4 and 0.4 * border + 0.6 * dark.mean() > 0.5)
 
 
-def _ink(marks: NDArray[Any]) -> Float:
-    """(H, W) darkness of a drawing on light paper -> ink in [0, 1]: paper is 0, however lit, and a full line is 1."""
-    marks = _reduced(marks, max(marks.shape) / _MAX_RASTER_SIDE)
+def _ink(marks: NDArray[Any]) -> tuple[Float, bool]:
+    """(H, W) darkness of a drawing on light paper -> ink in [0, 1]: paper is 0, however lit, and a full line is 1; and
+    whether that is uncertain, since the paper is as grainy as the lines are dark.
+    """
+    reduced = _reduced(marks, max(marks.shape) / _MAX_RASTER_SIDE)
+    marks = _evened(reduced)
+    full = _full_line(marks, least=0.06)
+    if full <= 0.08:
+        return np.zeros_like(marks), False
+    if full >= _GRAINY * _grain(reduced):
+        return (marks / full).clip(0, 1), False
+    return _ink_on_grain(reduced)
+
+
+def _ink_on_grain(marks: NDArray[Any]) -> tuple[Float, bool]:
+    """What `_ink` gives, of marks whose paper is so grainy that it has to be smoothed."""
+    from scipy import ndimage
+
+    width = min(_SMOOTH, 0.004 * max(marks.shape))
+    smooth = ndimage.gaussian_filter(marks, width)
+    grain = _grain(smooth)
+    marks = _evened(smooth)
+    marks = (marks - np.median(marks)).clip(0)
+    full = _full_line(marks, least=5 * grain)
+    if full < 7 * grain:
+        return np.zeros_like(marks), True
+    ink = (marks / full).clip(0, 1)
+    labels, boxes = _parts(ink > 0.3)
+    small = np.ptp(boxes, axis=1).max(axis=1) < 8 * width
+    peak = np.asarray(ndimage.maximum(ink, labels, np.arange(1, len(boxes) + 1)))
+    sure = peak > np.where(small, 0.75, 0.5)
+    ink[distance_to(np.isin(labels, 1 + np.flatnonzero(sure))) > 2 * width] = 0
+    return ink, bool((small & sure).sum() > _SPECKS)
+
+
+def _evened(marks: NDArray[Any]) -> Float:
+    """Marks (H, W) less the paper, however lit, its shadows and its ruling."""
     marks = np.maximum(marks - _paper(marks), 0).astype(np.float32)
     shadow = _shadow(marks)
-    marks = _unruled((np.maximum(marks - shadow, 0) / (1 - shadow)).astype(np.float32))
-    certain = marks[marks > 0.06]
-    full = float(np.percentile(certain, 90)) if certain.size else 0.0
-    return (marks / full).clip(0, 1) if full > 0.08 else np.zeros_like(marks)
+    return _unruled((np.maximum(marks - shadow, 0) / (1 - shadow)).astype(np.float32))
+
+
+def _full_line(marks: Float, *, least: float) -> float:
+    """How dark lines are that cover what they cross, by the marks (H, W) of at `least` that darkness; 0 of none."""
+    certain = marks[marks > least]
+    return float(np.percentile(certain, 90)) if certain.size else 0.0
+
+
+def _grain(marks: NDArray[Any]) -> float:
+    """Standard deviation of the noise in marks (H, W), by how corners of small squares differ where no line is."""
+    apart = 8  # cells: no longer alike when smoothed
+    corners = marks[apart:, apart:] - marks[apart:, :-apart] - marks[:-apart, apart:] + marks[:-apart, :-apart]
+    return float(np.quantile(np.abs(corners), 0.25)) / (2 * 0.3186)  # 0.3186: that quantile of the normal one
 
 
 def _on_a_table(ink: Float, *, dark: bool) -> bool:
@@ -615,7 +671,7 @@ def _paper(marks: NDArray[Any]) -> Float:
         y, x = y[:, None], x[None, :]
         return np.stack(np.broadcast_arrays(np.ones_like(x), x, y + 0 * x, x * x, x * y, y * y + 0 * x), axis=-1)
 
-    terms = basis(*(np.linspace(-1, 1, tiles),) * 2).reshape(-1, 6)
+    terms = basis(*(np.linspace(-1, 1, tiles * 12).reshape(tiles, 12).mean(axis=1),) * 2).reshape(-1, 6)
     keep = level < level.min() + 0.5  # no light is so uneven: the rest is ink, if it covers half of the picture
     surface = np.zeros(6)
     for _ in range(6):  # tiles darker than the surface are ink, not paper
@@ -774,6 +830,16 @@ def _marked(ink: NDArray[Any]) -> Mask:
     return np.isin(labels, certain[certain > 0])
 
 
+def _parts(mask: Mask) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Connected parts of a mask (H, W): their numbers, from 1, in its cells, and the boxes (N, 2 corners, x and y)."""
+    from scipy import ndimage
+
+    labels = np.empty(mask.shape, np.int32)
+    ndimage.label(mask, structure=np.ones((3, 3)), output=labels)
+    found = [[(one.start, one.stop) for one in (across, down)] for down, across in ndimage.find_objects(labels)]
+    return labels, np.array(found, np.float64).reshape(-1, 2, 2).transpose(0, 2, 1)
+
+
 def _step(ratio: float) -> float:
     """Pens come in steps of a fifth, so that a thousand different widths cost no more than a dozen."""
     return 1.2 ** round(math.log(ratio, 1.2))
@@ -840,14 +906,9 @@ def _on_the_page(stroke: Stroke) -> list[Stroke]:
 
 def _extent(ink: Float) -> NDArray[np.float64] | None:
     """Two corners (x, y) of the box around what is drawn, in cells, without what is taken for dirt; None of nothing."""
-    from scipy import ndimage
-
-    labels = np.empty(ink.shape, np.int32)
-    ndimage.label(_marked(ink), structure=np.ones((3, 3)), output=labels)
-    found = [[(one.start, one.stop) for one in (across, down)] for down, across in ndimage.find_objects(labels)]
-    if not found:
+    _, boxes = _parts(_marked(ink))
+    if not len(boxes):
         return None
-    boxes = np.array(found, np.float64).transpose(0, 2, 1)  # (N, 2 corners, x and y)
     sides, page = boxes[:, 1] - boxes[:, 0], np.array(ink.shape[::-1])
     along_edge = ((sides <= _EDGE * page) & ((boxes[:, 0] <= 0) | (boxes[:, 1] >= page))).any(axis=1)
     speck = sides.max(axis=1) < _SPECK * page.max()
