@@ -89,6 +89,14 @@ def test_a_sheet_may_reach_over_three_edges_of_the_picture():
     assert agreement(read(page), Sketch.from_image(sheet())) > 0.95
 
 
+@pytest.mark.parametrize("thumb", [(900, 600, 1300, 1000), (0, 650, 350, 950)])
+def test_a_sheet_with_a_thumb_over_its_corner_is_told(thumb: tuple[int, int, int, int]):
+    picture = photo((140, 100, 60), cover=0.5, turn=8)
+    ImageDraw.Draw(picture).ellipse(thumb, fill=(220, 170, 140))
+    with pytest.warns(SketchguideWarning, match="no whole sheet of paper"):
+        assert cut_out(picture) is None
+
+
 def figure(kind: str) -> Image.Image:
     """Drawings that have something light on something dark, and are no photos of a sheet."""
     page = Image.new("RGB", (300, 300), "black")

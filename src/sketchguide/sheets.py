@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from sketchguide.errors import warn
 from sketchguide.images import to_grey
 from sketchguide.lines import Mask, distance_to, rim
 
@@ -23,7 +24,7 @@ def cut_out(picture: Image.Image) -> Image.Image | None:
     """The RGB picture cut to the box around its sheet, with paper where the table shows in the corners.
 
     None where there is no sheet: something light with dark marks, nearly a rectangle, on something darker that reaches
-    the picture's edge and is not of one colour, as nothing in a photo is.
+    the picture's edge and is not of one colour, as nothing in a photo is. Warns where it is no rectangle alone.
     """
     from scipy import ndimage
 
@@ -41,9 +42,17 @@ def cut_out(picture: Image.Image) -> Image.Image | None:
     blank = inside & _shrunk(light, 1)
     if not (blank.any() and around.any()) or grey[light].mean() - grey[~light].mean() < _CONTRAST:
         return None
-    if light[around].mean() > 0.05 or not 0.002 < 1 - light[inside].mean() < 0.4 or not _fills_its_box(sheet):
+    if light[around].mean() > 0.05 or not 0.002 < 1 - light[inside].mean() < 0.4:
         return None
     if _flatness(np.asarray(picture.resize(grid, Image.Resampling.NEAREST))[around]) > _FLAT:
+        return None
+    if not _fills_its_box(sheet):
+        if _step(grey, sheet) > _CONTRAST:  # light that falls off has none
+            warn(
+                "The picture shows something light on something darker that is no whole sheet of paper, so that "
+                "nothing is cut off. If a hand or something else covers a part of the sheet, crop the picture to the "
+                "paper."
+            )
         return None
     nearest = np.empty((2, *blank.shape), np.int32)
     ndimage.distance_transform_edt(~blank, return_distances=False, return_indices=True, indices=nearest)
@@ -52,6 +61,12 @@ def cut_out(picture: Image.Image) -> Image.Image | None:
     whole = Image.composite(picture, Image.fromarray(paper).resize(picture.size), kept)
     box = Image.fromarray(sheet).resize(picture.size).getbbox()
     return whole.crop(box)
+
+
+def _step(grey: NDArray[Any], sheet: Mask) -> float:
+    """How much lighter it is within the edge of the sheet than beyond it."""
+    within, beyond = sheet & ~_shrunk(sheet, 4), ~sheet & ~_shrunk(~sheet, 4)
+    return float(grey[within].mean() - grey[beyond].mean())
 
 
 def _flatness(colours: NDArray[np.uint8]) -> float:
