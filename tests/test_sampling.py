@@ -294,6 +294,72 @@ def test_impossible_windows_are_refused(window: Window) -> None:
 
 def test_steps_and_levels_cannot_be_changed(tiny: Tiny) -> None:
     watch = Watch()
+def test_small_gradients_survive_autocast_to_float16(tiny: Tiny) -> None:
+    class Small(Watch):
+        def loss(self, step: Step) -> Tensor:
+            return 1e-7 * step.features[KEY].float().square().flatten(1).mean(dim=1)
+
+    def pull() -> Tensor:
+        plain, pulled = (walk(tiny(), begin(), steps=1, guides=guides)[0].latent for guides in ([], [Small()]))
+        return (pulled - plain).flatten()
+
+    wanted = pull()
+    with torch.autocast("cpu", torch.float16):
+        assert float(torch.nn.functional.cosine_similarity(pull(), wanted, dim=0)) > 0.95
+
+
+def test_law_04_in_float16_the_gradient_of_a_neighbour_does_not_matter() -> None:
+    @dataclass
+    class Uneven(Watch):
+        factors: tuple[float, ...] = ()
+
+        def loss(self, step: Step) -> Tensor:
+            return torch.tensor(self.factors) * step.features[KEY].float().square().flatten(1).mean(dim=1)
+
+    half = UNetBackbone(tiny_stable_diffusion().to(torch.float16), name="half")
+
+    def pulled(count: int, *factors: float) -> Tensor:
+        return walk(half, begin(count), steps=1, guides=[Uneven(factors=factors)])[0].latent[0].flatten()
+
+    plain, alone = walk(half, begin(), steps=1)[0].latent[0].flatten(), pulled(1, 1e-7)
+    beside = pulled(2, 1e-7, 1e4)
+    assert float(torch.nn.functional.cosine_similarity(alone - plain, beside - plain, dim=0)) > 0.99
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
+def test_a_latent_that_is_not_finite_is_found(tiny: Tiny, half: bool) -> None:
+    backbone = UNetBackbone(tiny_stable_diffusion().to(torch.float16), name="half") if half else tiny()
+    told = backbone.describe(["a cat"])
+    told.embedding[0, 0, 0] = float("inf")
+    with pytest.raises(GuidanceError, match="The latent is not finite at step 0%") as caught:
+        list(sample(backbone, told, begin(), backbone.levels(3)))
+    assert caught.value.field == ("dtype" if half else "")
+    assert ("bfloat16" in caught.value.hint) is half
+
+
+def test_a_guide_that_pulls_at_no_step_is_told_of_once_with_the_cause(tiny: Tiny) -> None:
+    class Trained(Watch):
+        trained: Window = (0.0, 0.01)
+
+    for guide, told in (
+        (Watch(window=(0.5, 0.6), every=3), r"of 5, none in its window, 0\.5 to 0\.6, is one of every 3\. Widen"),
+        (Watch(window=(0.85, 0.95)), r"none in its window, 0\.85 to 0\.95, is one of every 1\."),
+        (Trained(), r"none has such noise as it was trained for, 0 to 0\.01 of the way\. Take more steps"),
+    ):
+        with pytest.warns(SketchguideWarning, match=told) as caught:
+            walk(tiny(), begin(), steps=5, guides=[guide, Watch()])
+        assert len(caught) == 1
+        assert not guide.seen
+
+
+def test_a_guide_that_is_not_meant_to_pull_is_not_told_of(tiny: Tiny) -> None:
+    idle = [Watch(window=(0.5, 0.5)), Watch(window=(0.0, 0.0)), Watch(strength=Proportional(0.0), window=(0.5, 0.6))]
+    walk(tiny(), begin(), steps=5, guides=idle)
+    late, told = Watch(window=(0.0, 0.4)), tiny().describe(["a cat"])
+    list(sample(tiny(), told, begin(), tiny().levels(5)[2:], guides=[late]))  # of an edit, switched off
+    assert not any(watch.seen for watch in [*idle, late])
+
+
     walk(tiny(), begin(), steps=1, guides=[watch])
     with pytest.raises(AttributeError):
         watch.seen[0].latent = begin()  # pyright: ignore[reportAttributeAccessIssue]

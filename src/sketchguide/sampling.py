@@ -71,8 +71,8 @@ def sample(
 
     A network that is `distilled` is told `scale` instead, and takes no negative pass.
 
-    Raises GuidanceError for a gradient that is not finite, UsageError for controls that contradict each other and for
-    conditions that are not one per image.
+    Raises GuidanceError for a gradient or latent that is not finite, UsageError for controls that contradict each other
+    and for conditions that are not one per image; warns (SketchguideWarning) of a guide that pulls at no step.
     """
     solver = solver or DDIM()
     if backbone.distilled:
@@ -110,6 +110,9 @@ def sample(
 
 
 def _check(
+            if not latent.isfinite().all():
+                half = _is_half(backbone, latent)
+                raise _not_finite("The latent", now, half=half, hint="The network or a control overflows there.")
     latent: Tensor,
     condition: Condition,
     negative: Condition | NegativePrompt | None,
@@ -165,39 +168,35 @@ def _look(
     gradients: list[Tensor] = []
     for left, guide in zip(reversed(range(len(pulling))), pulling, strict=True):
         with torch.enable_grad():
-            loss = guide.loss(step).sum()
-        gradient = _gradient(loss, seen, keep=left > 0, dtype=backbone.dtype) if loss.requires_grad else None
+            loss = guide.loss(step)
+        half = _is_half(backbone, seen)
+        gradient = _gradient(loss, seen, keep=left > 0, half=half) if loss.requires_grad else None
         if gradient is None:
             raise GuidanceError(
                 f"The loss of {type(guide).__name__} does not depend on the latent.",
                 hint="Something in it is detached, or computed without gradients.",
             )
         if not gradient.isfinite().all():
-            raise GuidanceError(
-                f"The gradient of {type(guide).__name__} is not finite at step {now.progress:.0%}.",
-                hint="Half precision overflows here: use bfloat16 or float32."
-                if backbone.dtype == torch.float16
-                else "Its loss overflows there, or divides by zero.",
-                field="dtype" if backbone.dtype == torch.float16 else "",
-            )
+            what = f"The gradient of {type(guide).__name__}"
+            raise _not_finite(what, now, half=half, hint="Its loss overflows there, or divides by zero.")
         gradients.append(gradient)
     return Prediction(prediction.clean.detach(), prediction.noise.detach()), gradients
 
 
-def _gradient(loss: Tensor, seen: Tensor, *, keep: bool, dtype: torch.dtype) -> Tensor | None:
-    """The gradient (B, C, h, w) of `loss`, whose graph stays where `keep` says so; None where it has none.
+def _gradient(loss: Tensor, seen: Tensor, *, keep: bool, half: bool) -> Tensor | None:
+    """The gradient (B, C, h, w) of `loss` (B,), whose graph stays where `keep` says so; None where it has none.
 
-    In a network of float16 most of that of a mean would vanish: the loss is multiplied by the highest power of two
-    that does not overflow on the way, and the gradient, which is float32, divided by it.
+    In float16 most of that of a mean would vanish: each picture's loss is multiplied by the highest power of two that
+    does not overflow on its way, and the gradient, which is float32, divided by it.
     """
-    gradient = seen
-    for power in _POWERS if dtype == torch.float16 else (0,):
-        factor = torch.full_like(loss, 2.0**power)
-        kept = keep or power > 0
-        (found,) = torch.autograd.grad(loss, seen, factor, retain_graph=kept, allow_unused=True)
+    gradient = torch.full_like(seen, math.inf)
+    for power in _POWERS if half else (0,):
+        factor, kept = 2.0**power, keep or power > 0
+        (found,) = torch.autograd.grad(loss, seen, torch.full_like(loss, factor), kept, allow_unused=True)
         if found is None:  # pyright: ignore[reportUnnecessaryComparison]
             return None
-        gradient = found / factor
+        finite = gradient.isfinite().flatten(1).all(dim=1)[:, None, None, None]
+        gradient = torch.where(finite, gradient, found / factor)
         if gradient.isfinite().all():
             break
     return gradient
@@ -233,6 +232,21 @@ def _merge(many: Iterable[Mapping[str, Rewrite]]) -> dict[str, Rewrite]:
     merged: dict[str, Rewrite] = {}
     for one in many:
         for path, rewrite in one.items():
+def _is_half(backbone: Backbone, latent: Tensor) -> bool:
+    """Whether the network computes in float16, in which it is or into which `torch.autocast` brings it."""
+    kind = latent.device.type
+    automatic = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    return automatic or backbone.dtype == torch.float16
+
+
+def _not_finite(what: str, at: Level, *, half: bool, hint: str) -> GuidanceError:
+    return GuidanceError(
+        f"{what} is not finite at step {at.progress:.0%}.",
+        hint="Half precision overflows here: use bfloat16 or float32." if half else hint,
+        field="dtype" if half else "",
+    )
+
+
             if path in merged:
                 raise UsageError(
                     f"Two injections rewrite {path!r} at once.",
