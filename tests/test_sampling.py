@@ -11,7 +11,7 @@ from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.controls.base import Step
 from sketchguide.controls.features import NegativePrompt
 from sketchguide.controls.strengths import Proportional
-from sketchguide.errors import GuidanceError, UsageError
+from sketchguide.errors import GuidanceError, SketchguideWarning, UsageError
 from sketchguide.levels import Level, Prediction, Window, check_window, is_open
 from sketchguide.sampling import Moment, sample
 from sketchguide.seeds import generators, noise
@@ -142,6 +142,15 @@ def test_a_time_that_cannot_be_told_is_refused(tiny: Tiny, told: float) -> None:
     with pytest.raises(UsageError, match="negative_time is") as caught:
         walk(tiny(), begin(), negative=tiny().describe([""]), scale=3.0, negative_time=told)
     assert caught.value.field == "negative_time"
+
+
+def test_what_would_do_nothing_beside_the_negative_prompt_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(UsageError, match="not how far to go from it") as caught:
+        walk(tiny(), begin(), negative=tiny().describe(["a dog"]))
+    assert caught.value.field == "scale"
+    with pytest.raises(UsageError, match=r"negative_time is 0\.3, but there is no negative prompt") as caught:
+        walk(tiny(), begin(), negative_time=0.3)
+    assert caught.value.field == "negative"
 
 
 def test_a_pull_is_a_share_of_the_step(tiny: Tiny) -> None:
@@ -285,15 +294,6 @@ def test_small_and_large_gradients_survive_float16(tiny: Tiny, factor: float) ->
     assert float(torch.nn.functional.cosine_similarity(*pulls, dim=0)) > 0.95
 
 
-@pytest.mark.parametrize("window", [(-0.1, 0.5), (0.6, 0.5), (0.0, 1.1), (float("nan"), 1.0), (0.0, float("nan"))])
-def test_impossible_windows_are_refused(window: Window) -> None:
-    with pytest.raises(UsageError) as caught:
-        check_window(window)
-    assert caught.value.field == "window"
-
-
-def test_steps_and_levels_cannot_be_changed(tiny: Tiny) -> None:
-    watch = Watch()
 def test_small_gradients_survive_autocast_to_float16(tiny: Tiny) -> None:
     class Small(Watch):
         def loss(self, step: Step) -> Tensor:
@@ -360,6 +360,15 @@ def test_a_guide_that_is_not_meant_to_pull_is_not_told_of(tiny: Tiny) -> None:
     assert not any(watch.seen for watch in [*idle, late])
 
 
+@pytest.mark.parametrize("window", [(-0.1, 0.5), (0.6, 0.5), (0.0, 1.1), (float("nan"), 1.0), (0.0, float("nan"))])
+def test_impossible_windows_are_refused(window: Window) -> None:
+    with pytest.raises(UsageError) as caught:
+        check_window(window)
+    assert caught.value.field == "window"
+
+
+def test_steps_and_levels_cannot_be_changed(tiny: Tiny) -> None:
+    watch = Watch()
     walk(tiny(), begin(), steps=1, guides=[watch])
     with pytest.raises(AttributeError):
         watch.seen[0].latent = begin()  # pyright: ignore[reportAttributeAccessIssue]

@@ -588,7 +588,7 @@ def _sampled(
         levels,
         negative=negative,
         scale=request.scale,
-        negative_time=_negative_time(request, guides, levels),
+        negative_time=0.0 if negative is None else _negative_time(request, guides, levels),
         guides=guides,
         injections=injections,
         solver=solver,

@@ -14,7 +14,7 @@ from sketchguide.controls.base import Guide, Injection
 from sketchguide.controls.features import NegativePrompt
 from sketchguide.errors import UsageError
 from sketchguide.levels import Level, Window, check_window, is_open
-from sketchguide.sampling import Evaluations, Moment, sample
+from sketchguide.sampling import Evaluations, Moment, pulling_at, sample
 from sketchguide.seeds import check_each, noise_like
 from sketchguide.solvers import Solver
 
@@ -114,7 +114,7 @@ def recur(
     window: Window = (0.1, 0.5),
     times: int = 2,
     negative: Condition | NegativePrompt | None = None,
-    scale: float = 1.0,
+    scale: float | None = None,
     negative_time: float = 0.0,
     guides: Sequence[Guide] = (),
     injections: Sequence[Injection] = (),
@@ -142,8 +142,7 @@ def recur(
         generators=generators,
     )
     done = Evaluations(0, 0)
-    for i, (now, to) in enumerate(pairwise(levels)):
-        pulling = [guide for guide in guides if i % guide.every == 0]
+    for (now, to), pulling in zip(pairwise(levels), pulling_at(levels, guides, backbone), strict=True):
         (moment,) = step(latent, [now, to], guides=pulling, injections=injections)
         done = done.plus(moment.evaluations)
         for _ in range(times if is_open(window, now) else 0):

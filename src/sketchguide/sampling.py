@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from sketchguide.backbones.base import Backbone, Condition
 from sketchguide.controls.base import Guide, Injection, Step, acts_on, of_network, trained_on
 from sketchguide.controls.features import NegativePrompt
-from sketchguide.errors import GuidanceError, UsageError
+from sketchguide.errors import GuidanceError, UsageError, warn
 from sketchguide.levels import Level, Prediction, Window, is_open
 from sketchguide.seeds import noise_like
 from sketchguide.solvers import DDIM, Solver
@@ -51,7 +51,7 @@ def sample(
     levels: Sequence[Level],
     *,
     negative: Condition | NegativePrompt | None = None,
-    scale: float = 1.0,
+    scale: float | None = None,
     negative_time: float = 0.0,
     guides: Sequence[Guide] = (),
     injections: Sequence[Injection] = (),
@@ -61,9 +61,9 @@ def sample(
     """Walk `latent` (B, C, h, w) down `levels`, yielding after every step; stop asking and nothing is left behind.
 
     The conditional pass runs first and alone carries a graph, and only while a guide is open; one pass serves all
-    guides. Classifier-free guidance (`negative`, `scale`) adds one pass without a graph, or two for the steps at which
-    a NegativePrompt mixes. Every guide's gradient becomes a displacement of the next latent, so guides add up in any
-    order. `generators`, one per image, feed solvers that draw noise.
+    guides. Classifier-free guidance (`negative` with a `scale`, of which 1 is none) adds one pass without a graph, or
+    two for the steps at which a NegativePrompt mixes. Every guide's gradient becomes a displacement of the next latent,
+    so guides add up in any order. `generators`, one per image, feed solvers that draw noise.
 
     The negative pass is told a time that is later by `negative_time` of itself, so of more noise than there is (after
     the time-step guidance of Sadat et al. 2024, 2407.02687, in a pass that is made anyway): what it says then is
@@ -75,16 +75,21 @@ def sample(
     and for conditions that are not one per image; warns (SketchguideWarning) of a guide that pulls at no step.
     """
     solver = solver or DDIM()
+    if scale is None and negative is not None:
+        raise UsageError(
+            "A negative prompt is given, but not how far to go from it.",
+            hint="Give scale, 5 say; at 1 the negative prompt is not read.",
+            field="scale",
+        )
+    scale = 1.0 if scale is None else scale
+    _check(latent, condition, negative, scale, negative_time, distilled=backbone.distilled)
     if backbone.distilled:
-        _check_scale(scale)
         condition, negative, scale = condition.guided(scale), None, 1.0
-    _check(latent, condition, negative, scale, negative_time)
     previous: tuple[Prediction, Level] | None = None
     negatives = 0
 
-    for step, (now, to) in enumerate(pairwise(levels), start=1):
-        due = [g for g in guides if is_open(g.window, now) and g.strength and (step - 1) % g.every == 0]
-        pulling = [g for g in due if _was_trained_at(now, trained_on(g), backbone)]
+    steps = zip(pairwise(levels), pulling_at(levels, guides, backbone), strict=True)
+    for step, ((now, to), pulling) in enumerate(steps, start=1):
         injecting = [(acts_on(i), i.rewrites(now)) for i in injections if is_open(i.window, now)]
         rewrites = _merge(table for _, table in injecting)
         prediction, gradients = _look(backbone, condition, latent, now, pulling, rewrites)
@@ -105,29 +110,34 @@ def sample(
                 for guide, gradient in zip(pulling, gradients, strict=True)
             ]
             latent = torch.stack([following, *pushes]).sum(dim=0) if pushes else following
+            if not latent.isfinite().all():
+                half = _is_half(backbone, latent)
+                raise _not_finite("The latent", now, half=half, hint="The network or a control overflows there.")
             previous = (prediction, now)
         yield Moment(latent, prediction.clean, to, Evaluations(step, negatives))
 
 
 def _check(
-            if not latent.isfinite().all():
-                half = _is_half(backbone, latent)
-                raise _not_finite("The latent", now, half=half, hint="The network or a control overflows there.")
     latent: Tensor,
     condition: Condition,
     negative: Condition | NegativePrompt | None,
     scale: float,
     negative_time: float,
+    *,
+    distilled: bool,
 ) -> None:
-    _check_scale(scale)
+    if not math.isfinite(scale):
+        raise UsageError(f"scale is {scale}; it must be finite.", field="scale")
     if not 0 <= negative_time < math.inf:
         raise UsageError(f"negative_time is {negative_time}; it must be 0 or more.", field="negative_time")
-    if negative is None and scale != 1:
-        raise UsageError(
-            f"scale is {scale:g}, but there is no negative prompt to start from.",
-            hint='Give negative=backbone.describe([""] * pictures).',
-            field="negative",
-        )
+    if negative is None and not distilled:
+        for name, value, idle in (("scale", scale, 1), ("negative_time", negative_time, 0)):
+            if value != idle:
+                raise UsageError(
+                    f"{name} is {value:g}, but there is no negative prompt to start from.",
+                    hint='Give negative=backbone.describe([""] * pictures).',
+                    field="negative",
+                )
     told = [("condition", condition)]
     if isinstance(negative, NegativePrompt):
         told += [("negative", negative.empty), ("negative", negative.prompt)]
@@ -137,9 +147,29 @@ def _check(
         one.check_rows(len(latent), name)
 
 
-def _check_scale(scale: float) -> None:
-    if not math.isfinite(scale):
-        raise UsageError(f"scale is {scale}; it must be finite.", field="scale")
+def pulling_at(levels: Sequence[Level], guides: Sequence[Guide], backbone: Backbone) -> list[list[Guide]]:
+    """The guides that pull at each step of a walk; warns of one that should pull and does at none."""
+    steps: list[list[Guide]] = [[] for _ in pairwise(levels)]
+    for guide in guides:
+        if not guide.strength:
+            continue
+        opened = [step for step in range(len(steps)) if is_open(guide.window, levels[step])]
+        due = [step for step in opened if step % guide.every == 0]
+        trained = trained_on(guide)
+        pulling = [step for step in due if _was_trained_at(levels[step], trained, backbone)]
+        for step in pulling:
+            steps[step].append(guide)
+        start, stop = guide.window
+        if not pulling and steps and start < stop and stop > levels[0].progress:
+            told = f"{type(guide).__name__} pulls at no step: "
+            if trained is not None and due:
+                told += f"none has such noise as it was trained for, {trained[0]:g} to {trained[1]:g} of the way"
+                hint = "Take more steps, begin with more noise, or train it for other."
+            else:
+                told += f"of {len(steps)}, none in its window, {start:g} to {stop:g}, is one of every {guide.every}"
+                hint = "Widen the window, lower `every` or take more steps."
+            warn(f"{told}. {hint}")
+    return steps
 
 
 def _look(
@@ -202,6 +232,21 @@ def _gradient(loss: Tensor, seen: Tensor, *, keep: bool, half: bool) -> Tensor |
     return gradient
 
 
+def _is_half(backbone: Backbone, latent: Tensor) -> bool:
+    """Whether the network computes in float16, in which it is or into which `torch.autocast` brings it."""
+    kind = latent.device.type
+    automatic = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
+    return automatic or backbone.dtype == torch.float16
+
+
+def _not_finite(what: str, at: Level, *, half: bool, hint: str) -> GuidanceError:
+    return GuidanceError(
+        f"{what} is not finite at step {at.progress:.0%}.",
+        hint="Half precision overflows here: use bfloat16 or float32." if half else hint,
+        field="dtype" if half else "",
+    )
+
+
 def _was_trained_at(now: Level, window: Window | None, backbone: Backbone) -> bool:
     """Whether the noise at `now`, and not only its place among the steps, lies in `window`, but for rounding; None is
     all noise.
@@ -232,21 +277,6 @@ def _merge(many: Iterable[Mapping[str, Rewrite]]) -> dict[str, Rewrite]:
     merged: dict[str, Rewrite] = {}
     for one in many:
         for path, rewrite in one.items():
-def _is_half(backbone: Backbone, latent: Tensor) -> bool:
-    """Whether the network computes in float16, in which it is or into which `torch.autocast` brings it."""
-    kind = latent.device.type
-    automatic = torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) == torch.float16
-    return automatic or backbone.dtype == torch.float16
-
-
-def _not_finite(what: str, at: Level, *, half: bool, hint: str) -> GuidanceError:
-    return GuidanceError(
-        f"{what} is not finite at step {at.progress:.0%}.",
-        hint="Half precision overflows here: use bfloat16 or float32." if half else hint,
-        field="dtype" if half else "",
-    )
-
-
             if path in merged:
                 raise UsageError(
                     f"Two injections rewrite {path!r} at once.",
