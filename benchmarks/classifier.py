@@ -10,25 +10,32 @@ with `--words` they are the words of prompts, which is what `--tries` asks, and 
 
 The score printed is on fixed augmentations that training never draws, of the same artwork; that is the task the
 classifier has in the benchmark, and it says nothing about artwork of other styles. It is written beside the weights
-as NAME-report.json.
+as NAME-report.json. The classifier knows nothing of the generator: neither its text encoder nor its latents.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Generator, Tensor
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from sketchguide.classifiers import IconClassifier, save_classifier
-from sketchguide.errors import SketchguideError
-from sketchguide.evaluation.classifier import accuracy, soften, train_classifier
+from sketchguide.errors import SketchguideError, TrainingError
 from sketchguide.evaluation.drawings import class_map
+from sketchguide.evaluation.metrics import accuracy
+from sketchguide.extractors import gaussian_blur
+from sketchguide.seeds import seeded
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "recipes" / "icons"))
 from artwork import Artwork, backgrounds, recolour, warp
@@ -50,11 +57,85 @@ def pictures(artwork: Artwork, chosen: Tensor, rng: Generator, *, loose: float =
     return (layers[:, :3] + (1 - layers[:, 3:]) * papers[:, :, None, None]).clamp(0, 1) * 2 - 1
 
 
+def soften(images: Tensor, rng: Generator) -> Tensor:
+    """`images` (B, 3, H, W) in [-1, 1], each a little blurred, brighter or darker, of other contrast, and noisy.
+
+    Generated pictures are softer than artwork; a classifier that has seen only artwork would punish that.
+    """
+    shape = (len(images), 1, 1, 1)
+    sigma = 0.4 + 1.0 * float(torch.rand((), generator=rng))
+    share = torch.rand(shape, generator=rng)
+    images = images.lerp(gaussian_blur(images, sigma=sigma * max(images.shape[-2:]) / 64), share)
+    gain = 1 + 0.3 * (torch.rand(shape, generator=rng) - 0.5)
+    lift = 0.3 * (torch.rand(shape, generator=rng) - 0.5)
+    noise = torch.randn(images.shape, generator=rng) * torch.rand(shape, generator=rng) * 0.08
+    return (images * gain + lift + noise).clamp(-1, 1)
+
+
 def training_batches(artwork: Artwork, labels: Tensor, *, batch: int, seed: int) -> Iterator[tuple[Tensor, Tensor]]:
     rng = Generator().manual_seed(seed)
     while True:
         chosen = torch.randint(len(labels), (batch,), generator=rng)
         yield soften(pictures(artwork, chosen, rng), rng), labels[chosen]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierStep:
+    """What one step of training shows. `classifier` is the running average so far, ready for use."""
+
+    step: int
+    loss: float
+    accuracy: float  # of the batch that the step learned from
+    classifier: IconClassifier
+
+
+def train_classifier(
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    classes: Sequence[str],
+    size: int = 64,
+    channels: Sequence[int] = (32, 64, 128, 192),
+    learning_rate: float = 2e-3,
+    averaged_steps: int = 200,
+    seed: int = 0,
+    bf16: bool = False,
+) -> Iterator[ClassifierStep]:
+    """Train a classifier on pictures (B, 3, H, W) in [-1, 1] and class numbers (B,), one batch per step.
+
+    The caller may stop at any step: what it gets is an average of the weights over about the last `averaged_steps`
+    steps, so no schedule has to know the end. Training runs on the device of the batches, with `bf16` in bfloat16
+    where torch's autocast allows it.
+    Raises `TrainingError` when the loss is not finite.
+    """
+    with seeded(seed):
+        network = IconClassifier(classes, size=size, channels=channels)
+    average: AveragedModel | None = None
+    optimiser = torch.optim.AdamW(network.parameters(), lr=learning_rate, weight_decay=0.02)
+    warmup = torch.optim.lr_scheduler.LinearLR(optimiser, start_factor=0.05, total_iters=50)
+    for step, (images, labels) in enumerate(batches, start=1):
+        if average is None:
+            network.to(images.device)
+            average = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.0), use_buffers=True).eval()
+            network.to(memory_format=torch.channels_last)
+        # The average is over fewer steps at first, so that it is useful early.
+        average.multi_avg_fn = get_ema_multi_avg_fn(1 - 1 / min(step / 4 + 1, averaged_steps))
+        network.train()
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bf16):
+            scores = network(images.contiguous(memory_format=torch.channels_last))
+        loss = F.cross_entropy(scores.float(), labels, label_smoothing=0.05)
+        if not math.isfinite(value := loss.item()):
+            raise TrainingError(
+                f"The loss of the classifier is {value} at step {step}.",
+                hint="Lower the learning rate, or look for pictures that are not finite.",
+                field="learning_rate",
+            )
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        warmup.step()
+        average.update_parameters(network)
+        right = (scores.argmax(dim=1) == labels).float().mean().item()
+        yield ClassifierStep(step=step, loss=value, accuracy=right, classifier=cast(IconClassifier, average.module))
 
 
 @torch.no_grad()
@@ -65,7 +146,7 @@ def validate(classifier: IconClassifier, artwork: Artwork, labels: Tensor, *, ro
     right: list[Tensor] = []
     for chosen in order.split(250):
         sharp = pictures(artwork, chosen, rng)
-        accepted = torch.nn.functional.one_hot(labels[chosen], len(classifier.classes)).bool()
+        accepted = F.one_hot(labels[chosen], len(classifier.classes)).bool()
         scores, soft_scores = classifier(sharp), classifier(soften(sharp, rng))
         right.append(
             torch.stack(

@@ -27,9 +27,9 @@ from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.classifiers import IconClassifier, load_classifier
 from sketchguide.errors import SketchguideError
 from sketchguide.evaluation.benchmark import PART
-from sketchguide.evaluation.classifier import accuracy
 from sketchguide.evaluation.drawings import STYLES, class_map, icon_records, present, with_article
 from sketchguide.evaluation.features import load_squeezenet
+from sketchguide.evaluation.metrics import accuracy
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.images import from_ink, open_image, save_png, sheet, to_images, to_tensor
 from sketchguide.loading import find_part, load_backbone

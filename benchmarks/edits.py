@@ -29,9 +29,8 @@ from sketchguide.cli.environment import hardware
 from sketchguide.errors import SketchguideError
 from sketchguide.evaluation.alike import drawn_with, keep_alike
 from sketchguide.evaluation.benchmark import PART, TOLERANCE, Judges, load_judges
-from sketchguide.evaluation.classifier import accuracy
 from sketchguide.evaluation.drawings import SCORED, class_map, digest_of, icon_records, load_set, with_article
-from sketchguide.evaluation.metrics import bootstrap_interval, edge_f1
+from sketchguide.evaluation.metrics import accuracy, bootstrap_interval, edge_f1
 from sketchguide.evaluation.similarity import structure_distance
 from sketchguide.images import from_ink, open_image, save_png, sheet, to_images, to_tensor
 from sketchguide.methods import Batch, Method, build_method

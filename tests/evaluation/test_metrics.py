@@ -8,7 +8,7 @@ from skimage import morphology
 from torch import Tensor
 
 from sketchguide.errors import UsageError
-from sketchguide.evaluation.metrics import Interval, bootstrap_interval, chamfer, edge_counts, edge_f1, ods_of
+from sketchguide.evaluation.metrics import Interval, accuracy, bootstrap_interval, chamfer, edge_counts, edge_f1, ods_of
 
 
 def columns(*where: int, width: int = 1) -> Tensor:
@@ -129,6 +129,24 @@ def test_bad_tolerance_and_thresholds() -> None:
         edge_f1(line, line, tolerance=float("nan"))
     with pytest.raises(UsageError, match="thresholds"):
         edge_counts(line, line, tolerance=1, thresholds=0)
+
+
+def test_accuracy_by_hand() -> None:
+    scores = torch.tensor([[3.0, 2, 1], [3, 2, 1], [1, 2, 3]])
+    accepted = torch.tensor([[1, 0, 0], [0, 1, 0], [1, 1, 0]]).bool()
+    assert accuracy(scores, accepted).tolist() == [1, 0, 0]
+    assert accuracy(scores, accepted, top=2).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("top", [0, 4])
+def test_accuracy_refuses_a_top_out_of_range(top: int) -> None:
+    with pytest.raises(UsageError, match="1 to 3"):
+        accuracy(torch.zeros(1, 3), torch.ones(1, 3).bool(), top=top)
+
+
+def test_accuracy_refuses_other_shapes() -> None:
+    with pytest.raises(UsageError, match="same"):
+        accuracy(torch.zeros(2, 3), torch.ones(2, 4).bool())
 
 
 def test_bootstrap_of_a_mean_agrees_with_scipy_and_theory() -> None:

@@ -18,11 +18,10 @@ from torch import Tensor
 from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import IconClassifier, load_classifier
 from sketchguide.errors import OutputError, SketchError
-from sketchguide.evaluation.classifier import accuracy
 from sketchguide.evaluation.detectors import load_detector
 from sketchguide.evaluation.drawings import Drawing, artwork
 from sketchguide.evaluation.features import SqueezeNet, load_squeezenet
-from sketchguide.evaluation.metrics import chamfer, edge_counts, edge_f1
+from sketchguide.evaluation.metrics import accuracy, chamfer, edge_counts, edge_f1
 from sketchguide.extractors import EXTRACTORS, Extractor
 from sketchguide.images import open_image, save_png, to_images, to_tensor
 from sketchguide.methods import Batch, Method

@@ -1,4 +1,4 @@
-"""How well one map follows another, and how sure a mean is.
+"""How well one map follows another, whether a picture is recognised, and how sure a mean is.
 
 Maps are (B, 1, H, W) in [0, 1] and ink is 1. Both maps of a pair are thinned to lines one pixel wide before they are
 compared, so that the thickness of a line neither helps nor harms, and a map that is white all over is one short line.
@@ -91,6 +91,19 @@ def chamfer(first: Tensor, second: Tensor) -> Tensor:
     distance = (there + back) / 2 / max(first.shape[-2:])
     one_empty = a.ink.flatten(1).any(dim=1) != b.ink.flatten(1).any(dim=1)
     return torch.where(one_empty, 1.0, distance)
+
+
+def accuracy(scores: Tensor, accepted: Tensor, *, top: int = 1) -> Tensor:
+    """1 (B,) where one of the `top` highest `scores` (B, N) is of a class in `accepted` (B, N), bool; elsewhere 0."""
+    if scores.ndim != 2 or scores.shape != accepted.shape:
+        raise UsageError(
+            f"Scores {tuple(scores.shape)} and accepted classes {tuple(accepted.shape)} must be the same (B, N).",
+            field="accepted",
+        )
+    if not 1 <= top <= scores.shape[1]:
+        raise UsageError(f"top={top} was given; 1 to {scores.shape[1]} is allowed.", field="top")
+    best = scores.topk(top, dim=1).indices
+    return accepted.to(best.device).gather(1, best).any(dim=1).float()
 
 
 def bootstrap_interval(
