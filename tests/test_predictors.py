@@ -90,7 +90,7 @@ def test_defect_square_images_only(
     for grid in ((16, 32), (24, 16)):
         level = tiny().level(0.2)
         with torch.no_grad():
-            features = features_of(tiny(), torch.randn(1, 4, *grid), level, predictor.config.taps)
+            features = features_of(tiny(), noise(generators([1]), (4, *grid)), level, predictor.config.taps)
         assert predictor(features, level, grid).shape == (1, 4, *grid)
 
 
@@ -139,7 +139,7 @@ def test_defect_realised_noise_fed_to_the_mlp(tiny: Tiny, predictor: LatentPredi
     """What the MLP is told is a function of the noise level alone."""
     level = tiny().level(0.25)
     with torch.no_grad():
-        features = features_of(tiny(), torch.randn(2, 4, *GRID), level, predictor.config.taps)
+        features = features_of(tiny(), noise(generators([1, 2]), (4, *GRID)), level, predictor.config.taps)
         told = predictor(features, level, GRID)
         assert torch.equal(predictor(features, level._replace(sigma=0.1, alpha=0.9), GRID), told)
         assert not torch.allclose(predictor(features, tiny().level(0.75), GRID), told, atol=1e-3)
@@ -155,7 +155,7 @@ def test_the_noise_encoding_is_the_papers() -> None:
 
 def test_defect_batch_of_one_only(tiny: Tiny, predictor: LatentPredictor) -> None:
     """Three images, each with a noise level of its own, as training sees them."""
-    times, latent = torch.tensor([900.0, 500.0, 100.0]), torch.randn(3, 4, *GRID)
+    times, latent = torch.tensor([900.0, 500.0, 100.0]), noise(generators([1, 2, 3]), (4, *GRID))
     paths = predictor.config.taps
     with torch.no_grad():
         condition = tiny().describe(["a cat", "a dog", "two birds"])
@@ -238,7 +238,7 @@ def test_a_reader_of_ink_says_of_every_pixel_how_likely_it_is_ink(
     backbone = tiny()
     reader = make_predictor(reads="ink", stride=backbone.stride, clean_widths=(8,))
     assert reader.config.target_shape((8, 12)) == (1, 8 * backbone.stride, 12 * backbone.stride)
-    latent, level = torch.randn(2, 4, 8, 12), backbone.level(0.4)
+    latent, level = noise(generators([1, 2]), (4, 8, 12)), backbone.level(0.4)
     features = features_of(backbone, latent, level, reader.config.taps)
     for read, last in (
         (reader(features, level, (8, 12)), reader.rest),
@@ -304,7 +304,7 @@ def test_a_predictor_that_reads_the_picture_too_loads_again(make_predictor: Make
     predictor = make_predictor(clean_widths=(8, 4))
     loaded = LatentPredictor.from_pretrained(predictor.save_pretrained(tmp_path))
     assert loaded.config == predictor.config
-    clean = torch.randn(2, 4, 6, 10)
+    clean = noise(generators([1, 2]), (4, 6, 10))
     assert torch.equal(loaded.read_clean(clean), predictor.read_clean(clean))
 
 
