@@ -1,5 +1,6 @@
 import json
 import warnings
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -336,6 +337,33 @@ def test_a_lora_is_on_the_backbone_for_its_request_alone(tmp_path: Path) -> None
     make(lora=str(tmp_path))
     assert set(backbone.network.peft_config) == {"own"}
     assert np.array_equal(pixels(make()), pixels(with_own))
+
+
+def test_a_run_with_a_lora_and_another_run_are_not_under_way_at_once(tmp_path: Path) -> None:
+    tuned = tiny_stable_diffusion()
+    tuned.unet.add_adapter(LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q"]))
+    layers = {f"unet.{name}": tensor for name, tensor in get_peft_model_state_dict(tuned.unet).items()}
+    save_file(layers, tmp_path / LORA_FILE)
+    backbone = UNetBackbone(tiny_stable_diffusion(), name="tiny")
+
+    def begun(**settings: Any) -> Generator[Progress | Picture]:
+        request = Request.checked(prompt="a cat", seed=1, steps=2, size=SIZE, **settings)
+        events = run(request, backbone=backbone)
+        next(events)
+        return events
+
+    lora = {"lora": str(tmp_path)}
+    for first, second in ((lora, {}), ({}, lora), (lora, lora)):
+        events = begun(**first)
+        with pytest.raises(UsageError, match="Another run on 'tiny' is under way") as caught:
+            begun(**second)
+        assert caught.value.field == "lora"
+        events.close()
+        begun(**second).close()
+    plain, beside = begun(), begun()  # which do not change each other's
+    assert sum(isinstance(event, Picture) for events in (plain, beside) for event in events) == 2
+    list(begun(**lora))
+    begun(**lora).close()
 
 
 # ------------------------------------------------------------------------------------------------------------ faults

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
+from weakref import WeakKeyDictionary
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 import sketchguide
 from sketchguide.backbones.base import Backbone, Condition
@@ -66,6 +68,9 @@ RECIPE_KEY = "sketchguide"
 BATCH = 8  # pictures made at once, at most
 _ROOM = 8 * 64 * 64  # latent pixels at once: eight pictures of Stable Diffusion 1.x
 _GUIDED_ROOM = 2 * 64 * 64  # a guide's gradient keeps what the whole network computes
+
+# By network, the runs that are under way: whether each needs it alone.
+_runs: WeakKeyDictionary[nn.Module, list[bool]] = WeakKeyDictionary()
 
 _MOST_INK = 0.45  # of a map; drawings by people and edge maps of icons have up to 0.36
 
@@ -212,7 +217,8 @@ def run(
 
     With `prompts` it is carried out for each of them in place of its own; the layout's source runs once for all.
     `only` makes just the picture of that index. A LoRA that the request names is on the backbone meanwhile, in place of
-    one that `load_lora` loaded.
+    one that `load_lora` loaded. Raises UsageError where another run on the same network is under way, that is has begun
+    and was neither taken to its end nor closed, and one of them has such a LoRA.
     """
     if isinstance(prompts, str):
         raise UsageError("prompts is one text; it must be a list of them.", hint="Give [prompt].", field="prompt")
@@ -228,11 +234,26 @@ def run(
                 hint="Leave the device out, or load the model there.",
                 field="device",
             )
-    if request.lora is None:
+    lora = None if request.lora is None else wearing(backbone, request.lora, scale=request.lora_scale)
+    with _under_way(backbone, alone=lora is not None), lora or nullcontext():
         yield from _carried_out(request, backbone, predictor, prompts=prompts, only=only)
-        return
-    with wearing(backbone, request.lora, scale=request.lora_scale):
-        yield from _carried_out(request, backbone, predictor, prompts=prompts, only=only)
+
+
+@contextmanager
+def _under_way(backbone: Backbone, *, alone: bool) -> Generator[None]:
+    """Within the block a run is noted at the backbone's network; UsageError where one of several needs it alone."""
+    others = _runs.setdefault(backbone.network, [])
+    if others and (alone or any(others)):
+        raise UsageError(
+            f"Another run on {backbone.name!r} is under way, and the LoRA of one would change the other's pictures.",
+            hint="Take that one to its end, or close() it, before this one begins.",
+            field="lora",
+        )
+    others.append(alone)
+    try:
+        yield
+    finally:
+        others.remove(alone)
 
 
 def _check_dtype(asked: str, own: str) -> None:
