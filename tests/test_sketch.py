@@ -1776,6 +1776,35 @@ def test_a_larger_canvas_leaves_paper_around_and_a_smaller_one_cuts():
     assert aside.on_canvas(1.0).strokes[0].points.tolist() == aside.strokes[0].points.tolist()
 
 
+def test_a_cropped_drawing_keeps_its_lines_where_they_were_and_as_wide():
+    ink = np.zeros((100, 200), np.float32)
+    ink[40:61, 100] = 1
+    drawn = Stroke(points=np.array([[0.5025, 0.4], [0.5025, 0.61]], np.float32), width=0.05, weight=2)
+    strokes, raster = Sketch(strokes=(drawn,), aspect=2.0), Sketch(raster=ink, aspect=2.0)
+    box = (0.4, 0.25, 0.65, 0.75)
+    cropped = strokes.cropped(box)
+    (stroke,) = cropped.strokes
+    assert cropped.aspect == pytest.approx(1.0)
+    np.testing.assert_allclose(stroke.points, [[0.41, 0.3], [0.41, 0.72]], rtol=1e-5)
+    assert (stroke.width, stroke.weight) == (0.05, 2)
+    for part in ((0.4, 0.25, 0.65, 0.75), (0.403, 0.252, 0.653, 0.752)):  # at whole cells of the raster, and not
+        lines, filled = (one.cropped(part) for one in (Sketch.from_strokes([drawn.points], aspect=2.0), raster))
+        maps = [one.rasterize(size=(100, 100)).ink for one in (lines, filled)]
+        assert maps[1].sum() == pytest.approx(maps[0].sum(), rel=0.15)
+        assert np.nonzero(maps[1] > 0.5)[1].mean() == pytest.approx(np.nonzero(maps[0] > 0.5)[1].mean(), abs=1)
+    assert strokes.cropped((0, 0, 1, 1)) is strokes
+    assert strokes.cropped((0.8, 0, 1, 1)).rasterize(size=(64, 64)).blank
+    tiny = raster.cropped((0.49, 0.5, 0.51, 0.54)).raster
+    assert tiny is not None
+    assert tiny.shape == (16, 16)
+
+
+@pytest.mark.parametrize("box", [(0, 0, 0, 1), (-0.1, 0, 1, 1), (0, 0.5, 1, 1.01), (0.6, 0, 0.4, 1)])
+def test_a_box_that_is_no_part_of_the_canvas_is_refused(box: tuple[float, float, float, float]):
+    with pytest.raises(SketchError, match="is no part of the canvas"):
+        Sketch.from_strokes([[[0.1, 0.1], [0.9, 0.9]]]).cropped(box)
+
+
 def test_any_drawing_can_be_laid_on_any_canvas() -> None:
     ink = np.zeros((1024, 1024), np.float32)
     ink[:, 512] = 1

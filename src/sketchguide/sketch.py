@@ -369,10 +369,12 @@ class Sketch:
 
         With `cut` it fills that canvas instead, and what sticks out is cut off, as of a picture that is made to fit.
         """
-        size = (self.aspect, 1.0)
-        height = (min if cut else max)(1.0, self.aspect / aspect)
-        wanted = (aspect * height, height)
-        shrunk = np.array(size) / wanted
+        if cut:
+            width, height = min(1.0, aspect / self.aspect), min(1.0, self.aspect / aspect)
+            box = ((1 - width) / 2, (1 - height) / 2, (1 + width) / 2, (1 + height) / 2)
+            return replace(self.cropped(box), aspect=aspect)
+        height = max(1.0, self.aspect / aspect)
+        shrunk = np.array([self.aspect / (aspect * height), 1 / height])
         strokes = tuple(
             replace(stroke, points=(stroke.points.astype(np.float64) - 0.5) * shrunk + 0.5) for stroke in self.strokes
         )
@@ -383,6 +385,30 @@ class Sketch:
             rows, columns = (max(MIN_SIDE, int(side)) for side in raster.shape / shrunk[::-1] + 0.5)
             raster = _middle(raster, (min(rows, MAX_SIDE), min(columns, MAX_SIDE)))
         return replace(self, strokes=strokes, raster=raster, aspect=aspect)
+
+    def cropped(self, box: tuple[float, float, float, float]) -> Sketch:
+        """The part of the drawing in `box` (left, top, right, bottom), in canvas units; lines are drawn as wide as
+        before, as fractions of what they lie on.
+
+        Raises:
+            SketchError: the box is empty, reaches beyond the canvas, or is longer than 32 times its width.
+        """
+        left, top, right, bottom = box
+        if not (0 <= left < right <= 1 and 0 <= top < bottom <= 1):
+            refuse(f"The box {box} is no part of the canvas; it must be (left, top, right, bottom), each 0 to 1.")
+        if tuple(box) == (0, 0, 1, 1):
+            return self
+        start, sides = np.array([left, top]), np.array([right - left, bottom - top])
+        parts = [part for stroke in self.strokes for part in _on_the_page(stroke)]
+        strokes = tuple(replace(part, points=(part.points.astype(np.float64) - start) / sides) for part in parts)
+        raster = self.raster
+        if raster is not None:
+            height, width = raster.shape
+            columns, rows = (max(MIN_SIDE, round(cells)) for cells in sides * (width, height))
+            cells = (left * width, top * height, right * width, bottom * height)
+            part = Image.fromarray(raster).resize((columns, rows), Image.Resampling.BILINEAR, box=cells)
+            raster = np.asarray(part).clip(0, 1)
+        return replace(self, strokes=strokes, raster=raster, aspect=float(self.aspect * sides[0] / sides[1]))
 
     @property
     def filled(self) -> float:
@@ -934,7 +960,7 @@ def _placed(canvas: NDArray[Any], grid: tuple[int, int], *, blank: float) -> NDA
 
 
 def _middle(values: Float, sides: tuple[int, int]) -> Float:
-    """The middle of a raster (H, W), or the raster in the middle of a larger one, blank around it: (sides)."""
+    """A raster (H, W) in the middle of a larger one with these `sides`, blank around it."""
     top, left = (int((old - new) / 2) for old, new in zip(values.shape, sides, strict=True))
     return _window(values, (top, left), sides)
 
