@@ -211,7 +211,8 @@ def carry_out(job: Job, report: Report, *, output: Path | None, as_sheet: bool =
 
         wanted = 1 if job.only is not None else job.request.count * max(1, len(job.prompts))
         several = not as_sheet and wanted > 1
-        made: list[Picture] = []
+        finished = 0
+        on_sheet: list[Picture] = []
         if output is not None:
             for number in range(1, wanted + 1) if several else [None]:
                 check_writable(_place(output, "", number=number), inputs=job.inputs)
@@ -222,24 +223,27 @@ def carry_out(job: Job, report: Report, *, output: Path | None, as_sheet: bool =
                     bar.update(task, description="Drawing", completed=event.done, total=event.total)
                     report.facts["evaluations"] = event.evaluations._asdict()
                     continue
-                if not made:
+                if not finished:
                     _compare(job.made_with, event.made_with, report)
-                made.append(event)
-                if not as_sheet:
-                    path = _place(output, event.request.prompt, number=len(made) if several else None)
+                finished += 1
+                if as_sheet:
+                    on_sheet.append(event)
+                else:
+                    path = _place(output, event.request.prompt, number=finished if several else None)
                     event.save(path)
                     files.append(_facts(event, path))
                     report.say(f"{path} ({_told(event)})")
         except Stopped as stopped:
-            if made:
-                stopped.hint = f"{len(made)} of {wanted} pictures were finished and are kept."
+            if finished:
+                stopped.hint = f"{finished} of {wanted} pictures were finished and are kept."
             raise
         finally:
-            if as_sheet and made:
+            if on_sheet:
                 path = _place(output, job.request.prompt)
-                _save_sheet(made, path)
-                files += [_facts(one, path) for one in made]
-                seeds = f"seeds {made[0].seed} to {made[-1].seed}" if len(made) > 1 else f"seed {made[0].seed}"
+                _save_sheet(on_sheet, path)
+                files += [_facts(one, path) for one in on_sheet]
+                first, last = on_sheet[0].seed, on_sheet[-1].seed
+                seeds = f"seeds {first} to {last}" if len(on_sheet) > 1 else f"seed {first}"
                 report.say(f"{path} ({seeds})")
     again = shlex.join(["sketchguide", "generate", "--from", files[0]["path"]])
     report.say(f"Make it again: {again}")
