@@ -40,6 +40,7 @@ TABLE = (
     "recognition",
     "request",
     "sources",
+    "overlays",
     "guidance",
     "generation",
     "translation",

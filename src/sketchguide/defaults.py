@@ -68,6 +68,7 @@ RECURRENCE = Setting[int](0, 0, 10)
 
 AMOUNT = Setting[float](0.8, 0.01, 1)
 MARGIN = Setting[float](0.1, 0, 1)
+MAX_PADDING = 8192  # pixels around what an edit crops to: the longest side of a picture
 ATTENTION_SCALE = Setting[float](1.0, 0, 4)
 CLASS_SCALE = Setting[float](2.0, 0, 100)
 SKETCH_LOSS = Setting[float](0.0, 0, 20)

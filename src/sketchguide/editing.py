@@ -10,13 +10,16 @@ from PIL import Image
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.errors import warn
-from sketchguide.generation import Picture, carrying, named, pictures_of
-from sketchguide.images import as_picture
+from sketchguide.generation import Picture, carrying, check_size, named, pictures_of, warn_of_size
+from sketchguide.images import as_picture, to_base64
+from sketchguide.overlays import changed_region, seen_aspect, seen_region
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Edit, EditSettings, Request
 from sketchguide.seeds import random_seed
 from sketchguide.sketch import Sketch, as_sketch
-from sketchguide.translation import as_made, backbone_for, fit, laid_on
+from sketchguide.translation import as_made, backbone_for, fitting_size, laid_on
+
+COARSE = 2.0  # times that what changes may be enlarged without a warning
 
 
 def edit(
@@ -34,12 +37,18 @@ def edit(
     What is inside the drawing, and near it, is walked again from its own latents; the rest keeps its pixels. The lines
     pull by LGP, and by sketch attention where `attention` names some; `strength=0` leaves it to that alone.
 
+    The pictures have the size of `image`, upright, in RGB. The model works at `size` (width, height), by default its
+    own number of pixels in the picture's aspect, and what it changes is scaled to the picture's pixels. With
+    `padding_mask_crop=32` it sees a crop instead, what changes with 32 pixels around it, so that a small part of a
+    large picture is drawn with all of the model's pixels (the parameter of diffusers' inpainting pipelines).
+
     With `source="generated"` a Picture or a PNG that sketchguide wrote keeps the latents that it was made by.
 
-    `settings` are the fields of `EditSettings` (`amount`, `margin`, `source`, `source_prompt`) and the other fields of
-    `Request` (`strength`, `attention`, `attention_scale`, `scale`, `steps`, `count`, …). Sizes are as in `translate`.
+    `settings` are the fields of `EditSettings` (`amount`, `margin`, `source`, `source_prompt`, `padding_mask_crop`) and
+    the other fields of `Request` (`strength`, `attention`, `attention_scale`, `scale`, `steps`, `count`, `size`, …).
 
-    Raises a SketchguideError; warns (SketchguideWarning) as `translate` does, and of a picture that comes back smaller.
+    Raises a SketchguideError; warns (SketchguideWarning) as `generate` does, where what would change does not fit the
+    size, and where it is drawn at less than half the picture's resolution.
     """
     sketch = as_sketch(sketch)
     values = carrying({"seed": random_seed() if seed is None else seed, **settings})
@@ -70,15 +79,23 @@ def prepare(
     changes: Mapping[str, Any],
     **values: Any,
 ) -> Request:
-    """The request for `image` changed to show `prompt`, which it carries in the size it works at.
+    """The request for `image` changed to show `prompt`, which it carries in its own size; the sketch is laid on it.
 
-    `changes` has fields of EditSettings, `values` other fields of Request. The sketch is laid on the picture, then cut
-    to that size as the picture is.
+    `changes` has fields of EditSettings, `values` other fields of Request, of which `size` is what the model works at.
+    Warns where that leaves something out, or is much coarser than the picture.
     """
-    fitted = fit(image, backbone, size=values.pop("size", None))
-    laid = laid_on(image, sketch, fitted.size)
-    if max(image.size) > max(fitted.size):
-        asked, made = ("{} × {}".format(*size) for size in (image.size, fitted.size))
-        warn(f"The picture is {asked}; it is changed, and given back, at the {made} that {backbone.name} works in.")
-    kept = Edit.checked(picture=fitted.picture, **changes)
-    return Request.checked(prompt=prompt, sketch=laid.to_json(), edit=kept, size=fitted.size, **values)
+    size, laid = values.pop("size", None), laid_on(image, sketch)
+    kept = Edit.checked(picture=to_base64(image), **changes)
+    padding = kept.padding_mask_crop
+    changed = changed_region(laid, image.size, kept.margin)
+    aspect = seen_aspect(changed, image.size, own=backbone.default_size, padding=padding)
+    size = check_size(size or fitting_size(aspect, backbone), backbone)
+    warn_of_size(size, backbone)
+    seen, made = seen_region(changed, image.size, working=size, padding=padding), "{} × {}".format(*size)
+    if (outside := changed.outside(seen)) > 0.01:
+        message = f"{outside:.0%} of what would change lies outside the part of the picture that makes {made}"
+        warn(f"{message}: it stays as it was.")
+    if (times := seen.width / size[0]) >= COARSE:
+        finer = "" if padding is not None else " With padding_mask_crop it sees only what changes, and draws it finer."
+        warn(f"{backbone.name} works at {made}: what changes is drawn in that and enlarged {times:.1f} times.{finer}")
+    return Request.checked(prompt=prompt, sketch=laid.to_json(), edit=kept, size=size, **values)

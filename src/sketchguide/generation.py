@@ -39,11 +39,12 @@ from sketchguide.defaults import (
 from sketchguide.errors import SketchError, UsageError, warn
 from sketchguide.fingerprints import dtype_of, fingerprint, fingerprint_of_model, identity_of
 from sketchguide.guidance import Controls, Pull, controls_of, weakened
-from sketchguide.images import carried, from_base64, read_png_text, save_png, to_images, to_png, to_tensor
+from sketchguide.images import carried, from_base64, is_blank, read_png_text, save_png, to_images, to_png, to_tensor
 from sketchguide.inversion import Trajectory, recur
 from sketchguide.levels import Level, is_open
 from sketchguide.loading import load_backbone
 from sketchguide.lora import wearing
+from sketchguide.overlays import Overlay, changed_region, seen_region
 from sketchguide.predictors import LatentPredictor
 from sketchguide.recognition import Recogniser, Tried, find_recogniser, share_of, walk_until_recognised
 from sketchguide.request import Recipe, Request
@@ -55,12 +56,12 @@ from sketchguide.sources import (
     Borrowed,
     Change,
     Keeping,
+    blending,
     borrow,
     change,
     drawn_area,
     levels_of,
     near_strokes,
-    on_latents,
     steps_of,
 )
 
@@ -277,23 +278,22 @@ def _carried_out(
     sketch = None if request.sketch is None else Sketch.from_json(request.sketch)
     given = request.layout or request.edit
     field = "layout" if request.layout is not None else "edit"
-    picture: Tensor | None = None
+    image: Image.Image | None = None
     if given is not None:
         image = from_base64(given.picture, field=field)
-        if image.size != size:
+        if request.layout is not None and image.size != size:
             raise UsageError(
                 "size is {}x{}, but the picture to start from is carried at {}x{}.".format(*size, *image.size),
                 hint="Leave the size out, or start from the picture's own file again.",
                 field="size",
             )
-        picture = to_tensor([image])
     requests = [Request.checked(**{**request.model_dump(), "prompt": prompt}) for prompt in prompts] or [request]
-    _warn(requests, sketch, picture, backbone)
+    _warn(requests, sketch, image, backbone)
     made_with = {"sketchguide": sketchguide.__version__, "torch": torch.__version__, **identity_of(backbone)}
     if made_with["device"] == "cpu":
         made_with["threads"] = str(torch.get_num_threads())  # which round sums otherwise
     made_with |= {"solver": _solver_name(request, backbone), "levels": _digest(levels_of(request, backbone))}
-    drawing = None if sketch is None else sketch.rasterize(size=size)
+    picture, drawing, overlay = _laid_out(request, backbone, image, sketch, size)
     controls = controls_of(request, backbone, drawing, predictor)
     made_with |= controls.made_with
     recogniser = _recogniser(request, requests, controls.guides, backbone)
@@ -312,7 +312,8 @@ def _carried_out(
     source: Borrowed | Change | None = None
     if picture is not None:
         again = len(batches) > 1 or recogniser is not None
-        preparing = _source(request, backbone, picture, drawing, predictor, keep=again)
+        area = None if overlay is None else overlay.area
+        preparing = _source(request, backbone, picture, drawing, predictor, area=area, keep=again)
         while source is None:
             try:
                 moment = next(preparing)
@@ -327,9 +328,9 @@ def _carried_out(
         tried: Tried | None = None
         number = 1
         moments = partial(_moments, one, controls, seeds, source)
-        finish = partial(_finished, backbone, source, picture)
-        wanted = [one.prompt] * len(chunk)
-        for event in walk_until_recognised(moments, finish, wanted, recogniser, easing=_follows(controls.guides)):
+        wanted, easing = [one.prompt] * len(chunk), _follows(controls.guides)
+        show = None if overlay is None else overlay.blended
+        for event in walk_until_recognised(moments, backbone.decode, wanted, recogniser, show=show, easing=easing):
             if isinstance(event, Tried):
                 tried = event
                 continue
@@ -340,7 +341,8 @@ def _carried_out(
             yield Progress(done, total, event.moment.clean, tuple(seeds[row] for row in event.rows), evaluations)
         assert tried is not None, "it comes last"
         spent = spent.plus(tried.evaluations)
-        for index, image in zip(chunk, to_images(tried.pictures), strict=True):
+        finished = to_images(tried.pictures) if overlay is None else map(overlay.laid, tried.pictures)
+        for index, made in zip(chunk, finished, strict=True):
             if only is None or index == only:
                 row = index - chunk.start
                 sure = tried.confidence[row] if tried.confidence else None
@@ -351,7 +353,31 @@ def _carried_out(
                     )
                     warn(message)
                 evaluations = tried.evaluations.plus(_shared(source))
-                yield Picture(image, one, index, made_with, evaluations, tried.tries[row], sure)
+                yield Picture(made, one, index, made_with, evaluations, tried.tries[row], sure)
+
+
+class _LaidOut(NamedTuple):
+    """What a request starts from, at the size that the model works at."""
+
+    picture: Tensor | None  # (1, 3, H, W)
+    drawing: SpatialMap | None
+    overlay: Overlay | None  # of an edit
+
+
+def _laid_out(
+    request: Request, backbone: Backbone, image: Image.Image | None, sketch: Sketch | None, size: tuple[int, int]
+) -> _LaidOut:
+    if request.edit is None or image is None or sketch is None:
+        picture = None if image is None else to_tensor([image])
+        return _LaidOut(picture, None if sketch is None else sketch.rasterize(size=size), None)
+    margin, padding = request.edit.margin, request.edit.padding_mask_crop
+    sketch = sketch.on_canvas(image.width / image.height)
+    region = seen_region(changed_region(sketch, image.size, margin), image.size, working=size, padding=padding)
+    drawing = sketch.cropped(region.within(image.size)).rasterize(size=size)
+    side = max(image.size) * size[0] / region.width
+    area = drawn_area(torch.tensor(drawing.ink)[None, None], margin, side=side)
+    seen = to_tensor([image.resize(size, Image.Resampling.LANCZOS, box=region)])
+    return _LaidOut(seen, drawing, Overlay(image, region, seen, area, blending(area, backbone)))
 
 
 def _keeps_a_graph(guides: Sequence[Guide]) -> bool:
@@ -429,6 +455,7 @@ def _source(
     drawing: SpatialMap | None,
     predictor: LatentPredictor | None,
     *,
+    area: Tensor | None,
     keep: bool,
 ) -> Generator[Moment, None, Borrowed | Change]:
     """What walks take from `picture` (1, 3, H, W); yields the moments of the walk that finds its latents."""
@@ -450,8 +477,6 @@ def _source(
         borrowing = borrow(request.layout, request, backbone, clean, recorded=recorded, mask=mask, keep=keep)
         return (yield from borrowing)
     assert request.edit is not None, "what is no layout is an edit"
-    assert drawing is not None, "an edit has a sketch"
-    area = drawn_area(torch.tensor(drawing.ink)[None, None], request.edit.margin)
     return (yield from change(request.edit, request, backbone, clean, recorded=recorded, area=area))
 
 
@@ -505,16 +530,6 @@ def _made_again(
         moments.append(moment)
         yield moment
     return Trajectory(first_latent(made, backbone, generators(seeds)), levels[0], moments)
-
-
-def _finished(backbone: Backbone, source: Borrowed | Change | None, picture: Tensor | None, latent: Tensor) -> Tensor:
-    """The pictures (B, 3, H, W) of finished latents; of an edit, outside its area, `picture` itself."""
-    made = backbone.decode(latent)
-    if not isinstance(source, Change) or source.area is None or picture is None:
-        return made
-    size = (made.shape[-2], made.shape[-1])
-    changed = torch.nn.functional.interpolate(on_latents(source.area, backbone), size=size, mode="bilinear")
-    return torch.lerp(picture.to(made), made, changed.minimum(source.area.to(changed)))
 
 
 def _ink_of(drawn: bool, picture: Tensor, drawing: SpatialMap | None) -> Tensor:
@@ -696,7 +711,7 @@ def warn_of_size(size: tuple[int, int], backbone: Backbone) -> None:
         warn(f"The size is {size[0]} × {size[1]}; {backbone.name} was trained for {own}.")
 
 
-def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | None, backbone: Backbone) -> None:
+def _warn(requests: Sequence[Request], sketch: Sketch | None, image: Image.Image | None, backbone: Backbone) -> None:
     request = requests[0]
     if request.size is not None and request.layout is None and request.edit is None:  # else it was told of before
         warn_of_size(request.size, backbone)
@@ -738,7 +753,7 @@ def _warn(requests: Sequence[Request], sketch: Sketch | None, picture: Tensor | 
                 f"The lines that were found in the sketch cover {share:.0%} of it, as on squared paper or in a photo "
                 "of something else than a drawing."
             )
-    if picture is not None and float(picture.amax((2, 3)).sub(picture.amin((2, 3))).max()) < 0.05:
+    if image is not None and is_blank(image):
         warn("The picture is blank: it has nothing to keep.")
     if (layout := request.layout) is not None:
         if layout.decay is not None and layout.source_prompt == request.negative:

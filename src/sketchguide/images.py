@@ -32,6 +32,7 @@ MAX_BYTES = 256 * 2**20
 Paper = Literal["white", "black"]
 
 CARRIED_SIDE = 512  # more would only make every PNG that carries it large
+MAX_TEXT = 60_000_000  # characters of a picture in base64: of the text in a PNG Pillow reads 64 MiB
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _LEVELS = 255
@@ -271,6 +272,12 @@ def channel_extremes(image: Image.Image) -> tuple[NDArray[np.float32], NDArray[n
     )
 
 
+def is_blank(image: Image.Image) -> bool:
+    """Whether every channel of an RGB picture is nearly one value, within 1/40 of its range."""
+    extrema = np.reshape(image.getextrema(), (-1, 2))
+    return float(np.ptp(extrema, axis=1).max()) < 0.05 * _LEVELS / 2
+
+
 def save_png(image: Image.Image, path: str | Path, *, text: Mapping[str, str] | None = None) -> None:
     """Writes a PNG with `text` as its metadata; raises OutputError as `files.replacing` does, and for a name that ends
     otherwise than in .png.
@@ -291,9 +298,21 @@ def to_png(image: Image.Image, *, text: Mapping[str, str] | None = None) -> byte
     return buffer.getvalue()
 
 
-def to_base64(image: Image.Image) -> str:
-    """A picture as a PNG in base64: how pictures travel in JSON, without loss."""
-    return base64.b64encode(to_png(image)).decode("ascii")
+def to_base64(image: Image.Image, *, field: str = "image") -> str:
+    """A picture as a PNG in base64: how pictures travel in JSON, without loss.
+
+    Raises:
+        SketchError: it would be more than the text of a PNG can hold.
+    """
+    text = base64.b64encode(to_png(image)).decode("ascii")
+    if len(text) > MAX_TEXT:
+        raise SketchError(
+            f"The picture takes {len(text) / 1e6:.0f} MB as text, and every PNG made from it carries it; at most "
+            f"{MAX_TEXT / 1e6:.0f} MB are allowed.",
+            hint="Make it smaller first, or cut out the part that is to change.",
+            field=field,
+        )
+    return text
 
 
 def carried(picture: Image.Image | str | Path, *, field: str = "image") -> str:

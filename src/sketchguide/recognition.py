@@ -91,10 +91,18 @@ def share_of(number: int, tries: int) -> float:
 Walk = Callable[[Sequence[int], int], Iterator[Moment]]
 # Of finished latents (B, C, h, w) the pictures (B, 3, H, W), about in [-1, 1].
 Finish = Callable[[Tensor], Tensor]
+# Of these pictures what the recogniser sees of them, of the same shape.
+Show = Callable[[Tensor], Tensor]
 
 
 def walk_until_recognised(
-    walk: Walk, finish: Finish, prompts: Sequence[str], recogniser: Recogniser | None, *, easing: bool = True
+    walk: Walk,
+    finish: Finish,
+    prompts: Sequence[str],
+    recogniser: Recogniser | None,
+    *,
+    show: Show | None = None,
+    easing: bool = True,
 ) -> Iterator[Attempt | Tried]:
     """Walk the pictures of `prompts`, and those that `recogniser` is not sure of again; Tried comes last.
 
@@ -122,7 +130,8 @@ def walk_until_recognised(
             return
         made = list(zip(moment.latent, pictures, strict=True))
         best = best or made
-        found = recogniser.confidence(pictures, [classes[row] for row in rows]).tolist()
+        shown = pictures if show is None else show(pictures)
+        found = recogniser.confidence(shown, [classes[row] for row in rows]).tolist()
         for row, one, sure in zip(rows, made, found, strict=True):
             if attempt == 1 or sure > confidence[row]:
                 best[row], number[row], confidence[row] = one, attempt, sure

@@ -203,7 +203,7 @@ class Keeping:
 
 def near_strokes(ink: Tensor, reach: float, backbone: Backbone) -> Tensor:
     """The mask (B, 1, h, w) of latent pixels within `reach` (part of the longer side) of ink (B, 1, H, W) in [0, 1]."""
-    return on_latents(_grown(ink, reach), backbone)
+    return on_latents(grown_by(ink, _pixels(reach, max(ink.shape[-2:]))), backbone)
 
 
 def on_latents(mask: Tensor, backbone: Backbone) -> Tensor:
@@ -211,15 +211,24 @@ def on_latents(mask: Tensor, backbone: Backbone) -> Tensor:
     return torch.nn.functional.avg_pool2d(mask, backbone.stride).to(backbone.device)
 
 
-def drawn_area(ink: Tensor, margin: float) -> Tensor:
+def blending(area: Tensor, backbone: Backbone) -> Tensor:
+    """How much of what is made shows in each pixel of a picture of which only `area` (1, 1, H, W), a mask, changes:
+    less towards its edge, as far as the latent pixels there lie outside, and beyond it nothing.
+    """
+    size = (area.shape[-2], area.shape[-1])
+    changed = torch.nn.functional.interpolate(on_latents(area, backbone), size=size, mode="bilinear")
+    return changed.minimum(area.to(changed))
+
+
+def drawn_area(ink: Tensor, margin: float, *, side: float | None = None) -> Tensor:
     """What a drawing (1, 1, H, W) is about, as a mask: inside its lines, and within `margin` of them.
 
-    `margin` is part of the longer side; from 1 on it is everything. The lines need not quite close. Raises UsageError
-    where there are none.
+    `margin` is part of `side`, in pixels of the drawing, or of its longer side where that is None; from 1 on it is
+    everything. The lines need not quite close. Raises UsageError where there are none.
     """
     if margin >= 1:
         return torch.ones_like(ink)
-    grown = _grown((ink > 0.5).float(), margin)
+    grown = grown_by((ink > 0.5).float(), _pixels(margin, max(ink.shape[-2:]) if side is None else side))
     if not grown.any():
         raise UsageError(
             "The drawing is blank: nothing would change.",
@@ -230,8 +239,12 @@ def drawn_area(ink: Tensor, margin: float) -> Tensor:
     return torch.from_numpy(filled)[None, None].to(ink)
 
 
-def _grown(ink: Tensor, reach: float) -> Tensor:
-    pixels = max(1, round(reach * max(ink.shape[-2:])))
+def _pixels(reach: float, side: float) -> int:
+    return max(1, round(reach * side))
+
+
+def grown_by(ink: Tensor, pixels: int) -> Tensor:
+    """Ink (B, 1, H, W) with every value spread over the pixels within `pixels` of it, along both axes."""
     for kernel, padding in (((2 * pixels + 1, 1), (pixels, 0)), ((1, 2 * pixels + 1), (0, pixels))):
         ink = torch.nn.functional.max_pool2d(ink, kernel, stride=1, padding=padding)
     return ink

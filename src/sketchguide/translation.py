@@ -162,7 +162,8 @@ def prepare(
     drawn = isinstance(source, Sketch)
     fitted = fit(source, backbone, size=values.pop("size", None))
     if not drawn and values.get("sketch") is not None:
-        values["sketch"] = laid_on(source, Sketch.from_json(values["sketch"]), fitted.size).to_json()
+        laid = laid_on(source, Sketch.from_json(values["sketch"]))
+        values["sketch"] = laid.on_canvas(fitted.size[0] / fitted.size[1], cut=True).to_json()
     kept = Layout.checked(picture=fitted.picture, drawn=drawn, **{**(FOR_DRAWINGS if drawn else {}), **layout})
     return Request.checked(prompt=prompt, layout=kept, size=fitted.size, **values)
 
@@ -193,13 +194,13 @@ def fit(source: Image.Image | Sketch, backbone: Backbone, *, size: tuple[int, in
     return Fitted(to_base64(image), size)
 
 
-def laid_on(image: Image.Image, sketch: Sketch, size: tuple[int, int]) -> Sketch:
-    """The drawing laid on the middle of a picture, then cut to `size` as that is. Warns where their aspects differ."""
+def laid_on(image: Image.Image, sketch: Sketch) -> Sketch:
+    """The drawing laid on the middle of a picture, on a canvas of its aspect. Warns where that is not the drawing's."""
     aspect = image.width / image.height
     if abs(math.log(sketch.aspect / aspect)) > 0.01:
         message = f"The drawing's canvas is {sketch.aspect:.2f} times as wide as high, the picture {aspect:.2f}"
         warn(f"{message}: it is laid on the middle of it.")
-    return sketch.on_canvas(aspect).on_canvas(size[0] / size[1], cut=True)
+    return sketch.on_canvas(aspect)
 
 
 def fitting_size(aspect: float, backbone: Backbone) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -52,10 +53,60 @@ def test_attention_is_trained_and_edits(
     assert recall(out).made_with.keys() >= {"attention", "model"}
 
 
+def test_a_crop_of_a_larger_picture_is_changed_and_from_repeats_it(
+    sketchguide: Run, drawing: Path, quick: list[str], tmp_path: Path
+):
+    photo, small, out = tmp_path / "photo.jpg", tmp_path / "small.svg", tmp_path / "pear.png"
+    upright = Image.effect_noise((150, 200), 60).convert("RGB")
+    tag = Image.Exif()
+    tag[0x0112] = 6  # to be turned by a quarter
+    upright.transpose(Image.Transpose.ROTATE_90).save(photo, exif=tag, quality=95)
+    small.write_text(drawing.read_text().replace('viewBox="0 0 64 64"', 'viewBox="0 0 150 200"'))
+    crop = ["--sketch", small, "--margin", "0.02", "--padding-mask-crop", "8"]
+    result = sketchguide("edit", photo, "a pear", *crop, *quick, "--strength", "0", "--seed", "7", "-o", out, "--json")
+    assert (result.code, result.json["warnings"]) == (0, [])
+    request = recall(out).request
+    assert request.edit is not None
+    assert (request.edit.padding_mask_crop, request.size) == (8, (64, 64))
+    with Image.open(out) as made, Image.open(photo) as before:
+        assert (made.size, made.mode) == ((150, 200), "RGB")
+        turned = before.transpose(Image.Transpose.ROTATE_270)
+        assert made.crop((0, 70, 150, 200)).tobytes() == turned.crop((0, 70, 150, 200)).tobytes()
+        assert made.crop((24, 24, 40, 40)).tobytes() != turned.crop((24, 24, 40, 40)).tobytes()
+    again = sketchguide("generate", "--from", out, "-o", tmp_path / "again.png")
+    assert again.code == 0
+    assert (tmp_path / "again.png").read_bytes() == out.read_bytes()
+    larger = sketchguide("generate", "--from", out, "--size", "80x80", "-o", tmp_path / "larger.png")
+    assert larger.code == 0
+    with Image.open(tmp_path / "larger.png") as made:
+        assert made.size == (150, 200)
+
+
+@pytest.mark.parametrize("mode", ["P", "RGBA", "I;16", "L", "1", "CMYK"])
+def test_pictures_of_any_kind_are_changed_in_their_size(
+    sketchguide: Run, drawing: Path, quick: list[str], tmp_path: Path, mode: str
+):
+    picture, out = tmp_path / "picture.tif", tmp_path / "pear.png"
+    grey = Image.linear_gradient("L").resize((90, 90))
+    fine = np.asarray(grey).astype(np.uint16) * 257
+    given = Image.fromarray(fine) if mode == "I;16" else grey.convert(mode)
+    if mode == "RGBA":
+        given.putalpha(grey)
+    given.save(picture)
+    result = sketchguide("edit", picture, "a pear", "--sketch", drawing, *quick, "--strength", "0", "-o", out)
+    assert (result.code, result.err) == (0, "")
+    with Image.open(out) as made:
+        assert (made.size, made.mode) == ((90, 90), "RGB")
+        assert made.getpixel((2, 2)) == pytest.approx(({"1": 0, "RGBA": 248}.get(mode, 7),) * 3, abs=1)
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
         (["--amount", "0"], "amount is 0"),
+        (["--padding-mask-crop", "-1"], "--padding-mask-crop is -1; it must be at least 0"),
+        (["--padding-mask-crop", "8", "--source", "generated"], "leave --padding-mask-crop out"),
+        (["--size", "2048x16", "--margin", "1"], "leaves less than two pixels"),
         (["--margin", "-1"], "margin is -1"),
         (["--attention", "nowhere"], "No sketch-attention at 'nowhere'"),
     ],
@@ -65,6 +116,6 @@ def test_bad_input_is_named(
 ):
     out = tmp_path / "pear.png"
     result = sketchguide("edit", photo, "a pear", "--sketch", drawing, *quick, *options, "-o", out)
-    assert result.code != 0
+    assert result.code == 2, result.err
     assert says in result.err
     assert not out.exists()

@@ -141,6 +141,7 @@ def test_wrong_use(sketchguide: Run, arguments: list[str], words: str):
         (["train", "--cfg", "4"], "`sketchguide train --help` lists what there is."),
         (["generate", "a", "--tau-f", "1"], "That is an option of `sketchguide translate`."),
         (["translate", "a.png", "a", "--margin", "1"], "That is an option of `sketchguide edit`."),
+        (["edit", "a.png", "a", "--only-masked"], "Did you mean --padding-mask-crop?"),
         (["--quick"], "That is an option of `sketchguide bench`."),
         (
             ["generate", "a", "--as", "sketch"],
@@ -156,7 +157,8 @@ def test_a_wrong_option_is_answered_with_the_right_one(sketchguide: Run, argumen
 
 def test_options_that_others_call_otherwise_are_there(sketchguide: Run):
     for option in set(SYNONYMS.values()):
-        assert "There is no option" not in sketchguide("generate", "a", option).err
+        said = [sketchguide(*command, option).err for command in (["generate", "a"], ["edit", "a.png", "a"])]
+        assert not all("There is no option" in one for one in said)
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="this system has none")

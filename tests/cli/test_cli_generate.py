@@ -296,7 +296,7 @@ def test_an_output_that_is_an_input_is_refused(
     assert sketchguide("generate", "a", *more, "--count", "2", "-o", drawing).code == 2
     assert numbered.read_bytes() == before
     assert not (tmp_path / "mine-1.png").exists()
-    edited = sketchguide("edit", numbered, "a", "--sketch", numbered, "-o", numbered, *quick)
+    edited = sketchguide("edit", numbered, "a", "--sketch", numbered, "--margin", "1", "-o", numbered, *quick)
     assert edited.code == 2
     assert "would be lost" in edited.err
 

@@ -10,7 +10,7 @@ import typer
 from sketchguide.cli.generate import Job, carry_out, check_output, given
 from sketchguide.cli.options import INPUT, OutputOption, PolarityOption, with_request_options
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
-from sketchguide.defaults import AMOUNT, MARGIN, SourceKind
+from sketchguide.defaults import AMOUNT, MARGIN, MAX_PADDING, SourceKind
 
 CHANGE = "Change"
 
@@ -59,6 +59,15 @@ def command(
     source_prompt: Annotated[
         str | None, typer.Option(help="What IMAGE shows, for the inversion.", metavar="TEXT", rich_help_panel=CHANGE)
     ] = None,
+    padding_mask_crop: Annotated[
+        int | None,
+        typer.Option(
+            help="Show the model a crop, what changes and N pixels of IMAGE around it, at its full resolution: 0 to "
+            f"{MAX_PADDING}, 32 as a rule. Default: the whole picture.",
+            metavar="N",
+            rich_help_panel=CHANGE,
+        ),
+    ] = None,
     **options: Any,
 ) -> None:
     """Change a picture by drawing on it.
@@ -66,10 +75,12 @@ def command(
     sketchguide edit room.png "a red apple on a table" --sketch apple.svg
     sketchguide edit cat.png "a cat" --sketch cat.svg --margin 1
     sketchguide edit cat.png "a cat" --sketch cat.svg --attention icons-64-parts
+    sketchguide edit photo.jpg "a cup" --sketch cup.svg --padding-mask-crop 32
 
-    What lies outside the drawing keeps its pixels. The lines pull by LGP, and
-    by sketch attention where it is given (docs/diffsketching.md). The PNG
-    carries all that is needed to make it again: sketchguide generate --from.
+    What lies outside the drawing keeps its pixels, and the picture its size.
+    The lines pull by LGP, and by sketch attention where it is given
+    (docs/diffsketching.md). The PNG carries the picture and all else that is
+    needed to make it again: sketchguide generate --from.
     """
     report = Report.of(context, as_json=as_json)
     inputs = (image, sketch, options["like"])
@@ -80,6 +91,7 @@ def command(
         "margin": margin,
         "source": source,
         "source_prompt": source_prompt,
+        "padding_mask_crop": padding_mask_crop,
     }
     changes = {name: value for name, value in settings.items() if value is not None}
     with report.progress() as bar:

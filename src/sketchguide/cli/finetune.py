@@ -348,7 +348,7 @@ def _laid(
     laid: list[Any] = []
     for sketch, path, photo in zip(sketches, paths, photos, strict=True):
         _warn_of_cut(photo, size, report, and_drawing=True)
-        laid.append(laid_on(photo, sketch, size))
+        laid.append(laid_on(photo, sketch).on_canvas(size[0] / size[1], cut=True))
         if laid[-1].rasterize(size=size).blank and not sketch.rasterize(size=size).blank:
             raise SketchError(
                 f"Nothing of {path} is left where its photo of {photo.width} × {photo.height} is cut.",

@@ -42,6 +42,7 @@ SYNONYMS: Mapping[str, str] = MappingProxyType(  # what others call options, and
         **dict.fromkeys(("resolution", "width", "height"), "--size"),
         **dict.fromkeys(("n", "num", "number"), "--count"),
         **dict.fromkeys(("scheduler", "sampler"), "--solver"),
+        **dict.fromkeys(("only-masked", "inpaint-only-masked", "only-masked-padding"), "--padding-mask-crop"),
     }
 )
 PACKAGE = str(Path(sketchguide.__file__).parent)
