@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention, softmax
 
-from sketchguide.cli.environment import hardware
+from sketchguide.machine import hardware
 
 HEADS = 8
 LAYERS = {(256, 160): 2, (1024, 80): 3, (4096, 40): 3}  # (tokens, channels per head): how many of them

@@ -21,20 +21,19 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from judged import add_options, alone, judged
+from judged import add_options, alone, judged, trained
 from sketchguide import load_backbone
 from sketchguide.backbones.base import Backbone
-from sketchguide.cli.environment import hardware
 from sketchguide.defaults import NEGATIVE_TIME, STRENGTH
 from sketchguide.evaluation.summary import Row, table
 from sketchguide.extractors import EXTRACTORS
-from sketchguide.fingerprints import fingerprint_of_model
+from sketchguide.machine import hardware
 from sketchguide.methods import build_method
-from sketchguide.training.data import Pictures, digest, find_examples, split
+from sketchguide.training.data import Pictures, find_examples, split
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
 
 EVERY_STEP = 1.5  # the strength that goes with pulling at every step, to lines as they are drawn
@@ -88,19 +87,7 @@ def train(backbone: Backbone, pictures: Path, count: int, folder: Path) -> None:
         raise SystemExit(f"{pictures} has {len(examples)} pictures; make {count}: recipes/icons/pictures.py.")
     training, _ = split(examples, seed=0)
     drawn = Pictures(training, size=backbone.default_size)
-    run = PredictorRun(backbone, drawn, EXTRACTORS["edges"], PredictorTraining())
-    asked: dict[str, Any] = {"pictures": digest(examples), "model": fingerprint_of_model(backbone)}
-    asked["config"] = json.loads(json.dumps(run.config))
-    if (folder / "training.json").exists():
-        facts = json.loads((folder / "training.json").read_text())
-        if any(facts.get(name) != value for name, value in asked.items()):
-            raise SystemExit(f"{folder} was trained otherwise; give another --out.")
-        return
-    for _ in run:
-        pass
-    run.predictor.save_pretrained(folder)
-    facts = {**asked, "training_images": len(drawn.used), "seconds": round(run.seconds, 1)}
-    (folder / "training.json").write_text(json.dumps(facts) + "\n")
+    trained(PredictorRun(backbone, drawn, EXTRACTORS["edges"], PredictorTraining()), examples, folder)
 
 
 def plot(curves: Mapping[str, Sequence[tuple[float, Row]]], across: str, file: Path) -> None:

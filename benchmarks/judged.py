@@ -1,11 +1,14 @@
-"""Methods judged on Quick, Draw! sketches, as benchmarks/curves.py and benchmarks/predictors.py both do it."""
+"""Predictors trained, and methods judged on Quick, Draw! sketches, as benchmarks/curves.py and benchmarks/predictors.py
+both do it."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.errors import SketchguideError
@@ -13,9 +16,12 @@ from sketchguide.evaluation.alike import keep_alike, made_with
 from sketchguide.evaluation.benchmark import Benchmark, load_judges
 from sketchguide.evaluation.drawings import SCORED, load_set
 from sketchguide.evaluation.summary import Row, Summary, failures
+from sketchguide.files import locked
+from sketchguide.fingerprints import fingerprint_of_model
 from sketchguide.methods import Built
 from sketchguide.request import Request
-from sketchguide.training.checkpoints import Checkpoints
+from sketchguide.training.data import Example, digest
+from sketchguide.training.predictor import PredictorRun
 
 BATCH = 25
 
@@ -34,12 +40,34 @@ def alone(run: Callable[[argparse.Namespace], Sequence[Row]], args: argparse.Nam
     """`run` while no other run is at work in `args.out`; exits where it fails, or where a row that it gives has no
     pictures."""
     try:
-        with Checkpoints(args.out).lock():
+        with locked(args.out):
             rows = run(args)
     except SketchguideError as error:
         sys.exit(str(error))
     if lost := [row for row in rows if row.failed and not row.drawings]:
         sys.exit(f"No picture of {lost[0].method} could be made. The same command tries again.")
+
+
+def trained(
+    run: PredictorRun, examples: Sequence[Example], folder: Path, *, score: Callable[[], float] | None = None
+) -> dict[str, Any]:
+    """What is on record about the training of `run`, whose pictures are of `examples`: it takes place unless `folder`
+    has just that. Exits where the folder has another one. `score` gives the held-out error."""
+    file = folder / "training.json"
+    weights = fingerprint_of_model(run.backbone)
+    asked = json.loads(json.dumps({**run.config, "pictures": digest(examples), "weights": weights}))
+    if file.exists():
+        facts: dict[str, Any] = json.loads(file.read_text())
+        if facts.get("config") != asked:
+            raise SystemExit(f"{folder} was trained otherwise; give another --out.")
+        return facts
+    for _ in run:
+        pass
+    run.predictor.save_pretrained(folder)
+    facts = {"training_images": len(run.pictures.used), "seconds": round(run.seconds, 1)}
+    facts |= {"held_out": None if score is None else round(score(), 4), "config": asked}
+    file.write_text(json.dumps(facts) + "\n")
+    return facts
 
 
 def judged(args: argparse.Namespace, backbone: Backbone, methods: Mapping[str, Built], *, seeds: int) -> Summary:

@@ -23,20 +23,19 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from judged import BATCH, add_options, alone, judged
+from judged import BATCH, add_options, alone, judged, trained
 from sketchguide import LatentPredictor, load_backbone
 from sketchguide.backbones.base import Backbone
-from sketchguide.cli.environment import hardware
 from sketchguide.defaults import TRAINING_STEPS
 from sketchguide.evaluation.benchmark import SEED_STRIDE
 from sketchguide.evaluation.perturb import perturb
 from sketchguide.evaluation.summary import Row, comparison_table, table
 from sketchguide.extractors import EXTRACTORS, Extractor
-from sketchguide.fingerprints import fingerprint_of_model
+from sketchguide.machine import hardware
 from sketchguide.methods import Batch, Built, Method, Trained, latent_guidance, text_to_image
 from sketchguide.predictors import choose_taps
 from sketchguide.sketch import SpatialMap
-from sketchguide.training.data import Pictures, digest, find_examples, split
+from sketchguide.training.data import Pictures, find_examples, split
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
 
 OURS = "ours"
@@ -138,34 +137,18 @@ def by_turns(methods: Sequence[Method]) -> Method:
     return method
 
 
-def trained(name: str, variant: Variant, backbone: Backbone, pictures: Path, folder: Path) -> dict[str, Any]:
+def train(name: str, variant: Variant, backbone: Backbone, pictures: Path, folder: Path) -> dict[str, Any]:
     """Train a variant, unless `folder` has it, and give what it took."""
-    facts = folder / "training.json"
     size = backbone.default_size
     examples = find_examples(pictures)
     training, held_out = split(examples, seed=0)
     data = Pictures(training, size=size)
     run = PredictorRun(backbone, data, variant.extractor, variant.settings)
-    asked = json.loads(
-        json.dumps({**run.config, "pictures": digest(examples), "weights": fingerprint_of_model(backbone)})
-    )
-    if facts.exists():
-        row = json.loads(facts.read_text())
-        if row.pop("config", None) != asked:  # older folders have none
-            raise SystemExit(f"{folder} was trained otherwise; give another --out.")
-        return row
-    for _ in run:
-        pass
-    run.predictor.save_pretrained(folder)
-    row = {
-        "predictor": name,
-        "parameters": run.predictor.parameter_count,
-        "training_seconds": round(run.seconds, 1),
-        "held_out": None,
-    }
-    if variant.extractor is EXTRACTORS["edges"]:  # the errors of other maps do not compare
-        row["held_out"] = round(run.score(*Pictures(held_out, size=size, beside=data).fixed(64)), 4)
-    facts.write_text(json.dumps({**row, "config": asked}) + "\n")
+    comparable = variant.extractor is EXTRACTORS["edges"]  # the errors of other maps are not
+    score = (lambda: run.score(*Pictures(held_out, size=size, beside=data).fixed(64))) if comparable else None
+    facts = trained(run, examples, folder, score=score)
+    row = {"predictor": name, "parameters": run.predictor.parameter_count}
+    row |= {"training_seconds": facts["seconds"], "held_out": facts["held_out"]}
     print(json.dumps(row), flush=True)
     return row
 
@@ -205,7 +188,7 @@ def run(args: argparse.Namespace) -> Sequence[Row]:
         for seed in range(args.trainings):
             folder = args.out / (f"{i}-{seed}" if seed else f"{i}")
             again = replace(variant, settings=replace(variant.settings, seed=seed))
-            made.append(trained(name, again, backbone, args.pictures, folder))
+            made.append(train(name, again, backbone, args.pictures, folder))
             predictors.append(LatentPredictor.from_pretrained(folder).to(backbone.device))
         turns = by_turns([variant.guidance(predictor) for predictor in predictors])
         methods[name] = Built(turns, tuple(Trained(predictor, {}) for predictor in predictors))

@@ -19,8 +19,8 @@ from pathlib import Path
 import torch
 
 from sketchguide import Sketch, generate, load_backbone, load_predictor
-from sketchguide.cli.environment import hardware
 from sketchguide.errors import SketchguideError
+from sketchguide.machine import hardware
 
 DRAWING = Path(__file__).resolve().parents[1] / "examples" / "sketches" / "apple.svg"
 

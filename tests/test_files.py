@@ -1,11 +1,15 @@
-"""Files are there whole or not at all."""
+"""Files are there whole or not at all, and one run at a time writes to a folder."""
 
+import os
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 
-from sketchguide.errors import OutputError
-from sketchguide.files import replacing, write_text
+from sketchguide.errors import OutputError, UsageError
+from sketchguide.files import locked, replacing, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -77,3 +81,51 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path: Path) -> None:
         assert link.is_symlink()
         assert real.read_text() == "new"
         assert not list(tmp_path.rglob("*.part"))
+
+
+def test_a_second_run_is_refused_at_once_in_the_same_process(tmp_path: Path) -> None:
+    refused: list[UsageError] = []
+
+    def second() -> None:
+        with pytest.raises(UsageError, match=rf"process {os.getpid()}") as caught, locked(tmp_path):
+            pass
+        refused.append(caught.value)
+
+    with locked(tmp_path):
+        other = threading.Thread(target=second)
+        other.start()
+        other.join(10)
+    assert len(refused) == 1
+    with locked(tmp_path):
+        pass
+
+
+def test_a_live_run_blocks_and_a_killed_one_does_not(tmp_path: Path) -> None:
+    # The child takes the lock as `locked` does; importing torch there would only cost seconds.
+    script = (
+        "import fcntl, os, sys; file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT); fcntl.flock(file, fcntl.LOCK_EX);"
+        "os.pwrite(file, str(os.getpid()).encode(), 0); print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"held\n"
+        with pytest.raises(UsageError, match=f"process {child.pid}"), locked(tmp_path):
+            pass
+        child.kill()
+        child.wait(10)
+    with locked(tmp_path):
+        assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
+
+
+def test_the_lock_goes_with_an_exception(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="inside"), locked(tmp_path):
+        raise OSError("inside")
+    with locked(tmp_path):
+        pass
+
+
+def test_a_file_in_place_of_the_folder_cannot_be_locked(tmp_path: Path) -> None:
+    (tmp_path / "run").touch()
+    with pytest.raises(OutputError, match="cannot be written"), locked(tmp_path / "run"):
+        pass

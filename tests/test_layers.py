@@ -11,6 +11,7 @@ import sketchguide
 TABLE = (
     "errors",
     "files",
+    "machine",
     "defaults",
     "images",
     "weights",

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.classifiers import IconClassifier, save_classifier
 from sketchguide.evaluation.drawings import class_map
+from sketchguide.files import locked
 from sketchguide.loading import load_backbone
 from sketchguide.methods import Built
 from sketchguide.predictors import LatentPredictor
-from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.predictor import PredictorTraining
 from support import load_script
 
@@ -119,7 +119,7 @@ def test_what_goes_wrong_is_told_without_a_trace(
 def test_two_runs_do_not_share_a_folder(study: Study, options: list[str | Path], tmp_path: Path) -> None:
     for name, words in (("curves", ["steps"]), ("predictors", ["--pictures", "nowhere"])):
         script = study(name, *words, *options, "--out", tmp_path)
-        with Checkpoints(tmp_path).lock(), pytest.raises(SystemExit, match="is at work in"):
+        with locked(tmp_path), pytest.raises(SystemExit, match="is at work in"):
             script.main()
 
 

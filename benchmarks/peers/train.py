@@ -28,17 +28,19 @@ from torch import Tensor, nn
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.wrapped import Told, with_controlnet, with_t2i_adapter
-from sketchguide.cli.environment import hardware
 from sketchguide.cli.report import hush_libraries
-from sketchguide.cli.session import Session, until_stopped
+from sketchguide.cli.session import until_stopped
 from sketchguide.cli.signals import Stopped, handling, stop_now
 from sketchguide.errors import SketchguideError
 from sketchguide.extractors import EXTRACTORS
+from sketchguide.files import locked
 from sketchguide.fingerprints import fingerprint_of_model
 from sketchguide.loading import load_backbone
+from sketchguide.machine import hardware
 from sketchguide.seeds import seeded
 from sketchguide.training.checkpoints import Checkpoints, check_config
 from sketchguide.training.data import Pictures, digest, find_examples, split
+from sketchguide.training.session import Session
 from sketchguide.training.told import ToldRun, ToldTraining
 
 SCORED = 32  # held-out pictures that are scored
@@ -105,7 +107,7 @@ def train(args: argparse.Namespace) -> None:
     training, held_out = split(examples, seed=args.seed)
     checkpoints = Checkpoints(args.output / "checkpoints", keep=1)
     hush_libraries()
-    with checkpoints.lock():
+    with locked(checkpoints.folder):
         backbone = load_backbone(args.model, device=args.device, dtype="float32")
         pictures = Pictures(training, size=backbone.default_size)
         others = Pictures(held_out, size=backbone.default_size, beside=pictures) if held_out else None

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and folders that one run at a time writes to."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from sketchguide.errors import OutputError
+from sketchguide.errors import OutputError, UsageError
 
 
 @contextmanager
@@ -59,3 +59,39 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8. Raises OutputError as `replacing` does."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
+
+
+@contextmanager
+def locked(folder: Path) -> Generator[None]:
+    """Keep other runs out of `folder`, which is made where it is missing, while the block runs.
+
+    The kernel holds the lock and drops it when the process ends, however it ends: a killed run never blocks the next
+    one. Raises UsageError at once when another run holds it, in this process or in another, and OutputError when the
+    folder cannot be written. POSIX only.
+    """
+    import fcntl
+
+    path = folder / "lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT)
+    except OSError as error:
+        raise OutputError(f"The folder {folder} cannot be written: {error}.", hint="Choose another folder.") from error
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            owner = os.pread(handle, 20, 0).decode("ascii", "replace").strip() or "unknown"
+            raise UsageError(
+                f"Another run (process {owner}) is at work in {folder}.",
+                hint="Wait for it, stop it, or choose another folder.",
+            ) from error
+        except OSError as error:
+            raise OutputError(f"The file {path} cannot be locked: {error}.", hint="Choose another folder.") from error
+        # The number is for the other run's message only: a full disk must not stop this one here.
+        with suppress(OSError):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        yield
+    finally:
+        os.close(handle)

@@ -20,7 +20,6 @@ from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.classifiers import IconClassifier, LatentClassifier, load_classifier, save_classifier
 from sketchguide.cli.finetune import _laid
 from sketchguide.cli.report import Report
-from sketchguide.cli.session import Session
 from sketchguide.errors import SketchError, SketchguideWarning
 from sketchguide.fingerprints import fingerprint_of_model
 from sketchguide.generation import recall
@@ -33,6 +32,7 @@ from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.classifier import LatentClassifierRun
 from sketchguide.training.data import Pictures, find_examples
 from sketchguide.training.finetune import FineTuneRun
+from sketchguide.training.session import Session
 
 Run = Callable[..., Any]
 

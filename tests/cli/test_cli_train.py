@@ -6,8 +6,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,14 +14,16 @@ import pytest
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.cli.component import PARTS
-from sketchguide.cli.session import Session, until_stopped
+from sketchguide.cli.session import until_stopped
 from sketchguide.defaults import TRAINING_STEPS
 from sketchguide.errors import TrainingError
+from sketchguide.files import locked
 from sketchguide.predictors import LatentPredictor
 from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.data import Pictures, find_examples, split
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
 from sketchguide.training.run import TrainingStep
+from sketchguide.training.session import Session
 
 Run = Callable[..., Any]
 
@@ -184,7 +184,7 @@ def test_a_second_signal_stops_within_a_step_and_saves_nothing_half_done(
     sketchguide: Run, training: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     _stop_at(2, monkeypatch, signal.SIGINT, times=2)
-    monkeypatch.setattr("sketchguide.cli.session.SAVE_EVERY", 0.0)
+    monkeypatch.setattr("sketchguide.training.session.SAVE_EVERY", 0.0)
     result = sketchguide(*training, "--steps", "5", "-o", tmp_path / "run")
     assert result.code == 130
     assert "Step 1 is saved." in result.err
@@ -287,115 +287,24 @@ def test_pictures_are_looked_at_before_the_run(
     assert sketchguide(*arguments, "--resume").code == 0
 
 
-@dataclass(frozen=True)
-class Settings:
-    steps: int
-
-
-class Clock:
-    """Says what time it is; steps let it pass."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
-@dataclass
-class Paced:
-    """A run whose step number n takes `pace(n)` seconds of the clock."""
-
-    clock: Clock
-    pace: Callable[[int], float]
-    settings: Any = Settings(1000)
-    step: int = 0
-    skipped: int = 0
-    seconds: float = 0.0
-    totals: list[int] = field(default_factory=list[int])  # number of steps that was planned as each of them began
-
-    def __iter__(self) -> Iterator[TrainingStep]:
-        while self.step < self.settings.steps:
-            self.totals.append(self.settings.steps)
-            self.step += 1
-            self.clock.now += self.pace(self.step)
-            self.seconds += self.pace(self.step)
-            yield TrainingStep(self.step, 1.0, 0)
-
-    def state(self) -> dict[str, Any]:
-        return {}
-
-
-@pytest.fixture
-def within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Paced]:
-    """`within(minutes, pace, …)`: a run that has come to its end in this time."""
-
-    def end(minutes: float, pace: Callable[[int], float], **so_far: Any) -> Paced:
-        clock = Clock()
-        monkeypatch.setattr("sketchguide.cli.session.time", clock)
-        run = Paced(clock, pace, **so_far)
-        kept: Any = SimpleNamespace(save=lambda *_: None)
-        list(Session(run, kept, {}, minutes, None, tmp_path / "log.jsonl", started=clock.now))
-        return run
-
-    return end
-
-
-def test_the_steps_that_fit_are_known_early_and_fill_the_time(within: Callable[..., Paced]):
-    run = within(2, lambda _: 1.0)
-    assert 114 <= run.step <= 120
-    assert 114 <= min(run.totals[10:]) <= max(run.totals[10:]) <= 120  # the learning rate follows their number
-
-
-def test_steps_that_become_slower_still_end_in_time(within: Callable[..., Paced]):
-    run = within(2, lambda step: 0.5 if step <= 100 else 2.0)
-    assert 110 <= run.seconds <= 122
-
-
-def test_the_time_of_earlier_sessions_counts(within: Callable[..., Paced]):
-    run = within(2, lambda _: 1.0, step=90, seconds=90.0)
-    assert 114 <= run.step <= 120
-
-
-def test_a_first_step_that_takes_all_the_time_is_the_last(within: Callable[..., Paced]):
-    assert within(1, lambda _: 100.0).step == 1
-
-
-def test_a_run_that_fits_keeps_its_steps(within: Callable[..., Paced]):
-    run = within(2, lambda _: 1.0, settings=Settings(100))
-    assert run.step == 100
-    assert set(run.totals) == {100}
-
-
 @pytest.mark.parametrize(("steps", "more"), [(3, " With other pictures the run starts again: give --fresh."), (0, "")])
 def test_pictures_that_fail_late_may_need_a_fresh_start(tmp_path: Path, steps: int, more: str):
-    class Failing(Paced):
+    class Failing:
+        step, skipped, seconds, settings = 0, 0, 0.0, SimpleNamespace(steps=1000)
+
         def __iter__(self) -> Iterator[TrainingStep]:
-            yield from islice(super().__iter__(), steps)
+            for self.step in range(1, steps + 1):
+                yield TrainingStep(self.step, 1.0, 0)
             raise TrainingError("2 of 12 pictures cannot be read.", hint="Repair or remove these files.", field="data")
 
+        def state(self) -> dict[str, Any]:
+            return {}
+
     kept: Any = SimpleNamespace(save=lambda *_: None)
-    session = Session(Failing(Clock(), lambda _: 1.0), kept, {}, None, None, tmp_path / "log.jsonl")
+    session = Session(Failing(), kept, {}, None, None, tmp_path / "log.jsonl")
     with pytest.raises(TrainingError) as caught:
         list(until_stopped(session, []))
     assert caught.value.hint == f"Repair or remove these files.{more}"
-
-
-@pytest.mark.parametrize(("cost", "saved"), [(1.0, [60, 121, 182]), (30.0, [60, 390])])
-def test_checkpoints_that_take_long_are_saved_less_often(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cost: float, saved: list[int]
-):
-    clock, at = Clock(), list[int]()
-
-    def save(*_: Any) -> None:
-        at.append(round(clock.now - 1000))
-        clock.now += cost
-
-    monkeypatch.setattr("sketchguide.cli.session.time", clock)
-    kept: Any = SimpleNamespace(save=save)
-    run = Paced(clock, lambda _: 1.0, Settings(200 if cost < 2 else 500))
-    list(Session(run, kept, {}, None, None, tmp_path / "log.jsonl", started=clock.now))
-    assert at == saved
 
 
 def test_steps_that_changed_nothing_are_told(
@@ -445,7 +354,7 @@ def test_minutes_shorten_the_run_and_the_schedule(sketchguide: Run, training: li
 
 
 def test_two_runs_in_one_folder(sketchguide: Run, training: list[str], tmp_path: Path):
-    with Checkpoints(tmp_path / "run" / "checkpoints").lock():
+    with locked(tmp_path / "run" / "checkpoints"):
         result = sketchguide(*training, "-o", tmp_path / "run")
     assert result.code == 2
     assert "Another run" in result.err

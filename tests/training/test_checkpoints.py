@@ -4,7 +4,6 @@ import os
 import resource
 import subprocess
 import sys
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ KILLS = """
 import json, os, random, shutil, signal, sys, time, warnings
 from pathlib import Path
 import torch
+from sketchguide.files import locked
 from sketchguide.training.checkpoints import Checkpoints
 
 torch.set_num_threads(1)
@@ -80,11 +80,11 @@ def phases(step, mark, allowed):
         run = Checkpoints(shutil.copytree(start.folder, root / f"{step}-{operation}"))
         def work():
             die_at(operation)
-            with run.lock():
+            with locked(run.folder):
                 run.save(step, state(step, mark), {"step": step})
         killed = reap(fork(work))
         outcomes.add(check(run, allowed))
-        with run.lock():
+        with locked(run.folder):
             run.save(3, state(3, 9), {"step": 3})
         check(run, [(3, 9)])
         names = [path.name.rstrip("~") for path in run.folder.iterdir() if path.name != "lock"]
@@ -101,7 +101,7 @@ def random_kills(count):
         start = run.latest().step
         reader, writer = os.pipe()
         def work():
-            with run.lock():
+            with locked(run.folder):
                 for step in range(start + 1, start + 1000):
                     run.save(step, state(step), {"step": step})
                     os.write(writer, step.to_bytes(4, "big"))
@@ -340,8 +340,6 @@ def test_a_save_that_does_not_read_back_is_loud(tmp_path: Path, monkeypatch: pyt
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "run").write_text("")
     run = Checkpoints(tmp_path / "run")
-    with pytest.raises(OutputError), run.lock():
-        pass
     with pytest.raises(OutputError):
         run.save(1, {}, {})
     assert run.latest() is None
@@ -358,50 +356,6 @@ def test_keep_is_checked(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="keep is 0") as caught:
         Checkpoints(tmp_path, keep=0)
     assert caught.value.field == "keep"
-
-
-def test_a_second_run_is_refused_at_once_in_the_same_process(tmp_path: Path) -> None:
-    run = Checkpoints(tmp_path)
-    refused: list[UsageError] = []
-
-    def second() -> None:
-        with pytest.raises(UsageError, match=rf"process {os.getpid()}") as caught, Checkpoints(tmp_path).lock():
-            pass
-        refused.append(caught.value)
-
-    with run.lock():
-        other = threading.Thread(target=second)
-        other.start()
-        other.join(10)
-    assert len(refused) == 1
-    with run.lock():
-        pass
-
-
-def test_a_live_run_blocks_and_a_killed_one_does_not(tmp_path: Path) -> None:
-    # The child takes the lock as `lock` does; importing torch there would only cost seconds.
-    script = (
-        "import fcntl, os, sys; file = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT); fcntl.flock(file, fcntl.LOCK_EX);"
-        "os.pwrite(file, str(os.getpid()).encode(), 0); print('held', flush=True); sys.stdin.read()"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path / "lock")]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
-        assert child.stdout is not None
-        assert child.stdout.readline() == b"held\n"
-        with pytest.raises(UsageError, match=f"process {child.pid}"), Checkpoints(tmp_path).lock():
-            pass
-        child.kill()
-        child.wait(10)
-    with Checkpoints(tmp_path).lock():
-        assert (tmp_path / "lock").read_text() == f"{os.getpid()}\n"
-
-
-def test_the_lock_goes_with_an_exception(tmp_path: Path) -> None:
-    run = Checkpoints(tmp_path)
-    with pytest.raises(OSError, match="inside"), run.lock():
-        raise OSError("inside")
-    with run.lock():
-        pass
 
 
 OPTIMIZERS: dict[str, Callable[[list[nn.Parameter]], torch.optim.Optimizer]] = {

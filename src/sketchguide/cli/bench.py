@@ -14,7 +14,7 @@ from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.session import is_folder
 from sketchguide.defaults import MODEL, SEED
 from sketchguide.errors import FailureError, OutputError, UsageError
-from sketchguide.files import write_text
+from sketchguide.files import locked, write_text
 
 if TYPE_CHECKING:
     from sketchguide.backbones.base import Backbone
@@ -163,7 +163,6 @@ def command(
         hush_libraries()
         from rich.markup import escape
 
-        from sketchguide.cli.environment import hardware
         from sketchguide.evaluation.alike import forget, keep_alike, made_with
         from sketchguide.evaluation.benchmark import SEED_STRIDE, Benchmark, load_judges
         from sketchguide.evaluation.costs import cost_table, costs, peak_memory
@@ -171,9 +170,9 @@ def command(
         from sketchguide.evaluation.plots import plot, sheets
         from sketchguide.evaluation.summary import Summary, comparison_table, failures, table
         from sketchguide.loading import load_backbone
+        from sketchguide.machine import hardware
         from sketchguide.methods import Batch, build_method
         from sketchguide.request import Request
-        from sketchguide.training.checkpoints import Checkpoints
 
         last = seed + SEED_STRIDE * (seeds - 1) + count - 1
         if last > SEED.high:
@@ -203,7 +202,7 @@ def command(
                 "--classifier knows none of the things that are drawn, so nothing is recognised: drawings of "
                 f"{OWN} have no classes, others those of class_map.json."
             )
-        with Checkpoints(output).lock():
+        with locked(output):
             if fresh:
                 forget(output)
             keep_alike(output, config, built, afresh="--fresh, or another folder,")

@@ -11,10 +11,11 @@ import typer
 
 from sketchguide.cli.options import FreshOption, ResumeOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
-from sketchguide.cli.session import Session, carry_through, check_run, earlier, finite, workplace
+from sketchguide.cli.session import carry_through, check_run, earlier, workplace
 from sketchguide.defaults import MODEL
 from sketchguide.errors import UsageError
 from sketchguide.files import write_text
+from sketchguide.training.session import Session, finite
 
 if TYPE_CHECKING:
     from sketchguide.training.checkpoints import Checkpoint

@@ -14,10 +14,11 @@ import typer
 
 from sketchguide.cli.options import FreshOption, PolarityOption, ResumeOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries, was_given
-from sketchguide.cli.session import Session, carry_through, check_run, earlier, finite, workplace
+from sketchguide.cli.session import carry_through, check_run, earlier, workplace
 from sketchguide.defaults import MODEL, SCALE, SEED, find_dtype
 from sketchguide.errors import SketchError, TrainingError, UsageError
 from sketchguide.files import is_file
+from sketchguide.training.session import Session, finite
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -1,154 +1,26 @@
-"""A training run on the command line: its folder, its log, its clock, its checkpoints and the way back to them."""
+"""A training run on the command line: its options, its folder, and what stops it."""
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
-import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from sketchguide.cli.report import Report
 from sketchguide.cli.signals import StopLater, Stopped, handling
 from sketchguide.defaults import SEED
-from sketchguide.errors import OutputError, TrainingError, UsageError
-from sketchguide.files import write_text
+from sketchguide.errors import TrainingError, UsageError
+from sketchguide.files import locked
+from sketchguide.training.session import Session, finite, matching
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from sketchguide.training.checkpoints import Checkpoint, Checkpoints
     from sketchguide.training.data import Pictures
-    from sketchguide.training.run import TrainingStep
-
-SAVE_EVERY = 60.0  # seconds, and
-SAVE_SHARE = 10  # times as long as the last save took
-SCORE_EVERY = 100  # steps
-PROBE = 6  # steps after which the pace is known
-
-
-class Run(Protocol):
-    """A `TrainingRun` whose `settings`, a frozen dataclass, have a number of `steps`."""
-
-    settings: Any
-    step: int
-    skipped: int
-    seconds: float
-
-    def __iter__(self) -> Iterator[TrainingStep]: ...
-
-    def state(self) -> dict[str, Any]: ...
-
-
-@dataclass
-class Session:
-    """A run with everything around it: iterate it for step numbers; it logs, scores, saves and keeps the time.
-
-    `save` what was done since the last checkpoint only between two steps: within one, the state is that of neither.
-    What it replaces, `replaced` beside the log and every checkpoint, stays until a step has changed something.
-    """
-
-    run: Run
-    checkpoints: Checkpoints
-    config: Mapping[str, Any]
-    minutes: float | None
-    score: Callable[[], float] | None
-    log: Path
-    loss: float | None = None
-    held_out: float | None = None
-    score_every: int = SCORE_EVERY
-    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])  # kept with every checkpoint
-    saved: int = 0  # step of the last checkpoint
-    replaced: Sequence[str] = ()  # patterns: files of an earlier run that give way, as its checkpoints do
-    started: float = field(default_factory=time.monotonic)
-
-    def __iter__(self) -> Generator[int]:
-        self.saved = self.run.step
-        before, last_save, wait = self.run.seconds, time.monotonic(), SAVE_EVERY
-        first: tuple[int, float] | None = None
-        for step, loss, skipped in self.run:
-            self.loss = loss
-            now = time.monotonic()
-            first = first or (step, now)
-            if self.minutes is not None:
-                left = self.minutes * 60 - (before + now - self.started)
-                self._keep_time(step - first[0], now - first[1], left)
-            due = step % self.score_every == 0 or step >= self.run.settings.steps
-            if due and self.score is not None:
-                self.held_out = self.score()
-            if self.replaced and step > skipped:
-                self._replace()
-            if not self.replaced:
-                self._write({"step": step, "loss": finite(loss), "skipped": skipped}, scored=due)
-            if (begun := time.monotonic()) - last_save >= wait:
-                self.save()
-                last_save = time.monotonic()
-                wait = max(SAVE_EVERY, SAVE_SHARE * (last_save - begun))
-            yield step
-
-    def save(self) -> None:
-        if self.run.step != self.saved and not self.replaced:
-            figures = {"loss": finite(self.loss), "held_out": finite(self.held_out)}
-            meta = {"config": dict(self.config), "steps": self.run.settings.steps, **figures, **self.facts}
-            self.checkpoints.save(self.run.step, self.run.state(), meta)
-            self.saved = self.run.step
-
-    @property
-    def figures(self) -> str:
-        """The latest loss and held-out error, in words."""
-        held_out = "" if finite(self.held_out) is None else f", held-out error {self.held_out:.3f}"
-        return f"loss {self.loss:.3f}{held_out}" if self.loss is not None else ""
-
-    def rewind_log(self) -> None:
-        """Drop what the log says of steps after the one that the run goes on from."""
-        try:
-            lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
-        except OSError as error:
-            raise OutputError(f"The file {self.log} cannot be read: {error.strerror}.", field="output") from error
-        kept = [line for line in lines if _logged_step(line) <= self.run.step]
-        if kept != lines:
-            write_text(self.log, "".join(f"{line}\n" for line in kept))
-
-    def _replace(self) -> None:
-        self.checkpoints.clear()
-        for path in _matching(self.log.parent, self.replaced):
-            try:
-                path.unlink()
-            except OSError as error:
-                raise OutputError(f"The file {path} cannot be removed: {error.strerror}.", field="output") from error
-        self.replaced = ()
-
-    def _keep_time(self, steps: int, seconds: float, left: float) -> None:
-        """Shorten the run where the time `left` is too short at the pace of `steps` in `seconds`.
-
-        The learning rate follows a cosine over the number of steps, so the number is decided early.
-        """
-        run = self.run
-        if left <= 0:
-            fitting = run.step
-        elif not steps or (steps < PROBE and seconds < 0.2 * left):
-            return
-        else:
-            fitting = run.step + math.floor(0.97 * left * steps / seconds)
-        if fitting < 0.98 * run.settings.steps:
-            run.settings = replace(run.settings, steps=max(fitting, run.step))
-
-    def _write(self, line: Mapping[str, Any], *, scored: bool) -> None:
-        if scored:
-            line = {**line, "held_out": finite(self.held_out)}
-        try:
-            with self.log.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-        except OSError as error:
-            raise OutputError(
-                f"The file {self.log} cannot be written: {error.strerror}.",
-                hint="Make room, then go on with --resume.",
-                field="output",
-            ) from error
 
 
 def until_stopped(session: Session, arguments: Sequence[str]) -> Generator[int]:
@@ -221,18 +93,18 @@ def is_folder(output: Path) -> bool:
 
 @contextmanager
 def workplace(checkpoints: Checkpoints, files: Sequence[str]) -> Generator[None]:
-    """Hold the lock of the folder; when nothing was saved in it, leave the disk as it was, without new `files`, as
-    `earlier` takes them."""
+    """Keep other runs out of the folder; when nothing was saved in it, leave the disk as it was, without new `files`,
+    as `earlier` takes them."""
     output = checkpoints.folder.parent
     existed = is_folder(output)
-    before = _matching(output, files)
-    with checkpoints.lock():
+    before = matching(output, files)
+    with locked(checkpoints.folder):
         try:
             yield
         finally:
             if not any(checkpoints.folder.glob("step-*")):
                 with suppress(OSError):
-                    for path in (path for path in _matching(output, files[1:]) if path not in before):
+                    for path in (path for path in matching(output, files[1:]) if path not in before):
                         path.unlink()
                 with suppress(OSError):  # not empty: it holds something of the user's
                     (checkpoints.folder / "lock").unlink()
@@ -278,7 +150,7 @@ def earlier(
             hint="Give --resume to go on with it, --fresh to start again, or another folder.",
             field="output",
         )
-    for path in _matching(output, files):
+    for path in matching(output, files):
         what = path.stem if path.name == result else f"{path.name}, which the run would overwrite"
         raise UsageError(
             f"The folder {output} holds a {what}.",
@@ -288,22 +160,6 @@ def earlier(
     return None
 
 
-def _matching(output: Path, files: Sequence[str]) -> list[Path]:
-    return [path for pattern in files for path in sorted(output.glob(pattern))]
-
-
 def _resuming(arguments: Sequence[str]) -> str:
     words = [word for word in arguments if word not in ("--resume", "--fresh")]
     return shlex.join(["sketchguide", *words, "--resume"])
-
-
-def _logged_step(line: str) -> float:
-    try:
-        return float(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):  # a line cut short by a kill
-        return math.inf
-
-
-def finite(value: float | None) -> float | None:
-    """`value`, or None where JSON has no number for it."""
-    return value if value is not None and math.isfinite(value) else None

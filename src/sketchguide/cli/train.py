@@ -13,10 +13,11 @@ import typer
 
 from sketchguide.cli.options import FreshOption, ResumeOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
-from sketchguide.cli.session import Session, carry_through, check_run, earlier, finite, workplace
+from sketchguide.cli.session import carry_through, check_run, earlier, workplace
 from sketchguide.defaults import MODEL, SEED, TRAINING_BATCH, TRAINING_RATE, TRAINING_STEPS, find_dtype
 from sketchguide.errors import UsageError
 from sketchguide.files import write_text
+from sketchguide.training.session import Session, finite
 
 if TYPE_CHECKING:
     from sketchguide.training.checkpoints import Checkpoint
@@ -156,10 +157,10 @@ def command(
     with report.progress("{task.fields[figures]}") as bar:
         task = bar.add_task("Loading", total=None, figures="")
         hush_libraries()
-        from sketchguide.cli.environment import hardware
         from sketchguide.extractors import EXTRACTORS
         from sketchguide.fingerprints import dtype_of, fingerprint_of_model
         from sketchguide.loading import load_backbone
+        from sketchguide.machine import hardware
         from sketchguide.training.card import model_card, usage
         from sketchguide.training.checkpoints import Checkpoints
         from sketchguide.training.data import Pictures, digest, find_examples, readable, split

@@ -13,14 +13,13 @@ pickled.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -54,7 +53,7 @@ class Checkpoint:
 class Checkpoints:
     """The checkpoints of one training run in `folder`; the newest `keep` of them stay.
 
-    One run writes at a time: hold `lock()` from before `latest` until after the last `save`.
+    One run writes at a time: keep others out (`files.locked`) from before `latest` until after the last `save`.
     """
 
     def __init__(self, folder: Path, *, keep: int = 2) -> None:
@@ -127,45 +126,6 @@ class Checkpoints:
                 _remove(path)
         except OSError as error:
             raise OutputError(f"The checkpoints in {self.folder} cannot be removed: {error}.") from error
-
-    @contextlib.contextmanager
-    def lock(self) -> Generator[None]:
-        """Keep other runs out of the folder while the block runs.
-
-        The kernel holds the lock and drops it when the process ends, however it ends: a killed run never blocks the
-        next one. Raises UsageError at once when another run holds it, in this process or in another, and OutputError
-        when the folder cannot be written. POSIX only.
-        """
-        import fcntl
-
-        path = self.folder / "lock"
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT)
-        except OSError as error:
-            raise OutputError(
-                f"The folder {self.folder} cannot be written: {error}.", hint="Choose another folder."
-            ) from error
-        try:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                owner = os.pread(handle, 20, 0).decode("ascii", "replace").strip() or "unknown"
-                raise UsageError(
-                    f"Another run (process {owner}) is at work in {self.folder}.",
-                    hint="Wait for it, stop it, or choose another folder.",
-                ) from error
-            except OSError as error:
-                raise OutputError(
-                    f"The file {path} cannot be locked: {error}.", hint="Choose another folder."
-                ) from error
-            # The number is for the other run's message only: a full disk must not stop this one here.
-            with contextlib.suppress(OSError):
-                os.ftruncate(handle, 0)
-                os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
-            yield
-        finally:
-            os.close(handle)
 
     def _found(self) -> list[Path]:
         """Complete checkpoints, newest first; one that is being replaced comes after its replacement."""

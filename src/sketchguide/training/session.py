@@ -1,0 +1,160 @@
+"""A training run with its log, its clock and its checkpoints."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from sketchguide.errors import OutputError
+from sketchguide.files import write_text
+
+if TYPE_CHECKING:  # a command line says what it has to say without torch
+    from sketchguide.training.checkpoints import Checkpoints
+    from sketchguide.training.run import TrainingStep
+
+SAVE_EVERY = 60.0  # seconds, and
+SAVE_SHARE = 10  # times as long as the last save took
+SCORE_EVERY = 100  # steps
+PROBE = 6  # steps after which the pace is known
+
+
+class Run(Protocol):
+    """A `TrainingRun` whose `settings`, a frozen dataclass, have a number of `steps`."""
+
+    settings: Any
+    step: int
+    skipped: int
+    seconds: float
+
+    def __iter__(self) -> Iterator[TrainingStep]: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+
+@dataclass
+class Session:
+    """A run with everything around it: iterate it for step numbers; it logs, scores, saves and keeps the time.
+
+    `save` what was done since the last checkpoint only between two steps: within one, the state is that of neither.
+    What it replaces, `replaced` beside the log and every checkpoint, stays until a step has changed something.
+    """
+
+    run: Run
+    checkpoints: Checkpoints
+    config: Mapping[str, Any]
+    minutes: float | None
+    score: Callable[[], float] | None
+    log: Path
+    loss: float | None = None
+    held_out: float | None = None
+    score_every: int = SCORE_EVERY
+    facts: Mapping[str, Any] = field(default_factory=dict[str, Any])  # kept with every checkpoint
+    saved: int = 0  # step of the last checkpoint
+    replaced: Sequence[str] = ()  # patterns: files of an earlier run that give way, as its checkpoints do
+    started: float = field(default_factory=time.monotonic)
+
+    def __iter__(self) -> Generator[int]:
+        self.saved = self.run.step
+        before, last_save, wait = self.run.seconds, time.monotonic(), SAVE_EVERY
+        first: tuple[int, float] | None = None
+        for step, loss, skipped in self.run:
+            self.loss = loss
+            now = time.monotonic()
+            first = first or (step, now)
+            if self.minutes is not None:
+                left = self.minutes * 60 - (before + now - self.started)
+                self._keep_time(step - first[0], now - first[1], left)
+            due = step % self.score_every == 0 or step >= self.run.settings.steps
+            if due and self.score is not None:
+                self.held_out = self.score()
+            if self.replaced and step > skipped:
+                self._replace()
+            if not self.replaced:
+                self._write({"step": step, "loss": finite(loss), "skipped": skipped}, scored=due)
+            if (begun := time.monotonic()) - last_save >= wait:
+                self.save()
+                last_save = time.monotonic()
+                wait = max(SAVE_EVERY, SAVE_SHARE * (last_save - begun))
+            yield step
+
+    def save(self) -> None:
+        if self.run.step != self.saved and not self.replaced:
+            figures = {"loss": finite(self.loss), "held_out": finite(self.held_out)}
+            meta = {"config": dict(self.config), "steps": self.run.settings.steps, **figures, **self.facts}
+            self.checkpoints.save(self.run.step, self.run.state(), meta)
+            self.saved = self.run.step
+
+    @property
+    def figures(self) -> str:
+        """The latest loss and held-out error, in words."""
+        held_out = "" if finite(self.held_out) is None else f", held-out error {self.held_out:.3f}"
+        return f"loss {self.loss:.3f}{held_out}" if self.loss is not None else ""
+
+    def rewind_log(self) -> None:
+        """Drop what the log says of steps after the one that the run goes on from."""
+        try:
+            lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
+        except OSError as error:
+            raise OutputError(f"The file {self.log} cannot be read: {error.strerror}.", field="output") from error
+        kept = [line for line in lines if _logged_step(line) <= self.run.step]
+        if kept != lines:
+            write_text(self.log, "".join(f"{line}\n" for line in kept))
+
+    def _replace(self) -> None:
+        self.checkpoints.clear()
+        for path in matching(self.log.parent, self.replaced):
+            try:
+                path.unlink()
+            except OSError as error:
+                raise OutputError(f"The file {path} cannot be removed: {error.strerror}.", field="output") from error
+        self.replaced = ()
+
+    def _keep_time(self, steps: int, seconds: float, left: float) -> None:
+        """Shorten the run where the time `left` is too short at the pace of `steps` in `seconds`.
+
+        The learning rate follows a cosine over the number of steps, so the number is decided early.
+        """
+        run = self.run
+        if left <= 0:
+            fitting = run.step
+        elif not steps or (steps < PROBE and seconds < 0.2 * left):
+            return
+        else:
+            fitting = run.step + math.floor(0.97 * left * steps / seconds)
+        if fitting < 0.98 * run.settings.steps:
+            run.settings = replace(run.settings, steps=max(fitting, run.step))
+
+    def _write(self, line: Mapping[str, Any], *, scored: bool) -> None:
+        if scored:
+            line = {**line, "held_out": finite(self.held_out)}
+        try:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise OutputError(
+                f"The file {self.log} cannot be written: {error.strerror}.",
+                hint="Make room, then go on with --resume.",
+                field="output",
+            ) from error
+
+
+def matching(output: Path, files: Sequence[str]) -> list[Path]:
+    """The files in the folder `output` that the patterns `files` stand for, in their order."""
+    return [path for pattern in files for path in sorted(output.glob(pattern))]
+
+
+def finite(value: float | None) -> float | None:
+    """`value`, or None where JSON has no number for it."""
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _logged_step(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, KeyError, TypeError):  # a line cut short by a kill
+        return math.inf
