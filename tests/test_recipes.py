@@ -20,6 +20,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from sketchguide import generate, load_backbone
 from sketchguide.classifiers import load_classifier
+from sketchguide.loading import EMBEDDED
 from sketchguide.training.checkpoints import Checkpoints
 from support import load_script
 
@@ -330,3 +331,14 @@ def test_a_recogniser_knows_words_and_a_judge_concepts(
         judge.main()
         assert load_classifier(out).classes == classes
         assert json.loads((tmp_path / "one-report.json").read_text())["pictures"] == 8
+
+
+def test_the_words_of_a_model_are_those_of_its_captions(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = load_script(FOLDER / "words.py", monkeypatch).words
+    assert words(data) == ["blue circle", "green apple", "red apple"]
+
+
+@pytest.mark.shared
+def test_the_words_that_ship_are_those_of_the_data(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shipped,) = json.loads((EMBEDDED / "words.json").read_text()).values()
+    assert shipped == load_script(FOLDER / "words.py", monkeypatch).words(shared / "data")

@@ -12,12 +12,21 @@ from torch import Tensor
 from sketchguide.classifiers import IconClassifier, load_classifier, save_classifier
 from sketchguide.editing import edit
 from sketchguide.errors import ModelNotFoundError, SketchguideWarning, UsageError
+from sketchguide.fingerprints import fingerprint_of_model
 from sketchguide.generation import Picture, Progress, generate, recall, run
 from sketchguide.images import to_images, to_tensor
 from sketchguide.levels import Level
 from sketchguide.loading import load_backbone
 from sketchguide.predictors import LatentPredictor
-from sketchguide.recognition import Attempt, Recogniser, Tried, find_recogniser, share_of, walk_until_recognised
+from sketchguide.recognition import (
+    Attempt,
+    Recogniser,
+    Tried,
+    find_recogniser,
+    share_of,
+    walk_until_recognised,
+    warn_of_unknown,
+)
 from sketchguide.sampling import Evaluations, Moment
 from sketchguide.seeds import another
 from sketchguide.sketch import Sketch
@@ -278,6 +287,19 @@ def test_a_source_that_was_tried_again_is_had_as_it_was_made(tiny: Tiny, predict
     settings |= {"source": "generated", "amount": 0.25, "margin": 1, "strength": 0, "backbone": tiny(), "seed": 7}
     (again,) = edit(tmp_path / "source.png", "a mug", sketch=CROSS, predictor=predictor, **settings)
     assert np.abs(pixels(again) - pixels(source)).max() <= 1
+
+
+def test_a_prompt_of_nothing_that_the_shipped_model_knows_is_told_of():
+    """Also by its other names, and not where weights are others."""
+    backbone = load_backbone("icons-64")
+    own = fingerprint_of_model(backbone)
+    message = "'a wizard' names nothing that icons-64 knows, and may come out as a blob. docs/models.md lists what it"
+    with pytest.warns(SketchguideWarning, match=message):
+        generate("a wizard", backbone=backbone, seed=7, steps=1)
+    with pytest.warns(SketchguideWarning, match=r"a blob\. Did you mean apple\? docs"):
+        warn_of_unknown(["a red aple"], backbone, own)
+    warn_of_unknown(["Two red APPLES", "a turtle", "noto cat on a blue background", "motorcycles"], backbone, own)
+    warn_of_unknown(["a wizard"], backbone, "0" * 12)
 
 
 def test_the_shipped_recogniser_knows_what_the_shipped_model_draws():

@@ -46,7 +46,14 @@ from sketchguide.loading import load_backbone
 from sketchguide.lora import wearing
 from sketchguide.overlays import Overlay, changed_region, seen_region
 from sketchguide.predictors import LatentPredictor
-from sketchguide.recognition import Recogniser, Tried, find_recogniser, share_of, walk_until_recognised
+from sketchguide.recognition import (
+    Recogniser,
+    Tried,
+    find_recogniser,
+    share_of,
+    walk_until_recognised,
+    warn_of_unknown,
+)
 from sketchguide.request import Recipe, Request
 from sketchguide.sampling import Evaluations, Moment, sample
 from sketchguide.seeds import another, generators, noise, random_seed
@@ -290,6 +297,8 @@ def _carried_out(
     requests = [Request.checked(**{**request.model_dump(), "prompt": prompt}) for prompt in prompts] or [request]
     _warn(requests, sketch, image, backbone)
     made_with = {"sketchguide": sketchguide.__version__, "torch": torch.__version__, **identity_of(backbone)}
+    if request.tries == 1:  # else they are refused
+        warn_of_unknown([one.prompt for one in requests if one.prompt.strip()], backbone, made_with["model"])
     if made_with["device"] == "cpu":
         made_with["threads"] = str(torch.get_num_threads())  # which round sums otherwise
     made_with |= {"solver": _solver_name(request, backbone), "levels": _digest(levels_of(request, backbone))}

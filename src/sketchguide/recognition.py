@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,9 +16,9 @@ from torch import Tensor
 from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import IconClassifier, find_class_in
 from sketchguide.defaults import SURE, TRIES
-from sketchguide.errors import UsageError
+from sketchguide.errors import UsageError, warn
 from sketchguide.files import is_file
-from sketchguide.loading import RECOGNISER, find_part
+from sketchguide.loading import EMBEDDED, RECOGNISER, find_part
 from sketchguide.sampling import Evaluations, Moment
 
 
@@ -61,6 +64,24 @@ def find_recogniser(name: str | None, backbone: Backbone) -> Path:
     own = name is not None and not is_file(Path(name) / f"{RECOGNISER}.safetensors")
     part = "classifier" if own and is_file(Path(str(name)) / "classifier.safetensors") else RECOGNISER
     return find_part(name, part, field="recogniser", model=backbone.name)
+
+
+def warn_of_unknown(prompts: Sequence[str], backbone: Backbone, fingerprint: str) -> None:
+    """Warn of prompts that name nothing that `backbone`, a shipped model as it was trained, was shown.
+
+    Of a model whose `fingerprint` none of them has, as with a LoRA, nobody knows what it knows.
+    """
+    file = EMBEDDED / "words.json"
+    words: list[str] = json.loads(file.read_text()).get(fingerprint, []) if is_file(file) else []
+    for prompt in prompts if words else ():
+        try:
+            find_class_in(prompt, words)
+        except UsageError:
+            given = re.findall(r"[^\W\d_]{3,40}", prompt.casefold())
+            near = list(dict.fromkeys(name for word in given for name in get_close_matches(word, words, 1, 0.8)))
+            meant = f" Did you mean {', '.join(near)}?" if near else ""
+            message = f"{prompt!r} names nothing that {backbone.name} knows, and may come out as a blob.{meant}"
+            warn(f"{message} docs/models.md lists what it knows.")
 
 
 class Attempt(NamedTuple):
