@@ -5,17 +5,26 @@ from __future__ import annotations
 import runpy
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
-SCRIPTS = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
+from sketchguide import generate
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_the_example_runs_and_writes_a_picture(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     assert len(script.read_text().splitlines()) < 40
     monkeypatch.chdir(tmp_path)
-    runpy.run_path(str(script))
+    made = runpy.run_path(str(script))
+    if script.stem == "guided":
+        drawing = EXAMPLES / "sketches" / "sailboat.svg"
+        (picture,) = generate("a sailboat", sketch=drawing, backbone=made["backbone"], seed=7)
+        difference = np.abs(np.asarray(made["previews"][-1]).astype(int) - np.asarray(picture.image))
+        assert difference.max() <= 1
     (picture,) = tmp_path.glob("*.png")
     with Image.open(picture) as image:
         colours = image.convert("RGB").getcolors(maxcolors=2**24)
