@@ -1857,6 +1857,7 @@ def test_how_much_of_a_picture_a_drawing_fills():
     box = np.array([[0.2, 0.1], [0.4, 0.1], [0.4, 0.5], [0.2, 0.5], [0.2, 0.1]])
     assert Sketch.from_strokes([box]).filled == pytest.approx(0.08, abs=0.02)
     assert Sketch.from_strokes([box], aspect=0.5).filled == pytest.approx(0.04, abs=0.015)
+    assert [Sketch.from_strokes([box], aspect=aspect).elongation for aspect in (1, 4)] == pytest.approx([0.5, 2])
     assert Sketch(raster=sheet((950, 930, 951, 931))).filled == pytest.approx(Sketch(raster=sheet()).filled, abs=0.01)
     assert Sketch(raster=np.zeros((64, 64), np.float32)).filled == 0
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+_HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis")  # brands
 MIN_SIDE = 16
 MAX_SIDE = 8192
 MAX_PIXELS = 32_000_000
@@ -140,6 +141,10 @@ def _opened(data: bytes, *, name: str, field: str) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError as error:
+        if data[4:8] == b"ftyp" and data[8:12] in _HEIF:
+            raise SketchError(
+                f"{name} is a HEIC or AVIF picture, which is not read.", hint="Export it as JPEG.", field=field
+            ) from error
         allowed = ", ".join(FORMATS).replace("WEBP", "WebP")
         strokes = " Drawings may be SVG or Quick, Draw! ndjson too." if field == "sketch" else ""
         raise SketchError(f"{name} is not a readable picture; allowed are {allowed}.{strokes}", field=field) from error
@@ -154,7 +159,7 @@ def _opened(data: bytes, *, name: str, field: str) -> Image.Image:
 def _too_large(name: str, pixels: str, *, field: str) -> SketchError:
     return SketchError(
         f"{name} has {pixels} pixels; at most {MAX_PIXELS // 1_000_000} million are allowed.",
-        hint="Make it smaller first.",
+        hint="Make it smaller first: export it as a JPEG of 4000 pixels a side, say.",
         field=field,
     )
 

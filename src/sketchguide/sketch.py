@@ -417,6 +417,12 @@ class Sketch:
         return float(np.prod(high - low)) / max(self.aspect, 1.0) ** 2
 
     @property
+    def elongation(self) -> float:
+        """Width / height of the box around a drawing of which `filled` is above 0; dirt is left out."""
+        low, high = self._box or (np.zeros(2), np.ones(2))
+        return float(np.divide(*(high - low)))
+
+    @property
     def _box(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Corners (x, y) of the box around what is drawn, in heights of the canvas; None of nothing or a dot."""
         page = np.array([self.aspect, 1.0])

@@ -52,6 +52,7 @@ def _huge_png() -> bytes:
         ("text.png", b"not a picture", "not a readable picture"),
         ("broken.svg", b"<svg><path", "not well-formed SVG"),
         ("huge.png", _huge_png(), "at most 32 million"),
+        ("photo.heic", b"\0\0\0\x18ftypheic" + bytes(200), "is a HEIC or AVIF picture, which is not read."),
     ],
 )
 def test_sketches_that_cannot_be_used(sketchguide: Run, tmp_path: Path, name: str, content: bytes | None, words: str):
@@ -110,7 +111,8 @@ def test_options_that_the_model_refuses(
     ("arguments", "words"),
     [
         (["generate"], "no prompt"),
-        (["generate", "a", "b"], "b"),
+        (["generate", "red", "apple"], "The prompt has several words."),
+        (["interpolate", "3", "8", "-o", "a.png"], "There is no prompt."),
         (["generate", "a", "--sketch", "b.svg", "--sketch", "c.svg"], "--sketch is given 2 times"),
         (["edit", "a.png", "a", "--sketch=b.svg", "--sketch=c.svg"], "--sketch is given 2 times"),
         (["interpolate", "1", "2", "--lora", "b", "--lora", "c"], "--lora is given 2 times"),
@@ -143,6 +145,16 @@ def test_wrong_use(sketchguide: Run, arguments: list[str], words: str):
         (["translate", "a.png", "a", "--margin", "1"], "That is an option of `sketchguide edit`."),
         (["edit", "a.png", "a", "--only-masked"], "Did you mean --padding-mask-crop?"),
         (["--quick"], "That is an option of `sketchguide bench`."),
+        (["generate", "red", "apple", "--seed", "3"], 'Put it in quotes: sketchguide generate "red apple".'),
+        (["edit", "a.png", "a", "cat"], 'Put it in quotes: sketchguide edit a.png "a cat".'),
+        (["generate", "a", "--polarity", "dark"], "Did you mean dark-on-light?"),
+        (["translate", "a.png", "a", "--as", "scetch"], "Did you mean sketch?"),
+        (["generate", "a", "--polarity", "red"], "`sketchguide generate --help` lists what there is."),
+        (
+            ["generate", "a", "-o", "new/"],
+            "Pictures are written as PNG, which carries what is needed to make them again. For a folder, give a file "
+            "in one that exists: new/picture.png.",
+        ),
         (
             ["generate", "a", "--as", "sketch"],
             "Did you mean --class or --stop or --sure? That is an option of `sketchguide translate`, "

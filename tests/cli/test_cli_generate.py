@@ -275,6 +275,20 @@ def test_the_paper_around_a_drawing_can_be_cut_off(
     assert "--trim cuts a drawing, and there is none. Give --sketch" in " ".join(nothing.err.split())
 
 
+def test_a_wide_drawing_is_better_cropped_or_given_a_wide_picture(
+    sketchguide: Run, quick: list[str], trained: tuple[Path, Any], tmp_path: Path
+):
+    row = Image.new("RGB", (1500, 150), "white")
+    for left in (100, 650, 1250):
+        ImageDraw.Draw(row).ellipse((left, 20, left + 110, 130), outline="black", width=3)
+    row.save(tmp_path / "row.png")
+    run = ["generate", "a", *quick, "--sketch", tmp_path / "row.png", "--predictor", trained[0], "--seed", "1"]
+    for more in ([], ["--trim"]):
+        told = sketchguide(*run, *more, "-o", tmp_path / "a.png").err
+        assert "it is 11 times as wide as high. Crop it to one thing, or give a wider --size." in told
+    assert "Crop it" not in sketchguide(*run, "--size", "128x32", "-o", tmp_path / "a.png").err
+
+
 def test_an_output_that_is_an_input_is_refused(
     sketchguide: Run, quick: list[str], trained: tuple[Path, Any], tmp_path: Path
 ):

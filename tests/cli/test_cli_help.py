@@ -145,6 +145,11 @@ def test_help_of_bench_shows_the_true_defaults(sketchguide: Run, monkeypatch: py
             "change.",
         ),
         ("interpolate", "lora-scale", "0 to 4, default 1.0."),
+        (
+            "generate",
+            "strength",
+            "0 to 20, default 2.3 (1.15 times what --every says, less below 12 steps). 0 ignores it.",
+        ),
         ("generate", "sketch-loss", "compares that with yours. 0 to 20, default 0.0. Alone with --strength 0."),
         ("generate", "identity", "the rest keeps to the drawing. 0 to 1, default 0.4."),
     ],

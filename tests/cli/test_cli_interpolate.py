@@ -29,7 +29,7 @@ def test_a_strip_between_seeds_begins_with_the_first(sketchguide: Run, quickly: 
 
 
 def test_what_changes_nothing_is_told(sketchguide: Run, quickly: list[str], tmp_path: Path) -> None:
-    words = ["interpolate", "1", "2", *quickly, "--json", "-o", tmp_path / "a.png"]
+    words = ["interpolate", "1", "2", *quickly, "--prompt", "", "--json", "-o", tmp_path / "a.png"]
     result = sketchguide(*words, "--lora-scale", "0.5", "--predictor", "nosuch")
     assert result.code == 0, result
     told = " ".join(result.json["warnings"])
@@ -79,7 +79,8 @@ def test_frames_follow_no_blank_drawing(sketchguide: Run, quickly: list[str], tm
     Image.new("RGB", (64, 64), "white").save(tmp_path / "blank.png")
     sketch = ["--sketch", tmp_path / "blank.png"]
     for name, options in (("with", sketch), ("without", [])):
-        result = sketchguide("interpolate", "1", "2", *quickly, *options, "-o", tmp_path / f"{name}.png", "--json")
+        words = [*quickly, "--prompt", "a", *options, "--json"]
+        result = sketchguide("interpolate", "1", "2", *words, "-o", tmp_path / f"{name}.png")
         assert result.code == 0, result
         assert any("follow none" in warning for warning in result.json["warnings"]) == bool(options)
     assert (tmp_path / "with.png").read_bytes() == (tmp_path / "without.png").read_bytes()
@@ -90,7 +91,7 @@ def test_frames_follow_a_drawing_by_the_named_predictor(
 ) -> None:
     made = [tmp_path / "with.png", tmp_path / "without.png"]
     for path, more in zip(made, (["--sketch", drawing, "--predictor", trained[0]], []), strict=True):
-        result = sketchguide("interpolate", "1", "2", *quickly, *more, "-o", path)
+        result = sketchguide("interpolate", "1", "2", "--prompt", "a", *quickly, *more, "-o", path)
         assert result.code == 0, result
     assert made[0].read_bytes() != made[1].read_bytes()
 
@@ -107,6 +108,8 @@ def test_two_drawings_are_ends_like_any_others(
         result = sketchguide("interpolate", *ends, *words, "-o", tmp_path / f"{name}.png")
         assert result.code == 0, result
     assert (tmp_path / "ends.png").read_bytes() == (tmp_path / "named.png").read_bytes()
+    unsaid = sketchguide("interpolate", drawing, other, *quickly, "-o", tmp_path / "none.png")
+    assert (unsaid.code, unsaid.err.splitlines()[0]) == (2, "Error: There is no prompt.")
     for ends in ([drawing, "3"], [drawing, other, "--sketch", drawing]):
         result = sketchguide("interpolate", *ends, *words, "-o", tmp_path / "none.png")
         assert result.code == 2
@@ -139,7 +142,7 @@ def test_a_film_that_cannot_be_encoded_is_told(
         raise ValueError("no such codec")
 
     monkeypatch.setattr("av.open", without_a_codec)
-    result = sketchguide("interpolate", "1", "2", *quickly, "-o", tmp_path / "out.mp4")
+    result = sketchguide("interpolate", "1", "2", "--prompt", "a", *quickly, "-o", tmp_path / "out.mp4")
     assert result.code == 1
     assert "PyAV cannot write the MP4: no such codec" in result.err
     assert not list(tmp_path.iterdir())
@@ -159,7 +162,8 @@ def test_frames_that_are_finished_are_kept_when_it_is_stopped(
 ) -> None:
     walked = iter([walk_from, stop])
     monkeypatch.setattr("sketchguide.generation.walk_from", lambda *given, **more: next(walked)(*given, **more))
-    result = sketchguide("interpolate", "1", "2", *quickly, "--frames", str(BATCH + 2), "-o", tmp_path / "out.png")
+    words = ["--prompt", "a", "--frames", str(BATCH + 2)]
+    result = sketchguide("interpolate", "1", "2", *quickly, *words, "-o", tmp_path / "out.png")
     assert result.code == 130
     assert f"The first {BATCH} of {BATCH + 2} frames were finished and are kept." in " ".join(result.err.split())
     with Image.open(tmp_path / "out.png") as strip:
@@ -188,7 +192,8 @@ def test_a_film_without_its_library_is_refused_at_once(
         (("99999999999", "2"), "The seed 99999999999 is too large"),
         (("1", "2", "-o", "strip.jpg"), "does not end in .png, .gif or .mp4"),
         (("1", "2", "-o", "none/strip.png"), "does not exist"),
-        (("1", "2", "--lora", "none"), "No LoRA at"),
+        (("1", "2", "--prompt", "a", "--lora", "none"), "No LoRA at"),
+        (("1", "2"), "There is no prompt."),
     ],
 )
 def test_bad_input_is_one_sentence(

@@ -76,6 +76,13 @@ def test_several_prompts_share_the_source(
     assert paths[1].read_bytes() == edited.read_bytes()
 
 
+def test_prompts_of_one_word_each_are_perhaps_one(sketchguide: Run, tmp_path: Path):
+    nothing = ["--steps", "0", "-o", tmp_path / "a.png"]
+    told = sketchguide("translate", tmp_path / "none.png", "a", "green", "apple", *nothing).err
+    assert 'Warning: 3 prompts of one word each are given. If they are one, put it in quotes: "a green apple".' in told
+    assert "quotes" not in sketchguide("translate", tmp_path / "none.png", "a pear", "apple", *nothing).err
+
+
 def test_a_drawing_as_source_and_guide(
     sketchguide: Run, drawing: Path, trained: tuple[Path, Any], quick: list[str], tmp_path: Path
 ):

@@ -72,7 +72,7 @@ def command(
 ) -> None:
     """Change a picture by drawing on it.
 
-    sketchguide edit room.png "a red apple on a table" --sketch apple.svg
+    sketchguide edit room.png "a red apple" --sketch apple.svg
     sketchguide edit cat.png "a cat" --sketch cat.svg --margin 1
     sketchguide edit cat.png "a cat" --sketch cat.svg --attention icons-64-parts
     sketchguide edit photo.jpg "a cup" --sketch cup.svg --padding-mask-crop 32

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sketchguide.backbones.base import Backbone
     from sketchguide.generation import Picture
     from sketchguide.request import Request
+    from sketchguide.sketch import Sketch
 
 LONGEST_NAME = 40
 SMALL = 0.1  # of a picture: what fills less of it hardly becomes a thing
@@ -69,7 +70,7 @@ def command(
 
     sketchguide generate "a red apple" --sketch apple.svg -o apple.png
     sketchguide generate "a red apple" --sketch apple.svg --strength 2 --seed 7
-    sketchguide generate "a sailboat, flat icon" --count 9 --sheet -o boats.png
+    sketchguide generate "a noto sailboat" --count 9 --sheet -o boats.png
     sketchguide generate --from apple.png --steps 50 -o finer.png
 
     Every PNG carries all that is needed to make it again: see --from.
@@ -122,9 +123,10 @@ def given(
         from sketchguide.sketch import Sketch
 
         drawing = Sketch.open(sketch, polarity=polarity or "auto")
-        if not trim and 0 < (filled := drawing.filled) < SMALL:
-            warn(f"The drawing fills {max(filled, 0.01):.0%} of the picture; --trim cuts off the paper around it.")
-        values["sketch"] = (drawing.trimmed() if trim else drawing).to_json()
+        drawing = drawing.trimmed() if trim else drawing
+        if 0 < drawing.filled < SMALL:
+            _warn_of_small(drawing, sized=size is not None)
+        values["sketch"] = drawing.to_json()
     if like is not None:
         from sketchguide.images import carried
 
@@ -132,6 +134,19 @@ def given(
     if size is not None:
         values["size"] = parse_size(size)
     return values
+
+
+def _warn_of_small(drawing: Sketch, *, sized: bool) -> None:
+    """Say what is to be done about a drawing that fills little of a square picture; `sized`: it need not be square."""
+    fills, long = f"The drawing fills {max(drawing.filled, 0.01):.0%} of the picture", drawing.elongation
+    sides = ("wide", "high", "a wider") if long > 1 else ("high", "wide", "a higher")
+    if drawing.trimmed().filled >= SMALL:
+        warn(f"{fills}; --trim cuts off the paper around it.")
+    elif not sized:
+        times = max(long, 1 / long)
+        warn(
+            "{}: it is {:.0f} times as {} as {}. Crop it to one thing, or give {} --size.".format(fills, times, *sides)
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,9 +316,10 @@ def check_output(path: Path | None) -> None:
     """UsageError or OutputError where a PNG cannot be written at `path`: before the work, not after it."""
     check_writable(path)
     if path is not None and path.suffix.lower() != ".png":
+        folder = f" For a folder, give a file in one that exists: {path / 'picture.png'}." if not path.suffix else ""
         raise UsageError(
             f"The output {str(path)!r} does not end in .png.",
-            hint="Pictures are written as PNG, which carries what is needed to make them again.",
+            hint=f"Pictures are written as PNG, which carries what is needed to make them again.{folder}",
             field="output",
         )
 

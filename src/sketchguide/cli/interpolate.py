@@ -37,7 +37,10 @@ def command(
         Path,
         typer.Option("--output", "-o", help="A PNG strip, or a moving GIF or MP4.", metavar="OUT.png|.gif|.mp4"),
     ],
-    prompt: Annotated[str, typer.Option(help="What the pictures show.", metavar="TEXT")] = "",
+    prompt: Annotated[
+        str | None,
+        typer.Option(help="What the pictures show. Between pictures it may be left out.", metavar="TEXT"),
+    ] = None,
     sketch: Annotated[
         list[Path] | None,
         typer.Option(
@@ -88,7 +91,7 @@ def command(
     """Make the pictures between two: of seeds, of drawings, or of pictures.
 
     sketchguide interpolate 3 8 --prompt "a duck" -o ducks.png
-    sketchguide interpolate duck.png goose.png --prompt "a bird" -o birds.gif
+    sketchguide interpolate duck.png swan.png --prompt "a bird" -o birds.gif
     sketchguide interpolate a.svg b.svg --prompt "a fish" -o fish.png
     sketchguide interpolate 3 8 --prompt "a fish" --sketch a.svg --sketch b.svg -o fish.png
 
@@ -145,6 +148,13 @@ def command(
                 )
             drawings, ends = drawn, [seed, seed]
         inverted = not all(isinstance(end, int) for end in ends)
+        if prompt is None and not inverted:
+            raise UsageError(
+                "There is no prompt.",
+                hint='Say what the pictures show: --prompt "a duck"; --prompt "" has them show anything.',
+                field="prompt",
+            )
+        prompt = prompt or ""
         strength = 1.0 if inverted else SCALE.default
         request = Request.checked(
             prompt=prompt,

@@ -42,10 +42,20 @@ ALONE = ("sketch", "lora", "like")  # options of which some would hope that seve
 
 
 class Command(TyperCommand):
-    """Refuses a second value for those of ALONE that take one; of other options the last counts."""
+    """Refuses a second value for those of ALONE that take one, and a prompt without quotes; of other options the last
+    counts.
+    """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        _, _, given = self.make_parser(ctx).parse_args(args=list(args))
+        values, left, given = self.make_parser(ctx).parse_args(args=list(args))
+        if left and isinstance(values.get("prompt"), str):
+            before = [str(values[name]) for name in ("image",) if name in values]
+            quoted = f'"{" ".join([values["prompt"], *left])}"'
+            raise UsageError(
+                "The prompt has several words.",
+                hint=f"Put it in quotes: {' '.join([ctx.command_path, *before, quoted])}.",
+                field="prompt",
+            )
         for option, times in Counter(given).items():
             single = isinstance(option, TyperOption) and not option.multiple
             if times > 1 and single and option.name in ALONE:
@@ -105,7 +115,7 @@ OutputOption = Annotated[
         "--output",
         "-o",
         help="The PNG to write, replaced if it exists; several pictures are numbered: apple-1.png, apple-2.png. "
-        "Default: a name after the prompt that is still free.",
+        "Default: a name after the prompt that is still free: a-red-apple.png, a-red-apple-2.png.",
         metavar="OUT.png",
         rich_help_panel=OUTPUT,
     ),
@@ -123,8 +133,8 @@ CountOption = Annotated[
 StrengthOption = Annotated[
     float | None,
     typer.Option(
-        help=f"β, how hard the drawing pulls: {STRENGTH.low} to {STRENGTH.high}, default "
-        f"{STRENGTH.default / EVERY.default:g} times what --every says, less below {SOFT_STEPS} steps. 0 ignores it.",
+        help=f"β, how hard the drawing pulls: {STRENGTH} ({STRENGTH.default / EVERY.default:g} times what --every "
+        f"says, less below {SOFT_STEPS} steps). 0 ignores it.",
         metavar="BETA",
         rich_help_panel=GUIDANCE,
     ),

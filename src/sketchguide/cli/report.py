@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
@@ -254,7 +255,10 @@ def _wrong_use(error: Any, arguments: Sequence[str]) -> tuple[str, str]:
     option, cause = error.param.opts[0], error.__cause__
     if choice := re.search(r"('.*') is not one of (.*?)\.?$", error.message, re.DOTALL):
         choices = choice[2].replace("'", "")
-        return f"{option} is {choice[1]}; it must be one of {choices}.", hint
+        given, known = choice[1].strip("'"), choices.split(", ")
+        near = [one for one in known if given and one.startswith(given)] or get_close_matches(given, known, 1)
+        meant = f"Did you mean {near[0]}?" if near else hint
+        return f"{option} is {choice[1]}; it must be one of {choices}.", meant
     return refusal(cause, option) if isinstance(cause, ValidationError) else error.format_message(), hint
 
 

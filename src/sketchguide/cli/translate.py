@@ -120,7 +120,7 @@ def command(
     """Make a picture of a prompt with the layout of another picture, or of a drawing.
 
     sketchguide translate photo.jpg "a green apple" -o green.png
-    sketchguide translate photo.jpg "a green apple" "a peach" "a tomato"
+    sketchguide translate photo.jpg "a green apple" "a pear" "an onion"
     sketchguide translate apple.svg "a red apple" --sketch apple.svg
     sketchguide translate photo.jpg "a pear" --source noised --tau-f 0.6
 
@@ -131,6 +131,9 @@ def command(
     report = Report.of(context, as_json=as_json)
     inputs = (image, sketch, options["like"])
     check_output(output)
+    if len(prompts) > 1 and all(len(prompt.split()) == 1 for prompt in prompts):
+        quoted = f'"{" ".join(prompts)}"'
+        report.warn(f"{len(prompts)} prompts of one word each are given. If they are one, put it in quotes: {quoted}.")
     options = given(sketch=sketch, polarity=polarity, **options)
     settings: dict[str, Any] = {
         "source": source,
