@@ -7,7 +7,7 @@ from sketchguide.images import from_base64, save_png, sheet
 
 backbone = load_backbone("icons-64")
 (apple,) = generate("a noto red apple", backbone=backbone, seed=4, steps=16)
-edits = translate(apple.image, ["a green apple", "an orange pumpkin"], backbone=backbone, seed=7, steps=16)
+edits = translate(apple.image, ["a green apple", "a yellow pear"], backbone=backbone, seed=7, steps=16)
 
 drawing = Path(__file__).parent / "sketches" / "apple.svg"
 (drawn,) = translate(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 import re
 import shutil
 from pathlib import Path
@@ -9,8 +11,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sketchguide.classifiers import load_classifier
-from sketchguide.loading import load_backbone
+from sketchguide.classifiers import find_class_in, load_classifier
+from sketchguide.cli import edit, finetune, generate, interpolate, translate
+from sketchguide.defaults import EVERY, STRENGTH, WIDEN
+from sketchguide.loading import EMBEDDED, load_backbone
 from sketchguide.recognition import find_recogniser
 
 ROOT = Path(__file__).parents[1]
@@ -56,6 +60,25 @@ def test_the_docs_list_the_words_that_the_shipped_recogniser_knows():
     listed = " ".join(re.findall(r"^> (.*)$", page, re.MULTILINE)).split(", ")
     known = load_classifier(find_recogniser(None, load_backbone("icons-64"))).classes
     assert listed == sorted(name.strip() for names in known for name in names.split(","))
+
+
+def test_the_readme_says_the_default_of_what_its_table_changes():
+    assert "The default is `--strength 2.3 --every 2 --widen 1.5`." in README
+    assert (STRENGTH.default, EVERY.default, WIDEN.default) == (2.3, 2, 1.5)
+
+
+def test_prompts_of_examples_have_nothing_that_the_shipped_model_does_not_know():
+    (known,) = json.loads((EMBEDDED / "words.json").read_text()).values()
+    colours = "white black gray red orange yellow green blue purple pink brown"
+    allowed = set(" ".join([*known, colours, "a an noto fluent3d on background"]).split())
+    commands = (generate, translate, edit, interpolate, finetune)
+    texts = [README, *(inspect.getdoc(one.command) or "" for one in commands)]
+    texts += [page.read_text(encoding="utf-8") for page in (*ROOT.glob("docs/*.md"), *ROOT.glob("examples/*.py"))]
+    prompts = {prompt for text in texts for prompt in re.findall(r'"((?:an?|noto) [^"]+)"', text)}
+    assert len(prompts) > 10
+    for prompt in prompts:
+        find_class_in(prompt, known)
+        assert set(prompt.split()) <= allowed, prompt
 
 
 def headings(text: str) -> list[str]:
