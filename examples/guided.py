@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from sketchguide import LatentGuide, Proportional, Sketch, load_backbone, load_predictor, sample
+from sketchguide import LatentGuide, Proportional, Sketch, load_backbone, load_predictor, sample, target_of
 from sketchguide.defaults import EVEN, EVERY, HANDOVER, NEGATIVE_TIME, SCALE, STEPS, STOP, STRENGTH
-from sketchguide.guidance import target_of
 from sketchguide.images import save_png, sheet, to_images
 from sketchguide.seeds import generators, noise
 

@@ -20,6 +20,7 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.backbones.wrapped import with_controlnet
+from sketchguide.controls.edges import target_of
 from sketchguide.controls.strengths import Proportional
 from sketchguide.defaults import HANDOVER, NEGATIVE_TIME
 from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideWarning, UsageError
@@ -34,7 +35,7 @@ from sketchguide.generation import (
     recall,
     run,
 )
-from sketchguide.guidance import latent_guide, target_of
+from sketchguide.guidance import latent_guide
 from sketchguide.images import read_png_text, save_png
 from sketchguide.loading import load_backbone
 from sketchguide.lora import LORA_FILE

@@ -160,7 +160,7 @@ def test_what_looks_for_indecency_stays_on_the_disk(tiny: Tiny, tmp_path: Path) 
 
 @pytest.mark.parametrize("name", ["a" * 300, "a/b/" + "c" * 300])
 def test_a_name_that_no_file_can_have_is_not_found(tiny: Tiny, name: str) -> None:
-    for load in (load_backbone, lambda one: load_predictor(one, tiny()), lambda one: load_lora(tiny(), one)):
+    for load in (load_backbone, lambda one: load_predictor(one, tiny()), lambda one: load_lora(one, tiny())):
         with pytest.raises(ModelNotFoundError):
             load(name)
     with pytest.raises(ModelNotFoundError):

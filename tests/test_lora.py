@@ -71,7 +71,7 @@ def seen_by(backbone: UNetBackbone) -> torch.Tensor:
 def test_a_lora_goes_without_a_trace(styled: UNetBackbone, tmp_path: Path, part: str, layers: tuple[str, ...]) -> None:
     file = lora_of(part, tmp_path / "lora.safetensors", *layers)
     before, seen, printed = state_of(styled), seen_by(styled), fingerprint_of_model(styled)
-    load_lora(styled, file, scale=0.5)
+    load_lora(file, styled, scale=0.5)
     assert not torch.allclose(seen_by(styled), seen, atol=1e-5)
     assert not [name for name, value in state_of(styled).items() if value is True]  # nothing is trained
     for name, layer in styled.network.named_modules():
@@ -89,13 +89,13 @@ def test_a_lora_goes_without_a_trace(styled: UNetBackbone, tmp_path: Path, part:
 def test_the_scale_of_a_lora_is_its_own(styled: UNetBackbone, tmp_path: Path) -> None:
     file = lora_of("unet", tmp_path / "lora.safetensors", "to_q")
     seen = seen_by(styled)
-    load_lora(styled, file, scale=0.0)
+    load_lora(file, styled, scale=0.0)
     assert torch.allclose(seen_by(styled), seen, atol=1e-6)
 
 
 def test_the_fingerprint_of_a_model_follows_how_much_of_a_lora_is_on(styled: UNetBackbone, tmp_path: Path) -> None:
     file = lora_of("unet", tmp_path / "lora.safetensors", "to_q")
-    printed = [fingerprint_of_model(load_lora(styled, file, scale=scale)) for scale in (0.3, 1.0, 0.3)]
+    printed = [fingerprint_of_model(load_lora(file, styled, scale=scale)) for scale in (0.3, 1.0, 0.3)]
     assert printed[0] == printed[2] != printed[1]
     styled.pipeline.disable_lora()
     assert fingerprint_of_model(styled) != printed[2]
@@ -111,7 +111,7 @@ def test_a_lora_that_does_not_fit_leaves_nothing_behind(styled: UNetBackbone, tm
     before = state_of(styled)
     for file in ("bad", "other"):
         with pytest.raises(MismatchError, match="does not fit 'tiny'") as caught:
-            load_lora(styled, tmp_path / f"{file}.safetensors")
+            load_lora(tmp_path / f"{file}.safetensors", styled)
         assert caught.value.field == "lora"
         assert state_of(styled) == before
 
@@ -122,7 +122,7 @@ def test_a_lora_for_one_request_gives_way_to_the_one_before(styled: UNetBackbone
     save_file({"lora.of.another.kind": torch.zeros(2)}, tmp_path / "bad.safetensors")
     settings: dict[str, Any] = {"seed": 1, "steps": 1, "size": (64, 64)}
     (alone,) = generate("a cat", backbone=styled, lora=str(other), **settings)
-    load_lora(styled, mine, scale=0.5)
+    load_lora(mine, styled, scale=0.5)
     before, printed = state_of(styled), fingerprint_of_model(styled)
     (beside,) = generate("a cat", backbone=styled, lora=str(other), **settings)
     assert beside.made_with == alone.made_with
@@ -136,27 +136,27 @@ def test_a_lora_for_one_request_gives_way_to_the_one_before(styled: UNetBackbone
 def test_a_lora_that_was_taken_off_elsewhere_does_not_come_back(styled: UNetBackbone, tmp_path: Path, way: str) -> None:
     mine = lora_of("unet", tmp_path / "mine.safetensors", "to_q", "to_v")
     other = lora_of("unet", tmp_path / "other.safetensors", "to_k")
-    load_lora(styled, mine)
+    load_lora(mine, styled)
     if way == "unload_lora":
         unload_lora(UNetBackbone(styled.pipeline))
     else:
         styled.pipeline.unload_lora_weights()
     before = state_of(styled)
-    with wearing(styled, other, scale=1.0):
+    with wearing(other, styled, scale=1.0):
         assert state_of(styled) != before
     assert state_of(styled) == before
     save_file({"lora.of.another.kind": torch.zeros(2)}, tmp_path / "bad.safetensors")
     with pytest.raises(MismatchError):
-        load_lora(styled, tmp_path / "bad.safetensors")
+        load_lora(tmp_path / "bad.safetensors", styled)
     assert state_of(styled) == before
 
 
 def test_a_lora_that_another_backbone_loaded_comes_back(styled: UNetBackbone, tmp_path: Path) -> None:
     files = [lora_of("unet", tmp_path / f"{layer}.safetensors", layer) for layer in ("to_q", "to_k", "to_v")]
-    load_lora(styled, files[0])
-    load_lora(UNetBackbone(styled.pipeline), files[1])
+    load_lora(files[0], styled)
+    load_lora(files[1], UNetBackbone(styled.pipeline))
     before = state_of(styled)
-    with wearing(styled, files[2], scale=1.0):
+    with wearing(files[2], styled, scale=1.0):
         assert state_of(styled) != before
     assert state_of(styled) == before
 
@@ -174,7 +174,7 @@ def test_a_lora_beside_others_that_would_hold_it_back_is_refused(
 ) -> None:
     getattr(styled.pipeline, way)()
     with pytest.raises(UsageError, match="are fused or switched off") as caught:
-        load_lora(styled, lora_of("unet", tmp_path / "lora.safetensors", "to_q"))
+        load_lora(lora_of("unet", tmp_path / "lora.safetensors", "to_q"), styled)
     assert "enable_lora" in caught.value.hint
 
 
@@ -189,7 +189,7 @@ def test_a_lora_comes_from_the_hub_by_its_usual_name(
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     seen = seen_by(styled)
-    load_lora(styled, "someone/style")
+    load_lora("someone/style", styled)
     assert asked == [("someone/style", LORA_FILE)]
     assert not torch.allclose(seen_by(styled), seen, atol=1e-5)
 
@@ -205,7 +205,7 @@ def test_a_lora_that_the_hub_does_not_give_is_not_found(
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     with pytest.raises(ModelNotFoundError, match="'runs/tuned' here, and the hub gave no LoRA of that name") as caught:
-        load_lora(styled, "runs/tuned")
+        load_lora("runs/tuned", styled)
     assert (caught.value.field, LORA_FILE in caught.value.hint) == ("lora", True)
 
 
@@ -218,7 +218,7 @@ def test_a_damaged_lora_is_refused_wherever_it_comes_from(
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: str(file))
     for name in (file, file.parent, "someone/style"):
         with pytest.raises(WeightsError) as caught:
-            load_lora(styled, name)
+            load_lora(name, styled)
         assert caught.value.field == "lora"
 
 
@@ -231,4 +231,4 @@ def test_a_lora_that_is_not_finite_is_refused(
     save_file(tensors, file)
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: str(file))
     with pytest.raises(WeightsError, match="not finite"):
-        load_lora(styled, "someone/style")
+        load_lora("someone/style", styled)

@@ -36,10 +36,13 @@ NAMES = [
     "load_backbone",
     "load_lora",
     "load_predictor",
+    "read_ndjson",
     "run",
     "sample",
     "tapped",
+    "target_of",
     "translate",
+    "unload_lora",
 ]
 
 

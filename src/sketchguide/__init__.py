@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sketchguide.backbones.base import Backbone
     from sketchguide.classifiers import LatentClassifier
     from sketchguide.controls.classes import ClassGuide
-    from sketchguide.controls.edges import LatentGuide
+    from sketchguide.controls.edges import LatentGuide, target_of
     from sketchguide.controls.features import NegativePrompt, PlugAndPlay
     from sketchguide.controls.likeness import SketchGuide
     from sketchguide.controls.strengths import Proportional, Score
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from sketchguide.inversion import Noised, invert
     from sketchguide.levels import Level
     from sketchguide.loading import from_pipe, load_backbone, load_predictor
-    from sketchguide.lora import load_lora
+    from sketchguide.lora import load_lora, unload_lora
     from sketchguide.predictors import LatentPredictor
     from sketchguide.request import Request
     from sketchguide.sampling import sample
-    from sketchguide.sketch import Sketch, SpatialMap
+    from sketchguide.sketch import Sketch, SpatialMap, read_ndjson
     from sketchguide.sketchers import Sketcher
     from sketchguide.strokes import Stroke
     from sketchguide.taps import tapped
@@ -68,10 +68,13 @@ _HOMES = {
     "load_backbone": "loading",
     "load_lora": "lora",
     "load_predictor": "loading",
+    "read_ndjson": "sketch",
     "run": "generation",
     "sample": "sampling",
     "tapped": "taps",
+    "target_of": "controls.edges",
     "translate": "translation",
+    "unload_lora": "lora",
 }
 
 __all__ = [
@@ -103,10 +106,13 @@ __all__ = [
     "load_backbone",
     "load_lora",
     "load_predictor",
+    "read_ndjson",
     "run",
     "sample",
     "tapped",
+    "target_of",
     "translate",
+    "unload_lora",
 ]
 
 

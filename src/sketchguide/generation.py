@@ -242,7 +242,7 @@ def run(
                 hint="Leave the device out, or load the model there.",
                 field="device",
             )
-    lora = None if request.lora is None else wearing(backbone, request.lora, scale=request.lora_scale)
+    lora = None if request.lora is None else wearing(request.lora, backbone, scale=request.lora_scale)
     with _under_way(backbone, alone=lora is not None), lora or nullcontext():
         yield from _carried_out(request, backbone, predictor, prompts=prompts, only=only)
 

@@ -8,20 +8,19 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from sketchguide.attention import SketchAttention
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.wrapped import with_sketch_attention
 from sketchguide.classifiers import LatentClassifier
 from sketchguide.controls.classes import ClassGuide
-from sketchguide.controls.edges import LatentGuide
+from sketchguide.controls.edges import LatentGuide, target_of
 from sketchguide.controls.likeness import SketchGuide
 from sketchguide.controls.strengths import Proportional, Score
-from sketchguide.defaults import BLANK, EVERY, HANDOVER, PULLING, WIDEN
+from sketchguide.defaults import EVERY, HANDOVER, PULLING
 from sketchguide.errors import UsageError, warn
 from sketchguide.fingerprints import fingerprint
-from sketchguide.images import from_base64, from_ink, to_tensor
+from sketchguide.images import from_base64, to_tensor
 from sketchguide.loading import find_features, find_part, has_predictor, load_predictor
 from sketchguide.perception import Features, load_features
 from sketchguide.predictors import LatentPredictor
@@ -178,30 +177,3 @@ def _within(request: Request, part: float) -> float:
         return part
     first = (request.steps - steps_of(request.edit.amount, request)) / request.steps
     return min(1.0, first + part * (1 - first))
-
-
-def target_of(
-    drawing: SpatialMap,
-    backbone: Backbone,
-    predictor: LatentPredictor,
-    *,
-    blank: float = BLANK.default,
-    widen: float = WIDEN.default,
-) -> tuple[Tensor, Tensor]:
-    """What `predictor` should read off a picture of the drawing, and the weights (1, 1, its height and width): the
-    target E(e) (1, C, h, w) of the map, ink white on black as in the paper, or for a predictor of ink the map
-    (1, 1, H, W) itself.
-
-    `blank` (0..1) is the weight of paper, ink being 1 (in Voynov et al. both weigh the same): a drawing says where
-    lines are, and less surely where none are. `widen`, at least 1, is as in `SpatialMap.widened`: within a wider line
-    the edge may lie where it fits.
-    """
-    drawing = drawing.widened(widen)
-    ink, weight = (
-        torch.tensor(values, device=backbone.device)[None, None]
-        for values in (drawing.ink, drawing.weight * (blank + (1 - blank) * drawing.ink))
-    )
-    if predictor.config.reads == "ink":
-        return ink, weight
-    target = backbone.encode(from_ink(ink))
-    return target, torch.nn.functional.adaptive_avg_pool2d(weight, (target.shape[-2], target.shape[-1]))

@@ -31,7 +31,7 @@ class _Lora(NamedTuple):
 _loaded: WeakKeyDictionary[nn.Module, _Lora] = WeakKeyDictionary()  # by network: several backbones may have the same
 
 
-def load_lora(backbone: Backbone, name: str | Path, *, scale: float = 1.0) -> Backbone:
+def load_lora(name: str | Path, backbone: Backbone, *, scale: float = 1.0) -> Backbone:
     """Put a LoRA (a folder, a file or a hub id) on the backbone's networks, and return the backbone.
 
     `scale` is the slider between the model as it was (0) and as it was tuned (1): the weights are W + scale * B A, so
@@ -61,10 +61,10 @@ def load_lora(backbone: Backbone, name: str | Path, *, scale: float = 1.0) -> Ba
 
 
 @contextmanager
-def wearing(backbone: Backbone, name: str | Path, *, scale: float) -> Generator[None]:
+def wearing(name: str | Path, backbone: Backbone, *, scale: float) -> Generator[None]:
     """Within the block the LoRA `name` is on the backbone, in place of one that `load_lora` loaded before."""
     before = _worn(backbone) if isinstance(backbone, PipelineBackbone) else None
-    load_lora(backbone, name, scale=scale)
+    load_lora(name, backbone, scale=scale)
     try:
         yield
     finally:

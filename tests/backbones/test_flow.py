@@ -14,11 +14,10 @@ from torch import Tensor
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.tiny import tiny_flux, tiny_stable_diffusion_3
-from sketchguide.controls.edges import LatentGuide
+from sketchguide.controls.edges import LatentGuide, target_of
 from sketchguide.controls.strengths import Proportional
 from sketchguide.editing import edit
 from sketchguide.generation import generate, recall, run, walk_from
-from sketchguide.guidance import target_of
 from sketchguide.images import to_images
 from sketchguide.interpolation import between
 from sketchguide.inversion import invert
@@ -136,7 +135,7 @@ def test_a_lora_goes_on_and_off(make: Make, tmp_path: Path) -> None:
     (after,) = generate("a cat", backbone=backbone, **QUICK)
     assert changed(before, tuned) > 0
     assert changed(before, after) == 0
-    load_lora(backbone, tmp_path, scale=0)
+    load_lora(tmp_path, backbone, scale=0)
     (off,) = generate("a cat", backbone=backbone, **QUICK)
     unload_lora(backbone)
     assert changed(before, off) == 0

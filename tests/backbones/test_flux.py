@@ -210,11 +210,11 @@ def test_a_lora_that_would_change_the_model_for_good_is_refused(reason: str, tmp
         (tmp_path / name).mkdir()
         save_file({f"transformer.{path}": t for path, t in weights.items()}, tmp_path / name / LORA_FILE)
     before = fingerprint_of_model(backbone)
-    load_lora(backbone, tmp_path / "plain")
+    load_lora(tmp_path / "plain", backbone)
     tuned = fingerprint_of_model(backbone)
     assert tuned != before
     with pytest.raises(MismatchError, match=f"does not fit 'flux': .*{reason}"):
-        load_lora(backbone, tmp_path / "changing")
+        load_lora(tmp_path / "changing", backbone)
     assert fingerprint_of_model(backbone) == tuned
     unload_lora(backbone)
     assert fingerprint_of_model(backbone) == before

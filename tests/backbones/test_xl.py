@@ -193,7 +193,7 @@ def test_a_lora_goes_on_and_off(tmp_path: Path) -> None:
     weights = {f"unet.{name}": value.contiguous() for name, value in get_peft_model_state_dict(other.unet).items()}
     save_file(weights, tmp_path / LORA_FILE)
     (before,) = generate("a cat", backbone=backbone, **QUICK)
-    load_lora(backbone, tmp_path)
+    load_lora(tmp_path, backbone)
     (tuned,) = generate("a cat", backbone=backbone, **QUICK)
     unload_lora(backbone)
     (after,) = generate("a cat", backbone=backbone, **QUICK)

@@ -164,7 +164,7 @@ def test_the_lora_file_loads_in_plain_diffusers_and_changes_the_picture(
     base = again.predict(latent, level, told).noise
     shifts = []
     for scale in (0.0, 0.5, 1.0):
-        load_lora(again, tmp_path, scale=scale)  # replaces the one before
+        load_lora(tmp_path, again, scale=scale)  # replaces the one before
         shifts.append(float((again.predict(latent, level, told).noise - base).norm()))
     assert shifts[0] == 0
     assert 0 < shifts[1] < shifts[2]
@@ -176,13 +176,13 @@ def test_the_lora_file_loads_in_plain_diffusers_and_changes_the_picture(
 
 def test_lora_files_that_do_not_fit_are_refused(backbone: UNetBackbone, judges: Judges, tmp_path: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="No LoRA at"):
-        load_lora(backbone, tmp_path)
+        load_lora(tmp_path, backbone)
     run = tune(backbone, judges)
     run.trained[0].data = torch.randn(3, 7)
     run._average[0] = torch.randn(3, 7)
     run.save(tmp_path)
     with pytest.raises(MismatchError, match=r"does not fit 'other': Error.*: size mismatch for"):
-        load_lora(UNetBackbone(tiny_stable_diffusion(), name="other"), tmp_path)
+        load_lora(tmp_path, UNetBackbone(tiny_stable_diffusion(), name="other"))
 
 
 @pytest.mark.parametrize(("mode", "levels"), [("last", 2), ("step", 3)])

@@ -170,7 +170,7 @@ def command(
         )
         backbone = load_backbone(model, device=device)
         if lora is not None:
-            load_lora(backbone, lora, scale=lora_scale)
+            load_lora(lora, backbone, scale=lora_scale)
         if not prompt.strip():
             report.warn("The prompt is empty: the pictures show anything.")
         idle = {

@@ -185,7 +185,7 @@ def open_desk(
     def load() -> tuple[Backbone, LatentPredictor]:
         backbone = load_backbone(model or MODEL, device=device or "auto", dtype=find_dtype(dtype or "auto"))
         if lora is not None:
-            with wearing(backbone, lora, scale=settings["lora_scale"]):
+            with wearing(lora, backbone, scale=settings["lora_scale"]):
                 pass  # it can be read, and fits
         return backbone, load_predictor(predictor, backbone)
 

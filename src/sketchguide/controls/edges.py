@@ -8,11 +8,15 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from sketchguide.backbones.base import Backbone
 from sketchguide.controls.base import Step, Strength
 from sketchguide.controls.strengths import Proportional
+from sketchguide.defaults import BLANK, WIDEN
 from sketchguide.errors import UsageError
+from sketchguide.images import from_ink
 from sketchguide.levels import Window, check_every, check_window
 from sketchguide.predictors import LatentPredictor
+from sketchguide.sketch import SpatialMap
 
 
 @dataclass(frozen=True)
@@ -117,3 +121,30 @@ class LatentGuide:
         if self.weight is not None:
             error = error * self.weight
         return error.flatten(1).mean(dim=1)
+
+
+def target_of(
+    drawing: SpatialMap,
+    backbone: Backbone,
+    predictor: LatentPredictor,
+    *,
+    blank: float = BLANK.default,
+    widen: float = WIDEN.default,
+) -> tuple[Tensor, Tensor]:
+    """What `predictor` should read off a picture of the drawing, and the weights (1, 1, its height and width): the
+    target E(e) (1, C, h, w) of the map, ink white on black as in the paper, or for a predictor of ink the map
+    (1, 1, H, W) itself.
+
+    `blank` (0..1) is the weight of paper, ink being 1 (in Voynov et al. both weigh the same): a drawing says where
+    lines are, and less surely where none are. `widen`, at least 1, is as in `SpatialMap.widened`: within a wider line
+    the edge may lie where it fits.
+    """
+    drawing = drawing.widened(widen)
+    ink, weight = (
+        torch.tensor(values, device=backbone.device)[None, None]
+        for values in (drawing.ink, drawing.weight * (blank + (1 - blank) * drawing.ink))
+    )
+    if predictor.config.reads == "ink":
+        return ink, weight
+    target = backbone.encode(from_ink(ink))
+    return target, torch.nn.functional.adaptive_avg_pool2d(weight, (target.shape[-2], target.shape[-1]))
