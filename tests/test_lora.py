@@ -178,6 +178,42 @@ def test_a_lora_beside_others_that_would_hold_it_back_is_refused(
     assert "enable_lora" in caught.value.hint
 
 
+def test_a_lora_that_was_fused_stays_until_it_is_no_more(styled: UNetBackbone, tmp_path: Path) -> None:
+    plain = seen_by(styled)
+    mine, other = (lora_of("unet", tmp_path / f"{layer}.safetensors", layer) for layer in ("to_q", "to_k"))
+    load_lora(mine, styled)
+    loaded = seen_by(styled)
+    styled.pipeline.fuse_lora()
+    with pytest.raises(UsageError, match="fused into the model's weights") as caught:
+        unload_lora(styled)
+    assert "unfuse_lora" in caught.value.hint
+    with pytest.raises(UsageError, match="are fused or switched off"), wearing(other, styled, scale=1.0):
+        raise AssertionError
+    torch.testing.assert_close(seen_by(styled), loaded)
+    styled.pipeline.unfuse_lora()
+    unload_lora(styled)
+    torch.testing.assert_close(seen_by(styled), plain)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, torch.OutOfMemoryError])
+def test_a_lora_whose_loading_is_broken_off_gives_way_to_the_one_before(
+    styled: UNetBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    mine, other = (lora_of("unet", tmp_path / f"{layer}.safetensors", layer) for layer in ("to_q", "to_k"))
+    load_lora(mine, styled, scale=0.5)
+    before, load = state_of(styled), styled.pipeline.load_lora_weights
+
+    def broken_off(file: str, **settings: Any) -> None:
+        load(file, **settings)
+        if file == str(other):
+            raise error
+
+    monkeypatch.setattr(styled.pipeline, "load_lora_weights", broken_off)
+    with pytest.raises(error), wearing(other, styled, scale=1.0):
+        raise AssertionError
+    assert state_of(styled) == before
+
+
 def test_a_lora_comes_from_the_hub_by_its_usual_name(
     styled: UNetBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import nn
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.pipeline import PipelineBackbone, text_encoders
 from sketchguide.backbones.transformer import FluxBackbone
-from sketchguide.errors import MismatchError, SketchguideError, UsageError, reason_of
+from sketchguide.errors import MismatchError, UsageError, reason_of
 from sketchguide.weights import find_file, read_weights
 
 LORA = "sketchguide"  # the name of the adapter
@@ -28,6 +29,7 @@ class _Lora(NamedTuple):
     scale: float
 
 
+_UNFIT = (ValueError, RuntimeError, LookupError, TypeError, AttributeError)  # what peft and diffusers raise of such
 _loaded: WeakKeyDictionary[nn.Module, _Lora] = WeakKeyDictionary()  # by network: several backbones may have the same
 
 
@@ -50,10 +52,11 @@ def load_lora(name: str | Path, backbone: Backbone, *, scale: float = 1.0) -> Ba
     file = find_file(name, LORA_FILE, kind="LoRA", field="lora")
     read_weights(file, field="lora")  # refuses damage; diffusers reads the file again, for the scales in its header
     before = _worn(backbone)
+    _check_others(backbone)
     unload_lora(backbone)
     try:
         _put_on(backbone, _Lora(str(name), file, scale))
-    except SketchguideError:
+    except BaseException:
         if before is not None:
             _put_on(backbone, before)
         raise
@@ -83,14 +86,19 @@ def _is_on(pipeline: Any) -> bool:
     return any(LORA in names for names in pipeline.get_list_adapters().values())
 
 
-def _put_on(backbone: PipelineBackbone, lora: _Lora) -> None:
-    pipeline, networks = backbone.pipeline, _adaptable(backbone)
-    if any(layer.merged or layer.disable_adapters for _, _, layer in adapted(*networks)):
+def _check_others(backbone: PipelineBackbone) -> None:
+    """UsageError where a LoRA that is put on the backbone would not act as it should."""
+    if any(layer.merged or layer.disable_adapters for _, _, layer in adapted(*_adaptable(backbone))):
         raise UsageError(
             f"The LoRAs that {backbone.name!r} has are fused or switched off, and another one would be too.",
             hint="Call `unfuse_lora()` and `enable_lora()` on the pipeline, or `unload_lora_weights()`.",
             field="lora",
         )
+
+
+def _put_on(backbone: PipelineBackbone, lora: _Lora) -> None:
+    """Nothing of it stays where that fails, or is broken off."""
+    pipeline, networks = backbone.pipeline, _adaptable(backbone)
     try:
         with warnings.catch_warnings(), _hushed():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
@@ -102,8 +110,10 @@ def _put_on(backbone: PipelineBackbone, lora: _Lora) -> None:
             raise ValueError("it has no weights for any of its networks")
         for _, _, layer in adapted(*networks):
             layer.set_scale(LORA, lora.scale)
-    except (ValueError, RuntimeError, LookupError, TypeError, AttributeError) as error:
+    except BaseException as error:
         unload_lora(backbone)
+        if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, _UNFIT):
+            raise
         raise MismatchError(
             f"The LoRA {lora.name!r} does not fit {backbone.name!r}: {reason_of(error)}",
             hint="Use it with the model that it was tuned on.",
@@ -128,7 +138,10 @@ def _check_changes_nothing(backbone: FluxBackbone, file: Path) -> None:
 
 
 def unload_lora(backbone: Backbone) -> None:
-    """Take the LoRA that `load_lora` loaded off the backbone, which is then as it was; without one, do nothing."""
+    """Take the LoRA that `load_lora` loaded off the backbone, which is then as it was; without one, do nothing.
+
+    Raises UsageError where it was fused into the weights since.
+    """
     if isinstance(backbone, PipelineBackbone):
         take_off(LORA, *_adaptable(backbone))
         _loaded.pop(backbone.network, None)
@@ -150,6 +163,12 @@ def take_off(adapter: str, *networks: nn.Module) -> None:
     """Remove an adapter from networks, which are then as they were: others keep their weights, still frozen."""
     from diffusers.utils.peft_utils import delete_adapter_layers
 
+    if any(adapter in layer.merged_adapters for _, _, layer in adapted(*networks)):
+        raise UsageError(
+            "The LoRA to take off is fused into the model's weights.",
+            hint="Call `unfuse_lora()` on the pipeline first.",
+            field="lora",
+        )
     for _, _, layer in adapted(*networks):  # else the deletion makes the others trainable
         layer.set_adapter([name for name in layer.active_adapters if name != adapter], inference_mode=True)
     for network in networks:
