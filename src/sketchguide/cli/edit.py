@@ -43,7 +43,7 @@ def command(
         float | None,
         typer.Option(
             help="Change only what is inside the drawing and so near to it, as part of the longer side: "
-            f"{MARGIN}. 1 changes everything.",
+            f"{MARGIN}. More takes away what the old thing shows beyond; 1 changes everything.",
             metavar="D",
             rich_help_panel=CHANGE,
         ),
