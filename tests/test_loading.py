@@ -10,6 +10,7 @@ from typing import Any
 import diffusers
 import pytest
 import torch
+import transformers
 from diffusers import (
     AutoencoderTiny,
     ControlNetModel,
@@ -464,6 +465,18 @@ def test_the_shipped_parts_are_found_and_work() -> None:
     assert find_part(Path("icons-64-parts"), "sketcher", field="sketcher") == find_part(
         None, "sketcher", field="sketcher"
     )
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_the_shipped_model_loads_without_the_bars_of_libraries(
+    shown: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libraries = (diffusers.utils.logging, transformers.utils.logging)
+    for library in libraries:
+        monkeypatch.setattr(library, "_tqdm_active", shown)
+    load_backbone("icons-64", device="cpu")
+    assert capsys.readouterr().err == ""
+    assert [library.is_progress_bar_enabled() for library in libraries] == [shown, shown]
 
 
 def test_every_shipped_part_fits_the_shipped_model() -> None:

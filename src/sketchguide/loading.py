@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Generator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -150,14 +152,15 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
         # before any weights are read, or even fetched
         if _family_of(kinds) is None:
             raise _unsupported(str(index.get("_class_name", name)), kinds)
-        encoders = _text_encoders(source, index, chosen)
         variant = _variant_of(source, _network_of(kinds))
         spared: dict[str, Any] = {part: None for part, entry in index.items() if entry == [None, None]}
         if "safety_checker" in kinds:
             spared |= {"safety_checker": None, "requires_safety_checker": False}
-        pipeline = DiffusionPipeline.from_pretrained(
-            source, dtype=chosen, use_safetensors=True, variant=variant, **encoders, **spared
-        )
+        with _without_bars() if EMBEDDED in Path(source).parents else nullcontext():
+            encoders = _text_encoders(source, index, chosen)
+            pipeline = DiffusionPipeline.from_pretrained(
+                source, dtype=chosen, use_safetensors=True, variant=variant, **encoders, **spared
+            )
     except (SketchguideError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # not only their own: those of the hub's HTTP library come through
@@ -186,6 +189,28 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
                 f"The weights of {part} in {source} are not finite.", hint="Get them again.", field="model"
             )
     return from_pipe(pipeline.to(where), name=str(name))
+
+
+@contextmanager
+def _without_bars() -> Generator[None]:
+    """Within the block diffusers and transformers show no progress: what takes a second needs none."""
+    import diffusers.utils.logging
+    import transformers.utils.logging
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+
+    both, of_hub_too = (diffusers.utils.logging, transformers.utils.logging), are_progress_bars_disabled()
+    shown = [logging for logging in both if logging.is_progress_bar_enabled()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of HF_HUB_DISABLE_PROGRESS_BARS, which has the last word for the hub's
+        for logging in shown:
+            logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for logging in shown:
+            logging.enable_progress_bar()  # that of transformers goes for the hub as well
+        if of_hub_too:
+            disable_progress_bars()
 
 
 def _unreached(error: BaseException | None) -> bool:
