@@ -28,11 +28,11 @@ from matplotlib.figure import Figure
 from judged import add_options, alone, judged, trained
 from sketchguide import load_backbone
 from sketchguide.backbones.base import Backbone
+from sketchguide.building import build_method
 from sketchguide.defaults import NEGATIVE_TIME, STRENGTH
 from sketchguide.evaluation.summary import Row, table
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.machine import hardware
-from sketchguide.methods import build_method
 from sketchguide.training.data import Pictures, find_examples, split
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
 

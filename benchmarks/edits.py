@@ -25,6 +25,7 @@ from torch import Tensor
 
 from sketchguide import SpatialMap, load_backbone
 from sketchguide.backbones.base import Backbone
+from sketchguide.building import build_method
 from sketchguide.errors import SketchguideError
 from sketchguide.evaluation.alike import drawn_with, keep_alike
 from sketchguide.evaluation.benchmark import PART, TOLERANCE, Judges, load_judges
@@ -33,7 +34,7 @@ from sketchguide.evaluation.metrics import accuracy, bootstrap_interval, edge_f1
 from sketchguide.evaluation.similarity import structure_distance
 from sketchguide.images import from_ink, open_image, save_png, sheet, to_images, to_tensor
 from sketchguide.machine import hardware
-from sketchguide.methods import Batch, Method, build_method
+from sketchguide.methods import Batch, Method
 from sketchguide.perception import perceptual_loss
 from sketchguide.request import Request
 

@@ -11,8 +11,10 @@ from PIL import Image
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.methods import Batch
 from sketchguide.predictors import LatentPredictor, PredictorConfig, choose_taps
-from support import MakePredictor, Tiny
+from sketchguide.request import Request
+from support import MakePredictor, Tiny, a_map
 
 # The processes of one test run share the cores; each with a thread per core would be slower than one process.
 torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
@@ -72,6 +74,15 @@ def make_predictor(tiny: Tiny) -> MakePredictor:
 @pytest.fixture(scope="session")
 def predictor(make_predictor: MakePredictor) -> LatentPredictor:
     return make_predictor()
+
+
+@pytest.fixture
+def batch(tiny: Tiny) -> Batch:
+    """Two small pictures to make, of a cat and of a dog, each along a line of its own."""
+    backbone = tiny()
+    maps = [a_map(backbone.default_size, at=at) for at in (0.2, 0.7)]
+    request = Request.checked(prompt="", seed=0, steps=4, scale=3)
+    return Batch(backbone, request, ["a cat", "a dog"], maps, [5, 6])
 
 
 @pytest.fixture(scope="session")

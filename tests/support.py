@@ -17,12 +17,27 @@ from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.generation import Picture, generate
 from sketchguide.images import save_png
+from sketchguide.methods import Batch, Method
 from sketchguide.predictors import LatentPredictor
+from sketchguide.sketch import SpatialMap
 from sketchguide.training.data import Pictures, find_examples
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
 
 Tiny = Callable[..., UNetBackbone]
 MakePredictor = Callable[..., LatentPredictor]
+
+
+def a_map(size: tuple[int, int], *, at: float) -> SpatialMap:
+    """A line across, `at` of the height down."""
+    ink = np.zeros((size[1], size[0]), np.float32)
+    ink[int(at * size[1])] = 1
+    return SpatialMap(ink, np.ones_like(ink))
+
+
+def made(method: Method, batch: Batch) -> Tensor:
+    """The latents that `method` ends with."""
+    *_, last = method(batch)
+    return last.latent
 
 
 def load_script(path: Path, patch: pytest.MonkeyPatch) -> ModuleType:

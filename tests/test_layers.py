@@ -47,6 +47,7 @@ TABLE = (
     "translation",
     "editing",
     "methods",
+    "building",
     "training",
     "evaluation",
     "web",

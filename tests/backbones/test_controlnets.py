@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from sketchguide.backbones.tiny import tiny_flux, tiny_stable_diffusion_3
 from sketchguide.backbones.wrapped import with_controlnet
+from sketchguide.building import build_method
 from sketchguide.errors import MismatchError, UsageError
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.loading import from_pipe
-from sketchguide.methods import Batch, build_method
+from sketchguide.methods import Batch
 from sketchguide.request import Request
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise

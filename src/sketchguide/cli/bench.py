@@ -163,6 +163,7 @@ def command(
         hush_libraries()
         from rich.markup import escape
 
+        from sketchguide.building import build_method
         from sketchguide.evaluation.alike import forget, keep_alike, made_with
         from sketchguide.evaluation.benchmark import SEED_STRIDE, Benchmark, load_judges
         from sketchguide.evaluation.costs import cost_table, costs, peak_memory
@@ -171,7 +172,7 @@ def command(
         from sketchguide.evaluation.summary import Summary, comparison_table, failures, table
         from sketchguide.loading import load_backbone
         from sketchguide.machine import hardware
-        from sketchguide.methods import Batch, build_method
+        from sketchguide.methods import Batch
         from sketchguide.request import Request
 
         last = seed + SEED_STRIDE * (seeds - 1) + count - 1

@@ -10,6 +10,7 @@ from typing import Any
 
 import sketchguide
 from sketchguide.backbones.base import Backbone
+from sketchguide.building import LGP_PNP, STEERING
 from sketchguide.defaults import EVERY, FEW_STEPS, HANDOVER, NEGATIVE_TIME, SOFT_STEPS, STRENGTH
 from sketchguide.errors import OutputError, UsageError
 from sketchguide.evaluation.benchmark import Judges, picture_of, read_results
@@ -17,7 +18,7 @@ from sketchguide.evaluation.detectors import Detector
 from sketchguide.evaluation.plots import PLOTTED, plot_of, sheet_of
 from sketchguide.files import is_file, write_text
 from sketchguide.fingerprints import fingerprint, identity_of
-from sketchguide.methods import LGP_PNP, SDEDIT_AMOUNT, STEERING, Built
+from sketchguide.methods import SDEDIT_AMOUNT, Built
 from sketchguide.request import FOR_DRAWINGS, LayoutSettings, Request
 from sketchguide.training.checkpoints import check_config
 
