@@ -58,8 +58,8 @@ def trained(
     asked = json.loads(json.dumps({**run.config, "pictures": digest(examples), "weights": weights}))
     if file.exists():
         facts: dict[str, Any] = json.loads(file.read_text())
-        if facts.get("config") != asked:
-            raise SystemExit(f"{folder} was trained otherwise; give another --out.")
+        if facts.get("config") != asked or "seconds" not in facts:
+            raise SystemExit(f"{folder} was trained otherwise, or by an earlier version; give another --out.")
         return facts
     for _ in run:
         pass

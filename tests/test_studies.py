@@ -219,6 +219,11 @@ def test_predictors_beside_each_other(
     names["plain"] = predictors.Variant(PredictorTraining(**short))
     with pytest.raises(SystemExit, match="was trained otherwise"):
         predictors.main()
+    earlier = json.loads((out / "0" / "training.json").read_text())
+    del earlier["seconds"]
+    (out / "0" / "training.json").write_text(json.dumps(earlier))
+    with pytest.raises(SystemExit, match="by an earlier version; give another --out"):
+        predictors.main()
 
     two = ["--only", "plain", "--trainings", "2", "--past", "3", "--out", tmp_path / "two"]
     again = study("predictors", *options, "--pictures", boxes, "--steps", "2", *two)
