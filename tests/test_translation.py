@@ -12,11 +12,12 @@ from sketchguide import generation
 from sketchguide.errors import SketchError, SketchguideWarning, TapError, UsageError
 from sketchguide.generation import Picture, Progress, generate, recall, run
 from sketchguide.images import from_base64, from_ink, open_image, to_base64, to_tensor
+from sketchguide.ink import looks_drawn
 from sketchguide.loading import load_backbone
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Request
 from sketchguide.sampling import Evaluations
-from sketchguide.sketch import Sketch, looks_drawn
+from sketchguide.sketch import Sketch
 from sketchguide.sources import SOURCE_SEED, near_strokes
 from sketchguide.translation import fitting_size, open_source, prepare, taken, translate
 from support import Tiny

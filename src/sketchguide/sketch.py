@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
 from sketchguide.defaults import Polarity
 from sketchguide.errors import SketchError, UsageError, warn
@@ -27,9 +27,7 @@ from sketchguide.images import (
     MAX_PIXELS,
     MAX_SIDE,
     MIN_SIDE,
-    Paper,
     as_rgb,
-    channel_extremes,
     from_base64,
     from_grey,
     open_image,
@@ -37,7 +35,9 @@ from sketchguide.images import (
     to_base64,
     to_grey,
 )
-from sketchguide.lines import Mask, distance_to, rim, round_pen, thin
+from sketchguide.ink import PAPER_OF, ink_in
+from sketchguide.rasterizing import even_lines, widened
+from sketchguide.rasters import box_around, centred, reduced, window
 from sketchguide.sheets import cut_out
 from sketchguide.strokes import (
     LINE_WIDTH,
@@ -52,24 +52,15 @@ from sketchguide.strokes import (
     frozen,
     in_reach,
     is_number,
+    on_the_page,
     refuse,
     with_margin,
 )
-from sketchguide.svg import read_svg
+from sketchguide.svg.document import read_svg
 
 _MAX_LINE_BYTES = 4_000_000
 _MAX_MAP_SIDE = 4096
-_MAX_RASTER_SIDE = 1024
-_RULED = 0.06  # darkness of the faintest line that rules a page
-_SLANT = 0.09  # rows per column, 5 degrees, by which its lines may be turned
-_SPECK = 0.015  # of the longer side: smaller is dirt, if it lies alone
-_GRAINY = 12  # times the paper's grain: fainter lines need it smoothed
-_SMOOTH = 2.0  # cells, standard deviation by which it is
-_SPECKS = 12  # that are left in a grainy picture: more are hardly meant
-_EDGE = 0.03  # of the page: a thinner mark at its edge is a scanner's
-_COLOURED = 0.06  # of the longer side: what is wider is no line where colours are
 _FOREIGN = MappingProxyType({"appState": "Excalidraw", "tldrawFileFormatVersion": "tldraw"})
-PAPER_OF: Mapping[Polarity, Paper] = MappingProxyType({"dark-on-light": "white", "light-on-dark": "black"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,12 +97,7 @@ class SpatialMap:
             raise UsageError(f"Lines cannot be made {factor:g} times as wide; 1 is the least.", field="widen")
         if factor == 1:
             return self
-        height, width = self.ink.shape
-        fine = _fineness(width, height)
-        lines = np.asarray(Image.fromarray(self.ink).resize((width * fine, height * fine), Image.Resampling.BILINEAR))
-        wider = (factor - 1) * LINE_WIDTH * max(lines.shape)
-        ink = round_pen(distance_to(lines >= 0.5), width=wider + 1)  # 1: from the middle of a cell
-        return replace(self, ink=np.maximum(self.ink, _pooled(ink.astype(np.float32), fine)))
+        return replace(self, ink=widened(self.ink, factor=factor))
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,29 +281,7 @@ class Sketch:
                 "dark-on-light leaves it whole."
             )
             image = sheet
-        low, high = channel_extremes(image)
-        found = polarity == "auto"
-        dark = not _light_on_dark(0.5 * low + 0.5 * high) if found else polarity == "dark-on-light"
-        ink, unclear = _ink(1 - low if dark else high)
-        if not ink.any():  # paper of a strong colour is as dark in one channel as ink, or as light
-            grey = to_grey(image)
-            dark = not _light_on_dark(grey) if found else dark
-            ink, unclear = _ink(1 - grey if dark else grey)
-            if found and not ink.any():  # where light falls off, dark paper can look like ink
-                dark = not dark
-                ink, unclear = _ink(1 - grey if dark else grey)
-        ink = _lines_on_colours(image, ink, dark=dark)
-        if unclear:
-            warn(
-                "The lines in the picture can hardly be told from its grain: some may be missing, and specks be read "
-                "as lines. Photograph the sheet again in more light, scan it, or draw the lines over with a darker pen."
-            )
-        elif _on_a_table(ink, dark=dark):
-            warn(
-                "An area along the edge of the picture, or most of it, is read as a shape of the drawing. If the sheet "
-                "lies on a table, crop the picture to the sheet; a photo that is dark, take again in more light."
-            )
-        return cls(raster=ink, aspect=image.width / image.height)
+        return cls(raster=ink_in(image, polarity=polarity), aspect=image.width / image.height)
 
     def to_json(self) -> dict[str, Any]:
         """The drawing as plain JSON values; `from_json` gives back exactly the same."""
@@ -381,9 +345,9 @@ class Sketch:
         raster = self.raster
         if raster is not None:
             around = raster.shape / shrunk[::-1]
-            raster = _reduced(raster, max(around.max() / MAX_SIDE, math.sqrt(around.prod() / MAX_PIXELS)))
+            raster = reduced(raster, max(around.max() / MAX_SIDE, math.sqrt(around.prod() / MAX_PIXELS)))
             rows, columns = (max(MIN_SIDE, int(side)) for side in raster.shape / shrunk[::-1] + 0.5)
-            raster = _middle(raster, (min(rows, MAX_SIDE), min(columns, MAX_SIDE)))
+            raster = centred(raster, (min(rows, MAX_SIDE), min(columns, MAX_SIDE)))
         return replace(self, strokes=strokes, raster=raster, aspect=aspect)
 
     def cropped(self, box: tuple[float, float, float, float]) -> Sketch:
@@ -399,7 +363,7 @@ class Sketch:
         if tuple(box) == (0, 0, 1, 1):
             return self
         start, sides = np.array([left, top]), np.array([right - left, bottom - top])
-        parts = [part for stroke in self.strokes for part in _on_the_page(stroke)]
+        parts = [part for stroke in self.strokes for part in on_the_page(stroke)]
         strokes = tuple(replace(part, points=(part.points.astype(np.float64) - start) / sides) for part in parts)
         raster = self.raster
         if raster is not None:
@@ -426,8 +390,8 @@ class Sketch:
     def _box(self) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
         """Corners (x, y) of the box around what is drawn, in heights of the canvas; None of nothing or a dot."""
         page = np.array([self.aspect, 1.0])
-        corners: list[NDArray[Any]] = [part.points * page for stroke in self.strokes for part in _on_the_page(stroke)]
-        if self.raster is not None and (box := _extent(self.raster)) is not None:
+        corners: list[NDArray[Any]] = [part.points * page for stroke in self.strokes for part in on_the_page(stroke)]
+        if self.raster is not None and (box := box_around(self.raster)) is not None:
             corners.append(box * page / self.raster.shape[::-1])
         everything = np.concatenate([*corners, np.empty((0, 2))]).astype(np.float64)
         if not len(everything) or not np.ptp(everything, axis=0).any():
@@ -444,7 +408,7 @@ class Sketch:
         if box is None:
             return self
         page, raster = np.array([self.aspect, 1.0]), self.raster
-        strokes = [part for stroke in self.strokes for part in _on_the_page(stroke)]
+        strokes = [part for stroke in self.strokes for part in on_the_page(stroke)]
         low, high = box
         canvas = with_margin(high - low)
         start = (low + high - canvas) / 2
@@ -452,7 +416,7 @@ class Sketch:
             cells = raster.shape[::-1] / page
             left, top = (int(place) for place in np.round(start * cells))
             columns, rows = (max(MIN_SIDE, round(side)) for side in canvas * cells)
-            raster = _window(raster, (top, left), (rows, columns))
+            raster = window(raster, (top, left), (rows, columns))
             start, canvas = np.array([left, top]) / cells, np.array([columns, rows]) / cells
         moved = tuple(replace(stroke, points=frozen((stroke.points * page - start) / canvas)) for stroke in strokes)
         return replace(self, strokes=moved, raster=raster, aspect=float(canvas[0] / canvas[1]))
@@ -481,31 +445,10 @@ class Sketch:
             refuse(f"A map of {width} × {height} was asked for; each side must be 8 to {_MAX_MAP_SIDE} pixels.")
         if not (is_number(line_width) and 0 < line_width <= 0.25):
             refuse(f"The line width is {line_width}; it must be above 0 and at most 0.25 of the picture.")
-        fine = _fineness(width, height)
-        grid = (height * fine, width * fine)
-        canvas_width = max(1, round(min(grid[1], grid[0] * self.aspect)))
-        canvas_height = max(1, round(min(grid[0], grid[1] / self.aspect)))
-        canvas = (canvas_height, canvas_width)
-        pen = max(fine, line_width * max(grid))
-
-        pens: dict[float, list[Stroke]] = {}
-        for stroke in self.strokes:
-            own = pen if stroke.width is None else max(fine, stroke.width * max(grid))
-            pens.setdefault(pen * _step(own / pen), []).append(stroke)
-        lines = {own: _drawn(strokes, canvas=canvas) >= 0 for own, strokes in pens.items()}
-        if self.raster is not None:
-            lines[pen] = lines.get(pen, np.zeros(canvas, np.bool_)) | _centre_lines(self.raster, canvas=canvas)
-
-        ink = np.zeros(grid, dtype=np.float32)
-        for own, mask in lines.items():
-            distance = distance_to(_placed(mask, grid, blank=False))
-            np.maximum(ink, round_pen(distance, width=own), out=ink)
-        if any(stroke.weight != 1 for stroke in self.strokes):
-            weights = _drawn(sorted(self.strokes, key=lambda stroke: stroke.weight), canvas=canvas)
-            weight = _spread(_placed(weights, grid, blank=-1.0), reach=pen)
-        else:
-            weight = np.ones(grid, dtype=np.float32)
-        return SpatialMap(ink=_pooled(ink, fine), weight=_pooled(weight, fine))
+        ink, weight = even_lines(
+            self.strokes, self.raster, aspect=self.aspect, size=(width, height), line_width=line_width
+        )
+        return SpatialMap(ink=ink, weight=weight)
 
 
 def as_sketch(given: object) -> Sketch:
@@ -529,15 +472,6 @@ def holds_strokes(data: bytes) -> bool:
 def _first_letter(data: bytes) -> bytes:
     """The first byte that is no byte order mark, half of a UTF-16 letter or white space."""
     return data[:256].lstrip(b"\xef\xbb\xbf\xff\xfe\x00 \t\r\n")[:1]
-
-
-def looks_drawn(image: Image.Image) -> bool:
-    """Whether a picture is a drawing: colourless, almost all of it paper of one tone, with some ink on it."""
-    low, high = channel_extremes(image)
-    grey = (low + high) / 2
-    away = np.abs(grey - np.median(grey))
-    colour, paper, ink = (float(np.mean(where)) for where in (high - low > 0.2, away < 0.1, away > 0.25))
-    return colour < 0.01 and paper > 0.6 and 0.001 < ink < 0.35
 
 
 def read_ndjson(path: str | Path, *, recognized_only: bool = False) -> Iterator[Sketch]:
@@ -594,406 +528,3 @@ def _loads(data: bytes) -> dict[str, Any] | None:
     except (ValueError, RecursionError):
         return None
     return record if isinstance(record, dict) else None
-
-
-# ---- from a picture to ink
-
-
-def _light_on_dark(lightness: NDArray[Any]) -> bool:
-    """Border and area vote: paper reaches the border, and there is more paper than ink. A dark border alone is a frame.
-    A few pixels that are brighter or darker than both have no say.
-    """
-    low, high = np.quantile(lightness, (0.0005, 0.9995))
-    if high - low < 0.1:
-        low, high = lightness.min(), lightness.max()
-    dark = lightness < (low + high) / 2
-    edge = max(1, min(dark.shape) // 50)
-    inner = dark[edge:-edge, edge:-edge]
-    border = (dark.sum() - inner.sum()) / (dark.size - inner.size)
-    return bool(dark.mean() > 0.4 and 0.4 * border + 0.6 * dark.mean() > 0.5)
-
-
-def _ink(marks: NDArray[Any]) -> tuple[Float, bool]:
-    """(H, W) darkness of a drawing on light paper -> ink in [0, 1]: paper is 0, however lit, and a full line is 1; and
-    whether that is uncertain, since the paper is as grainy as the lines are dark.
-    """
-    reduced = _reduced(marks, max(marks.shape) / _MAX_RASTER_SIDE)
-    marks = _evened(reduced)
-    full = _full_line(marks, least=0.06)
-    if full <= 0.08:
-        return np.zeros_like(marks), False
-    if full >= _GRAINY * _grain(reduced):
-        return (marks / full).clip(0, 1), False
-    return _ink_on_grain(reduced)
-
-
-def _ink_on_grain(marks: NDArray[Any]) -> tuple[Float, bool]:
-    """What `_ink` gives, of marks whose paper is so grainy that it has to be smoothed."""
-    from scipy import ndimage
-
-    width = min(_SMOOTH, 0.004 * max(marks.shape))
-    smooth = ndimage.gaussian_filter(marks, width)
-    grain = _grain(smooth)
-    marks = _evened(smooth)
-    marks = (marks - np.median(marks)).clip(0)
-    full = _full_line(marks, least=5 * grain)
-    if full < 7 * grain:
-        return np.zeros_like(marks), True
-    ink = (marks / full).clip(0, 1)
-    labels, boxes = _parts(ink > 0.3)
-    small = np.ptp(boxes, axis=1).max(axis=1) < 8 * width
-    peak = np.asarray(ndimage.maximum(ink, labels, np.arange(1, len(boxes) + 1)))
-    sure = peak > np.where(small, 0.75, 0.5)
-    ink[distance_to(np.isin(labels, 1 + np.flatnonzero(sure))) > 2 * width] = 0
-    return ink, bool((small & sure).sum() > _SPECKS)
-
-
-def _evened(marks: NDArray[Any]) -> Float:
-    """Marks (H, W) less the paper, however lit, its shadows and its ruling."""
-    marks = np.maximum(marks - _paper(marks), 0).astype(np.float32)
-    shadow = _shadow(marks)
-    return _unruled((np.maximum(marks - shadow, 0) / (1 - shadow)).astype(np.float32))
-
-
-def _full_line(marks: Float, *, least: float) -> float:
-    """How dark lines are that cover what they cross, by the marks (H, W) of at `least` that darkness; 0 of none."""
-    certain = marks[marks > least]
-    return float(np.percentile(certain, 90)) if certain.size else 0.0
-
-
-def _grain(marks: NDArray[Any]) -> float:
-    """Standard deviation of the noise in marks (H, W), by how corners of small squares differ where no line is."""
-    apart = 8  # cells: no longer alike when smoothed
-    corners = marks[apart:, apart:] - marks[apart:, :-apart] - marks[:-apart, apart:] + marks[:-apart, :-apart]
-    return float(np.quantile(np.abs(corners), 0.25)) / (2 * 0.3186)  # 0.3186: that quantile of the normal one
-
-
-def _on_a_table(ink: Float, *, dark: bool) -> bool:
-    """Whether a fifth of the picture's edge is inked more broadly than a frame would be, as a table is, or half of its
-    area by something light, as a sheet that is taken for ink.
-    """
-    from scipy import ndimage
-
-    small = _reduced(ink, max(ink.shape) / 256) > 0.3
-    broad = max(3, round(0.025 * max(small.shape)))
-    broadly: Mask = np.asarray(ndimage.binary_opening(small, np.ones((broad, broad))), bool)
-    return bool(rim(broadly).mean() > 0.2 or (not dark and broadly.mean() > 0.5))
-
-
-def _reduced(marks: NDArray[Any], shrink: float) -> NDArray[Any]:
-    """Marks (H, W) at 1 / `shrink` of their size, if that is above 1, thin lines kept."""
-    from scipy import ndimage
-
-    if shrink <= 1:
-        return marks
-    if shrink >= 1.5:
-        marks = np.asarray(ndimage.maximum_filter(marks, size=round(shrink)))
-    height, width = (max(MIN_SIDE, round(side / shrink)) for side in marks.shape)
-    return np.asarray(Image.fromarray(marks).resize((width, height), Image.Resampling.BOX))
-
-
-def _paper(marks: NDArray[Any]) -> Float:
-    """How dark the paper itself is at each pixel: a quadratic surface through the paler part of 12 × 12 tiles."""
-    tiles = 12
-    rows, columns = (np.linspace(0, side - 1, tiles * 12).astype(int) for side in marks.shape)
-    sampled = marks[np.ix_(rows, columns)].reshape(tiles, 12, tiles, 12).transpose(0, 2, 1, 3)
-    level = np.percentile(sampled.reshape(tiles * tiles, -1), 25, axis=1)
-
-    def basis(y: NDArray[np.float64], x: NDArray[np.float64]) -> NDArray[np.float64]:
-        y, x = y[:, None], x[None, :]
-        return np.stack(np.broadcast_arrays(np.ones_like(x), x, y + 0 * x, x * x, x * y, y * y + 0 * x), axis=-1)
-
-    terms = basis(*(np.linspace(-1, 1, tiles * 12).reshape(tiles, 12).mean(axis=1),) * 2).reshape(-1, 6)
-    keep = level < level.min() + 0.5  # no light is so uneven: the rest is ink, if it covers half of the picture
-    surface = np.zeros(6)
-    for _ in range(6):  # tiles darker than the surface are ink, not paper
-        surface = np.linalg.lstsq(terms[keep], level[keep], rcond=None)[0]
-        fewer = level < terms @ surface + 0.06
-        if fewer.sum() < 12 or (fewer == keep).all():
-            break
-        keep = fewer
-    return (basis(*(np.linspace(-1, 1, side) for side in marks.shape)) @ surface).astype(np.float32)
-
-
-def _shadow(marks: Float) -> Float:
-    """How dark a shadow makes the paper (H, W): it falls in from the edge, is wider than any pen, and never black."""
-    from scipy import ndimage
-
-    wide = np.asarray(ndimage.grey_opening(marks, size=max(9, max(marks.shape) // 8)))
-    places = np.empty(wide.shape, np.int32)
-    ndimage.label(wide > 0.04, output=places)
-    falling = np.unique(np.concatenate([places[0], places[-1], places[:, 0], places[:, -1]]))
-    shadow = np.zeros_like(marks)
-    for place in falling[falling > 0]:
-        there = places == place
-        if np.median(wide[there]) < 0.5:
-            shadow[there] = wide[there]
-    return shadow
-
-
-def _unruled(marks: Float) -> Float:
-    """Marks (H, W) without the lines of ruled or squared paper: four or more that go through the whole picture, upright
-    or nearly so, and are fainter than the pen.
-    """
-    from scipy import ndimage
-
-    faint = 0.6 * float(np.quantile(marks, 0.998))
-    for flip in (False, True):
-        page = marks.T if flip else marks
-        falls = _falls(np.minimum(page, faint))  # no line that was drawn outweighs them
-        ruling = np.median(_sheared(page, falls), axis=1)
-        labels = np.empty(len(ruling), np.int32)
-        ndimage.label(ruling > _RULED, output=labels)
-        lines = np.array([label for label in range(1, labels.max() + 1) if ruling[labels == label].max() < faint])
-        if len(lines) < 4:
-            continue
-        ruling = np.where(np.isin(labels, lines), ruling, 0)  # what is as dark as the pen was drawn along a ruler
-        if falls.any():
-            ruling = ndimage.maximum_filter1d(ruling, 3)
-        ruled = _sheared(np.broadcast_to(ruling.astype(np.float32)[:, None], page.shape), -falls)
-        page = np.where(page < 1.6 * ruled, 0, page)
-        marks = page.T if flip else page
-    return marks
-
-
-def _falls(page: Float) -> NDArray[np.int_]:
-    """How many rows down the ruling of a page (H, W) lies at each column: that slope at which most of it shows."""
-    coarse = _reduced(page, max(page.shape) / 256)
-    best = 0.0
-    for marks, reach in ((coarse, _SLANT), (page, 1.5 / 256)):
-        width = marks.shape[1]
-        count = 2 * round(reach * width) + 1
-        slopes = [best + change for change in sorted(np.linspace(-reach, reach, count), key=abs)]  # of equals the least
-        shown = [np.square(np.median(_sheared(marks, _down(slope, width)), axis=1)).sum() for slope in slopes]
-        best = float(slopes[int(np.argmax(shown))])
-    return _down(best, page.shape[1])
-
-
-def _down(slope: float, width: int) -> NDArray[np.int_]:
-    return np.rint(slope * (np.arange(width) - (width - 1) / 2)).astype(int)
-
-
-def _sheared(page: Float, falls: NDArray[np.int_]) -> Float:
-    """The page with each column moved up by its share of `falls`; at the rims it repeats its own."""
-    rows = (np.arange(len(page))[:, None] + falls).clip(0, len(page) - 1)
-    return np.take_along_axis(page, rows, axis=0)
-
-
-def _lines_on_colours(image: Image.Image, ink: Float, *, dark: bool) -> Float:
-    """The ink (H, W) of a line drawing that was coloured in: its lines alone, and the edges of colours without a line.
-
-    Lines are what is darker in any channel than its wide surroundings (a white top-hat, Meyer 1979), lighter on dark
-    paper. Where no such lines cross the wide areas of ink, as in a silhouette, the ink stays as it is.
-    """
-    from scipy import ndimage
-
-    wide = max(9, round(_COLOURED * max(ink.shape)))
-    fill = np.asarray(ndimage.grey_opening(ink, size=wide)) > 0.15
-    if fill.mean() < 0.01:
-        return ink
-    channels = np.asarray(image, np.float32).transpose(2, 0, 1) / 255
-    hats: list[Float] = []
-    contrasts: list[Float] = []
-    for marks in 1 - channels if dark else channels:
-        marks = _reduced(marks, max(marks.shape) / _MAX_RASTER_SIDE)
-        surroundings = ndimage.grey_opening(marks, size=wide)
-        hats.append((marks - surroundings).astype(np.float32))
-        contrasts.append((marks - ndimage.maximum_filter(surroundings, size=wide)).astype(np.float32))
-    hat, contrast = np.maximum.reduce(hats), np.maximum.reduce(contrasts)
-    within = distance_to(~fill)
-    inner = within > 0.25 * wide  # where it is no edge of the colour
-    hat = (hat - 2 * np.median(hat[inner])).clip(0)  # without the grain of the colours
-    drawn = hat > 0.2
-    depth = distance_to(~drawn)
-    crossing = drawn & inner & (distance_to(depth > 0.3 * wide) > 0.6 * wide)  # lines, not the corners of colours
-    if not 0.01 * inner.sum() < crossing.sum() < 0.5 * inner.sum():
-        return ink
-    pen = float(np.quantile(depth[crossing], 0.9))
-    drawn &= inner | (contrast >= 0.1)  # less the tips and corners of an area, which are no darker than it is
-    edges = fill & (within <= 1.5) & (distance_to(drawn) > max(4.0, 4 * pen))
-    return (drawn | edges).astype(np.float32)
-
-
-# ---- from ink or strokes to even lines on a grid
-
-
-def _centre_lines(ink: Float, *, canvas: tuple[int, int]) -> Mask:
-    """(H, W) ink -> centre lines of its strokes and outlines of its solid areas, on a canvas (height, width)."""
-    from scipy import ndimage
-
-    height, width = canvas
-    shrink = max(ink.shape) / max(canvas)
-    if shrink < 1:
-        picture = Image.fromarray(ink).resize((width, height), Image.Resampling.BICUBIC)
-        # smoothed by 0.7 of the given pixels, which leaves 0.53 of a line one pixel thick: no staircases
-        mask = _marked(ndimage.gaussian_filter(np.asarray(picture), 0.7 / shrink) / 0.53)
-    else:
-        mask = _marked(ink)
-        if shrink >= 1.5:
-            mask = ndimage.maximum_filter(mask, size=round(shrink))
-        picture = Image.fromarray(mask.astype(np.float32)).resize((width, height), Image.Resampling.BOX)
-        mask = np.asarray(picture) >= 0.5
-    mask = np.pad(mask, 1)
-    depth = distance_to(~mask)
-    solid_depth = max(4.0, 0.035 * max(canvas))
-    if depth.max() <= solid_depth:
-        return thin(mask)[1:-1, 1:-1]
-    lines = thin(mask)
-    along = depth[lines]
-    pen = float(np.median(along))
-    # Half the width is nearly the same all along lines of a thick pen, and grows to twice that where they meet.
-    if pen < 0.06 * max(canvas) and np.mean(np.abs(along / pen - 1) < 0.3) > 0.7:
-        solid_depth = max(solid_depth, 2 * pen)
-        if depth.max() <= solid_depth:
-            return lines[1:-1, 1:-1]
-    core = depth > solid_depth
-    solid: Mask = mask & (distance_to(core) <= solid_depth + 1.5)
-    outlines = solid & (distance_to(~solid) <= 1)
-    return (thin(mask & ~solid) | outlines)[1:-1, 1:-1]
-
-
-def _marked(ink: NDArray[Any]) -> Mask:
-    """Where there is a line: certain ink, and the fainter ink that touches it."""
-    from scipy import ndimage
-
-    labels = np.empty(ink.shape, np.int32)
-    ndimage.label(ink > 0.3, structure=np.ones((3, 3)), output=labels)
-    certain = np.unique(labels[ink > 0.5])
-    return np.isin(labels, certain[certain > 0])
-
-
-def _parts(mask: Mask) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Connected parts of a mask (H, W): their numbers, from 1, in its cells, and the boxes (N, 2 corners, x and y)."""
-    from scipy import ndimage
-
-    labels = np.empty(mask.shape, np.int32)
-    ndimage.label(mask, structure=np.ones((3, 3)), output=labels)
-    found = [[(one.start, one.stop) for one in (across, down)] for down, across in ndimage.find_objects(labels)]
-    return labels, np.array(found, np.float64).reshape(-1, 2, 2).transpose(0, 2, 1)
-
-
-def _step(ratio: float) -> float:
-    """Pens come in steps of a fifth, so that a thousand different widths cost no more than a dozen."""
-    return 1.2 ** round(math.log(ratio, 1.2))
-
-
-def _fineness(width: int, height: int) -> int:
-    """Grid cells per pixel on either axis, for a map of that size."""
-    return max(1, min(4, 1024 // max(width, height)))
-
-
-def _drawn(strokes: Sequence[Stroke], *, canvas: tuple[int, int]) -> Float:
-    """One-cell lines on a canvas (height, width): the stroke's weight where there is a line, -1 elsewhere."""
-    height, width = canvas
-    picture = Image.new("F", (width, height), -1)
-    draw = ImageDraw.Draw(picture)
-    for stroke in strokes:
-        points = stroke.points.astype(np.float64) * (width, height)
-        if stroke.closed:
-            points = np.concatenate([points, points[:1]])
-        weight = float(stroke.weight)
-        if len(points) == 1:
-            draw.point(_cells(points, (width, height)), fill=weight)
-        elif (points >= 0).all() and (points <= (width, height)).all():
-            draw.line(_cells(points, (width, height)), fill=weight)
-        else:
-            for segment in _clipped(points, limit=(width, height)):
-                draw.line(_cells(segment, (width, height)), fill=weight)
-    return np.asarray(picture)
-
-
-def _cells(points: Points, limit: tuple[int, int]) -> list[float]:
-    """x and y of the cells that points lie in; the far edges of the canvas belong to its last cells."""
-    return np.where(points == limit, np.array(limit) - 1, np.floor(points)).ravel().tolist()
-
-
-def _clipped(points: Points, *, limit: tuple[int, int]) -> NDArray[np.float64]:
-    """The segments (S, 2, 2) of a polyline, cut at the canvas (Liang and Barsky 1984)."""
-    start, end = points[:-1], points[1:]
-    way = end - start
-    with np.errstate(divide="ignore", invalid="ignore"):
-        first, second = -start / way, (np.array(limit) - start) / way
-    still = way == 0
-    inside = (start >= 0) & (start <= limit)
-    enter = np.where(still, np.where(inside, 0.0, 2.0), np.minimum(first, second)).max(axis=1).clip(0)
-    leave = np.where(still, 1.0, np.maximum(first, second)).min(axis=1).clip(max=1)
-    met = enter <= leave
-    start, way, enter, leave = start[met], way[met], enter[met, None], leave[met, None]
-    return np.stack([start + enter * way, start + leave * way], axis=1)
-
-
-def _on_the_page(stroke: Stroke) -> list[Stroke]:
-    """The parts of a stroke that are drawn."""
-    points = stroke.points.astype(np.float64)
-    if ((points >= 0) & (points <= 1)).all():
-        return [stroke]
-    parts: list[list[NDArray[np.float64]]] = []
-    for start, end in _clipped(np.concatenate([points, points[:1]]) if stroke.closed else points, limit=(1, 1)):
-        if parts and np.allclose(parts[-1][-1], start, rtol=0, atol=1e-9):
-            parts[-1].append(end)
-        else:
-            parts.append([start, end])
-    return [replace(stroke, points=frozen(np.array(part)), closed=False) for part in parts]
-
-
-def _extent(ink: Float) -> NDArray[np.float64] | None:
-    """Two corners (x, y) of the box around what is drawn, in cells, without what is taken for dirt; None of nothing."""
-    _, boxes = _parts(_marked(ink))
-    if not len(boxes):
-        return None
-    sides, page = boxes[:, 1] - boxes[:, 0], np.array(ink.shape[::-1])
-    along_edge = ((sides <= _EDGE * page) & ((boxes[:, 0] <= 0) | (boxes[:, 1] >= page))).any(axis=1)
-    speck = sides.max(axis=1) < _SPECK * page.max()
-    sure = ~(speck | along_edge)
-
-    def around(which: NDArray[np.bool_]) -> NDArray[np.float64]:
-        return np.stack([boxes[which, 0].min(axis=0), boxes[which, 1].max(axis=0)])
-
-    if not sure.any():
-        return around(~sure)
-    low, high = around(sure)
-    reach = (high - low).max() / 2
-    near = ((boxes[:, 1] >= low - reach) & (boxes[:, 0] <= high + reach)).all(axis=1)
-    return around(sure | (speck & near))
-
-
-def _placed(canvas: NDArray[Any], grid: tuple[int, int], *, blank: float) -> NDArray[Any]:
-    """The canvas in the middle of a larger grid (height, width)."""
-    page = np.full(grid, blank, dtype=canvas.dtype)
-    top, left = (grid[0] - canvas.shape[0]) // 2, (grid[1] - canvas.shape[1]) // 2
-    page[top : top + canvas.shape[0], left : left + canvas.shape[1]] = canvas
-    return page
-
-
-def _middle(values: Float, sides: tuple[int, int]) -> Float:
-    """A raster (H, W) in the middle of a larger one with these `sides`, blank around it."""
-    top, left = (int((old - new) / 2) for old, new in zip(values.shape, sides, strict=True))
-    return _window(values, (top, left), sides)
-
-
-def _window(values: Float, corner: tuple[int, int], sides: tuple[int, int]) -> Float:
-    """The part of a raster (H, W) of these `sides` whose first row and column `corner` is; blank where it has none."""
-    top, left = corner
-    page = np.zeros(sides, values.dtype)
-    within = values[max(top, 0) : top + sides[0], max(left, 0) : left + sides[1]]
-    below, beside = max(-top, 0), max(-left, 0)
-    page[below : below + within.shape[0], beside : beside + within.shape[1]] = within
-    return page
-
-
-def _spread(weights: Float, *, reach: float) -> Float:
-    """Weights on lines (-1: none) -> weights everywhere: the nearest line's within `reach`, 1 beyond thrice that."""
-    from scipy import ndimage
-
-    away = weights < 0
-    if away.all():
-        return np.ones_like(weights)
-    distance, nearest = np.empty(away.shape, np.float64), np.empty((2, *away.shape), np.int32)
-    ndimage.distance_transform_edt(away, return_indices=True, distances=distance, indices=nearest)
-    hold = ((3 * reach - distance) / (2 * reach)).clip(0, 1).astype(np.float32)
-    return 1 + (weights[tuple(nearest)] - 1) * hold
-
-
-def _pooled(values: Float, fine: int) -> Float:
-    height, width = (side // fine for side in values.shape)
-    return values.reshape(height, fine, width, fine).mean(axis=(1, 3))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NoReturn
 
 import numpy as np
@@ -74,6 +74,35 @@ def with_margin(extent: Points) -> Points:
     """Width and height of the canvas for a drawing of `extent` (2,), which is not (0, 0)."""
     side = float(extent.max())
     return np.maximum(extent, side / MAX_ASPECT * 1.5) + 2 * MARGIN / (1 - 2 * MARGIN) * side
+
+
+def on_the_page(stroke: Stroke) -> list[Stroke]:
+    """The parts of a stroke that are drawn."""
+    points = stroke.points.astype(np.float64)
+    if ((points >= 0) & (points <= 1)).all():
+        return [stroke]
+    parts: list[list[NDArray[np.float64]]] = []
+    for start, end in clipped(np.concatenate([points, points[:1]]) if stroke.closed else points, limit=(1, 1)):
+        if parts and np.allclose(parts[-1][-1], start, rtol=0, atol=1e-9):
+            parts[-1].append(end)
+        else:
+            parts.append([start, end])
+    return [replace(stroke, points=frozen(np.array(part)), closed=False) for part in parts]
+
+
+def clipped(points: Points, *, limit: tuple[int, int]) -> NDArray[np.float64]:
+    """The segments (S, 2, 2) of a polyline, cut at the canvas (Liang and Barsky 1984)."""
+    start, end = points[:-1], points[1:]
+    way = end - start
+    with np.errstate(divide="ignore", invalid="ignore"):
+        first, second = -start / way, (np.array(limit) - start) / way
+    still = way == 0
+    inside = (start >= 0) & (start <= limit)
+    enter = np.where(still, np.where(inside, 0.0, 2.0), np.minimum(first, second)).max(axis=1).clip(0)
+    leave = np.where(still, 1.0, np.maximum(first, second)).min(axis=1).clip(max=1)
+    met = enter <= leave
+    start, way, enter, leave = start[met], way[met], enter[met, None], leave[met, None]
+    return np.stack([start + enter * way, start + leave * way], axis=1)
 
 
 def refuse(message: str, *, hint: str = "") -> NoReturn:

@@ -26,11 +26,12 @@ from sketchguide.generation import (
     warn_of_size,
 )
 from sketchguide.images import as_picture, from_ink, open_image, read_file, to_base64, to_images, to_tensor
+from sketchguide.ink import PAPER_OF, looks_drawn
 from sketchguide.loading import load_backbone
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Recipe, Request
 from sketchguide.seeds import random_seed
-from sketchguide.sketch import PAPER_OF, Sketch, as_sketch, holds_strokes, looks_drawn
+from sketchguide.sketch import Sketch, as_sketch, holds_strokes
 
 MAX_ASPECT = 2.0  # of sizes that are chosen here
 

@@ -1,0 +1,1 @@
+"""SVG drawings as strokes: the outlines of their shapes."""

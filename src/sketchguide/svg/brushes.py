@@ -1,0 +1,67 @@
+"""Marks of a brush: shapes painted along a path, as drawing programs save them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sketchguide.images import MIN_SIDE
+from sketchguide.lines import covered
+from sketchguide.strokes import Float, Points
+from sketchguide.svg.shapes import Shape
+
+_PAINTED_SIDE = 1024
+_MAX_NESTED = 32  # outlines of one mark of a brush
+
+
+def is_brushed(shape: Shape, aspect: float) -> bool:
+    """A long, narrow painted shape: the mark of a brush of up to a tenth of the canvas."""
+    if shape.width is not None:
+        return False
+    outlines = [points * (aspect, 1.0) for points, _ in shape.paths]
+    if shape.even_odd and len(outlines) > _MAX_NESTED:
+        return False
+    area = length = 0.0
+    for points in outlines:
+        following = np.roll(points, -1, axis=0)
+        enclosed = float(points[:, 0] @ following[:, 1] - points[:, 1] @ following[:, 0]) / 2
+        if shape.even_odd:  # what lies in an odd number of others is a hole, whichever way it runs
+            around = sum(_holds(other, points[0]) for other in outlines if other is not points)
+            enclosed = abs(enclosed) * (-1) ** around
+        area += enclosed
+        length += float(np.hypot(*(following - points).T).sum())
+    side, area = max(aspect, 1.0), abs(area)
+    return 1e-3 * side * length < 2 * area < 0.1 * side * length and length * length > 32 * area
+
+
+def _holds(outline: Points, point: Points) -> bool:
+    """Whether a closed outline (N, 2) goes around a point (2,)."""
+    following = np.roll(outline, -1, axis=0)
+    crossing = (outline[:, 1] > point[1]) != (following[:, 1] > point[1])
+    start, end = outline[crossing], following[crossing]
+    across = start[:, 0] + (point[1] - start[:, 1]) / (end[:, 1] - start[:, 1]) * (end[:, 0] - start[:, 0])
+    return bool(np.count_nonzero(across > point[0]) % 2)
+
+
+def extent(shape: Shape) -> float:
+    """The share of the canvas that a rectangle around the shape takes."""
+    points = np.concatenate([points for points, _ in shape.paths])
+    return float(np.ptp(points.clip(0, 1), axis=0).prod())
+
+
+def painted(shapes: Sequence[Shape], aspect: float) -> Float | None:
+    """Where brushes have painted, (H, W)."""
+    if not shapes:
+        return None
+    longer = max(aspect, 1.0)
+    width, height = (max(MIN_SIDE, round(_PAINTED_SIDE * side / longer)) for side in (aspect, 1.0))
+    page = np.zeros((height, width), np.float32)
+    for shape in shapes:
+        cells = [points * (width, height) for points, _ in shape.paths]
+        low = np.floor(np.min([points.min(axis=0) for points in cells], axis=0)).clip(0, (width, height))
+        high = np.ceil(np.max([points.max(axis=0) for points in cells], axis=0)).clip(0, (width, height))
+        (left, top), (right, bottom) = low.astype(int), high.astype(int)
+        inside = covered([points - low for points in cells], grid=(bottom - top, right - left), even_odd=shape.even_odd)
+        page[top:bottom, left:right][inside] = 1
+    return page
