@@ -9,11 +9,13 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 
+from drawings import EXAMPLES
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.methods import Batch
 from sketchguide.predictors import LatentPredictor, PredictorConfig, choose_taps
 from sketchguide.request import Request
+from sketchguide.sketch import Sketch
 from support import MakePredictor, Tiny, a_map
 
 # The processes of one test run share the cores; each with a thread per core would be slower than one process.
@@ -83,6 +85,11 @@ def batch(tiny: Tiny) -> Batch:
     maps = [a_map(backbone.default_size, at=at) for at in (0.2, 0.7)]
     request = Request.checked(prompt="", seed=0, steps=4, scale=3)
     return Batch(backbone, request, ["a cat", "a dog"], maps, [5, 6])
+
+
+@pytest.fixture(scope="session")
+def cat() -> Sketch:
+    return Sketch.open(EXAMPLES / "cat.svg")
 
 
 @pytest.fixture(scope="session")

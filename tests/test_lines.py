@@ -8,8 +8,12 @@ import pytest
 import torch
 from scipy import ndimage
 from skimage import morphology
+from skimage.measure import euler_number, label
+from skimage.morphology import skeletonize
 
-from sketchguide.lines import Mask, distance_to, round_pen, thin
+from drawings import drawn
+from sketchguide.lines import Mask, covered, distance_to, round_pen, thin
+from sketchguide.sketch import Sketch
 
 
 def blobs(*shape: int) -> Mask:
@@ -49,6 +53,28 @@ def test_the_pen_is_round_and_falls_off_over_one_cell() -> None:
     distance = np.array([0, 1, 1.5, 2, 3])
     assert round_pen(distance, width=3).tolist() == [1, 1, 0.5, 0, 0]
     assert round_pen(torch.from_numpy(distance), width=3).tolist() == [1, 1, 0.5, 0, 0]
+
+
+def test_thinning_agrees_with_scikit_image_on_topology(cat: Sketch) -> None:
+    mask = np.pad(np.asarray(drawn(cat, 200, width=5).convert("L")) < 128, 1)
+    ours, theirs = thin(mask), skeletonize(mask)
+    assert not (ours & ~mask).any()
+    for count in (lambda lines: label(lines, connectivity=2).max(), lambda lines: euler_number(lines, connectivity=2)):
+        assert count(ours) == count(theirs) == count(mask)
+    assert ours.sum() == pytest.approx(theirs.sum(), rel=0.1)
+
+
+def test_covered_counts_turns() -> None:
+    square = np.array([[1.0, 1.0], [5.0, 1.0], [5.0, 5.0], [1.0, 5.0]])
+    hole = square * 0.5 + 1.5
+    inside = covered([square], grid=(6, 6))
+    assert inside.sum() == 16
+    assert inside[1:5, 1:5].all()
+    assert covered([square, hole], grid=(6, 6)).sum() == 16
+    assert covered([square, hole], grid=(6, 6), even_odd=True).sum() == 12
+    assert covered([square, hole[::-1]], grid=(6, 6)).sum() == 12
+    assert covered([square - 100], grid=(6, 6)).sum() == 0
+    assert covered([(square - 3) * 100], grid=(6, 6)).all()
 
 
 def test_reading_a_drawing_needs_neither_torch_nor_scipy_at_import() -> None:
