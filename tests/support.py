@@ -1,4 +1,5 @@
-"""What several test files share beside the fixtures: names for types, a distance, a predictor in a moment, damage."""
+"""What several test files share beside the fixtures: names for types, a drawing and pictures of it, distances, a
+predictor in a moment, damage."""
 
 import importlib.util
 import pickle
@@ -10,21 +11,37 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.extractors import EXTRACTORS
-from sketchguide.generation import Picture, generate
+from sketchguide.generation import generate
 from sketchguide.images import save_png
 from sketchguide.methods import Batch, Method
+from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
-from sketchguide.sketch import SpatialMap
+from sketchguide.sketch import Sketch, SpatialMap
 from sketchguide.training.data import Pictures, find_examples
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
 
 Tiny = Callable[..., UNetBackbone]
 MakePredictor = Callable[..., LatentPredictor]
+
+SIZE = (32, 32)
+CROSS = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, 0.8]]])
+
+
+def pixels(image: Image.Image) -> NDArray[np.int16]:
+    return np.asarray(image).astype(np.int16)
+
+
+def draw(tiny: Tiny, predictor: LatentPredictor, **settings: Any) -> list[Picture]:
+    """Pictures of SIZE in two steps that follow CROSS, but for what `settings` say."""
+    given = {"sketch": CROSS, "seed": 7, "steps": 2, "size": SIZE, **settings}
+    return generate("a cat", backbone=tiny(), predictor=predictor if given["sketch"] else None, **given)
 
 
 def a_map(size: tuple[int, int], *, at: float) -> SpatialMap:

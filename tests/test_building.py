@@ -12,12 +12,12 @@ from sketchguide.controls.classes import ClassGuide
 from sketchguide.controls.strengths import Score
 from sketchguide.defaults import PULLING
 from sketchguide.errors import ModelNotFoundError, UsageError, WeightsError
-from sketchguide.generation import walk
 from sketchguide.guidance import latent_guide
 from sketchguide.methods import Batch, latent_guidance, plug_and_play, text_to_image
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import LayoutSettings, Request
 from sketchguide.sketchers import Sketcher, SketcherConfig
+from sketchguide.walking import walk
 from support import MakePredictor, Tiny, a_map, made
 
 

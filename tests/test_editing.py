@@ -12,14 +12,16 @@ from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.strengths import Proportional, Within
 from sketchguide.editing import edit
 from sketchguide.errors import SketchguideError, SketchguideWarning, UsageError
-from sketchguide.generation import Picture, recall, run, walk
+from sketchguide.generation import run
 from sketchguide.images import from_base64, to_base64
 from sketchguide.inversion import invert
 from sketchguide.overlays import changed_region, seen_region
+from sketchguide.pictures import Picture, recall
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import EditSettings, Layout, Request
 from sketchguide.sketch import Sketch
 from sketchguide.sources import Change, change, drawn_area
+from sketchguide.walking import walk
 from support import MakePredictor, Tiny
 
 SIZE = (32, 32)

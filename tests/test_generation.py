@@ -1,5 +1,3 @@
-import json
-import warnings
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
@@ -9,52 +7,29 @@ import numpy as np
 import pytest
 import torch
 from diffusers import ControlNetModel, EulerAncestralDiscreteScheduler, EulerDiscreteScheduler
-from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-import sketchguide
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.backbones.wrapped import with_controlnet
 from sketchguide.controls.edges import target_of
 from sketchguide.controls.strengths import Proportional
-from sketchguide.defaults import HANDOVER, NEGATIVE_TIME
+from sketchguide.defaults import HANDOVER
 from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideWarning, UsageError
 from sketchguide.fingerprints import fingerprint
-from sketchguide.generation import (
-    RECIPE_KEY,
-    Picture,
-    Progress,
-    batch_size,
-    check_size,
-    generate,
-    recall,
-    run,
-)
+from sketchguide.generation import Progress, generate, run
 from sketchguide.guidance import latent_guide
-from sketchguide.images import read_png_text, save_png
 from sketchguide.loading import load_backbone
 from sketchguide.lora import LORA_FILE
+from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
-from sketchguide.sketch import Sketch, SpatialMap
-from support import Tiny
-
-SIZE = (32, 32)
-CROSS = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, 0.8]]])
-
-
-def pixels(image: Image.Image) -> NDArray[np.int16]:
-    return np.asarray(image).astype(np.int16)
-
-
-def draw(tiny: Tiny, predictor: LatentPredictor, **settings: Any) -> list[Picture]:
-    given = {"sketch": CROSS, "seed": 7, "steps": 2, "size": SIZE, **settings}
-    return generate("a cat", backbone=tiny(), predictor=predictor if given["sketch"] else None, **given)
+from sketchguide.sketch import SpatialMap
+from support import CROSS, SIZE, Tiny, draw, pixels
 
 
 def test_a_drawing_changes_the_picture(tiny: Tiny, predictor: LatentPredictor) -> None:
@@ -64,20 +39,6 @@ def test_a_drawing_changes_the_picture(tiny: Tiny, predictor: LatentPredictor) -
     for closed in ({"strength": 0.0}, {"stop": 0.0}):
         (none,) = draw(tiny, predictor, **closed)
         assert np.array_equal(pixels(none.image), pixels(plain.image))
-
-
-def test_the_negative_pass_is_told_of_more_noise_where_a_predictor_reads_the_drawing(
-    tiny: Tiny, predictor: LatentPredictor
-) -> None:
-    def same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-        (first,), (second,) = draw(tiny, predictor, **one), draw(tiny, predictor, **other)
-        return np.array_equal(pixels(first.image), pixels(second.image))
-
-    told = {"negative_time": NEGATIVE_TIME.default}
-    assert same({}, told)
-    assert not same({}, {"negative_time": 0})
-    assert same({"sketch": None}, {"sketch": None, "negative_time": 0})
-    assert not same({"sketch": None}, {"sketch": None, **told})
 
 
 def test_the_guide_hands_over_where_the_predictor_can(tiny: Tiny, make_predictor: Any) -> None:
@@ -102,43 +63,12 @@ def test_the_guide_pulls_as_the_request_says(tiny: Tiny, predictor: LatentPredic
     assert (few.every, few.strength) == (1, Proportional(1.15, even=0.6))
 
 
-def test_fewer_pictures_are_made_at_once_the_larger_they_are_and_the_more_is_kept(
-    tiny: Tiny, predictor: LatentPredictor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    backbone = tiny()
-    for side, unguided, guided in ((32, 8, 8), (64 * backbone.stride, 8, 2), (128 * backbone.stride, 2, 1)):
-        assert batch_size((side, side), backbone, guided=False) == unguided
-        assert batch_size((side, side), backbone, guided=True) == guided
-    assert batch_size((10**4, 10**4), backbone, guided=False) == 1
-    monkeypatch.setattr("sketchguide.generation._GUIDED_ROOM", 1)
-    request = Request.checked(prompt="a cat", seed=3, steps=2, size=SIZE, count=3, sketch=CROSS.to_json())
-    for sketch, at_a_time in ((request.sketch, [(3,), (4,), (5,)]), (None, [(3, 4, 5)])):
-        asked = request.model_copy(update={"sketch": sketch})
-        events = list(run(asked, backbone=backbone, predictor=predictor))
-        seeds = [event.seeds for event in events if isinstance(event, Progress)]
-        assert list(dict.fromkeys(seeds)) == at_a_time
-
-
 def test_a_seed_is_the_same_picture_in_any_batch(tiny: Tiny, predictor: LatentPredictor) -> None:
     (alone,) = draw(tiny, predictor, solver="ddpm")
     several = draw(tiny, predictor, seed=5, count=3, solver="ddpm")
     assert [picture.seed for picture in several] == [5, 6, 7]
     assert np.abs(pixels(several[2].image) - pixels(alone.image)).max() <= 2
     assert np.abs(pixels(several[1].image) - pixels(alone.image)).max() > 20
-
-
-def test_a_saved_picture_can_be_made_again(tiny: Tiny, predictor: LatentPredictor, tmp_path: Path) -> None:
-    pictures = draw(tiny, predictor, count=2, solver="euler-ancestral", stop=0.5, negative="a dog")
-    pictures[1].save(tmp_path / "cat.png")
-    recipe = recall(tmp_path / "cat.png")
-    assert recipe == pictures[1].recipe
-    assert (recipe.request, recipe.index) == (pictures[1].request, 1)
-    assert recipe.made_with["sketchguide"] == sketchguide.__version__
-    assert {"torch", "dtype", "device", "model", "predictor"} <= recipe.made_with.keys()
-    events = run(recipe.request, backbone=tiny(), predictor=predictor, only=recipe.index)
-    (again,) = [event for event in events if isinstance(event, Picture)]
-    with Image.open(tmp_path / "cat.png") as saved:
-        assert np.array_equal(pixels(again.image), pixels(saved))
 
 
 def test_a_recipe_names_what_was_loaded_already(predictor: LatentPredictor, tmp_path: Path) -> None:
@@ -186,39 +116,6 @@ def test_a_picture_not_asked_for_is_refused(tiny: Tiny) -> None:
         list(run(request, backbone=tiny(), only=1))
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        None,
-        "{",
-        "[]",
-        "null",
-        '{"index": 0}',
-        '{"request": 5, "index": 0, "made_with": {}}',
-        '{"request": {"prompt": "a", "seed": 1, "steps": 0}, "index": 0, "made_with": {}}',
-        '{"request": {"prompt": "a", "seed": NaN}, "index": 0, "made_with": {}}',
-        '{"request": {"prompt": "a", "seed": 1}, "index": "first", "made_with": {}}',
-        '{"request": {"prompt": "a", "seed": 1}, "index": 0}',
-        "[" * 100_000,
-    ],
-    ids=["none", "no-json", "list", "null", "no-request", "number", "bad-value", "nan", "bad-index", "bare", "deep"],
-)
-def test_recipes_that_are_none_are_refused(text: str | None, tmp_path: Path) -> None:
-    save_png(Image.new("RGB", SIZE), tmp_path / "a.png", text={} if text is None else {RECIPE_KEY: text})
-    with pytest.raises(UsageError):
-        recall(tmp_path / "a.png")
-
-
-def test_the_recipe_is_plain_json(tiny: Tiny, predictor: LatentPredictor, tmp_path: Path) -> None:
-    (picture,) = draw(tiny, predictor)
-    assert repr(picture) == f"Picture({picture.request.prompt!r}, seed {picture.seed}, {SIZE[0]}x{SIZE[1]})"
-    picture.save(tmp_path / "cat.png")
-    recipe = json.loads(read_png_text(tmp_path / "cat.png")[RECIPE_KEY])
-    assert recipe == picture.recipe.model_dump(mode="json")
-    assert recipe["request"]["prompt"] == "a cat"
-    assert recipe["request"]["sketch"]["strokes"]
-
-
 def test_progress_counts_every_step(tiny: Tiny) -> None:
     request = Request.checked(prompt="a cat", seed=3, steps=3, size=SIZE, count=2)
     moments = list(run(request, backbone=tiny()))
@@ -241,45 +138,6 @@ def test_a_random_seed_is_returned(tiny: Tiny) -> None:
     assert np.array_equal(pixels(picture.image), pixels(again.image))
 
 
-# ---------------------------------------------------------------------------------------------------------- warnings
-
-
-def test_nothing_follows_a_blank_drawing(tiny: Tiny, predictor: LatentPredictor) -> None:
-    with pytest.warns(SketchguideWarning, match="blank"):
-        (blank,) = draw(tiny, predictor, sketch=Sketch())
-    (free,) = draw(tiny, predictor, sketch=None)
-    assert np.array_equal(pixels(blank.image), pixels(free.image))
-
-
-def test_a_prompt_cut_short_is_told_of(tiny: Tiny) -> None:
-    with pytest.warns(SketchguideWarning, match="the end"):
-        generate("a " * 76 + "the end", backbone=tiny(), steps=1, size=SIZE, seed=1)
-
-
-def test_a_negative_prompt_cut_short_is_told_of(tiny: Tiny) -> None:
-    with pytest.warns(SketchguideWarning, match="negative prompt is too long.*the end"):
-        generate("a", negative="a " * 76 + "the end", backbone=tiny(), steps=1, size=SIZE, seed=1)
-
-
-def test_settings_for_a_drawing_are_told_of_without_one(tiny: Tiny) -> None:
-    with pytest.warns(SketchguideWarning) as caught:
-        generate("a cat", backbone=tiny(), steps=1, size=SIZE, seed=1, strength=3, predictor="nosuch")
-    _, *told = [str(one.message) for one in caught]  # the first is of the size
-    assert told == [f"{name} changes nothing without a drawing." for name in ("predictor", "strength")]
-    assert {one.filename for one in caught} == {__file__}
-
-
-@pytest.mark.parametrize(
-    ("size", "far"), [((64, 64), False), ((64, 80), True), ((64, 96), True), ((32, 64), True), (None, False)]
-)
-def test_a_size_far_from_the_models_own_is_told_of(tiny: Tiny, size: tuple[int, int] | None, far: bool) -> None:
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        generate("a", backbone=tiny(), steps=1, size=size, seed=1)
-    messages = [str(one.message) for one in caught if issubclass(one.category, SketchguideWarning)]
-    assert messages == ([f"The size is {size[0]} × {size[1]}; tiny was trained for 64 × 64."] if size and far else [])
-
-
 def test_settings_of_the_pull_are_told_of_where_nothing_pulls(tiny: Tiny) -> None:
     with pytest.warns(SketchguideWarning, match="^widen changes nothing: strength is 0"):
         generate("a cat", sketch=CROSS, backbone=tiny(), steps=1, size=SIZE, seed=1, strength=0, widen=3)
@@ -294,26 +152,6 @@ def test_another_precision_than_that_of_the_model_is_refused(tiny: Tiny) -> None
 def test_a_recipe_says_how_many_threads_drew(tiny: Tiny) -> None:
     (made,) = generate("a cat", backbone=tiny(), steps=1, size=SIZE, seed=1)
     assert made.made_with["threads"] == str(torch.get_num_threads())
-
-
-def test_a_scale_below_one_is_told_of(tiny: Tiny) -> None:
-    with pytest.warns(SketchguideWarning, match="scale is 0: below 1 the picture turns from the prompt"):
-        generate("a cat", backbone=tiny(), steps=1, size=SIZE, seed=1, scale=0.0)
-
-
-def test_a_scale_of_one_is_told_of(tiny: Tiny) -> None:
-    with pytest.warns(SketchguideWarning, match="scale is 1"):
-        generate("a cat", backbone=tiny(), steps=1, size=SIZE, seed=1, scale=1.0)
-    with pytest.warns(SketchguideWarning) as caught:
-        generate("a cat", backbone=tiny(), steps=1, size=SIZE, seed=1, scale=1.0, negative_time=0.1)
-    assert "negative_time changes nothing without a negative pass." in [str(one.message) for one in caught]
-
-
-def test_nothing_else_is_told_of(tiny: Tiny, predictor: LatentPredictor) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", "The size is")
-        draw(tiny, predictor, steps=1)
 
 
 def test_a_lora_is_on_the_backbone_for_its_request_alone(tmp_path: Path) -> None:
@@ -375,14 +213,6 @@ def test_law_10_holds_for_a_predictor_handed_over(tiny: Tiny, predictor: LatentP
     config = replace(predictor.config, backbone="some-other-model", **wrong)
     with pytest.raises(MismatchError, match=r"some-other-model.*'tiny'"):
         draw(tiny, LatentPredictor(config))
-
-
-def test_size_511_is_answered_with_the_nearest(tiny: Tiny) -> None:
-    assert check_size((512, 64), tiny()) == (512, 64)
-    with pytest.raises(UsageError, match="511x64") as caught:
-        generate("a cat", backbone=tiny(), size=(511, 64), seed=1)
-    assert "512x64" in caught.value.hint
-    assert caught.value.field == "size"
 
 
 @pytest.mark.parametrize(

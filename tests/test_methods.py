@@ -5,7 +5,6 @@ import torch
 from diffusers import ControlNetModel
 
 from sketchguide.errors import UsageError
-from sketchguide.generation import walk
 from sketchguide.guidance import latent_guide
 from sketchguide.images import from_ink
 from sketchguide.methods import (
@@ -18,6 +17,7 @@ from sketchguide.methods import (
 )
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import LayoutSettings, Request
+from sketchguide.walking import walk
 from support import made
 
 

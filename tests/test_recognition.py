@@ -13,10 +13,11 @@ from sketchguide.classifiers import IconClassifier, load_classifier, save_classi
 from sketchguide.editing import edit
 from sketchguide.errors import ModelNotFoundError, SketchguideWarning, UsageError
 from sketchguide.fingerprints import fingerprint_of_model
-from sketchguide.generation import Picture, Progress, generate, recall, run
+from sketchguide.generation import Progress, generate, run
 from sketchguide.images import to_images, to_tensor
 from sketchguide.levels import Level
 from sketchguide.loading import load_backbone
+from sketchguide.pictures import Picture, recall
 from sketchguide.predictors import LatentPredictor
 from sketchguide.recognition import (
     Attempt,
@@ -31,10 +32,9 @@ from sketchguide.sampling import Evaluations, Moment
 from sketchguide.seeds import another
 from sketchguide.sketch import Sketch
 from sketchguide.translation import translate
-from support import Tiny
+from support import CROSS, Tiny
 
 SIZE = (32, 32)
-CROSS = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, 0.8]]])
 END = Level(0.0, 1.0, 0.0, 1.0)
 
 

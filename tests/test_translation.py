@@ -10,20 +10,20 @@ from PIL import Image, ImageDraw
 
 from sketchguide import generation
 from sketchguide.errors import SketchError, SketchguideWarning, TapError, UsageError
-from sketchguide.generation import Picture, Progress, generate, recall, run
+from sketchguide.generation import Progress, generate, run
 from sketchguide.images import from_base64, from_ink, open_image, to_base64, to_tensor
 from sketchguide.ink import looks_drawn
 from sketchguide.loading import load_backbone
+from sketchguide.pictures import Picture, recall
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Request
 from sketchguide.sampling import Evaluations
 from sketchguide.sketch import Sketch
 from sketchguide.sources import SOURCE_SEED, near_strokes
 from sketchguide.translation import fitting_size, open_source, prepare, taken, translate
-from support import Tiny
+from support import CROSS, Tiny
 
 SIZE = (32, 32)
-CROSS = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, 0.8]]])
 STEPS = 3
 
 
@@ -125,7 +125,7 @@ def test_lines_by_gradient_and_layout_by_features(tiny: Tiny, predictor: LatentP
 def test_a_saved_picture_can_be_made_again_bit_for_bit(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(generation, "BATCH", 2)
+    monkeypatch.setattr("sketchguide.sizes.BATCH", 2)
     pictures = make(tiny, "a cat", "a dog", **settings)
     chosen = pictures[-1]
     chosen.save(tmp_path / "a.png")

@@ -14,9 +14,9 @@ from PIL import Image
 from artwork import COLOURS
 from sketchguide import load_backbone
 from sketchguide.evaluation.drawings import class_map, with_article
-from sketchguide.generation import walk
 from sketchguide.images import save_png, sheet, to_images
 from sketchguide.request import Request
+from sketchguide.walking import walk
 
 BATCH = 25
 

@@ -23,11 +23,12 @@ if TYPE_CHECKING:
     from sketchguide.controls.strengths import Proportional, Score
     from sketchguide.editing import edit
     from sketchguide.errors import SketchguideError, SketchguideWarning
-    from sketchguide.generation import Picture, Progress, generate, run
+    from sketchguide.generation import Progress, generate, run
     from sketchguide.inversion import Noised, invert
     from sketchguide.levels import Level
     from sketchguide.loading import from_pipe, load_backbone, load_predictor
     from sketchguide.lora import load_lora, unload_lora
+    from sketchguide.pictures import Picture
     from sketchguide.predictors import LatentPredictor
     from sketchguide.request import Request
     from sketchguide.sampling import sample
@@ -48,7 +49,7 @@ _HOMES = {
     "Level": "levels",
     "NegativePrompt": "controls.features",
     "Noised": "inversion",
-    "Picture": "generation",
+    "Picture": "pictures",
     "PlugAndPlay": "controls.features",
     "Progress": "generation",
     "Proportional": "controls.strengths",

@@ -10,12 +10,14 @@ from PIL import Image
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.errors import warn
-from sketchguide.generation import Picture, carrying, check_size, named, pictures_of, warn_of_size
+from sketchguide.generation import carrying, named, pictures_of
 from sketchguide.images import as_picture, to_base64
 from sketchguide.overlays import changed_region, seen_aspect, seen_region
+from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Edit, EditSettings, Request
 from sketchguide.seeds import random_seed
+from sketchguide.sizes import check_size, warn_of_size
 from sketchguide.sketch import Sketch, as_sketch
 from sketchguide.translation import as_made, backbone_for, fitting_size, laid_on
 

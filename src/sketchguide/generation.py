@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -18,33 +16,25 @@ from PIL import Image
 from torch import Tensor, nn
 
 import sketchguide
-from sketchguide.backbones.base import Backbone, Condition
+from sketchguide.advice import warn_of_request
+from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import load_classifier
 from sketchguide.controls.base import Guide
 from sketchguide.controls.classes import ClassGuide
-from sketchguide.controls.edges import LatentGuide
-from sketchguide.controls.features import NegativePrompt
 from sketchguide.controls.strengths import Proportional, Within
 from sketchguide.defaults import (
-    ALPHA,
-    ATTENTION_SCALE,
-    CLASS_SCALE,
-    IDENTITY,
-    LORA_SCALE,
-    NEGATIVE_TIME,
-    PULLING,
-    SURE,
     DType,
 )
-from sketchguide.errors import SketchError, UsageError, warn
+from sketchguide.errors import UsageError, warn
 from sketchguide.fingerprints import dtype_of, fingerprint, fingerprint_of_model, identity_of
 from sketchguide.guidance import Controls, Pull, controls_of, weakened
-from sketchguide.images import carried, from_base64, is_blank, read_png_text, save_png, to_images, to_png, to_tensor
-from sketchguide.inversion import Trajectory, recur
-from sketchguide.levels import Level, is_open
+from sketchguide.images import carried, from_base64, to_images, to_tensor
+from sketchguide.inversion import Trajectory
+from sketchguide.levels import Level
 from sketchguide.loading import load_backbone
 from sketchguide.lora import wearing
 from sketchguide.overlays import Overlay, changed_region, seen_region
+from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.recognition import (
     Recogniser,
@@ -55,14 +45,13 @@ from sketchguide.recognition import (
     warn_of_unknown,
 )
 from sketchguide.request import Recipe, Request
-from sketchguide.sampling import Evaluations, Moment, sample
-from sketchguide.seeds import another, generators, noise, random_seed
+from sketchguide.sampling import Evaluations, Moment
+from sketchguide.seeds import another, generators, random_seed
+from sketchguide.sizes import batch_size, check_size
 from sketchguide.sketch import Sketch, SpatialMap, as_sketch
-from sketchguide.solvers import Solver
 from sketchguide.sources import (
     Borrowed,
     Change,
-    Keeping,
     blending,
     borrow,
     change,
@@ -71,16 +60,10 @@ from sketchguide.sources import (
     near_strokes,
     steps_of,
 )
-
-RECIPE_KEY = "sketchguide"
-BATCH = 8  # pictures made at once, at most
-_ROOM = 8 * 64 * 64  # latent pixels at once: eight pictures of Stable Diffusion 1.x
-_GUIDED_ROOM = 2 * 64 * 64  # a guide's gradient keeps what the whole network computes
+from sketchguide.walking import first_latent, solver_name, starts_from_source, walk
 
 # By network, the runs that are under way: whether each needs it alone.
 _runs: WeakKeyDictionary[nn.Module, list[bool]] = WeakKeyDictionary()
-
-_MOST_INK = 0.45  # of a map; drawings by people and edge maps of icons have up to 0.36
 
 
 class Progress(NamedTuple):
@@ -91,49 +74,6 @@ class Progress(NamedTuple):
     clean: Tensor  # (B, C, h, w): latents of the finished pictures (or sources) as the network sees them now
     seeds: tuple[int, ...]
     evaluations: Evaluations  # of the whole run so far
-
-
-@dataclass(frozen=True)
-class Picture:
-    """A finished picture with all that is needed to make it again."""
-
-    image: Image.Image
-    request: Request
-    index: int  # which of the request's pictures
-    made_with: dict[str, str]  # versions and fingerprints
-    evaluations: Evaluations  # that its batch takes alone; what it shares with others counts in full
-    tried: int = 1  # which of its tries it is
-    confidence: float | None = None  # how sure the recogniser is of it, 0 to 1; None where it was not asked
-
-    def __repr__(self) -> str:
-        return f"Picture({self.request.prompt!r}, seed {self.seed}, {self.image.width}x{self.image.height})"
-
-    @property
-    def seed(self) -> int:
-        return self.request.seed + self.index
-
-    @property
-    def recipe(self) -> Recipe:
-        return Recipe(
-            request=self.request,
-            index=self.index,
-            made_with=self.made_with,
-            evaluations=self.evaluations._asdict(),
-            tried=self.tried,
-            confidence=self.confidence,
-        )
-
-    def save(self, path: str | Path) -> None:
-        """Write a PNG that carries the recipe (`sketchguide generate --from` repeats it)."""
-        save_png(self.image, path, text=self._text)
-
-    def to_png(self) -> bytes:
-        """What `save` writes."""
-        return to_png(self.image, text=self._text)
-
-    @property
-    def _text(self) -> dict[str, str]:
-        return {RECIPE_KEY: self.recipe.model_dump_json()}
 
 
 def generate(
@@ -295,13 +235,13 @@ def _carried_out(
                 field="size",
             )
     requests = [Request.checked(**{**request.model_dump(), "prompt": prompt}) for prompt in prompts] or [request]
-    _warn(requests, sketch, image, backbone)
+    warn_of_request(requests, sketch, image, backbone)
     made_with = {"sketchguide": sketchguide.__version__, "torch": torch.__version__, **identity_of(backbone)}
     if request.tries == 1:  # else they are refused
         warn_of_unknown([one.prompt for one in requests if one.prompt.strip()], backbone, made_with["model"])
     if made_with["device"] == "cpu":
         made_with["threads"] = str(torch.get_num_threads())  # which round sums otherwise
-    made_with |= {"solver": _solver_name(request, backbone), "levels": _digest(levels_of(request, backbone))}
+    made_with |= {"solver": solver_name(request, backbone), "levels": _digest(levels_of(request, backbone))}
     picture, drawing, overlay = _laid_out(request, backbone, image, sketch, size)
     controls = controls_of(request, backbone, drawing, predictor)
     made_with |= controls.made_with
@@ -435,7 +375,7 @@ def _recogniser(
     """What pictures are to pass; None where each is tried once, and where another try would be no other picture."""
     if request.tries == 1:
         return None
-    if not _follows(guides) and _starts_from_source(request):
+    if not _follows(guides) and starts_from_source(request):
         message = "tries changes nothing: no drawing pulls, and every picture starts from the source's noise."
         warn(message)
         return None
@@ -443,13 +383,6 @@ def _recogniser(
     recogniser = Recogniser(classifier, request.tries, request.sure)
     recogniser.classes_of([one.prompt for one in requests])
     return recogniser
-
-
-def _starts_from_source(request: Request) -> bool:
-    """Whether no noise of a seed is in the picture's first latent, nor comes to it but by the solver."""
-    if request.edit is not None:
-        return request.edit.source != "noised"
-    return request.layout is not None and request.layout.starts_from == "source" and request.layout.recurrence == 0
 
 
 def _digest(levels: Sequence[Level]) -> str:
@@ -516,7 +449,7 @@ def _made_again(
     controls = controls_of(made, backbone, drawing, predictor)
     found = {"model": fingerprint_of_model(backbone), **controls.made_with}
     differing = [name for name, value in found.items() if recipe.made_with.get(name) != value]
-    solver = _solver_name(made, backbone)
+    solver = solver_name(made, backbone)
     if recipe.made_with.get("solver", solver) != solver:
         differing.append("solver")
     if "model" in differing and recipe.made_with.get("dtype") != (dtype := dtype_of(backbone)):
@@ -552,245 +485,3 @@ def _ink_of(drawn: bool, picture: Tensor, drawing: SpatialMap | None) -> Tensor:
             field="near",
         )
     return ((1 - picture.mean(dim=1, keepdim=True)) / 2).clamp(0, 1)
-
-
-def walk(
-    request: Request,
-    backbone: Backbone,
-    *,
-    prompts: Sequence[str],
-    seeds: Sequence[int],
-    guides: Sequence[Guide] = (),
-    source: Borrowed | Change | None = None,
-) -> Iterator[Moment]:
-    """Walk one batch with the settings of `request`: row i shows `prompts[i]` and starts from `seeds[i]`.
-
-    `source` was prepared with the same request: rows keep its layout, or are its pictures, changed.
-    """
-    each = generators(seeds)
-    levels = levels_of(request, backbone)
-    solver = _solver(request, backbone)
-    if isinstance(source, Change):
-        latents = source.source(each)
-        levels = levels[-1 - source.steps :]
-        latent = latents.at(levels[0]).expand(len(each), -1, -1, -1)
-        if (mask := source.mask(backbone)) is not None:
-            solver = Keeping(solver, latents, mask)
-        return _sampled(request, backbone, prompts, latent, levels, solver, guides=guides, generators=each)
-    latent = first_latent(request, backbone, each)
-    if source is not None and source.start is not None:
-        latent = source.start.expand_as(latent)
-    return _sampled(request, backbone, prompts, latent, levels, solver, guides=guides, generators=each, borrowed=source)
-
-
-def first_latent(request: Request, backbone: Backbone, each: Sequence[torch.Generator]) -> Tensor:
-    """The noise (B, C, h, w) that walks with the settings of `request` begin from, one picture for each generator."""
-    width, height = request.size or backbone.default_size
-    shape = (backbone.latent_channels, height // backbone.stride, width // backbone.stride)
-    drawn = noise(each, shape).to(backbone.device)
-    scaled = backbone.solvers[_solver_name(request, backbone)].scaled
-    return drawn * levels_of(request, backbone)[0].sigma if scaled else drawn
-
-
-def walk_from(
-    request: Request, backbone: Backbone, latent: Tensor, *, guides: Sequence[Guide] = ()
-) -> Iterator[Moment]:
-    """Walk one batch from a latent (B, C, h, w) with the settings of `request`: every row shows its prompt.
-
-    Raises UsageError for a solver that draws noise of its own.
-    """
-    prompts = [request.prompt] * len(latent)
-    levels, solver = levels_of(request, backbone), _solver(request, backbone)
-    return _sampled(request, backbone, prompts, latent, levels, solver, guides=guides)
-
-
-def _sampled(
-    request: Request,
-    backbone: Backbone,
-    prompts: Sequence[str],
-    latent: Tensor,
-    levels: Sequence[Level],
-    solver: Solver,
-    *,
-    guides: Sequence[Guide],
-    generators: Sequence[torch.Generator] = (),
-    borrowed: Borrowed | None = None,
-) -> Iterator[Moment]:
-    negative: Condition | NegativePrompt | None = None
-    if request.scale != 1 and not backbone.distilled:
-        negative = backbone.describe([request.negative] * len(prompts))
-    injections, step = (), sample
-    if borrowed is not None:
-        layout, injections = borrowed.settings, (borrowed.injection,)
-        step = partial(recur, times=layout.recurrence) if layout.recurrence else sample
-        if layout.decay is not None and negative is not None and layout.source_prompt != request.negative:
-            shown = backbone.describe([layout.source_prompt] * len(prompts))
-            negative = NegativePrompt(negative, shown, layout.alpha, layout.decay)
-    return step(
-        backbone,
-        backbone.describe(prompts),
-        latent,
-        levels,
-        negative=negative,
-        scale=request.scale,
-        negative_time=0.0 if negative is None else _negative_time(request, guides, levels),
-        guides=guides,
-        injections=injections,
-        solver=solver,
-        generators=generators,
-    )
-
-
-def _negative_time(request: Request, guides: Sequence[Guide], levels: Sequence[Level]) -> float:
-    if request.negative_time is not None:
-        return request.negative_time
-    reading = [guide for guide in guides if isinstance(guide, LatentGuide) and guide.strength]
-    opening = any(is_open(guide.window, level) for guide in reading for level in levels[:-1])
-    return NEGATIVE_TIME.default if opening else 0.0
-
-
-def _solver(request: Request, backbone: Backbone) -> Solver:
-    return backbone.solvers[_solver_name(request, backbone)].solver
-
-
-def _solver_name(request: Request, backbone: Backbone) -> str:
-    """The one that is asked for, else the model's own."""
-    return request.solver or next(iter(backbone.solvers))
-
-
-def recall(source: str | Path | bytes) -> Recipe:
-    """The recipe stored in a PNG that sketchguide wrote, or in its bytes."""
-    text = read_png_text(source).get(RECIPE_KEY)
-    try:
-        recipe = json.loads(text or "")
-        request = Request.checked(**recipe.pop("request"))
-        return Recipe(request=request, **recipe)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, UsageError):
-            raise
-        raise UsageError(
-            f"{'The picture' if isinstance(source, bytes) else source} carries no sketchguide recipe.",
-            hint="The PNG files of `sketchguide generate`, `translate` and `edit` do, as they were written: no strip "
-            "of frames, and none that another program saved again.",
-            field="from",
-        ) from error
-
-
-def carries_recipe(data: bytes) -> bool:
-    """Whether a file of these bytes is a PNG that sketchguide wrote."""
-    try:
-        return RECIPE_KEY in read_png_text(data)
-    except SketchError:  # no PNG
-        return False
-
-
-def batch_size(size: tuple[int, int], backbone: Backbone, *, guided: bool) -> int:
-    """How many pictures of `size` (width, height) are made at once: fewer the larger they are, and where a guide
-    pulls, so that many need hardly more memory than one or two.
-
-    It is the same on every machine, since the rounding of a picture depends on it.
-    """
-    area = max(1, math.prod(size) // backbone.stride**2)
-    return min(BATCH, max(1, (_GUIDED_ROOM if guided else _ROOM) // area))
-
-
-def check_size(size: tuple[int, int], backbone: Backbone) -> tuple[int, int]:
-    """`size` (width, height) itself, or a UsageError naming the nearest size the model can make."""
-    size, step = (size[0], size[1]), backbone.multiple
-    if backbone.largest is not None and max(size) > backbone.largest:
-        raise UsageError(
-            f"size is {size[0]}x{size[1]}; {backbone.name} has places for {backbone.largest} pixels a side.",
-            hint="Take a smaller one.",
-            field="size",
-        )
-    nearest = tuple(max(step, round(side / step) * step) for side in size)
-    if nearest != size:
-        raise UsageError(
-            f"size is {size[0]}x{size[1]}; {backbone.name} needs multiples of {step} pixels.",
-            hint=f"The nearest is {nearest[0]}x{nearest[1]}.",
-            field="size",
-        )
-    return size
-
-
-def warn_of_size(size: tuple[int, int], backbone: Backbone) -> None:
-    """Warn of a size (width, height) of which a side is more than a fifth longer or shorter than the model's own."""
-    if any(not 0.8 <= side / own <= 1.2 for side, own in zip(size, backbone.default_size, strict=True)):
-        own = "{} × {}".format(*backbone.default_size)
-        warn(f"The size is {size[0]} × {size[1]}; {backbone.name} was trained for {own}.")
-
-
-def _warn(requests: Sequence[Request], sketch: Sketch | None, image: Image.Image | None, backbone: Backbone) -> None:
-    request = requests[0]
-    if request.size is not None and request.layout is None and request.edit is None:  # else it was told of before
-        warn_of_size(request.size, backbone)
-    idle = {
-        "attention": request.attention is not None and sketch is None,
-        "attention_scale": request.attention_scale != ATTENTION_SCALE.default and request.attention is None,
-        "negative_time": bool(request.negative_time) and (request.scale == 1 or backbone.distilled),
-        "lora_scale": request.lora_scale != LORA_SCALE.default and request.lora is None,
-        "class_scale": request.class_scale != CLASS_SCALE.default and request.class_name is None,
-        "classifier": request.classifier is not None and request.class_name is None,
-        "sketch_loss": request.sketch_loss != 0 and sketch is None,
-        "sketcher": request.sketcher is not None and not request.sketch_loss,
-        "drawing_features": request.drawing_features is not None and not request.sketch_loss,
-        "like": request.like is not None and not request.sketch_loss,
-        "identity": request.identity != IDENTITY.default and request.like is None,
-        "picture_features": request.picture_features is not None and request.like is None,
-        "recogniser": request.recogniser is not None and request.tries == 1,
-        "sure": request.sure != SURE.default and request.tries == 1,
-    }
-    needs = {"attention": "a sketch", "attention_scale": "attention", "lora_scale": "lora", "sketch_loss": "a sketch"}
-    needs |= {"sketcher": "sketch_loss", "drawing_features": "sketch_loss", "like": "sketch_loss"}
-    needs |= {
-        "negative_time": "a negative pass",
-        "identity": "like",
-        "picture_features": "like",
-        "recogniser": "tries above 1",
-        "sure": "tries above 1",
-    }
-    for name in (name for name, nothing in idle.items() if nothing):
-        warn(f"{name} changes nothing without {needs.get(name, 'a class')}.")
-    for name in request.changed("predictor", *PULLING) if sketch is None else ():
-        warn(f"{name} changes nothing without a drawing.")
-    if sketch is not None:
-        drawing = sketch.rasterize(size=(64, 64))
-        if drawing.blank:
-            warn("The sketch is blank: nothing will follow it.")
-        elif (share := float(drawing.ink.mean())) > _MOST_INK:
-            warn(
-                f"The lines that were found in the sketch cover {share:.0%} of it, as on squared paper or in a photo "
-                "of something else than a drawing."
-            )
-    if image is not None and is_blank(image):
-        warn("The picture is blank: it has nothing to keep.")
-    if (layout := request.layout) is not None:
-        if layout.decay is not None and layout.source_prompt == request.negative:
-            warn("decay changes nothing: say what the source shows in source_prompt.")
-        if layout.decay == "constant" and layout.alpha == 1:
-            warn("decay changes nothing: constant at alpha 1 never leaves the plain negative prompt.")
-        if layout.alpha != ALPHA.default and layout.decay is None:
-            warn("alpha changes nothing without decay.")
-        if layout.decay is not None and (request.scale == 1 or backbone.distilled):
-            why = f"{backbone.name} is told the scale" if backbone.distilled else "scale is 1"
-            warn(f"{why}: there is no negative prompt to mix the source prompt into.")
-    if request.edit is not None and request.edit.source == "noised" and request.edit.source_prompt:
-        warn("source_prompt changes nothing: a source that is noised is not read.")
-    if _starts_from_source(request) and request.count > 1:
-        warn("Every picture starts from the source's noise: with most solvers seeds change nothing.")
-    if backbone.distilled and request.negative:
-        warn(f"The negative prompt is not read: {backbone.name} is told the scale of guidance instead.")
-    elif request.scale < 1 and not backbone.distilled:
-        warn(
-            f"scale is {request.scale:g}: below 1 the picture turns from the prompt to the negative one. Models whose "
-            "makers say 0 mean 1."
-        )
-    elif request.scale == 1 and not backbone.distilled:
-        unread = " and the negative prompt is not read" if request.negative else ""
-        warn(f"scale is 1: the prompt steers only weakly{unread}, unless the model was distilled for it.")
-    texts = {"prompt": [one.prompt for one in requests], "negative prompt": [request.negative]}
-    texts["source prompt"] = [given.source_prompt for given in (request.layout, request.edit) if given is not None]
-    for name, asked in texts.items():
-        for words in backbone.describe(asked).dropped if any(asked) else ():
-            if words:
-                warn(f"The {name} is too long; not read: {words!r}.")

@@ -15,7 +15,6 @@ from sketchguide.backbones.wrapped import with_controlnet, with_sketch_attention
 from sketchguide.classifiers import LatentClassifier, find_class_in
 from sketchguide.controls.base import Guide
 from sketchguide.errors import UsageError
-from sketchguide.generation import walk
 from sketchguide.guidance import class_guide, latent_guide, sketch_guide, weakened
 from sketchguide.images import from_ink
 from sketchguide.perception import Features
@@ -26,6 +25,7 @@ from sketchguide.sampling import Moment
 from sketchguide.sketch import SpatialMap
 from sketchguide.sketchers import Sketcher
 from sketchguide.sources import Borrowed, Change, borrow, near_strokes, steps_of
+from sketchguide.walking import walk
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Batch:
     share: float = 1.0
 
     def walk(self, *, guides: Sequence[Guide] = (), source: Borrowed | Change | None = None) -> Iterator[Moment]:
-        """`generation.walk` of these pictures."""
+        """`walking.walk` of these pictures."""
         every = [*guides, *self.guides]
         return walk(self.request, self.backbone, prompts=self.prompts, seeds=self.seeds, guides=every, source=source)
 

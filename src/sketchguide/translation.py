@@ -15,22 +15,15 @@ from PIL import Image
 from sketchguide.backbones.base import Backbone
 from sketchguide.defaults import Polarity
 from sketchguide.errors import UsageError, warn
-from sketchguide.generation import (
-    Picture,
-    carries_recipe,
-    carrying,
-    check_size,
-    named,
-    pictures_of,
-    recall,
-    warn_of_size,
-)
+from sketchguide.generation import carrying, named, pictures_of
 from sketchguide.images import as_picture, from_ink, open_image, read_file, to_base64, to_images, to_tensor
 from sketchguide.ink import PAPER_OF, looks_drawn
 from sketchguide.loading import load_backbone
+from sketchguide.pictures import Picture, carries_recipe, recall
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Recipe, Request
 from sketchguide.seeds import random_seed
+from sketchguide.sizes import check_size, warn_of_size
 from sketchguide.sketch import Sketch, as_sketch, holds_strokes
 
 MAX_ASPECT = 2.0  # of sizes that are chosen here

@@ -17,17 +17,19 @@ from sketchguide.backbones.tiny import tiny_flux, tiny_stable_diffusion_3
 from sketchguide.controls.edges import LatentGuide, target_of
 from sketchguide.controls.strengths import Proportional
 from sketchguide.editing import edit
-from sketchguide.generation import generate, recall, run, walk_from
+from sketchguide.generation import generate, run
 from sketchguide.images import to_images
 from sketchguide.interpolation import between
 from sketchguide.inversion import invert
 from sketchguide.loading import from_pipe, load_backbone
 from sketchguide.lora import LORA_FILE, load_lora, unload_lora
+from sketchguide.pictures import recall
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
 from sketchguide.sketch import Sketch
+from sketchguide.walking import walk_from
 from support import changed, relative, trained
 
 Make = Callable[..., Any]

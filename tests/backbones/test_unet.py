@@ -31,10 +31,10 @@ from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.backbones.wrapped import with_controlnet
 from sketchguide.errors import SketchguideWarning, UsageError
-from sketchguide.generation import walk
 from sketchguide.request import Request
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
+from sketchguide.walking import walk
 from support import Tiny, relative
 
 

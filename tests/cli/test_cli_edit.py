@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sketchguide.generation import recall
+from sketchguide.pictures import recall
 
 Run = Callable[..., Any]
 

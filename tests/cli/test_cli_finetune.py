@@ -22,10 +22,10 @@ from sketchguide.cli.finetune import _laid
 from sketchguide.cli.report import Report
 from sketchguide.errors import SketchError, SketchguideWarning
 from sketchguide.fingerprints import fingerprint_of_model
-from sketchguide.generation import recall
 from sketchguide.images import to_tensor
 from sketchguide.loading import load_backbone
 from sketchguide.lora import LORA_FILE
+from sketchguide.pictures import recall
 from sketchguide.sketch import Sketch
 from sketchguide.sketchers import Sketcher, SketcherConfig
 from sketchguide.training.checkpoints import Checkpoints

@@ -15,8 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 from sketchguide.classifiers import IconClassifier, save_classifier
 from sketchguide.cli.generate import parse_size, slug
 from sketchguide.errors import UsageError
-from sketchguide.generation import Picture, recall
 from sketchguide.images import read_png_text, save_png
+from sketchguide.pictures import Picture, recall
 from sketchguide.sketch import Sketch
 
 Run = Callable[..., Any]
@@ -380,7 +380,7 @@ def test_sigterm_keeps_the_finished_pictures(
 def test_a_stopped_sheet_shows_what_is_finished(
     sketchguide: Run, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("sketchguide.generation.BATCH", 2)
+    monkeypatch.setattr("sketchguide.sizes.BATCH", 2)
     from sketchguide import generation
 
     decode = generation.to_images

@@ -7,7 +7,8 @@ import pytest
 from PIL import Image, ImageDraw
 
 from sketchguide.cli.signals import Stopped
-from sketchguide.generation import BATCH, walk_from
+from sketchguide.sizes import BATCH
+from sketchguide.walking import walk_from
 
 Run = Callable[..., Any]
 
@@ -161,7 +162,7 @@ def test_frames_that_are_finished_are_kept_when_it_is_stopped(
     sketchguide: Run, quickly: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     walked = iter([walk_from, stop])
-    monkeypatch.setattr("sketchguide.generation.walk_from", lambda *given, **more: next(walked)(*given, **more))
+    monkeypatch.setattr("sketchguide.walking.walk_from", lambda *given, **more: next(walked)(*given, **more))
     words = ["--prompt", "a", "--frames", str(BATCH + 2)]
     result = sketchguide("interpolate", "1", "2", *quickly, *words, "-o", tmp_path / "out.png")
     assert result.code == 130

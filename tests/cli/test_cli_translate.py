@@ -12,7 +12,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
-from sketchguide.generation import recall
+from sketchguide.pictures import recall
 
 Run = Callable[..., Any]
 

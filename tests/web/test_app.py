@@ -12,8 +12,9 @@ from starlette.testclient import TestClient
 from served import ASKED, CAT
 from sketchguide.cli import serve
 from sketchguide.errors import QueueFullError, SketchguideWarning
-from sketchguide.generation import RECIPE_KEY, generate, recall
+from sketchguide.generation import generate
 from sketchguide.images import read_png_text, to_base64, to_png
+from sketchguide.pictures import RECIPE_KEY, recall
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sketch import Sketch

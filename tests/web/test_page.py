@@ -15,8 +15,9 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from served import Served, serving
-from sketchguide.generation import RECIPE_KEY, Picture, Progress, run
+from sketchguide.generation import Progress, run
 from sketchguide.images import save_png
+from sketchguide.pictures import RECIPE_KEY, Picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.sketch import Sketch
 from sketchguide.web import jobs

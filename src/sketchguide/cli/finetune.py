@@ -397,9 +397,9 @@ def _warn_of_unknown(prompt: str, comparing: str, report: Report) -> None:
 
 def _references(photos: Sequence[Any], backbone: UNetBackbone, prompt: str, report: Report, *, paired: bool) -> Tensor:
     """The photos at the model's size, cut at the middle; without any, pictures that the model makes of the prompt."""
-    from sketchguide.generation import walk
     from sketchguide.images import to_tensor
     from sketchguide.request import Request
+    from sketchguide.walking import walk
 
     if photos:
         if not paired:

@@ -31,7 +31,7 @@ from sketchguide.errors import ModelNotFoundError, OutputError, UsageError, warn
 
 if TYPE_CHECKING:
     from sketchguide.backbones.base import Backbone
-    from sketchguide.generation import Picture
+    from sketchguide.pictures import Picture
     from sketchguide.request import Request
     from sketchguide.sketch import Sketch
 
@@ -177,7 +177,7 @@ def _recalled(source: Path, options: Mapping[str, Any], *, trim: bool) -> Job:
 
     A new seed or count starts from the stored picture; anything else changes that picture alone.
     """
-    from sketchguide.generation import recall
+    from sketchguide.pictures import recall
     from sketchguide.request import Request
 
     recipe = recall(source)
@@ -288,8 +288,8 @@ def _compare(before: Mapping[str, str], now: Mapping[str, str], report: Report) 
 
 
 def _save_sheet(pictures: list[Picture], path: Path) -> None:
-    from sketchguide.generation import RECIPE_KEY
     from sketchguide.images import save_png, sheet
+    from sketchguide.pictures import RECIPE_KEY
 
     page = sheet(
         [picture.image for picture in pictures],

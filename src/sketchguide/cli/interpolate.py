@@ -113,15 +113,16 @@ def command(
     with report.progress() as bar:
         task = bar.add_task("Loading", total=None)
         hush_libraries()
-        from sketchguide.generation import batch_size, check_size, walk_from
         from sketchguide.guidance import latent_guide
         from sketchguide.images import to_images
         from sketchguide.interpolation import INTERPOLATIONS, between
         from sketchguide.loading import load_backbone, load_predictor
         from sketchguide.lora import load_lora
         from sketchguide.request import Request
+        from sketchguide.sizes import batch_size, check_size
         from sketchguide.sketch import Sketch
         from sketchguide.translation import open_source
+        from sketchguide.walking import walk_from
 
         if way not in INTERPOLATIONS:
             raise UsageError(f"There is no way {way!r}.", hint=f"Choose: {', '.join(INTERPOLATIONS)}.", field="way")
@@ -221,10 +222,10 @@ def _noise(
     end: int | Image.Image, request: Request, backbone: Backbone, size: tuple[int, int], report: Report
 ) -> Tensor:
     """The noise (1, C, h, w) of a seed, or that from which a picture comes back."""
-    from sketchguide.generation import first_latent
     from sketchguide.images import to_tensor
     from sketchguide.inversion import invert
     from sketchguide.seeds import generators
+    from sketchguide.walking import first_latent
 
     if isinstance(end, int):
         return first_latent(request, backbone, generators([end]))

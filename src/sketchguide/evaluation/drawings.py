@@ -26,10 +26,10 @@ from sketchguide.errors import UsageError
 from sketchguide.evaluation.features import BATCH, SqueezeNet
 from sketchguide.evaluation.perturb import PERTURBATIONS, perturb
 from sketchguide.extractors import EXTRACTORS
-from sketchguide.generation import walk
 from sketchguide.images import open_image, to_tensor
 from sketchguide.request import Request
 from sketchguide.sketch import Sketch, SpatialMap, read_ndjson
+from sketchguide.walking import walk
 
 STYLES = ("fluent3d", "noto", "emojitwo", "blobmoji")
 Size = tuple[int, int]

@@ -32,11 +32,13 @@ from sketchguide.errors import (
     described,
 )
 from sketchguide.extractors import EXTRACTORS
-from sketchguide.generation import check_size, named, recall
+from sketchguide.generation import named
 from sketchguide.images import open_image, to_tensor
+from sketchguide.pictures import recall
 from sketchguide.recognition import Recogniser, find_recogniser
 from sketchguide.request import Request
 from sketchguide.seeds import random_seed
+from sketchguide.sizes import check_size
 from sketchguide.sketch import Sketch
 from sketchguide.sources import levels_of
 from sketchguide.web.guards import DEADLINE, Guards, error_answer

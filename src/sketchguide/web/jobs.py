@@ -20,8 +20,9 @@ from PIL import Image
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.errors import ClosingError, QueueFullError, UnknownJobError, described
-from sketchguide.generation import Picture, Progress, run
+from sketchguide.generation import Progress, run
 from sketchguide.images import to_images
+from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.web.warned import Warned
