@@ -52,6 +52,7 @@ TABLE = (
     "guidance",
     "generation",
     "translation",
+    "frames",
     "editing",
     "methods",
     "building",

@@ -32,6 +32,7 @@ NAMES = [
     "edit",
     "from_pipe",
     "generate",
+    "interpolate",
     "invert",
     "load_backbone",
     "load_lora",

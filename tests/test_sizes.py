@@ -6,7 +6,7 @@ from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.generation import Progress, generate, run
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
-from sketchguide.sizes import batch_size, check_size
+from sketchguide.sizes import batch_size, check_size, fitting_size
 from support import CROSS, SIZE, Tiny
 
 
@@ -44,3 +44,9 @@ def test_a_size_far_from_the_models_own_is_told_of(tiny: Tiny, size: tuple[int, 
         generate("a", backbone=tiny(), steps=1, size=size, seed=1)
     messages = [str(one.message) for one in caught if issubclass(one.category, SketchguideWarning)]
     assert messages == ([f"The size is {size[0]} × {size[1]}; tiny was trained for 64 × 64."] if size and far else [])
+
+
+def test_the_size_follows_the_aspect(tiny: Tiny) -> None:
+    assert tiny().default_size == (64, 64)
+    for aspect, size in ((1.0, (64, 64)), (0.5, (48, 96)), (2.25, (96, 48)), (9.0, (96, 48))):  # not beyond 2:1
+        assert fitting_size(aspect, tiny()) == size

@@ -20,7 +20,7 @@ from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Request
 from sketchguide.sampling import Evaluations
 from sketchguide.sketch import Sketch
 from sketchguide.sources import SOURCE_SEED, near_strokes
-from sketchguide.translation import fitting_size, open_source, prepare, taken, translate
+from sketchguide.translation import open_source, prepare, taken, translate
 from support import CROSS, Tiny
 
 SIZE = (32, 32)
@@ -443,11 +443,6 @@ def test_what_was_loaded_already_is_named(
 
 
 def test_the_size_follows_the_aspect(tiny: Tiny) -> None:
-    assert tiny().default_size == (64, 64)
-    assert fitting_size(1.0, tiny()) == (64, 64)
-    assert fitting_size(2.25, tiny()) == (96, 48)  # not beyond 2:1
-    tall = fitting_size(0.5, tiny())
-    assert tall == (48, 96)
     with pytest.warns(SketchguideWarning, match="The size is 96 × 48; tiny was trained for 64 × 64"):
         (picture,) = translate(ball((400, 200)), "a cat", backbone=tiny(), steps=1, seed=1)
     assert picture.image.size == (96, 48)

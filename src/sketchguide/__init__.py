@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sketchguide.controls.strengths import Proportional, Score
     from sketchguide.editing import edit
     from sketchguide.errors import SketchguideError, SketchguideWarning
+    from sketchguide.frames import interpolate
     from sketchguide.generation import Progress, generate, run
     from sketchguide.inversion import Noised, invert
     from sketchguide.levels import Level
@@ -65,6 +66,7 @@ _HOMES = {
     "edit": "editing",
     "from_pipe": "loading",
     "generate": "generation",
+    "interpolate": "frames",
     "invert": "inversion",
     "load_backbone": "loading",
     "load_lora": "lora",
@@ -103,6 +105,7 @@ __all__ = [
     "edit",
     "from_pipe",
     "generate",
+    "interpolate",
     "invert",
     "load_backbone",
     "load_lora",

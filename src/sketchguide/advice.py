@@ -87,9 +87,14 @@ def warn_of_request(
     texts = {"prompt": [one.prompt for one in requests], "negative prompt": [request.negative]}
     texts["source prompt"] = [given.source_prompt for given in (request.layout, request.edit) if given is not None]
     for name, asked in texts.items():
-        for words in backbone.describe(asked).dropped if any(asked) else ():
-            if words:
-                warn(f"The {name} is too long; not read: {words!r}.")
+        if any(asked):
+            warn_of_cut(backbone.describe(asked).dropped, name=name)
+
+
+def warn_of_cut(dropped: Sequence[str], *, name: str = "prompt") -> None:
+    """Warn of the words of texts that the model does not read (`Condition.dropped`)."""
+    for words in filter(None, dropped):
+        warn(f"The {name} is too long; not read: {words!r}.")
 
 
 def _warn_of_sketch(sketch: Sketch) -> None:

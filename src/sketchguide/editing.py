@@ -17,9 +17,9 @@ from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Edit, EditSettings, Request
 from sketchguide.seeds import random_seed
-from sketchguide.sizes import check_size, warn_of_size
+from sketchguide.sizes import check_size, fitting_size, warn_of_size
 from sketchguide.sketch import Sketch, as_sketch
-from sketchguide.translation import as_made, backbone_for, fitting_size, laid_on
+from sketchguide.translation import as_made, backbone_for, laid_on
 
 COARSE = 2.0  # times that what changes may be enlarged without a warning
 

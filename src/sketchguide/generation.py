@@ -183,12 +183,12 @@ def run(
                 field="device",
             )
     lora = None if request.lora is None else wearing(request.lora, backbone, scale=request.lora_scale)
-    with _under_way(backbone, alone=lora is not None), lora or nullcontext():
+    with under_way(backbone, alone=lora is not None), lora or nullcontext():
         yield from _carried_out(request, backbone, predictor, prompts=prompts, only=only)
 
 
 @contextmanager
-def _under_way(backbone: Backbone, *, alone: bool) -> Generator[None]:
+def under_way(backbone: Backbone, *, alone: bool) -> Generator[None]:
     """Within the block a run is noted at the backbone's network; UsageError where one of several needs it alone."""
     others = _runs.setdefault(backbone.network, [])
     if others and (alone or any(others)):

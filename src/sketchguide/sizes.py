@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.errors import UsageError, warn
 
+MAX_ASPECT = 2.0  # of sizes that are chosen here
 BATCH = 8  # pictures made at once, at most
 _ROOM = 8 * 64 * 64  # latent pixels at once: eight pictures of Stable Diffusion 1.x
 _GUIDED_ROOM = 2 * 64 * 64  # a guide's gradient keeps what the whole network computes
@@ -46,3 +48,16 @@ def batch_size(size: tuple[int, int], backbone: Backbone, *, guided: bool) -> in
     """
     area = max(1, math.prod(size) // backbone.stride**2)
     return min(BATCH, max(1, (_GUIDED_ROOM if guided else _ROOM) // area))
+
+
+def fitting_size(aspect: float, backbone: Backbone) -> tuple[int, int]:
+    """(width, height) that the model can make, near its own number of pixels and near `aspect` (width / height)."""
+    step, (width, height) = backbone.multiple, backbone.default_size
+    aspect = min(max(aspect, 1 / MAX_ASPECT), MAX_ASPECT)
+
+    def error(size: tuple[int, int]) -> float:
+        pixels = size[0] * size[1] / (width * height)
+        return abs(math.log(size[0] / size[1] / aspect)) + 0.5 * abs(math.log(pixels))
+
+    sides = range(step, 2 * max(width, height) + 1, step)
+    return min(product(sides, sides), key=error)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,10 +22,8 @@ from sketchguide.pictures import Picture, carries_recipe, recall
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Recipe, Request
 from sketchguide.seeds import random_seed
-from sketchguide.sizes import check_size, warn_of_size
+from sketchguide.sizes import check_size, fitting_size, warn_of_size
 from sketchguide.sketch import Sketch, as_sketch, holds_strokes
-
-MAX_ASPECT = 2.0  # of sizes that are chosen here
 
 
 def translate(
@@ -195,16 +192,3 @@ def laid_on(image: Image.Image, sketch: Sketch) -> Sketch:
         message = f"The drawing's canvas is {sketch.aspect:.2f} times as wide as high, the picture {aspect:.2f}"
         warn(f"{message}: it is laid on the middle of it.")
     return sketch.on_canvas(aspect)
-
-
-def fitting_size(aspect: float, backbone: Backbone) -> tuple[int, int]:
-    """(width, height) that the model can make, near its own number of pixels and near `aspect` (width / height)."""
-    step, (width, height) = backbone.multiple, backbone.default_size
-    aspect = min(max(aspect, 1 / MAX_ASPECT), MAX_ASPECT)
-
-    def error(size: tuple[int, int]) -> float:
-        pixels = size[0] * size[1] / (width * height)
-        return abs(math.log(size[0] / size[1] / aspect)) + 0.5 * abs(math.log(pixels))
-
-    sides = range(step, 2 * max(width, height) + 1, step)
-    return min(product(sides, sides), key=error)

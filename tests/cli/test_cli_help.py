@@ -136,15 +136,14 @@ def test_help_of_bench_shows_the_true_defaults(sketchguide: Run, monkeypatch: py
         ("finetune", "seed", "0 to 4294967295, default 0."),
         ("train", "seed", "0 to 4294967295, default 0."),
         ("interpolate", "seed", "0 to 4294967295, default 0."),
-        ("interpolate", "steps", "1 to 1000, default 30."),
-        ("interpolate", "size", "each 16 to 4096, in steps that depend on the model. Default: the model's own."),
+        ("interpolate", "steps", "1 to 1000, default 30. More take longer."),
         (
             "interpolate",
             "scale",
             "0 to 50. Default 4.0 between seeds or drawings; 1 between pictures: with any other value the two ends "
             "change.",
         ),
-        ("interpolate", "lora-scale", "0 to 4, default 1.0."),
+        ("interpolate", "lora-scale", "0 to 4, default 1.0. 0 is the model as it was."),
         (
             "generate",
             "strength",

@@ -34,8 +34,8 @@ def test_what_changes_nothing_is_told(sketchguide: Run, quickly: list[str], tmp_
     result = sketchguide(*words, "--lora-scale", "0.5", "--predictor", "nosuch")
     assert result.code == 0, result
     told = " ".join(result.json["warnings"])
-    assert "--lora-scale changes nothing" in told
-    assert "--predictor changes nothing" in told
+    assert "lora_scale changes nothing" in told
+    assert "predictor changes nothing" in told
     assert "The prompt is empty" in told
     assert sketchguide(*words, "--lora-scale", "100").code == 2
 
@@ -162,7 +162,7 @@ def test_frames_that_are_finished_are_kept_when_it_is_stopped(
     sketchguide: Run, quickly: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     walked = iter([walk_from, stop])
-    monkeypatch.setattr("sketchguide.walking.walk_from", lambda *given, **more: next(walked)(*given, **more))
+    monkeypatch.setattr("sketchguide.frames.walk_from", lambda *given, **more: next(walked)(*given, **more))
     words = ["--prompt", "a", "--frames", str(BATCH + 2)]
     result = sketchguide("interpolate", "1", "2", *quickly, *words, "-o", tmp_path / "out.png")
     assert result.code == 130
@@ -190,7 +190,7 @@ def test_a_film_without_its_library_is_refused_at_once(
         (("1", "2", "--frames", "1"), "frames is 1"),
         (("1", "2", "--way", "cubic"), "no way 'cubic'"),
         (("1", "none.png"), "no file"),
-        (("99999999999", "2"), "The seed 99999999999 is too large"),
+        (("99999999999", "2"), "The seed 99999999999 is out of range"),
         (("1", "2", "-o", "strip.jpg"), "does not end in .png, .gif or .mp4"),
         (("1", "2", "-o", "none/strip.png"), "does not exist"),
         (("1", "2", "--prompt", "a", "--lora", "none"), "No LoRA at"),

@@ -8,14 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from sketchguide.cli.generate import Job, carry_out, check_output, given
-from sketchguide.cli.options import INPUT, OutputOption, PolarityOption, with_request_options
+from sketchguide.cli.options import INPUT, OutputOption, PolarityOption, with_options
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.defaults import AMOUNT, MARGIN, MAX_PADDING, SourceKind
 
 CHANGE = "Change"
 
 
-@with_request_options
+@with_options()
 def command(
     context: typer.Context,
     image: Annotated[Path, typer.Argument(help="The picture to change.", metavar="IMAGE")],

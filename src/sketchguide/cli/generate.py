@@ -22,7 +22,7 @@ from sketchguide.cli.options import (
     PolarityOption,
     SketchOption,
     TrimOption,
-    with_request_options,
+    with_options,
 )
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.signals import Stopped
@@ -40,7 +40,7 @@ SMALL = 0.1  # of a picture: what fills less of it hardly becomes a thing
 _ROOMY = 96  # pixels: below, the longest seed has no room for a word before it
 
 
-@with_request_options
+@with_options()
 def command(
     context: typer.Context,
     prompt: Annotated[

@@ -492,13 +492,19 @@ REQUEST: dict[str, Any] = {
 }
 
 
-def with_request_options(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, whose `**options` become the options of REQUEST, each None where it is not given."""
-    kind = inspect.Parameter.KEYWORD_ONLY
-    own = [
-        one for one in inspect.signature(command, eval_str=True).parameters.values() if one.kind is not one.VAR_KEYWORD
-    ]
-    shared = [inspect.Parameter(name, kind, default=None, annotation=option) for name, option in REQUEST.items()]
-    signature = inspect.Signature([*(one.replace(kind=kind) for one in own), *shared])
-    command.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
-    return command
+def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Of a command: its `**options` become these options of REQUEST, all of them where none is named, each None where
+    it is not given."""
+
+    def wrapped(command: Callable[..., None]) -> Callable[..., None]:
+        kind = inspect.Parameter.KEYWORD_ONLY
+        signature = inspect.signature(command, eval_str=True)
+        own = [one for one in signature.parameters.values() if one.kind is not one.VAR_KEYWORD]
+        shared = [
+            inspect.Parameter(name, kind, default=None, annotation=REQUEST[name]) for name in names or tuple(REQUEST)
+        ]
+        signature = inspect.Signature([*(one.replace(kind=kind) for one in own), *shared])
+        command.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
+        return command
+
+    return wrapped

@@ -106,12 +106,6 @@ class Report:
         if not self.as_json:
             self._line("Warning: ", "yellow", message)
 
-    def warn_of_cut(self, dropped: Sequence[str]) -> None:
-        """Tell of the words of a prompt that the model does not read (`Condition.dropped`)."""
-        for words in dropped:
-            if words:
-                self.warn(f"The prompt is too long; not read: {words!r}.")
-
     @contextmanager
     def warnings_shown(self) -> Generator[None]:
         """Within the block our own warnings are reported, and those that libraries address to programmers dropped."""

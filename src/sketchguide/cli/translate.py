@@ -8,14 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from sketchguide.cli.generate import Job, carry_out, check_output, given
-from sketchguide.cli.options import KindOption, OutputOption, PolarityOption, SketchOption, with_request_options
+from sketchguide.cli.options import KindOption, OutputOption, PolarityOption, SketchOption, with_options
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.defaults import ALPHA, NEAR, RECURRENCE, SHARE, TAU_A, TAU_F, Branches, Decay, SourceKind, Start
 
 LAYOUT, LEAVING = "Layout", "Leaving the source behind"
 
 
-@with_request_options
+@with_options()
 def command(
     context: typer.Context,
     image: Annotated[Path, typer.Argument(help="The picture whose layout is kept, or a drawing.", metavar="IMAGE")],

@@ -1,0 +1,255 @@
+"""The pictures between two: of seeds, of drawings, or of pictures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from PIL import Image
+from torch import Tensor
+
+from sketchguide.advice import warn_of_cut
+from sketchguide.backbones.base import Backbone
+from sketchguide.controls.edges import LatentGuide
+from sketchguide.defaults import LORA_SCALE, PULLING, SCALE, SEED, Polarity
+from sketchguide.errors import UsageError, warn
+from sketchguide.generation import Progress, named, under_way
+from sketchguide.guidance import latent_guide
+from sketchguide.images import to_images, to_tensor
+from sketchguide.interpolation import INTERPOLATIONS, between
+from sketchguide.inversion import invert
+from sketchguide.loading import load_predictor
+from sketchguide.lora import wearing
+from sketchguide.pictures import Picture
+from sketchguide.predictors import LatentPredictor
+from sketchguide.request import Request
+from sketchguide.seeds import generators
+from sketchguide.sizes import batch_size, check_size
+from sketchguide.sketch import Sketch, SpatialMap, as_sketch
+from sketchguide.translation import backbone_for, open_source, taken
+from sketchguide.walking import first_latent, walk_from
+
+End = int | Image.Image | Picture | Sketch | str | Path
+"""A seed, or a picture or drawing, or a file of either."""
+
+MOST_FRAMES = 100
+REFINE = 4  # network passes per step of the inversion
+SETTINGS = (
+    "seed",
+    "negative",
+    "steps",
+    "scale",
+    "negative_time",
+    "size",
+    "model",
+    "lora",
+    "lora_scale",
+    "device",
+    "dtype",
+    *PULLING,
+)
+
+
+def interpolate(
+    first: End,
+    second: End,
+    prompt: str | None = None,
+    *,
+    sketch: Sketch | str | Path | Sequence[Sketch | str | Path] | None = None,
+    frames: int = 9,
+    way: str = "spherical",
+    backbone: Backbone | None = None,
+    predictor: LatentPredictor | str | Path | None = None,
+    **settings: Any,
+) -> list[Image.Image]:
+    """`frames` pictures, 2 to 100, from `first` to `second`, both included: between two seeds, two pictures, two
+    drawings, or a seed and a picture.
+
+    The noise of the first and of the last one is mixed in `way`: "spherical", "linear" (which pales in the middle) or
+    "trigonometric" (DiffSketching, 2305.18812). A picture's is found by inversion; between drawings it is that of
+    `seed` everywhere, and the frames follow the first, less and less, and the second more and more. Every frame follows
+    `sketch`; of two drawings there it follows first the one and then the other.
+
+    `settings` are the fields of `Request` that SETTINGS lists. `scale` is 1 where a picture is an end, since with any
+    other it would not come back; the prompt may then be left out.
+
+    Raises a SketchguideError; warns (SketchguideWarning) of what changes nothing, is cut off or is not read.
+    """
+    events = frames_between(
+        first, second, prompt, sketch=sketch, frames=frames, way=way, backbone=backbone, predictor=predictor, **settings
+    )
+    return [event for event in events if isinstance(event, Image.Image)]
+
+
+def frames_between(
+    first: End,
+    second: End,
+    prompt: str | None = None,
+    *,
+    sketch: Sketch | str | Path | Sequence[Sketch | str | Path] | None = None,
+    frames: int = 9,
+    way: str = "spherical",
+    drawn: bool | None = None,
+    polarity: Polarity = "auto",
+    backbone: Backbone | None = None,
+    predictor: LatentPredictor | str | Path | None = None,
+    **settings: Any,
+) -> Iterator[Progress | Image.Image]:
+    """What `interpolate` does: Progress after every step, a picture when one is finished.
+
+    `drawn` and `polarity` are those of `translation.open_source`, for files.
+    """
+    if unknown := [name for name in settings if name not in SETTINGS]:
+        raise UsageError(
+            f"interpolate takes no {unknown[0]}.", hint=f"It takes {', '.join(SETTINGS)}.", field=unknown[0]
+        )
+    if not 2 <= frames <= MOST_FRAMES:
+        raise UsageError(f"frames is {frames}; it must be 2 to {MOST_FRAMES}.", field="frames")
+    if way not in INTERPOLATIONS:
+        raise UsageError(f"There is no way {way!r}.", hint=f"Choose: {', '.join(INTERPOLATIONS)}.", field="way")
+    ends = _ends(first, second, _drawings(sketch, polarity), drawn=drawn, polarity=polarity)
+    seeded = "seed" in settings
+    values = named({"seed": SEED.default, **settings}, backbone, predictor)
+    inverted = any(isinstance(end, Image.Image) for end in ends.between)
+    if prompt is None and not inverted:
+        raise UsageError(
+            "There is no prompt.",
+            hint='Say what the pictures show: "a duck"; "" has them show anything.',
+            field="prompt",
+        )
+    values = {"scale": 1.0 if inverted else SCALE.default, **values, "solver": "ddim"}
+    request = Request.checked(prompt=prompt or "", **values)
+    backbone = backbone or backbone_for(values)
+    _warn(request, ends, backbone, seeded=seeded, predictor=predictor, polarity=polarity)
+    lora = None if request.lora is None else wearing(request.lora, backbone, scale=request.lora_scale)
+    with under_way(backbone, alone=lora is not None), lora or nullcontext():
+        yield from _drawn(ends, request, backbone, predictor, frames=frames, way=way)
+
+
+class _Ends(NamedTuple):
+    """What frames are made between."""
+
+    between: tuple[int | Image.Image, int | Image.Image]
+    drawings: Sequence[Sketch]  # none, one, or the one that they come from and the one that they go to
+    seeds: bool  # of the request are the ends
+
+
+def _drawings(given: Any, polarity: Polarity) -> list[Sketch]:
+    if given is None:
+        return []
+    several = list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+    if len(several) > 2:
+        raise UsageError(f"{len(several)} drawings were given; two are the most.", field="sketch")
+    return [Sketch.open(one, polarity=polarity) if isinstance(one, str | Path) else as_sketch(one) for one in several]
+
+
+def _ends(first: End, second: End, drawings: Sequence[Sketch], *, drawn: bool | None, polarity: Polarity) -> _Ends:
+    opened = [_opened(end, drawn=drawn, polarity=polarity) for end in (first, second)]
+    sketches = [end for end in opened if isinstance(end, Sketch)]
+    others = [end for end in opened if not isinstance(end, Sketch)]
+    if not sketches:
+        return _Ends((others[0], others[1]), drawings, seeds=False)
+    if others or drawings:
+        which = first if isinstance(opened[0], Sketch) else second
+        name = which if isinstance(which, str | Path) else "one"
+        raise UsageError(
+            f"The two ends must both be drawings, with none beside them, or neither; {name} is taken for one.",
+            hint="Give drawings for seeds or pictures as sketch. A picture that looks drawn must be said to be one.",
+            field="sketch",
+        )
+    return _Ends((SEED.default, SEED.default), sketches, seeds=True)
+
+
+def _opened(end: End, *, drawn: bool | None, polarity: Polarity) -> int | Image.Image | Sketch:
+    if isinstance(end, str | Path):
+        return open_source(end, drawn=drawn, polarity=polarity)
+    if isinstance(end, int):
+        if not SEED.low <= end <= SEED.high:
+            raise UsageError(f"The seed {end} is out of range: {SEED.low} to {SEED.high}.", field="first")
+        return end
+    if isinstance(end, Picture):
+        return taken(end.image, drawn=False)
+    return end if isinstance(end, Sketch) else taken(end, drawn=drawn)
+
+
+def _warn(
+    request: Request,
+    ends: _Ends,
+    backbone: Backbone,
+    *,
+    seeded: bool,
+    predictor: LatentPredictor | str | Path | None,
+    polarity: Polarity,
+) -> None:
+    if not request.prompt.strip():
+        warn("The prompt is empty: the pictures show anything.")
+    idle = [("predictor", predictor is not None), ("polarity", polarity != "auto")]
+    idle += [(name, True) for name in request.changed(*PULLING)]
+    for name in (name for name, given in idle if given and not ends.drawings):
+        warn(f"{name} changes nothing without a drawing.")
+    if seeded and not ends.seeds:
+        warn("seed changes nothing: the two ends say where the noise comes from.")
+    if request.lora is None and request.lora_scale != LORA_SCALE.default:
+        warn("lora_scale changes nothing without lora.")
+    warn_of_cut(backbone.describe([request.prompt]).dropped)
+
+
+def _drawn(
+    ends: _Ends,
+    request: Request,
+    backbone: Backbone,
+    predictor: LatentPredictor | str | Path | None,
+    *,
+    frames: int,
+    way: str,
+) -> Iterator[Progress | Image.Image]:
+    size = check_size(request.size or backbone.default_size, backbone)
+    guide = _guide([drawing.rasterize(size=size) for drawing in ends.drawings], request, backbone, predictor, frames)
+    between_these = [request.seed if ends.seeds else end for end in ends.between]
+    noises = [_noise(end, request, backbone, size) for end in between_these]
+    latent = between(noises[0], noises[1], frames=frames, way=way)
+    batch = batch_size(size, backbone, guided=guide is not None)
+    done, total = 0, request.steps * math.ceil(frames / batch)
+    for start in range(0, frames, batch):
+        rows = slice(start, start + batch)
+        last = latent[rows]
+        for moment in walk_from(request, backbone, last, guides=[] if guide is None else [guide.of(rows)]):
+            last = moment.latent
+            done += 1
+            yield Progress(done, total, moment.clean, (), moment.evaluations)
+        yield from to_images(backbone.decode(last))
+
+
+def _guide(
+    maps: Sequence[SpatialMap],
+    request: Request,
+    backbone: Backbone,
+    predictor: LatentPredictor | str | Path | None,
+    frames: int,
+) -> LatentGuide | None:
+    """From the first drawing to the last one, a target for each frame."""
+    if not maps or not request.beta:
+        return None
+    if any(one.blank for one in maps):
+        warn("A sketch is blank: the pictures follow none.")
+        return None
+    if isinstance(predictor, LatentPredictor):
+        predictor.to(backbone.device).check_fits(backbone)
+    else:
+        predictor = load_predictor(request.predictor, backbone)
+    return latent_guide(request, [maps[0], maps[-1]], backbone, predictor).interpolated(frames)
+
+
+def _noise(end: int | Image.Image, request: Request, backbone: Backbone, size: tuple[int, int]) -> Tensor:
+    """The noise (1, C, h, w) of a seed, or that from which a picture comes back."""
+    if isinstance(end, int):
+        return first_latent(request, backbone, generators([end]))
+    if abs(end.width / end.height - size[0] / size[1]) > 0.01:
+        warn(f"A picture of {end.width} × {end.height} is cut at the middle to fit {size[0]} × {size[1]}.")
+    levels = backbone.levels(request.steps, "ddim", request.size)
+    told = backbone.describe([request.prompt])
+    clean = backbone.encode(to_tensor([end], size=size))
+    return invert(backbone, clean, levels, told, iterations=REFINE).at(levels[0])
