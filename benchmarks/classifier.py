@@ -1,6 +1,6 @@
 r"""Train the icon classifier that measures prompt adherence.
 
-    python benchmarks/classifier.py --data ../shared/data --out runs/classifier/icons-64.safetensors --minutes 20
+    python benchmarks/classifier.py --data ../shared/data --out judge.safetensors --minutes 20
 
 The classes are the concepts of the icon recipe, named by their Unicode code points, each in every style that has it;
 with `--words` they are the words of prompts, which is what `--tries` asks, and the shipped recogniser is one such:

@@ -1,7 +1,7 @@
 """Does fine-tuning on a few drawings change what the model draws, on seeds that it was not tuned on?
 
     python benchmarks/diffsketching.py --data ../shared/data --parts runs/parts --word duck --minutes 10 \
-        --classifier runs/classifier/icons-64.safetensors --out runs/diffsketching \
+        --classifier benchmarks/judge/icons-64.safetensors --out runs/diffsketching \
         --squeezenet ../shared/weights/squeezenet1_0_imagenet.safetensors
 
 Four recognised Quick, Draw! drawings and four icons of one class; then pictures of held-out seeds, drawn by the frozen

@@ -1,6 +1,6 @@
 """Edits of pictures and of drawings: is the layout kept, the prompt obeyed, the source's look left behind?
 
-    python benchmarks/edits.py --shared ../shared --classifier runs/classifier/icons-64.safetensors --out runs/edits
+    python benchmarks/edits.py --shared ../shared --classifier benchmarks/judge/icons-64.safetensors --out runs/edits
 
 Pictures are icons whose colour, style or class the prompt changes; drawings are Quick, Draw! sketches whose prompt asks
 for a background that is not white. Every row makes the same edits from the same seeds. Pictures that are there already

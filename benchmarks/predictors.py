@@ -2,7 +2,7 @@
 
     python recipes/icons/pictures.py --data ../shared/data --out runs/icon-pictures
     python benchmarks/predictors.py --pictures runs/icon-pictures --shared ../shared \\
-        --classifier runs/classifier/icons-64.safetensors --out runs/predictors
+        --classifier benchmarks/judge/icons-64.safetensors --out runs/predictors
 
 Every variant sees as many noised latents as the others, is trained from the same seeds, and guides the same Quick,
 Draw! sketches with the default settings, one picture of each by every training. A variant that is trained, and every

@@ -13,9 +13,11 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from sketchguide.classifiers import IconClassifier
+from sketchguide.classifiers import IconClassifier, load_classifier
 from sketchguide.errors import TrainingError
 from sketchguide.evaluation.metrics import accuracy
+from sketchguide.generation import generate
+from sketchguide.images import to_tensor
 from support import load_script
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,6 +41,20 @@ def batches(*, size: int = 16, count: int = 32) -> Iterator[tuple[Tensor, Tensor
         images[labels != 1, :, :, : size // 2] += 1
         images[labels != 0, :, :, size // 2 :] += 1
         yield images.clamp(-1, 1), labels
+
+
+def test_the_judge_of_the_tables_knows_what_the_model_draws() -> None:
+    file = ROOT / "benchmarks" / "judge" / "icons-64.safetensors"
+    if not file.is_file():
+        pytest.skip("the judge is not part of this distribution")
+    judge = load_classifier(file)
+    codes = {"a red apple": "1f34e", "a mushroom": "1f344", "a banana": "1f34c"}
+    assert len(judge.classes) == 255
+    for prompt, code in codes.items():
+        (picture,) = generate(prompt, seed=1, steps=15)
+        with torch.no_grad():
+            logits = judge(to_tensor([picture.image]))
+        assert judge.classes[int(logits.argmax())] == code, prompt
 
 
 @pytest.mark.parametrize("bf16", [False, True])

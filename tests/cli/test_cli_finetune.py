@@ -402,7 +402,7 @@ def test_confidence_is_fitted_on_pictures_that_are_not_scored(
 
     watch("fit_temperatures")
     watch("calibrate")
-    monkeypatch.setattr("sketchguide.cli.component.FEWEST", 6)  # half of them
+    monkeypatch.setattr("sketchguide.training.parts.FEWEST", 6)  # half of them
     words = ["component", "latent-classifier", "--data", pictures, "--held-out", others, "-o", tmp_path / "parts"]
     result = sketchguide(*words, "--model", model, "--device", "cpu", "--batch", "4", "--steps", "2", "--json")
     assert result.code == 0, result
@@ -422,7 +422,7 @@ def test_a_part_is_kept_whatever_happens_when_it_is_judged(
         raise torch.OutOfMemoryError
 
     monkeypatch.setattr(LatentClassifierRun, "fit_temperatures", fail)
-    monkeypatch.setattr("sketchguide.cli.component.FEWEST", 1)
+    monkeypatch.setattr("sketchguide.training.parts.FEWEST", 1)
     words = ["component", "latent-classifier", "--data", pictures, "--held-out", pictures, "-o", tmp_path / "parts"]
     result = sketchguide(*words, "--model", model, "--device", "cpu", "--batch", "4", "--steps", "1")
     assert result.code != 0
@@ -452,7 +452,7 @@ def test_a_model_stays_in_memory_only_for_parts_that_look_into_it(
         return make(*given)
 
     make = Pictures.batch
-    monkeypatch.setattr("sketchguide.loading.load_backbone", load)
+    monkeypatch.setattr("sketchguide.training.parts.load_backbone", load)
     monkeypatch.setattr(Pictures, "batch", batch)
     words = ["component", part, "--data", pictures, "-o", tmp_path, "--model", model, "--device", "auto"]
     result = sketchguide(*words, "--batch", "4", "--steps", "1")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
-from sketchguide.cli.component import PARTS
+from sketchguide.cli.component import NAMES
 from sketchguide.cli.session import until_stopped
 from sketchguide.defaults import TRAINING_STEPS
 from sketchguide.errors import TrainingError
@@ -21,6 +21,7 @@ from sketchguide.files import locked
 from sketchguide.predictors import LatentPredictor
 from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.data import Pictures, find_examples, split
+from sketchguide.training.parts import PARTS
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
 from sketchguide.training.run import TrainingStep
 from sketchguide.training.session import Session
@@ -200,7 +201,11 @@ def test_a_stop_before_the_first_step_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", [("train",), *(("component", part) for part in PARTS)], ids=" ".join)
+def test_every_part_that_the_command_names_can_be_trained() -> None:
+    assert tuple(PARTS) == NAMES
+
+
+@pytest.mark.parametrize("command", [("train",), *(("component", part) for part in NAMES)], ids=" ".join)
 def test_held_out_pictures_are_scored_and_never_trained_on(
     sketchguide: Run,
     pictures: Path,
