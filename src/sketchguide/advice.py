@@ -70,9 +70,7 @@ def warn_of_request(
     request = requests[0]
     if request.size is not None and request.layout is None and request.edit is None:  # else it was told of before
         warn_of_size(request.size, backbone)
-    for name in request.changed(*NEEDS):
-        if not NEEDS[name].met(request, backbone):
-            warn(f"{name} changes nothing without {NEEDS[name].words}.")
+    warn_of_needs(request, backbone, *NEEDS)
     if sketch is not None:
         _warn_of_sketch(sketch)
     if image is not None and is_blank(image):
@@ -89,6 +87,13 @@ def warn_of_request(
     for name, asked in texts.items():
         if any(asked):
             warn_of_cut(backbone.describe(asked).dropped, name=name)
+
+
+def warn_of_needs(request: Request, backbone: Backbone, *names: str) -> None:
+    """Warn of those of these settings that are given and change nothing, since what they need is missing."""
+    for name in request.changed(*names):
+        if not NEEDS[name].met(request, backbone):
+            warn(f"{name} changes nothing without {NEEDS[name].words}.")
 
 
 def warn_of_cut(dropped: Sequence[str], *, name: str = "prompt") -> None:

@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+import operator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex
 
 from PIL import Image
 from torch import Tensor
 
-from sketchguide.advice import warn_of_cut
+from sketchguide.advice import warn_of_cut, warn_of_needs
 from sketchguide.backbones.base import Backbone
 from sketchguide.controls.edges import LatentGuide
-from sketchguide.defaults import LORA_SCALE, PULLING, SCALE, SEED, Polarity
+from sketchguide.defaults import PULLING, SCALE, SEED, Polarity
 from sketchguide.errors import UsageError, warn
-from sketchguide.generation import Progress, named, under_way
+from sketchguide.generation import Progress, check_given, named, under_way
 from sketchguide.guidance import latent_guide
 from sketchguide.images import to_images, to_tensor
 from sketchguide.interpolation import INTERPOLATIONS, between
-from sketchguide.inversion import invert
+from sketchguide.inversion import ascend
 from sketchguide.loading import load_predictor
 from sketchguide.lora import wearing
 from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
+from sketchguide.sampling import Evaluations, Moment
 from sketchguide.seeds import generators
 from sketchguide.sizes import batch_size, check_size
 from sketchguide.sketch import Sketch, SpatialMap, as_sketch
 from sketchguide.translation import backbone_for, open_source, taken
-from sketchguide.walking import first_latent, walk_from
+from sketchguide.walking import first_latent, has_negative_pass, walk_from
 
-End = int | Image.Image | Picture | Sketch | str | Path
+End = SupportsIndex | Image.Image | Picture | Sketch | str | Path
 """A seed, or a picture or drawing, or a file of either."""
 
 MOST_FRAMES = 100
@@ -61,25 +63,37 @@ def interpolate(
     sketch: Sketch | str | Path | Sequence[Sketch | str | Path] | None = None,
     frames: int = 9,
     way: str = "spherical",
+    drawn: bool | None = None,
     backbone: Backbone | None = None,
     predictor: LatentPredictor | str | Path | None = None,
     **settings: Any,
 ) -> list[Image.Image]:
     """`frames` pictures, 2 to 100, from `first` to `second`, both included: between two seeds, two pictures, two
-    drawings, or a seed and a picture.
+    drawings, or a seed and a picture. A picture, or a file of one, may look drawn: `drawn` says whether it is a
+    drawing, None looks.
 
     The noise of the first and of the last one is mixed in `way`: "spherical", "linear" (which pales in the middle) or
     "trigonometric" (DiffSketching, 2305.18812). A picture's is found by inversion; between drawings it is that of
     `seed` everywhere, and the frames follow the first, less and less, and the second more and more. Every frame follows
     `sketch`; of two drawings there it follows first the one and then the other.
 
-    `settings` are the fields of `Request` that SETTINGS lists. `scale` is 1 where a picture is an end, since with any
-    other it would not come back; the prompt may then be left out.
+    `settings` are fields of `Request`: `seed`, `steps`, `scale`, `size`, `model`, `lora`, `negative`, `strength` and
+    the others that SETTINGS lists. `scale` is 1 where a picture is an end, since with any other it would not come back;
+    the prompt may then be left out.
 
     Raises a SketchguideError; warns (SketchguideWarning) of what changes nothing, is cut off or is not read.
     """
     events = frames_between(
-        first, second, prompt, sketch=sketch, frames=frames, way=way, backbone=backbone, predictor=predictor, **settings
+        first,
+        second,
+        prompt,
+        sketch=sketch,
+        frames=frames,
+        way=way,
+        drawn=drawn,
+        backbone=backbone,
+        predictor=predictor,
+        **settings,
     )
     return [event for event in events if isinstance(event, Image.Image)]
 
@@ -97,20 +111,20 @@ def frames_between(
     backbone: Backbone | None = None,
     predictor: LatentPredictor | str | Path | None = None,
     **settings: Any,
-) -> Iterator[Progress | Image.Image]:
-    """What `interpolate` does: Progress after every step, a picture when one is finished.
+) -> Generator[Progress | Image.Image]:
+    """What `interpolate` does: Progress after every step, of an inversion too, and a picture when one is finished.
 
-    `drawn` and `polarity` are those of `translation.open_source`, for files.
+    `polarity` is that of `Sketch.open`, for files.
     """
     if unknown := [name for name in settings if name not in SETTINGS]:
         raise UsageError(
             f"interpolate takes no {unknown[0]}.", hint=f"It takes {', '.join(SETTINGS)}.", field=unknown[0]
         )
-    if not 2 <= frames <= MOST_FRAMES:
-        raise UsageError(f"frames is {frames}; it must be 2 to {MOST_FRAMES}.", field="frames")
+    _check_frames(frames)
     if way not in INTERPOLATIONS:
         raise UsageError(f"There is no way {way!r}.", hint=f"Choose: {', '.join(INTERPOLATIONS)}.", field="way")
     ends = _ends(first, second, _drawings(sketch, polarity), drawn=drawn, polarity=polarity)
+    settings = {name: value for name, value in settings.items() if value is not None}
     seeded = "seed" in settings
     values = named({"seed": SEED.default, **settings}, backbone, predictor)
     inverted = any(isinstance(end, Image.Image) for end in ends.between)
@@ -122,11 +136,19 @@ def frames_between(
         )
     values = {"scale": 1.0 if inverted else SCALE.default, **values, "solver": "ddim"}
     request = Request.checked(prompt=prompt or "", **values)
-    backbone = backbone or backbone_for(values)
+    if backbone is None:
+        backbone = backbone_for(values)
+    else:
+        check_given(backbone, request)
     _warn(request, ends, backbone, seeded=seeded, predictor=predictor, polarity=polarity)
     lora = None if request.lora is None else wearing(request.lora, backbone, scale=request.lora_scale)
     with under_way(backbone, alone=lora is not None), lora or nullcontext():
         yield from _drawn(ends, request, backbone, predictor, frames=frames, way=way)
+
+
+def _check_frames(frames: object) -> None:
+    if not isinstance(frames, int) or not 2 <= frames <= MOST_FRAMES:
+        raise UsageError(f"frames is {frames!r}; it must be 2 to {MOST_FRAMES}.", field="frames")
 
 
 class _Ends(NamedTuple):
@@ -147,32 +169,41 @@ def _drawings(given: Any, polarity: Polarity) -> list[Sketch]:
 
 
 def _ends(first: End, second: End, drawings: Sequence[Sketch], *, drawn: bool | None, polarity: Polarity) -> _Ends:
-    opened = [_opened(end, drawn=drawn, polarity=polarity) for end in (first, second)]
-    sketches = [end for end in opened if isinstance(end, Sketch)]
-    others = [end for end in opened if not isinstance(end, Sketch)]
+    given = {"first": first, "second": second}
+    opened = {name: _opened(end, name, drawn=drawn, polarity=polarity) for name, end in given.items()}
+    sketches = {name: end for name, end in opened.items() if isinstance(end, Sketch)}
+    others = [end for end in opened.values() if not isinstance(end, Sketch)]
     if not sketches:
         return _Ends((others[0], others[1]), drawings, seeds=False)
     if others or drawings:
-        which = first if isinstance(opened[0], Sketch) else second
-        name = which if isinstance(which, str | Path) else "one"
+        name = next(iter(sketches))
+        called = given[name] if isinstance(given[name], str | Path) else f"the {name} one"
         raise UsageError(
-            f"The two ends must both be drawings, with none beside them, or neither; {name} is taken for one.",
-            hint="Give drawings for seeds or pictures as sketch. A picture that looks drawn must be said to be one.",
-            field="sketch",
+            f"The two ends must both be drawings, with none beside them, or neither; {called} is taken for one.",
+            hint="Give drawings for seeds or pictures as sketch (--sketch); drawn=False (--as picture) says that a "
+            "picture only looks drawn.",
+            field=name,
         )
-    return _Ends((SEED.default, SEED.default), sketches, seeds=True)
+    return _Ends((SEED.default, SEED.default), list(sketches.values()), seeds=True)
 
 
-def _opened(end: End, *, drawn: bool | None, polarity: Polarity) -> int | Image.Image | Sketch:
+def _opened(end: object, name: str, *, drawn: bool | None, polarity: Polarity) -> int | Image.Image | Sketch:
     if isinstance(end, str | Path):
         return open_source(end, drawn=drawn, polarity=polarity)
-    if isinstance(end, int):
-        if not SEED.low <= end <= SEED.high:
-            raise UsageError(f"The seed {end} is out of range: {SEED.low} to {SEED.high}.", field="first")
-        return end
+    if isinstance(end, SupportsIndex):
+        seed = operator.index(end)
+        if not SEED.low <= seed <= SEED.high:
+            raise UsageError(f"The seed {seed} is out of range: {SEED.low} to {SEED.high}.", field=name)
+        return seed
     if isinstance(end, Picture):
-        return taken(end.image, drawn=False)
-    return end if isinstance(end, Sketch) else taken(end, drawn=drawn)
+        return taken(end.image, drawn=bool(drawn))
+    if isinstance(end, Image.Image):
+        return taken(end, drawn=drawn)
+    if isinstance(end, Sketch):
+        return end
+    raise UsageError(
+        f"An end is a seed, a picture, a drawing, or a file of either, not a {type(end).__name__}.", field=name
+    )
 
 
 def _warn(
@@ -190,11 +221,16 @@ def _warn(
     idle += [(name, True) for name in request.changed(*PULLING)]
     for name in (name for name, given in idle if given and not ends.drawings):
         warn(f"{name} changes nothing without a drawing.")
+    if ends.drawings and not request.beta:
+        warn("strength is 0: the pictures follow no drawing.")
     if seeded and not ends.seeds:
         warn("seed changes nothing: the two ends say where the noise comes from.")
-    if request.lora is None and request.lora_scale != LORA_SCALE.default:
-        warn("lora_scale changes nothing without lora.")
+    warn_of_needs(request, backbone, "negative_time", "lora_scale")
     warn_of_cut(backbone.describe([request.prompt]).dropped)
+    if request.negative and not has_negative_pass(request, backbone):
+        warn("negative changes nothing without a negative pass.")
+    elif request.negative:
+        warn_of_cut(backbone.describe([request.negative]).dropped, name="negative prompt")
 
 
 def _drawn(
@@ -209,18 +245,32 @@ def _drawn(
     size = check_size(request.size or backbone.default_size, backbone)
     guide = _guide([drawing.rasterize(size=size) for drawing in ends.drawings], request, backbone, predictor, frames)
     between_these = [request.seed if ends.seeds else end for end in ends.between]
-    noises = [_noise(end, request, backbone, size) for end in between_these]
-    latent = between(noises[0], noises[1], frames=frames, way=way)
     batch = batch_size(size, backbone, guided=guide is not None)
-    done, total = 0, request.steps * math.ceil(frames / batch)
+    walks = sum(isinstance(end, Image.Image) for end in between_these) + math.ceil(frames / batch)
+    done, total, spent = 0, walks * request.steps, Evaluations(0, 0)
+    noises: list[Tensor] = []
+    for end in between_these:
+        if not isinstance(end, Image.Image):
+            noises.append(first_latent(request, backbone, generators([end])))
+            continue
+        moment: Moment | None = None
+        for moment in _inverted(end, request, backbone, size):
+            done += 1
+            passes = Evaluations(0, 0, inversion=sum(moment.evaluations))
+            yield Progress(done, total, moment.clean, (), spent.plus(passes))
+        assert moment is not None, "there is one step at least"
+        noises.append(moment.latent)
+        spent = spent.plus(Evaluations(0, 0, inversion=sum(moment.evaluations)))
+    latent = between(noises[0], noises[1], frames=frames, way=way)
     for start in range(0, frames, batch):
         rows = slice(start, start + batch)
-        last = latent[rows]
-        for moment in walk_from(request, backbone, last, guides=[] if guide is None else [guide.of(rows)]):
-            last = moment.latent
+        moment = None
+        for moment in walk_from(request, backbone, latent[rows], guides=[] if guide is None else [guide.of(rows)]):
             done += 1
-            yield Progress(done, total, moment.clean, (), moment.evaluations)
-        yield from to_images(backbone.decode(last))
+            yield Progress(done, total, moment.clean, (), spent.plus(moment.evaluations))
+        assert moment is not None, "there is one step at least"
+        spent = spent.plus(moment.evaluations)
+        yield from to_images(backbone.decode(moment.latent))
 
 
 def _guide(
@@ -243,13 +293,11 @@ def _guide(
     return latent_guide(request, [maps[0], maps[-1]], backbone, predictor).interpolated(frames)
 
 
-def _noise(end: int | Image.Image, request: Request, backbone: Backbone, size: tuple[int, int]) -> Tensor:
-    """The noise (1, C, h, w) of a seed, or that from which a picture comes back."""
-    if isinstance(end, int):
-        return first_latent(request, backbone, generators([end]))
+def _inverted(end: Image.Image, request: Request, backbone: Backbone, size: tuple[int, int]) -> Iterator[Moment]:
+    """The way up to the noise (1, C, h, w) from which a picture comes back."""
     if abs(end.width / end.height - size[0] / size[1]) > 0.01:
         warn(f"A picture of {end.width} × {end.height} is cut at the middle to fit {size[0]} × {size[1]}.")
     levels = backbone.levels(request.steps, "ddim", request.size)
     told = backbone.describe([request.prompt])
     clean = backbone.encode(to_tensor([end], size=size))
-    return invert(backbone, clean, levels, told, iterations=REFINE).at(levels[0])
+    return ascend(backbone, clean, levels, told, iterations=REFINE)

@@ -22,9 +22,7 @@ from sketchguide.classifiers import load_classifier
 from sketchguide.controls.base import Guide
 from sketchguide.controls.classes import ClassGuide
 from sketchguide.controls.strengths import Proportional, Within
-from sketchguide.defaults import (
-    DType,
-)
+from sketchguide.defaults import DType
 from sketchguide.errors import UsageError, warn
 from sketchguide.fingerprints import dtype_of, fingerprint, fingerprint_of_model, identity_of
 from sketchguide.guidance import Controls, Pull, controls_of, weakened
@@ -175,13 +173,7 @@ def run(
     if backbone is None:
         backbone = load_backbone(request.model, device=request.device, dtype=request.dtype)
     else:
-        _check_dtype(request.dtype, dtype_of(backbone))
-        if not _is_on(backbone.device, request.device):
-            raise UsageError(
-                f"device is {request.device}, but the model that was given is on {backbone.device}.",
-                hint="Leave the device out, or load the model there.",
-                field="device",
-            )
+        check_given(backbone, request)
     lora = None if request.lora is None else wearing(request.lora, backbone, scale=request.lora_scale)
     with under_way(backbone, alone=lora is not None), lora or nullcontext():
         yield from _carried_out(request, backbone, predictor, prompts=prompts, only=only)
@@ -202,6 +194,17 @@ def under_way(backbone: Backbone, *, alone: bool) -> Generator[None]:
         yield
     finally:
         others.remove(alone)
+
+
+def check_given(backbone: Backbone, request: Request) -> None:
+    """UsageError where `request` asks for another device or dtype than that of the model that was given with it."""
+    _check_dtype(request.dtype, dtype_of(backbone))
+    if not _is_on(backbone.device, request.device):
+        raise UsageError(
+            f"device is {request.device}, but the model that was given is on {backbone.device}.",
+            hint="Leave the device out, or load the model there.",
+            field="device",
+        )
 
 
 def _check_dtype(asked: str, own: str) -> None:

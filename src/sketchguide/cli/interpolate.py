@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -120,11 +121,12 @@ def command(
             **settings,
         )
         try:
-            for event in events:
-                if isinstance(event, Progress):
-                    bar.update(task, description="Drawing", completed=event.done, total=event.total)
-                else:
-                    pictures.append(event)
+            with closing(events):
+                for event in events:
+                    if isinstance(event, Progress):
+                        bar.update(task, description="Drawing", completed=event.done, total=event.total)
+                    else:
+                        pictures.append(event)
         except Stopped as stopped:
             if pictures:
                 stopped.hint = f"The first {len(pictures)} of {frames} frames were finished and are kept."
