@@ -11,11 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
 from sketchguide.backbones.base import Backbone
+from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.generation import generate
@@ -55,6 +59,18 @@ def made(method: Method, batch: Batch) -> Tensor:
     """The latents that `method` ends with."""
     *_, last = method(batch)
     return last.latent
+
+
+def lora_of(part: str, file: Path, *layers: str) -> Path:
+    """A file with random layers for one network of a tiny model."""
+    network = getattr(tiny_stable_diffusion(), part)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        inject_adapter_in_model(LoraConfig(r=2, init_lora_weights=False, target_modules=list(layers)), network)
+    tensors = get_peft_model_state_dict(network, adapter_name="default")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_file({f"{part}.{name}": tensor for name, tensor in tensors.items()}, file)
+    return file
 
 
 def load_script(path: Path, patch: pytest.MonkeyPatch) -> ModuleType:

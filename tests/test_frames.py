@@ -4,9 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image, ImageDraw
-from safetensors.torch import save_file
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
@@ -17,7 +15,7 @@ from sketchguide.generation import Progress, generate
 from sketchguide.lora import LORA_FILE
 from sketchguide.predictors import LatentPredictor
 from sketchguide.sketch import Sketch
-from support import Tiny
+from support import Tiny, lora_of
 
 ACROSS = Sketch.from_strokes([[(0.1, 0.5), (0.9, 0.5)]])
 DOWN = Sketch.from_strokes([[(0.5, 0.1), (0.5, 0.9)]])
@@ -103,10 +101,7 @@ def test_all_steps_are_told_of(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_a_lora_is_off_the_model_afterwards(tmp_path: Path) -> None:
-    tuned = tiny_stable_diffusion()
-    tuned.unet.add_adapter(LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q"]))
-    layers = {f"unet.{name}": tensor for name, tensor in get_peft_model_state_dict(tuned.unet).items()}
-    save_file(layers, tmp_path / LORA_FILE)
+    lora_of("unet", tmp_path / LORA_FILE, "to_q")
     backbone = UNetBackbone(tiny_stable_diffusion(), name="tiny")
     before = fingerprint_of_model(backbone)
     settings: dict[str, Any] = {"prompt": "a duck", "frames": 2, "backbone": backbone, "steps": 2}

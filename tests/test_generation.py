@@ -29,7 +29,7 @@ from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sketch import SpatialMap
-from support import CROSS, SIZE, Tiny, draw, pixels
+from support import CROSS, SIZE, Tiny, draw, lora_of, pixels
 
 
 def test_a_drawing_changes_the_picture(tiny: Tiny, predictor: LatentPredictor) -> None:
@@ -179,10 +179,7 @@ def test_a_lora_is_on_the_backbone_for_its_request_alone(tmp_path: Path) -> None
 
 
 def test_a_run_with_a_lora_and_another_run_are_not_under_way_at_once(tmp_path: Path) -> None:
-    tuned = tiny_stable_diffusion()
-    tuned.unet.add_adapter(LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q"]))
-    layers = {f"unet.{name}": tensor for name, tensor in get_peft_model_state_dict(tuned.unet).items()}
-    save_file(layers, tmp_path / LORA_FILE)
+    lora_of("unet", tmp_path / LORA_FILE, "to_q")
     backbone = UNetBackbone(tiny_stable_diffusion(), name="tiny")
 
     def begun(**settings: Any) -> Generator[Progress | Picture]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 
 from sketchguide import generate
@@ -16,19 +16,7 @@ from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.errors import MismatchError, ModelNotFoundError, UsageError, WeightsError
 from sketchguide.fingerprints import fingerprint_of_model
 from sketchguide.lora import LORA, LORA_FILE, load_lora, unload_lora, wearing
-from support import empty, pickled, truncated
-
-
-def lora_of(part: str, file: Path, *layers: str) -> Path:
-    """A file with random layers for one network of a tiny model."""
-    network = getattr(tiny_stable_diffusion(), part)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(5)
-        inject_adapter_in_model(LoraConfig(r=2, init_lora_weights=False, target_modules=list(layers)), network)
-    tensors = get_peft_model_state_dict(network, adapter_name="default")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    save_file({f"{part}.{name}": tensor for name, tensor in tensors.items()}, file)
-    return file
+from support import empty, lora_of, pickled, truncated
 
 
 @pytest.fixture

@@ -59,6 +59,22 @@ SURE = Setting[float](0.75, 0, 1)
 # settings of a request that act where LGP pulls, and nowhere else
 PULLING = ("strength", "stop", "every", "even", "blank", "widen", "handover")
 
+# settings of a request that act on the pictures between two
+INTERPOLATING = (
+    "seed",
+    "negative",
+    *PULLING,
+    "steps",
+    "scale",
+    "negative_time",
+    "size",
+    "model",
+    "lora",
+    "lora_scale",
+    "device",
+    "dtype",
+)
+
 TAU_F = Setting[float](0.8, 0, 1)
 TAU_A = Setting[float](0.5, 0, 1)
 SHARE = Setting[float](1.0, 0, 1)

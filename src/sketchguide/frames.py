@@ -15,7 +15,7 @@ from torch import Tensor
 from sketchguide.advice import warn_of_cut, warn_of_needs
 from sketchguide.backbones.base import Backbone
 from sketchguide.controls.edges import LatentGuide
-from sketchguide.defaults import PULLING, SCALE, SEED, Polarity
+from sketchguide.defaults import INTERPOLATING, PULLING, SCALE, SEED, Polarity
 from sketchguide.errors import UsageError, warn
 from sketchguide.generation import Progress, check_given, named, under_way
 from sketchguide.guidance import latent_guide
@@ -31,6 +31,7 @@ from sketchguide.sampling import Evaluations, Moment
 from sketchguide.seeds import generators
 from sketchguide.sizes import batch_size, check_size
 from sketchguide.sketch import Sketch, SpatialMap, as_sketch
+from sketchguide.sources import levels_of
 from sketchguide.translation import backbone_for, open_source, taken
 from sketchguide.walking import first_latent, has_negative_pass, walk_from
 
@@ -39,20 +40,6 @@ End = SupportsIndex | Image.Image | Picture | Sketch | str | Path
 
 MOST_FRAMES = 100
 REFINE = 4  # network passes per step of the inversion
-SETTINGS = (
-    "seed",
-    "negative",
-    "steps",
-    "scale",
-    "negative_time",
-    "size",
-    "model",
-    "lora",
-    "lora_scale",
-    "device",
-    "dtype",
-    *PULLING,
-)
 
 
 def interpolate(
@@ -78,8 +65,8 @@ def interpolate(
     `sketch`; of two drawings there it follows first the one and then the other.
 
     `settings` are fields of `Request`: `seed`, `steps`, `scale`, `size`, `model`, `lora`, `negative`, `strength` and
-    the others that SETTINGS lists. `scale` is 1 where a picture is an end, since with any other it would not come back;
-    the prompt may then be left out.
+    the others that `defaults.INTERPOLATING` lists. `scale` is 1 where a picture is an end, since with any other it
+    would not come back; the prompt may then be left out.
 
     Raises a SketchguideError; warns (SketchguideWarning) of what changes nothing, is cut off or is not read.
     """
@@ -116,9 +103,9 @@ def frames_between(
 
     `polarity` is that of `Sketch.open`, for files.
     """
-    if unknown := [name for name in settings if name not in SETTINGS]:
+    if unknown := [name for name in settings if name not in INTERPOLATING]:
         raise UsageError(
-            f"interpolate takes no {unknown[0]}.", hint=f"It takes {', '.join(SETTINGS)}.", field=unknown[0]
+            f"interpolate takes no {unknown[0]}.", hint=f"It takes {', '.join(INTERPOLATING)}.", field=unknown[0]
         )
     _check_frames(frames)
     if way not in INTERPOLATIONS:
@@ -254,22 +241,22 @@ def _drawn(
             noises.append(first_latent(request, backbone, generators([end])))
             continue
         moment: Moment | None = None
+        before = spent
         for moment in _inverted(end, request, backbone, size):
             done += 1
-            passes = Evaluations(0, 0, inversion=sum(moment.evaluations))
-            yield Progress(done, total, moment.clean, (), spent.plus(passes))
+            spent = before.plus(Evaluations(0, 0, inversion=sum(moment.evaluations)))
+            yield Progress(done, total, moment.clean, (), spent)
         assert moment is not None, "there is one step at least"
         noises.append(moment.latent)
-        spent = spent.plus(Evaluations(0, 0, inversion=sum(moment.evaluations)))
     latent = between(noises[0], noises[1], frames=frames, way=way)
     for start in range(0, frames, batch):
         rows = slice(start, start + batch)
-        moment = None
+        moment, before = None, spent
         for moment in walk_from(request, backbone, latent[rows], guides=[] if guide is None else [guide.of(rows)]):
             done += 1
-            yield Progress(done, total, moment.clean, (), spent.plus(moment.evaluations))
+            spent = before.plus(moment.evaluations)
+            yield Progress(done, total, moment.clean, (), spent)
         assert moment is not None, "there is one step at least"
-        spent = spent.plus(moment.evaluations)
         yield from to_images(backbone.decode(moment.latent))
 
 
@@ -297,7 +284,6 @@ def _inverted(end: Image.Image, request: Request, backbone: Backbone, size: tupl
     """The way up to the noise (1, C, h, w) from which a picture comes back."""
     if abs(end.width / end.height - size[0] / size[1]) > 0.01:
         warn(f"A picture of {end.width} × {end.height} is cut at the middle to fit {size[0]} × {size[1]}.")
-    levels = backbone.levels(request.steps, "ddim", request.size)
     told = backbone.describe([request.prompt])
     clean = backbone.encode(to_tensor([end], size=size))
-    return ascend(backbone, clean, levels, told, iterations=REFINE)
+    return ascend(backbone, clean, levels_of(request, backbone), told, iterations=REFINE)

@@ -56,9 +56,10 @@ from sketchguide.sources import (
     drawn_area,
     levels_of,
     near_strokes,
+    solver_name,
     steps_of,
 )
-from sketchguide.walking import first_latent, solver_name, starts_from_source, walk
+from sketchguide.walking import first_latent, starts_from_source, walk
 
 # By network, the runs that are under way: whether each needs it alone.
 _runs: WeakKeyDictionary[nn.Module, list[bool]] = WeakKeyDictionary()

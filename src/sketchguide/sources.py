@@ -30,7 +30,12 @@ SOURCE_SEED = SEED.high  # of the noise on a source, the same for every picture:
 
 def levels_of(request: Request, backbone: Backbone) -> list[Level]:
     """The levels of a whole walk with the steps and solver of `request`."""
-    return backbone.levels(request.steps, request.solver or next(iter(backbone.solvers)), request.size)
+    return backbone.levels(request.steps, solver_name(request, backbone), request.size)
+
+
+def solver_name(request: Request, backbone: Backbone) -> str:
+    """The one that is asked for, else the model's own."""
+    return request.solver or next(iter(backbone.solvers))
 
 
 @dataclass(frozen=True)

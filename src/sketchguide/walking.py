@@ -19,7 +19,7 @@ from sketchguide.request import Request
 from sketchguide.sampling import Moment, sample
 from sketchguide.seeds import generators, noise
 from sketchguide.solvers import Solver
-from sketchguide.sources import Borrowed, Change, Keeping, levels_of
+from sketchguide.sources import Borrowed, Change, Keeping, levels_of, solver_name
 
 
 def walk(
@@ -82,11 +82,6 @@ def starts_from_source(request: Request) -> bool:
 def has_negative_pass(request: Request, backbone: Backbone) -> bool:
     """Whether each step takes a pass with the negative prompt too."""
     return request.scale != 1 and not backbone.distilled
-
-
-def solver_name(request: Request, backbone: Backbone) -> str:
-    """The one that is asked for, else the model's own."""
-    return request.solver or next(iter(backbone.solvers))
 
 
 def _solver(request: Request, backbone: Backbone) -> Solver:

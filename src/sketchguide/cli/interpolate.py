@@ -13,7 +13,7 @@ from sketchguide.cli.generate import check_writable, given
 from sketchguide.cli.options import KindOption, PolarityOption, with_options
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.signals import Stopped
-from sketchguide.defaults import SCALE, SEED
+from sketchguide.defaults import INTERPOLATING, SCALE, SEED
 from sketchguide.errors import OutputError, UsageError
 from sketchguide.files import replacing
 
@@ -24,25 +24,7 @@ RATE = 10  # frames per second
 CODEC = "libx264"
 
 
-@with_options(
-    "negative",
-    "strength",
-    "stop",
-    "every",
-    "even",
-    "blank",
-    "widen",
-    "handover",
-    "predictor",
-    "negative_time",
-    "steps",
-    "size",
-    "model",
-    "lora",
-    "lora_scale",
-    "device",
-    "dtype",
-)
+@with_options("predictor", *(name for name in INTERPOLATING if name not in ("seed", "scale")))  # which differ here
 def command(
     context: typer.Context,
     first: Annotated[str, typer.Argument(help="Where it begins: a seed, a picture or a drawing.", metavar="A")],
