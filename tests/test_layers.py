@@ -50,6 +50,8 @@ TABLE = (
     "advice",
     "overlays",
     "guidance",
+    "starting",
+    "arguments",
     "generation",
     "translation",
     "frames",

@@ -8,9 +8,10 @@ from typing import Any
 
 from PIL import Image
 
+from sketchguide.arguments import backbone_for, carrying, named
 from sketchguide.backbones.base import Backbone
 from sketchguide.errors import warn
-from sketchguide.generation import carrying, named, pictures_of
+from sketchguide.generation import pictures_of
 from sketchguide.images import as_picture, to_base64
 from sketchguide.overlays import changed_region, seen_aspect, seen_region
 from sketchguide.pictures import Picture
@@ -19,7 +20,7 @@ from sketchguide.request import Edit, EditSettings, Request
 from sketchguide.seeds import random_seed
 from sketchguide.sizes import check_size, fitting_size, warn_of_size
 from sketchguide.sketch import Sketch, as_sketch
-from sketchguide.translation import as_made, backbone_for, laid_on
+from sketchguide.translation import as_made, laid_on
 
 COARSE = 2.0  # times that what changes may be enlarged without a warning
 

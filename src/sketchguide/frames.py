@@ -13,11 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from sketchguide.advice import warn_of_cut, warn_of_needs
+from sketchguide.arguments import backbone_for, check_given, named
 from sketchguide.backbones.base import Backbone
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.defaults import INTERPOLATING, PULLING, SCALE, SEED, Polarity
 from sketchguide.errors import UsageError, warn
-from sketchguide.generation import Progress, check_given, named, under_way
+from sketchguide.generation import Progress, under_way
 from sketchguide.guidance import latent_guide
 from sketchguide.images import to_images, to_tensor
 from sketchguide.interpolation import INTERPOLATIONS, between
@@ -32,7 +33,7 @@ from sketchguide.seeds import generators
 from sketchguide.sizes import batch_size, check_size
 from sketchguide.sketch import Sketch, SpatialMap, as_sketch
 from sketchguide.sources import levels_of
-from sketchguide.translation import backbone_for, open_source, taken
+from sketchguide.translation import open_source, taken
 from sketchguide.walking import first_latent, has_negative_pass, walk_from
 
 End = SupportsIndex | Image.Image | Picture | Sketch | str | Path

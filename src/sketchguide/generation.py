@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
@@ -17,49 +17,30 @@ from torch import Tensor, nn
 
 import sketchguide
 from sketchguide.advice import warn_of_request
+from sketchguide.arguments import carrying, check_given, named
 from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import load_classifier
 from sketchguide.controls.base import Guide
 from sketchguide.controls.classes import ClassGuide
-from sketchguide.controls.strengths import Proportional, Within
-from sketchguide.defaults import DType
+from sketchguide.controls.strengths import Within
 from sketchguide.errors import UsageError, warn
-from sketchguide.fingerprints import dtype_of, fingerprint, fingerprint_of_model, identity_of
-from sketchguide.guidance import Controls, Pull, controls_of, weakened
-from sketchguide.images import carried, from_base64, to_images, to_tensor
-from sketchguide.inversion import Trajectory
+from sketchguide.fingerprints import fingerprint, identity_of
+from sketchguide.guidance import Controls, Pull, at_try, controls_of, follows
+from sketchguide.images import to_images
 from sketchguide.levels import Level
 from sketchguide.loading import load_backbone
 from sketchguide.lora import wearing
-from sketchguide.overlays import Overlay, changed_region, seen_region
 from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
-from sketchguide.recognition import (
-    Recogniser,
-    Tried,
-    find_recogniser,
-    share_of,
-    walk_until_recognised,
-    warn_of_unknown,
-)
-from sketchguide.request import Recipe, Request
+from sketchguide.recognition import Recogniser, Tried, find_recogniser, walk_until_recognised, warn_of_unknown
+from sketchguide.request import Request
 from sketchguide.sampling import Evaluations, Moment
-from sketchguide.seeds import another, generators, random_seed
+from sketchguide.seeds import random_seed
 from sketchguide.sizes import batch_size, check_size
-from sketchguide.sketch import Sketch, SpatialMap, as_sketch
-from sketchguide.sources import (
-    Borrowed,
-    Change,
-    blending,
-    borrow,
-    change,
-    drawn_area,
-    levels_of,
-    near_strokes,
-    solver_name,
-    steps_of,
-)
-from sketchguide.walking import first_latent, starts_from_source, walk
+from sketchguide.sketch import Sketch, as_sketch
+from sketchguide.sources import Borrowed, Change, levels_of, solver_name
+from sketchguide.starting import laid_out, picture_to_start_from, source_of, steps_to_find, steps_walked
+from sketchguide.walking import starts_from_source, walk
 
 # By network, the runs that are under way: whether each needs it alone.
 _runs: WeakKeyDictionary[nn.Module, list[bool]] = WeakKeyDictionary()
@@ -120,38 +101,6 @@ def pictures_of(
     return [event for event in events if isinstance(event, Picture)]
 
 
-def carrying(values: Mapping[str, Any]) -> dict[str, Any]:
-    """These fields of a Request, where `like` may be a picture or a file, as a request has them."""
-    like = values.get("like")
-    if like is None:
-        return dict(values)
-    return {**values, "like": carried(like.image if isinstance(like, Picture) else like, field="like")}
-
-
-def named(
-    values: Mapping[str, Any], backbone: Backbone | None, predictor: LatentPredictor | str | Path | None
-) -> dict[str, Any]:
-    """These fields of a Request with those that name the model and the predictor, as far as what is loaded has a name.
-    UsageError where they ask for another dtype than that of the model."""
-    names: dict[str, str] = {}
-    if isinstance(backbone, str | Path) or hasattr(backbone, "components"):
-        raise UsageError(
-            f"backbone is {str(backbone)[:60]!r}; it must be a loaded model.",
-            hint="Names go to `model`; wrap a pipeline: from_pipe(pipeline).",
-            field="backbone",
-        )
-    if backbone is not None:
-        names["model"] = backbone.name
-        dtype = dtype_of(backbone)
-        _check_dtype(values.get("dtype", "auto"), dtype)
-        if dtype in get_args(DType):  # a pipeline that was loaded elsewhere may have any
-            names["dtype"] = dtype
-    name = predictor if predictor is None or isinstance(predictor, str | Path) else predictor.source
-    if name is not None:
-        names["predictor"] = str(name)
-    return {**values, **names}
-
-
 def run(
     request: Request,
     *,
@@ -197,47 +146,12 @@ def under_way(backbone: Backbone, *, alone: bool) -> Generator[None]:
         others.remove(alone)
 
 
-def check_given(backbone: Backbone, request: Request) -> None:
-    """UsageError where `request` asks for another device or dtype than that of the model that was given with it."""
-    _check_dtype(request.dtype, dtype_of(backbone))
-    if not _is_on(backbone.device, request.device):
-        raise UsageError(
-            f"device is {request.device}, but the model that was given is on {backbone.device}.",
-            hint="Leave the device out, or load the model there.",
-            field="device",
-        )
-
-
-def _check_dtype(asked: str, own: str) -> None:
-    if asked not in ("auto", own):
-        raise UsageError(
-            f"dtype is {asked}, but the model that was given is in {own}.",
-            hint="Leave the dtype out, or load the model in it.",
-            field="dtype",
-        )
-
-
-def _is_on(device: torch.device, asked: str) -> bool:
-    kind, _, number = asked.partition(":")
-    return asked == "auto" or (kind == device.type and number in ("", str(device.index or 0)))
-
-
 def _carried_out(
     request: Request, backbone: Backbone, predictor: LatentPredictor | None, *, prompts: Sequence[str], only: int | None
 ) -> Iterator[Progress | Picture]:
     size = check_size(request.size or backbone.default_size, backbone)
     sketch = None if request.sketch is None else Sketch.from_json(request.sketch)
-    given = request.layout or request.edit
-    field = "layout" if request.layout is not None else "edit"
-    image: Image.Image | None = None
-    if given is not None:
-        image = from_base64(given.picture, field=field)
-        if request.layout is not None and image.size != size:
-            raise UsageError(
-                "size is {}x{}, but the picture to start from is carried at {}x{}.".format(*size, *image.size),
-                hint="Leave the size out, or start from the picture's own file again.",
-                field="size",
-            )
+    image = picture_to_start_from(request, size)
     requests = [Request.checked(**{**request.model_dump(), "prompt": prompt}) for prompt in prompts] or [request]
     warn_of_request(requests, sketch, image, backbone)
     made_with = {"sketchguide": sketchguide.__version__, "torch": torch.__version__, **identity_of(backbone)}
@@ -246,43 +160,35 @@ def _carried_out(
     if made_with["device"] == "cpu":
         made_with["threads"] = str(torch.get_num_threads())  # which round sums otherwise
     made_with |= {"solver": solver_name(request, backbone), "levels": _digest(levels_of(request, backbone))}
-    picture, drawing, overlay = _laid_out(request, backbone, image, sketch, size)
-    controls = controls_of(request, backbone, drawing, predictor)
+    start = laid_out(request, backbone, image, sketch, size)
+    controls = controls_of(request, backbone, start.drawing, predictor)
     made_with |= controls.made_with
     recogniser = _recogniser(request, requests, controls.guides, backbone)
     if recogniser is not None:
         made_with["recogniser"] = fingerprint(recogniser.classifier)
     batch = batch_size(size, backbone, guided=_keeps_a_graph(controls.guides))
     starts = range(0, request.count, batch)
-    chunks = [range(start, min(start + batch, request.count)) for start in starts]
+    chunks = [range(first, min(first + batch, request.count)) for first in starts]
     chunks = [chunk for chunk in chunks if only is None or only in chunk]
     batches = [(one, chunk) for one in requests for chunk in chunks]
-    walked = request.steps if request.edit is None else steps_of(request.edit.amount, request)
-    done, total = 0, len(batches) * walked
-    if given is not None and given.source != "noised":
-        total += walked if given.made is None else given.made.request.steps
+    walked = steps_walked(request)
+    done, total = 0, len(batches) * walked + steps_to_find(request)
     spent = Evaluations(0, 0)
     source: Borrowed | Change | None = None
-    if picture is not None:
-        again = len(batches) > 1 or recogniser is not None
-        area = None if overlay is None else overlay.area
-        preparing = _source(request, backbone, picture, drawing, predictor, area=area, keep=again)
-        while source is None:
-            try:
-                moment = next(preparing)
-            except StopIteration as end:
-                source = end.value
-            else:
-                done += 1
-                passes = Evaluations(0, 0, inversion=sum(moment.evaluations))
-                yield Progress(done, total, moment.clean, (), passes)
+    keep = len(batches) > 1 or recogniser is not None
+    for event in source_of(request, backbone, start, predictor, keep=keep):
+        if not isinstance(event, Moment):
+            source = event
+            continue
+        done += 1
+        yield Progress(done, total, event.clean, (), Evaluations(0, 0, inversion=sum(event.evaluations)))
     for one, chunk in batches:
         seeds = [request.seed + i for i in chunk]
         tried: Tried | None = None
         number = 1
         moments = partial(_moments, one, controls, seeds, source)
-        wanted, easing = [one.prompt] * len(chunk), _follows(controls.guides)
-        show = None if overlay is None else overlay.blended
+        wanted, easing = [one.prompt] * len(chunk), follows(controls.guides)
+        show = None if start.overlay is None else start.overlay.blended
         for event in walk_until_recognised(moments, backbone.decode, wanted, recogniser, show=show, easing=easing):
             if isinstance(event, Tried):
                 tried = event
@@ -294,7 +200,7 @@ def _carried_out(
             yield Progress(done, total, event.moment.clean, tuple(seeds[row] for row in event.rows), evaluations)
         assert tried is not None, "it comes last"
         spent = spent.plus(tried.evaluations)
-        finished = to_images(tried.pictures) if overlay is None else map(overlay.laid, tried.pictures)
+        finished = to_images(tried.pictures) if start.overlay is None else map(start.overlay.laid, tried.pictures)
         for index, made in zip(chunk, finished, strict=True):
             if only is None or index == only:
                 row = index - chunk.start
@@ -307,30 +213,6 @@ def _carried_out(
                     warn(message)
                 evaluations = tried.evaluations.plus(_shared(source))
                 yield Picture(made, one, index, made_with, evaluations, tried.tries[row], sure)
-
-
-class _LaidOut(NamedTuple):
-    """What a request starts from, at the size that the model works at."""
-
-    picture: Tensor | None  # (1, 3, H, W)
-    drawing: SpatialMap | None
-    overlay: Overlay | None  # of an edit
-
-
-def _laid_out(
-    request: Request, backbone: Backbone, image: Image.Image | None, sketch: Sketch | None, size: tuple[int, int]
-) -> _LaidOut:
-    if request.edit is None or image is None or sketch is None:
-        picture = None if image is None else to_tensor([image])
-        return _LaidOut(picture, None if sketch is None else sketch.rasterize(size=size), None)
-    margin, padding = request.edit.margin, request.edit.padding_mask_crop
-    sketch = sketch.on_canvas(image.width / image.height)
-    region = seen_region(changed_region(sketch, image.size, margin), image.size, working=size, padding=padding)
-    drawing = sketch.cropped(region.within(image.size)).rasterize(size=size)
-    side = max(image.size) * size[0] / region.width
-    area = drawn_area(torch.tensor(drawing.ink)[None, None], margin, side=side)
-    seen = to_tensor([image.resize(size, Image.Resampling.LANCZOS, box=region)])
-    return _LaidOut(seen, drawing, Overlay(image, region, seen, area, blending(area, backbone)))
 
 
 def _keeps_a_graph(guides: Sequence[Guide]) -> bool:
@@ -347,25 +229,11 @@ def _moments(
     number: int,
 ) -> Iterator[Moment]:
     """The walk of the pictures with the numbers `rows` among `seeds`, at try `number` of each."""
-    guides, chosen = _tried(number, request, controls.guides, [seeds[row] for row in rows])
+    guides, chosen = at_try(number, request, controls.guides, [seeds[row] for row in rows])
     if isinstance(source, Change) and (mask := source.mask(controls.told)) is not None:
         guides = [replace(guide, strength=Within(guide.strength, mask)) for guide in guides]
     prompts = [request.prompt] * len(rows)
     return walk(request, controls.told, prompts=prompts, seeds=chosen, guides=guides, source=source)
-
-
-def _tried(
-    number: int, request: Request, guides: Sequence[Pull], seeds: Sequence[int]
-) -> tuple[Sequence[Pull], Sequence[int]]:
-    """What pulls at try `number`, and from which seeds: a drawing pulls less, where none does the noise is other."""
-    if _follows(guides):
-        return weakened(guides, share_of(number, request.tries)), seeds
-    return guides, [another(seed, number) for seed in seeds]
-
-
-def _follows(guides: Sequence[Pull]) -> bool:
-    """Whether a drawing pulls."""
-    return any(isinstance(guide.strength, Proportional) and guide.strength for guide in guides)
 
 
 def _shared(source: Borrowed | Change | None) -> Evaluations:
@@ -379,7 +247,7 @@ def _recogniser(
     """What pictures are to pass; None where each is tried once, and where another try would be no other picture."""
     if request.tries == 1:
         return None
-    if not _follows(guides) and starts_from_source(request):
+    if not follows(guides) and starts_from_source(request):
         message = "tries changes nothing: no drawing pulls, and every picture starts from the source's noise."
         warn(message)
         return None
@@ -392,100 +260,3 @@ def _recogniser(
 def _digest(levels: Sequence[Level]) -> str:
     """12 hex digits that change with the levels of noise, but not with their rounding."""
     return sha256(" ".join(f"{value:.4f}" for level in levels for value in level).encode()).hexdigest()[:12]
-
-
-def _source(
-    request: Request,
-    backbone: Backbone,
-    picture: Tensor,
-    drawing: SpatialMap | None,
-    predictor: LatentPredictor | None,
-    *,
-    area: Tensor | None,
-    keep: bool,
-) -> Generator[Moment, None, Borrowed | Change]:
-    """What walks take from `picture` (1, 3, H, W); yields the moments of the walk that finds its latents."""
-    given = request.layout or request.edit
-    assert given is not None, "a picture is given for some use"
-    recorded: Trajectory | None = None
-    if given.made is None:
-        clean = backbone.encode(picture)
-    else:
-        recorded = yield from _made_again(given.made, request, backbone, predictor)
-        clean = recorded.at(levels_of(request, backbone)[-1])
-        if float((backbone.decode(clean).clamp(-1, 1) - picture.to(clean)).abs().mean()) > 0.1:
-            message = "The picture is not the one that its recipe makes: what is kept is of the latter."
-            warn(message)
-    if request.layout is not None:
-        mask: Tensor | None = None
-        if request.layout.near:
-            mask = near_strokes(_ink_of(request.layout.drawn, picture, drawing), request.layout.near, backbone)
-        borrowing = borrow(request.layout, request, backbone, clean, recorded=recorded, mask=mask, keep=keep)
-        return (yield from borrowing)
-    assert request.edit is not None, "what is no layout is an edit"
-    return (yield from change(request.edit, request, backbone, clean, recorded=recorded, area=area))
-
-
-def _made_again(
-    recipe: Recipe, request: Request, backbone: Backbone, predictor: LatentPredictor | None
-) -> Generator[Moment, None, Trajectory]:
-    """The walk that the picture of `recipe` was made by, for use at the levels of `request`.
-
-    `predictor` takes the place of the one that the recipe names, if it is the same.
-    """
-    made = recipe.request
-    if recipe.sheet or made.layout is not None or made.edit is not None:
-        what = "is a sheet of several" if recipe.sheet else "was itself made from another one"
-        hint = "Take it with source `inverted`."
-        raise UsageError(f"The picture {what}: its own latents are not at hand.", hint=hint, field="source")
-    levels, size = levels_of(made, backbone), made.size or backbone.default_size
-    if (request.size or backbone.default_size) != size:
-        raise UsageError(f"The picture was made in {size[0]} × {size[1]}.", hint="Keep its size.", field="size")
-    if not set(levels_of(request, backbone)) <= set(levels):
-        raise UsageError(
-            f"The picture was made at other noise levels: {made.steps} steps of {made.solver or 'the own solver'}.",
-            hint="Walk both on the same levels: the same number of steps and the same solver.",
-            field="steps",
-        )
-    drawing = None if made.sketch is None else Sketch.from_json(made.sketch).rasterize(size=size)
-    if predictor is not None and fingerprint(predictor) != recipe.made_with.get("predictor"):
-        predictor = None
-    controls = controls_of(made, backbone, drawing, predictor)
-    found = {"model": fingerprint_of_model(backbone), **controls.made_with}
-    differing = [name for name, value in found.items() if recipe.made_with.get(name) != value]
-    solver = solver_name(made, backbone)
-    if recipe.made_with.get("solver", solver) != solver:
-        differing.append("solver")
-    if "model" in differing and recipe.made_with.get("dtype") != (dtype := dtype_of(backbone)):
-        raise UsageError(
-            f"The picture was made in {recipe.made_with.get('dtype')}, and the model is in {dtype}.",
-            hint="Choose the same dtype, or take the picture with source `inverted`.",
-            field="dtype",
-        )
-    if (made.lora, made.lora_scale) != (request.lora, request.lora_scale):
-        differing = [*(name for name in differing if name != "model"), "LoRA"]  # of which the model's print is too
-    if differing:
-        raise UsageError(
-            f"The picture was made with another {' and '.join(differing)}.",
-            hint="Choose the same, or take the picture with source `inverted`.",
-            field="source",
-        )
-    moments: list[Moment] = []
-    guides, seeds = _tried(recipe.tried, made, controls.guides, [made.seed + recipe.index])
-    for moment in walk(made, controls.told, prompts=[made.prompt], seeds=seeds, guides=guides):
-        moments.append(moment)
-        yield moment
-    return Trajectory(first_latent(made, backbone, generators(seeds)), levels[0], moments)
-
-
-def _ink_of(drawn: bool, picture: Tensor, drawing: SpatialMap | None) -> Tensor:
-    """(1, 1, H, W) in [0, 1]: of the drawing to follow, else of a picture that is one."""
-    if drawing is not None:
-        return torch.tensor(drawing.ink)[None, None]
-    if not drawn:
-        raise UsageError(
-            "near is given, but there are no strokes: the picture is no drawing.",
-            hint="Give a drawing to follow too, or leave `near` at 0.",
-            field="near",
-        )
-    return ((1 - picture.mean(dim=1, keepdim=True)) / 2).clamp(0, 1)

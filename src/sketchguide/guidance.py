@@ -24,7 +24,9 @@ from sketchguide.images import from_base64, to_tensor
 from sketchguide.loading import find_features, find_part, has_predictor, load_predictor
 from sketchguide.perception import Features, load_features
 from sketchguide.predictors import LatentPredictor
+from sketchguide.recognition import share_of
 from sketchguide.request import Request
+from sketchguide.seeds import another
 from sketchguide.sketch import SpatialMap
 from sketchguide.sketchers import Sketcher
 from sketchguide.sources import steps_of
@@ -76,6 +78,20 @@ def weakened(guides: Sequence[Pull], share: float) -> list[Pull]:
         replace(guide, strength=guide.strength.times(share)) if isinstance(guide.strength, Proportional) else guide
         for guide in guides
     ]
+
+
+def at_try(
+    number: int, request: Request, guides: Sequence[Pull], seeds: Sequence[int]
+) -> tuple[Sequence[Pull], Sequence[int]]:
+    """What pulls at try `number`, and from which seeds: a drawing pulls less, where none does the noise is other."""
+    if follows(guides):
+        return weakened(guides, share_of(number, request.tries)), seeds
+    return guides, [another(seed, number) for seed in seeds]
+
+
+def follows(guides: Sequence[Pull]) -> bool:
+    """Whether a drawing pulls."""
+    return any(isinstance(guide.strength, Proportional) and guide.strength for guide in guides)
 
 
 def _predictor(request: Request, backbone: Backbone) -> LatentPredictor | None:

@@ -11,13 +11,13 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
+from sketchguide.arguments import backbone_for, carrying, named
 from sketchguide.backbones.base import Backbone
 from sketchguide.defaults import Polarity
 from sketchguide.errors import UsageError, warn
-from sketchguide.generation import carrying, named, pictures_of
+from sketchguide.generation import pictures_of
 from sketchguide.images import as_picture, from_ink, open_image, read_file, to_base64, to_images, to_tensor
 from sketchguide.ink import PAPER_OF, looks_drawn
-from sketchguide.loading import load_backbone
 from sketchguide.pictures import Picture, carries_recipe, recall
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Recipe, Request
@@ -78,13 +78,6 @@ def _texts(prompts: object) -> list[str]:
     if prompts is None or (isinstance(prompts, Sequence) and all(isinstance(one, str) for one in prompts)):
         return list(prompts or ())
     raise UsageError(f"prompt is {str(prompts)[:60]!r}; it must be a text, or a list of texts.", field="prompt")
-
-
-def backbone_for(values: Mapping[str, Any]) -> Backbone:
-    """The model that these fields of a Request name."""
-    named = {name: values[name] for name in ("model", "device", "dtype") if name in values}
-    chosen = Request.checked(prompt="", seed=0, **named)
-    return load_backbone(chosen.model, device=chosen.device, dtype=chosen.dtype)
 
 
 def check(prompts: Sequence[str], layout: Mapping[str, Any], values: Mapping[str, Any]) -> None:

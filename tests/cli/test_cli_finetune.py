@@ -6,6 +6,7 @@ import shutil
 import signal
 import weakref
 from collections.abc import Callable, Mapping
+from functools import partialmethod
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +52,11 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Previews and references of one picture each: what they show is no matter here, and they take most of the time."""
+    """Previews and references of one picture in three steps: what they show is no matter here, and they take most of
+    the time."""
     monkeypatch.setattr("sketchguide.cli.finetune.PREVIEW", (11,))
     monkeypatch.setattr("sketchguide.cli.finetune.REFERENCES", 1)
+    monkeypatch.setattr(FineTuneRun, "pictures", partialmethod(FineTuneRun.pictures, steps=3))
 
 
 @pytest.fixture(scope="session")

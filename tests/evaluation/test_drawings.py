@@ -188,7 +188,7 @@ def test_a_digest_changes_with_all_that_a_drawing_asks_for():
 
 def test_own_edges_need_no_data(tiny: Tiny):
     backbone = tiny()
-    drawings = own_edges(backbone, count=3, prompts=("a cat", "a dog"))
+    drawings = own_edges(backbone, count=3, prompts=("a cat", "a dog"), steps=3)
     assert [d.prompt for d in drawings] == ["a cat", "a dog", "a cat"]
     assert len({d.name for d in drawings}) == 3
     for drawing in drawings:
@@ -204,7 +204,7 @@ def test_no_more_of_them_are_made_at_once_than_asked_for(
     decode, seen = backbone.decode, list[int]()
     monkeypatch.setattr("sketchguide.evaluation.drawings.OWN_BATCH", 4)
     monkeypatch.setattr(backbone, "decode", lambda latents: seen.append(len(latents)) or decode(latents))
-    assert len(own_edges(backbone, count=5, prompts=("a cat",), batch=batch)) == 5
+    assert len(own_edges(backbone, count=5, prompts=("a cat",), batch=batch, steps=1)) == 5
     assert seen == at_once
 
 

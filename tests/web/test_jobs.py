@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from served import ASKED
+from sketchguide.arguments import named
 from sketchguide.backbones.base import Backbone
 from sketchguide.errors import ClosingError, QueueFullError, UnknownJobError, UsageError
-from sketchguide.generation import named
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sketch import Sketch

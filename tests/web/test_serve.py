@@ -53,7 +53,7 @@ def process(*options: str, **environment: str) -> Iterator[tuple[subprocess.Pope
 
 def test_a_signal_drains_it(model: list[str]):
     with process(*model, "--json") as (serving, url):
-        job = httpx2.post(f"{url}api/jobs", json=ASKED | {"steps": 200}, timeout=60).json()["id"]
+        job = httpx2.post(f"{url}api/jobs", json=ASKED | {"steps": 60}, timeout=60).json()["id"]
         with httpx2.stream("GET", f"{url}api/jobs/{job}/events", timeout=60) as stream:
             lines = stream.iter_lines()
             next(line for line in lines if '"running"' in line)
@@ -127,7 +127,7 @@ def test_a_scale_that_no_request_may_have_is_refused_before_the_model_is_loaded(
     code, err = _fails("--port", "0", "--lora", "some.safetensors", "--lora-scale", "10")
     assert code == 2
     assert "--lora-scale is 10.0; it must be at most 4." in err
-    code, err = _fails("--port", "0", "--lora-scale", "2", "--model", "none-of-these/at-all")
+    code, err = _fails("--port", "0", "--lora-scale", "2", "--model", "nowhere")
     assert "Warning: --lora-scale changes nothing without --lora." in err
 
 

@@ -96,10 +96,11 @@ def command(
     changes = {name: value for name, value in settings.items() if value is not None}
     with report.progress() as bar:
         bar.add_task("Loading", total=None)
+        from sketchguide.arguments import backbone_for
         from sketchguide.editing import check, prepare
         from sketchguide.images import open_image
         from sketchguide.sketch import Sketch
-        from sketchguide.translation import as_made, backbone_for
+        from sketchguide.translation import as_made
 
         check(prompt, changes, options)  # before the model is loaded
         if source == "generated":

@@ -152,9 +152,10 @@ def command(
     layout = {name: value for name, value in settings.items() if value is not None}
     with report.progress() as bar:
         bar.add_task("Loading", total=None)
+        from sketchguide.arguments import backbone_for
         from sketchguide.images import read_file
         from sketchguide.sketch import Sketch, holds_strokes
-        from sketchguide.translation import as_made, backbone_for, check, open_source, prepare
+        from sketchguide.translation import as_made, check, open_source, prepare
 
         check(prompts, layout, options)  # before the model is loaded
         if source == "generated":

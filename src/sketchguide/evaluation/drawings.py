@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sketchguide.backbones.base import Backbone
+from sketchguide.defaults import STEPS
 from sketchguide.errors import UsageError
 from sketchguide.evaluation.features import BATCH, SqueezeNet
 from sketchguide.evaluation.perturb import PERTURBATIONS, perturb
@@ -143,11 +144,17 @@ def icons(data: Path, *, count: int, size: Size) -> list[Drawing]:
 
 
 def own_edges(
-    backbone: Backbone, *, count: int, prompts: Sequence[str], seed: int = 10**6, batch: int = OWN_BATCH
+    backbone: Backbone,
+    *,
+    count: int,
+    prompts: Sequence[str],
+    seed: int = 10**6,
+    batch: int = OWN_BATCH,
+    steps: int = STEPS.default,
 ) -> list[Drawing]:
     """Edge maps of pictures that the model itself makes of `prompts`, in turn: a set for where there is no data."""
     chosen: list[Drawing] = []
-    request = Request.checked(prompt="", seed=0, strength=0)
+    request = Request.checked(prompt="", seed=0, strength=0, steps=steps)
     for first in range(0, count, at_once := min(batch, OWN_BATCH)):
         numbers = range(first, min(first + at_once, count))
         asked = [prompts[i % len(prompts)] for i in numbers]

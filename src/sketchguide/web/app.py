@@ -19,6 +19,7 @@ from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 
 import sketchguide
+from sketchguide.arguments import named
 from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import load_classifier
 from sketchguide.defaults import Polarity
@@ -32,7 +33,6 @@ from sketchguide.errors import (
     described,
 )
 from sketchguide.extractors import EXTRACTORS
-from sketchguide.generation import named
 from sketchguide.images import open_image, to_tensor
 from sketchguide.pictures import recall
 from sketchguide.recognition import Recogniser, find_recogniser
