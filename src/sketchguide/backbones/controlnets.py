@@ -57,7 +57,7 @@ class ControlNetBackbone(Told):
             **arguments(replace(condition, extras=shared), latent, stride=self.inner.stride, dtype=dtype),
             return_dict=False,
         )
-        return {SKIPS: [skip.to(self.dtype) for skip in skips], MIDDLE: middle.to(self.dtype)}
+        return {SKIPS: list(skips), MIDDLE: middle}
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,7 +111,7 @@ class StreamControlNetBackbone(Told):
             return_dict=False,
         )
         blocks = len(network.transformer_blocks)
-        return {_STREAM: [made[int(i / (blocks / len(made)))].to(self.dtype) for i in range(blocks)]}
+        return {_STREAM: [made[int(i / (blocks / len(made)))] for i in range(blocks)]}
 
 
 @dataclass(frozen=True, eq=False)
@@ -169,7 +169,7 @@ class FluxControlNetBackbone(Told):
         every = (network.transformer_blocks, network.single_transformer_blocks)
         for name, samples, blocks in zip((_DOUBLE, _SINGLE), made, every, strict=True):
             if samples:
-                added[name] = [samples[i].to(self.dtype) for i in self._places(len(samples), len(blocks))]
+                added[name] = [samples[i] for i in self._places(len(samples), len(blocks))]
         return added
 
     def _places(self, samples: int, blocks: int) -> Sequence[int]:

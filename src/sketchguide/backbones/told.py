@@ -76,7 +76,7 @@ class Told(ABC):
         """MismatchError, naming both, unless the control was made for this network."""
 
     def _added(self, latent: Tensor, times: Tensor, condition: Condition) -> Mapping[str, Any]:
-        """What the network's `forward` is given besides: tensors, and lists of them."""
+        """What the network's `forward` is given besides: tensors, and lists of them, of any floating dtype."""
         del latent, times, condition
         return {}
 
@@ -97,8 +97,9 @@ class Told(ABC):
             )
         if len(self.image) not in (1, len(latent)):
             raise UsageError(f"{len(self.image)} images for {len(latent)} pictures.", field="image")
-        extras = dict(condition.extras)
+        extras, dtype = dict(condition.extras), self.dtype  # to find the dtype takes a while
         for name, value in self._added(latent, times, condition).items():
+            value = [one.to(dtype) for one in value] if isinstance(value, list) else value.to(dtype)
             before: Any = extras.get(name)
             if before is None:
                 extras[name] = value

@@ -124,7 +124,7 @@ class T2IAdapterBackbone(Told):
         del times, condition
         # The network leaves out a middle feature that has not one row per picture, and takes the list apart.
         rows = (len(latent), -1, -1, -1)
-        return {BLOCKS: [(self.scale * feature).to(self.dtype).expand(rows) for feature in self.features]}
+        return {BLOCKS: [(self.scale * feature).expand(rows) for feature in self.features]}
 
 
 @dataclass(frozen=True, eq=False)
