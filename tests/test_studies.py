@@ -4,8 +4,9 @@ import json
 import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from sketchguide.files import locked
 from sketchguide.loading import load_backbone
 from sketchguide.methods import Built
 from sketchguide.predictors import LatentPredictor
+from sketchguide.request import Request
 from sketchguide.training.predictor import PredictorTraining
 from support import load_script
 
@@ -38,6 +40,8 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Study:
         few = torch.rand((8, 512), generator=torch.Generator().manual_seed(0))
         # to see all of it takes a minute
         monkeypatch.setattr("sketchguide.evaluation.benchmark.artwork", lambda *_, **__: few)
+        if name in ("curves", "predictors"):
+            monkeypatch.setattr("judged.Request", SimpleNamespace(checked=partial(Request.checked, steps=3)))
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         return module
 

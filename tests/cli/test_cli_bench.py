@@ -1,6 +1,7 @@
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from sketchguide.classifiers import IconClassifier, save_classifier
 from sketchguide.errors import UsageError
+from sketchguide.evaluation import drawings
 from sketchguide.evaluation.alike import forget
 from sketchguide.evaluation.drawings import Drawing
 from sketchguide.fingerprints import fingerprint
@@ -24,6 +26,14 @@ def bench(model: Path, trained: tuple[Path, Any]) -> list[str]:
     lgp = f"lgp:steps=3,predictor={trained[0]}"
     options = ["--model", model, "--device", "cpu", "--sketches", 3, "--batch", 2]
     return [str(one) for one in ["bench", *options, "--method", "text:steps=3", "--method", lgp]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_drawings() -> Iterator[None]:
+    """The model draws its own set in three steps."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(drawings, "own_edges", partial(drawings.own_edges, steps=3))
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -333,7 +333,7 @@ def test_a_picture_with_several_captions_counts_once(
         (data / file.name).write_bytes(file.read_bytes())
     lines = [{"file_name": file.name, "text": text} for file in files for text in ("a thing", "a shape", "a toy")]
     (data / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    result = sketchguide(*training, "--data", data, "--batch", "16", "--steps", "12", "-o", tmp_path / "run")
+    result = sketchguide(*training, "--data", data, "--batch", "12", "--steps", "12", "-o", tmp_path / "run")
     assert result.code == 0, result.err
     facts = json.loads((tmp_path / "run" / "training.json").read_text())
     assert facts["training_images"] + facts["held_out_images"] == len(files)
