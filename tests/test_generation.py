@@ -143,12 +143,6 @@ def test_settings_of_the_pull_are_told_of_where_nothing_pulls(tiny: Tiny) -> Non
         generate("a cat", sketch=CROSS, backbone=tiny(), steps=1, size=SIZE, seed=1, strength=0, widen=3)
 
 
-def test_another_precision_than_that_of_the_model_is_refused(tiny: Tiny) -> None:
-    request = Request.checked(prompt="a cat", seed=1, dtype="bfloat16")
-    with pytest.raises(UsageError, match="dtype is bfloat16, but the model that was given is in float32"):
-        next(run(request, backbone=tiny()))
-
-
 def test_a_recipe_says_how_many_threads_drew(tiny: Tiny) -> None:
     (made,) = generate("a cat", backbone=tiny(), steps=1, size=SIZE, seed=1)
     assert made.made_with["threads"] == str(torch.get_num_threads())

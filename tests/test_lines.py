@@ -34,6 +34,17 @@ def test_each_picture_is_thinned_as_scikit_image_does(shape: tuple[int, ...]) ->
         assert (thinned[picture] == morphology.thin(np.pad(ink[picture], 1))[1:-1, 1:-1]).all()
 
 
+def test_thick_ink_is_thinned_as_scikit_image_does() -> None:
+    y, x = np.mgrid[:90, :110]
+    away = np.hypot(x - 50, y - 45)
+    ink = np.stack([away < 40, (away < 40) & (away > 18), (x < 70) & (y > 20), (x > 10) & (y < 60) & (away > 9)])
+    thinned = thin(ink)
+    for mine, given in zip(thinned, ink, strict=True):
+        assert (mine == morphology.thin(np.pad(given, 1))[1:-1, 1:-1]).all()
+    assert (thin(np.asfortranarray(ink[1])) == thinned[1]).all()
+    assert (thin(ink[1].astype(np.uint8)) == thinned[1]).all()  # pyright: ignore[reportArgumentType]
+
+
 def test_ink_that_leaves_one_picture_does_not_touch_the_next() -> None:
     assert (thin(np.ones((2, 9, 9), np.bool_)) == thin(np.ones((9, 9), np.bool_))).all()
 

@@ -218,18 +218,6 @@ def test_generated_sources_that_cannot_be_had(tiny: Tiny, tmp_path: Path) -> Non
             list(run(request, backbone=tiny()))  # nothing pulled the picture: which predictor there was is no matter
 
 
-def test_another_precision_is_not_called_another_model(tiny: Tiny) -> None:
-    source = generated(tiny)
-    changed = source.recipe.model_copy(
-        update={"made_with": {**source.made_with, "model": "0" * 12, "dtype": "float16"}}
-    )
-    layout = Layout.checked(picture=to_base64(source.image), source="generated", made=changed)
-    request = Request.checked(prompt="a cat", seed=5, steps=STEPS, size=SIZE, layout=layout)
-    with pytest.raises(UsageError, match="was made in float16, and the model is in float32") as caught:
-        list(run(request, backbone=tiny()))
-    assert caught.value.field == "dtype"
-
-
 def test_a_generated_source_is_a_picture_however_much_it_looks_like_a_drawing(tiny: Tiny) -> None:
     source = generated(tiny)
     inked = Image.new("RGB", SIZE, "white")
@@ -242,21 +230,6 @@ def test_a_generated_source_is_a_picture_however_much_it_looks_like_a_drawing(ti
         layout = picture.request.layout
         assert layout is not None
         assert layout.drawn is drawn
-
-
-def test_a_layout_is_not_stretched_to_another_size(tiny: Tiny) -> None:
-    (made,) = make(tiny, sketch=CROSS, strength=0)
-    other = made.request.model_copy(update={"size": (64, 32)})
-    with pytest.raises(UsageError, match="size is 64x32, but the picture to start from is carried at 32x32"):
-        list(run(other, backbone=tiny()))
-
-
-def test_a_picture_that_was_painted_over_is_told(tiny: Tiny) -> None:
-    source = generated(tiny)
-    layout = Layout.checked(picture=to_base64(ball(SIZE)), source="generated", made=source.recipe)
-    request = Request.checked(prompt="a cat", seed=5, steps=STEPS, size=SIZE, layout=layout)
-    with pytest.warns(SketchguideWarning, match="not the one that its recipe makes"):
-        list(run(request, backbone=tiny()))
 
 
 # ---------------------------------------------------------------------------------------------------------------- cost

@@ -1,5 +1,6 @@
 """ControlNet and T2I-Adapter around a backbone, against diffusers' own pipelines for them."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from sketchguide.attention import SketchAttention, describe_attention
 from sketchguide.backbones.base import Backbone
+from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.backbones.wrapped import with_controlnet, with_sketch_attention, with_t2i_adapter
 from sketchguide.controls.base import Strength
@@ -373,6 +375,14 @@ def test_everything_else_is_the_backbones_own(tiny: Tiny, wrap: Wrap) -> None:
     latents = backbone.encode(image)
     assert torch.equal(told.encode(image), latents)
     assert torch.equal(told.decode(latents), backbone.decode(latents))
+
+
+@pytest.mark.parametrize("wrap", ["controlnet", "t2i-adapter"], indirect=True)
+def test_a_control_of_full_precision_serves_a_network_of_half(wrap: Wrap) -> None:
+    half = UNetBackbone(tiny_stable_diffusion().to(torch.bfloat16))
+    told = wrap(wrap(half, pictures()), pictures(), scale=0.5)
+    apart = relative(look(told, beginnings()), look(half, beginnings()))
+    assert 0.05 < apart < math.inf
 
 
 # ------------------------------------------------------------------------------- a first block without attention

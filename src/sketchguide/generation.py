@@ -167,8 +167,7 @@ def _carried_out(
     if recogniser is not None:
         made_with["recogniser"] = fingerprint(recogniser.classifier)
     batch = batch_size(size, backbone, guided=_keeps_a_graph(controls.guides))
-    starts = range(0, request.count, batch)
-    chunks = [range(first, min(first + batch, request.count)) for first in starts]
+    chunks = [range(first, min(first + batch, request.count)) for first in range(0, request.count, batch)]
     chunks = [chunk for chunk in chunks if only is None or only in chunk]
     batches = [(one, chunk) for one in requests for chunk in chunks]
     walked = steps_walked(request)

@@ -83,7 +83,8 @@ def weakened(guides: Sequence[Pull], share: float) -> list[Pull]:
 def at_try(
     number: int, request: Request, guides: Sequence[Pull], seeds: Sequence[int]
 ) -> tuple[Sequence[Pull], Sequence[int]]:
-    """What pulls at try `number`, and from which seeds: a drawing pulls less, where none does the noise is other."""
+    """What pulls at try `number`, and the seeds it starts from: a drawing pulls less, and where none does the noise is
+    another."""
     if follows(guides):
         return weakened(guides, share_of(number, request.tries)), seeds
     return guides, [another(seed, number) for seed in seeds]

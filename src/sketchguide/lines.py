@@ -30,7 +30,7 @@ def thin(ink: Mask) -> Mask:
     Guo and Hall, "Parallel thinning with two-subiteration algorithms", CACM 32(3), 1989. A cell is looked at again only
     when one beside it went, so the cost grows with the ink, not with how thick it is.
     """
-    padded = np.pad(ink, [(0, 0)] * (ink.ndim - 2) + [(1, 1)] * 2)
+    padded = np.pad(np.ascontiguousarray(ink, np.bool_), [(0, 0)] * (ink.ndim - 2) + [(1, 1)] * 2)
     flat = padded.reshape(-1)
     around = np.array([row * padded.shape[-1] + column for row, column in _AROUND])
     bits = 1 << np.arange(8)

@@ -75,7 +75,10 @@ class Start(NamedTuple):
 def laid_out(
     request: Request, backbone: Backbone, image: Image.Image | None, sketch: Sketch | None, size: tuple[int, int]
 ) -> Start:
-    """`image` and `sketch` at the `size` (width, height) that the model works at; of an edit the part that it sees."""
+    """`image` and `sketch` at the `size` (width, height) that the model works at; of an edit the part that it sees.
+
+    Raises UsageError for an edit by a blank drawing.
+    """
     if request.edit is None or image is None or sketch is None:
         picture = None if image is None else to_tensor([image])
         return Start(picture, None if sketch is None else sketch.rasterize(size=size), None)
@@ -93,7 +96,12 @@ def source_of(
     request: Request, backbone: Backbone, start: Start, predictor: LatentPredictor | None, *, keep: bool
 ) -> Iterator[Moment | Borrowed | Change]:
     """What walks take from the picture of `start`, which comes last, after the moments of the walk that finds its
-    latents; nothing where there is no picture. `keep` as in PlugAndPlay."""
+    latents; nothing where there is no picture. `keep` as in PlugAndPlay.
+
+    Raises UsageError where the picture was made by another model, at other levels or in another size than `request`
+    has, and where borrowing near strokes finds none; TapError for features that are not there. Warns of a picture that
+    was painted over since.
+    """
     given = request.layout or request.edit
     if given is None or start.picture is None:
         return

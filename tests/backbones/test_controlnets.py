@@ -1,5 +1,7 @@
 """ControlNets of transformers: Stable Diffusion 3 and Flux."""
 
+import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -281,3 +283,18 @@ def test_what_does_not_fit_is_refused(sd3: Any, flux: Any, image: Tensor) -> Non
     hinted = telling(FluxControlNetModel, FLUX | {"conditioning_embedding_channels": 16})
     with pytest.raises(MismatchError, match="shrinks its image by 8"):
         with_controlnet(from_pipe(flux), hinted, image)
+
+
+@pytest.mark.parametrize(
+    ("network", "kind", "settings"),
+    [(tiny_stable_diffusion_3, SD3ControlNetModel, SD3), (tiny_flux, FluxControlNetModel, FLUX)],
+    ids=["sd3", "flux"],
+)
+def test_a_control_of_full_precision_serves_a_network_of_half(
+    network: Callable[[], Any], kind: type[nn.Module], settings: dict[str, Any], image: Tensor, latent: Tensor
+) -> None:
+    half = from_pipe(network().to(torch.bfloat16))
+    told = with_controlnet(half, telling(kind, settings), image)
+    level, shown = half.level(0.3), half.describe(["a cat"])
+    apart = relative(told.predict(latent, level, shown).clean, half.predict(latent, level, shown).clean)
+    assert 0.01 < apart < math.inf

@@ -6,8 +6,9 @@ import shutil
 import signal
 import weakref
 from collections.abc import Callable, Mapping
-from functools import partialmethod
+from functools import partial, partialmethod
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ from sketchguide.images import to_tensor
 from sketchguide.loading import load_backbone
 from sketchguide.lora import LORA_FILE
 from sketchguide.pictures import recall
+from sketchguide.request import Request
 from sketchguide.sketch import Sketch
 from sketchguide.sketchers import Sketcher, SketcherConfig
 from sketchguide.training.checkpoints import Checkpoints
@@ -57,6 +59,7 @@ def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sketchguide.cli.finetune.PREVIEW", (11,))
     monkeypatch.setattr("sketchguide.cli.finetune.REFERENCES", 1)
     monkeypatch.setattr(FineTuneRun, "pictures", partialmethod(FineTuneRun.pictures, steps=3))
+    monkeypatch.setattr("sketchguide.request.Request", SimpleNamespace(checked=partial(Request.checked, steps=3)))
 
 
 @pytest.fixture(scope="session")

@@ -51,7 +51,7 @@ def tiny_stable_diffusion(
         "sample_size": 32,
         "block_out_channels": (16, 32, 32, 32),
         "norm_num_groups": 8,
-        "attention_head_dim": (1, 4, 4, 4),  # four at full size take longer than all the rest
+        "attention_head_dim": (1, 4, 4, 4),  # one at full size: four there take longer than all the rest
         "cross_attention_dim": _WIDTH,
     }
     own: dict[str, Any] = {"clip_sample": False, "set_alpha_to_one": False, "prediction_type": prediction_type}

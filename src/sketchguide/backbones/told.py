@@ -97,8 +97,12 @@ class Told(ABC):
             )
         if len(self.image) not in (1, len(latent)):
             raise UsageError(f"{len(self.image)} images for {len(latent)} pictures.", field="image")
-        extras, dtype = dict(condition.extras), self.dtype  # to find the dtype takes a while
-        for name, value in self._added(latent, times, condition).items():
+        added = self._added(latent, times, condition)
+        if not added:
+            yield condition
+            return
+        extras, dtype = dict(condition.extras), self.dtype  # once: diffusers goes through all modules to find it
+        for name, value in added.items():
             value = [one.to(dtype) for one in value] if isinstance(value, list) else value.to(dtype)
             before: Any = extras.get(name)
             if before is None:

@@ -152,7 +152,8 @@ def own_edges(
     batch: int = OWN_BATCH,
     steps: int = STEPS.default,
 ) -> list[Drawing]:
-    """Edge maps of pictures that the model itself makes of `prompts`, in turn: a set for where there is no data."""
+    """Edge maps of pictures that the model itself makes of `prompts`, in turn, in that many `steps`: a set for where
+    there is no data."""
     chosen: list[Drawing] = []
     request = Request.checked(prompt="", seed=0, strength=0, steps=steps)
     for first in range(0, count, at_once := min(batch, OWN_BATCH)):
