@@ -39,7 +39,7 @@ def find_dtype(name: str) -> DType:
 MODEL = "icons-64"
 
 STRENGTH = Setting[float](2.3, 0, 20)  # where the drawing pulls as often as EVERY.default
-EVEN = Setting[float](0.6, 0, 1)
+EVEN = Setting[float](0.0, 0, 1)
 BLANK = Setting[float](0.5, 0, 1)
 WIDEN = Setting[float](1.5, 1, 8)
 STOP = Setting[float](0.85, 0, 1)
