@@ -29,10 +29,11 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     rng = Generator().manual_seed(args.seed)
     pictures, captions = Artwork(args.data, size=args.size, concepts="all").batch(args.count, rng)
-    with (args.out / "metadata.jsonl").open("w") as file:
-        for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
-            save_image(picture / 2 + 0.5, args.out / f"{i:05d}.png")
-            file.write(json.dumps({"file_name": f"{i:05d}.png", "text": caption}) + "\n")
+    lines: list[str] = []
+    for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
+        save_image(picture / 2 + 0.5, args.out / f"{i:05d}.png")
+        lines.append(json.dumps({"file_name": f"{i:05d}.png", "text": caption}) + "\n")
+    (args.out / "metadata.jsonl").write_text("".join(lines))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,273 @@
+"""The tables and curves of docs/results.md and docs/ablations.md, made anew with what ships now.
+
+    python benchmarks/tables.py --list
+    python benchmarks/tables.py settings strength
+    python benchmarks/tables.py main --print
+
+What a table needs is trained before it, once. Everything is kept in --out, and the same command goes on where it was
+stopped. Finished figures are copied to benchmarks/results, plots to docs/images. On two cores a table takes a quarter
+of an hour to two hours; the times in it are worth something only where nothing else runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, IMAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "images"
+JUDGE = "benchmarks/judge/icons-64.safetensors"
+JUDGED = ("--classifier", JUDGE)
+
+# What tables need, as folders in --out: {out} and {shared} stand for the options of these names.
+PICTURES, LGP = "{out}/pictures", "{out}/lgp-300"
+CONTROLNET, ADAPTER = "{out}/controlnet-1000", "{out}/t2i-adapter-1000"
+
+LGP_300 = f"lgp:predictor={LGP}"
+EVERY_STEP = f"{LGP_300},every=1,widen=1,strength=1.5"
+PEERS = (f"controlnet:path={CONTROLNET}", f"t2i-adapter:path={ADAPTER}")
+TRIED = "tries=5,sure=0.65,widen=1,strength=2.5"
+TRIED_15 = "steps=15,every=1,tries=5,widen=1,strength=1.55"
+
+Command = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Something that tables need. It is finished when `file` is in its folder."""
+
+    file: str
+    command: Command
+
+
+def _peer(kind: str, rate: str) -> Command:
+    data = ("--data", PICTURES, "--images", "1000")
+    return ("python", "benchmarks/peers/train.py", kind, *data, "--rate", rate, "--steps", "600", "--bf16", "-o")
+
+
+PARTS: Mapping[str, Part] = {
+    PICTURES: Part("metadata.jsonl", ("python", "recipes/icons/pictures.py", "--data", "{shared}/data", "--out")),
+    LGP: Part(
+        "training.json",
+        (
+            *("sketchguide", "train", "--data", PICTURES, "--model", "icons-64", "--map", "edges"),
+            *("--images", "300", "--steps", "240", "--fresh", "-o"),
+        ),
+    ),
+    CONTROLNET: Part("training.json", _peer("controlnet", "2e-3")),
+    ADAPTER: Part("training.json", _peer("t2i-adapter", "3e-3")),
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command that leaves figures in the folder at its end: `table`.md, `figures`.json and perhaps `plot`.png."""
+
+    command: Command
+    table: str
+    figures: str
+    plot: str | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    about: str
+    runs: Mapping[str, Run]  # by the name of the set that each is about, where there are several
+    file: str | None = None  # its name in benchmarks/results, where it is not the table's own
+    folder: str | None = None  # of the pictures in --out, where they are another table's
+
+
+def bench(
+    about: str,
+    *methods: str,
+    sets: Sequence[str] = ("quickdraw",),
+    sketches: int = 100,
+    seeds: int = 1,
+    batch: int = 50,
+    compare: str | None = None,
+) -> Table:
+    """A comparison, in one run over all sets."""
+    return Table(about, {"": _bench(methods, sets, sketches, seeds, batch, compare)})
+
+
+def _bench(
+    methods: Sequence[str], sets: Sequence[str], sketches: int, seeds: int, batch: int, compare: str | None
+) -> Run:
+    data = ("--data", "{shared}/data", "--weights", "{shared}/weights", *JUDGED)
+    many = ("--sketches", str(sketches), "--seeds", str(seeds), "--batch", str(batch))
+    chosen = [word for name in sets for word in ("--set", name)]
+    chosen += [word for name in methods for word in ("--method", name)]
+    beside = () if compare is None else ("--compare", compare)
+    command = ("sketchguide", "bench", *data, *many, *chosen, *beside, "-o")
+    return Run(command, table="table", figures="summary")
+
+
+def by_set(
+    about: str,
+    *methods: str,
+    sets: Mapping[str, int],
+    of_icons: Sequence[str] = (),
+    compare: str | None = None,
+    folder: str | None = None,
+) -> Table:
+    """A comparison with two seeds of so many drawings of each set, in a run for each."""
+    asked = {name: (*methods, *of_icons) if name == "icons" else methods for name in sets}
+    runs = {name: _bench(asked[name], (name,), count, 2, 50, compare) for name, count in sets.items()}
+    return Table(about, runs, folder=folder)
+
+
+def curve(about: str, kind: str, *, sketches: int, more: Command = ()) -> Table:
+    command = ("python", "benchmarks/curves.py", kind, "--shared", "{shared}", *JUDGED, "--sketches", str(sketches))
+    return Table(about, {"": Run((*command, *more, "--out"), kind, kind, kind)}, f"curve-{kind}")
+
+
+def predictors(about: str, *, sketches: int, more: Command = ()) -> Table:
+    command = ("python", "benchmarks/predictors.py", "--pictures", PICTURES, "--shared", "{shared}", *JUDGED)
+    command = (*command, "--sketches", str(sketches), *more, "--out")
+    return Table(about, {"": Run(command, "predictors", "predictors")})
+
+
+SPOILED = tuple(f"quickdraw-{kind}" for kind in ("thick", "thin", "broken", "shifted", "stray", "inverted"))
+FREE_HAND = {"quickdraw": 200, "tuberlin": 200}
+EVERY_SET = {**FREE_HAND, "icons": 100}
+MAIN = ("text", "lgp", LGP_300, "lgp-paper", EVERY_STEP, *PEERS)
+WIDER = ("lgp:widen=1,strength=2",)
+
+TABLES: Mapping[str, Table] = {
+    "bench": by_set("the main table", *MAIN, sets=EVERY_SET, of_icons=WIDER),
+    "every-step": by_set(
+        "the main table, LGP at every step beside the others",
+        *MAIN,
+        sets=EVERY_SET,
+        of_icons=WIDER,
+        compare=EVERY_STEP,
+        folder="bench",
+    ),
+    "peers-time": bench(
+        "peers whose negative pass is told of more noise",
+        *("text", EVERY_STEP, *(f"{peer}{more}" for peer in PEERS for more in ("", ",negative_time=0.3"))),
+        compare=EVERY_STEP,
+    ),
+    "tries": by_set(
+        "tried again until recognised",
+        *("text", "lgp", f"lgp:{TRIED}", f"lgp:{TRIED_15}", f"lgp:{TRIED_15},sure=0.7"),
+        *(f"{LGP_300},{TRIED}", f"{LGP_300},{TRIED_15}", *(f"{peer},tries=5" for peer in PEERS)),
+        sets=FREE_HAND,
+        compare=f"{LGP_300},{TRIED}",
+    ),
+    "tries-time": bench(
+        "what tries take, one picture after the other",
+        *("text", "lgp", f"lgp:{TRIED}", f"lgp:{TRIED_15}"),
+        sketches=50,
+        batch=1,
+    ),
+    "spoiled": bench("spoiled drawings", "text", "lgp", EVERY_STEP, *PEERS, sets=SPOILED, compare=EVERY_STEP),
+    "methods": bench(
+        "DiffSketching's ways, and Plug-and-Play",
+        *("text", "lgp", "sketch-loss", "sketch-attention", "pnp", "lgp-pnp", "sdedit"),
+    ),
+    "settings": bench(
+        "settings, one changed at a time",
+        *("text", "lgp", "lgp:even=0.6", "lgp:widen=1", "lgp:widen=1,strength=2", "lgp:negative_time=0"),
+        *("lgp:scale=5", "lgp:scale=8", "lgp:every=1,strength=2.3", "lgp:blank=1", "lgp:stop=0.5"),
+        *("lgp:handover=1", "lgp:strength=1.6", "lgp:predictor=icons-64-edges-latent"),
+    ),
+    "strength": curve("fidelity and realism over strength and stop", "strength", sketches=60),
+    "steps": curve("fidelity over the number of steps", "steps", sketches=60),
+    "pictures": curve(
+        "fidelity over the number of training pictures", "pictures", sketches=100, more=("--pictures", PICTURES)
+    ),
+    "weights": curve(
+        "how hard each acts",
+        "methods",
+        sketches=50,
+        more=("--predictor", LGP, "--controlnet", CONTROLNET, "--t2i-adapter", ADAPTER),
+    ),
+    "predictors": predictors("the predictor, one choice changed at a time", sketches=75),
+}
+
+
+def parts_of(command: Command) -> list[str]:
+    """What a command needs, each after what it needs itself."""
+    needed: list[str] = []
+    for name, part in PARTS.items():
+        if any(name in word for word in command):
+            needed += [*parts_of(part.command), name]
+    return list(dict.fromkeys(needed))
+
+
+def steps_to(name: str, table: Table) -> Iterator[tuple[str, Command, str]]:
+    """The folders, commands and files that say they are done, of a table's parts and then its runs."""
+    for part in dict.fromkeys(part for run in table.runs.values() for part in parts_of(run.command)):
+        yield part, (*PARTS[part].command, part), PARTS[part].file
+    for about, run in table.runs.items():
+        folder = folder_of(name, table, about)
+        yield folder, (*run.command, folder), ""
+
+
+def folder_of(name: str, table: Table, about: str) -> str:
+    return "{out}/" + "-".join(filter(None, (table.folder or name, about)))
+
+
+def keep(name: str, table: Table, filled: Callable[[str], str]) -> None:
+    """Copy the figures of a finished table to where the documents look for them."""
+    file = table.file or name
+    texts: list[str] = []
+    figures: dict[str, Any] = {}
+    for about, run in table.runs.items():
+        folder = ROOT / filled(folder_of(name, table, about))
+        texts.append((folder / f"{run.table}.md").read_text(encoding="utf-8"))
+        figures[about] = json.loads((folder / f"{run.figures}.json").read_text(encoding="utf-8"))
+        if run.plot is not None:
+            shutil.copy(folder / f"{run.plot}.png", IMAGES / f"{file}.png")
+    (RESULTS / f"{file}.md").write_text("\n".join(texts), encoding="utf-8")
+    whole = figures.get("", figures)
+    (RESULTS / f"{file}.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="TABLE", help="as --list gives them")
+    parser.add_argument("--list", action="store_true", help="name the tables")
+    parser.add_argument("--print", action="store_true", help="print the commands, and run none")
+    parser.add_argument("--shared", default="../shared", help="folder with data/ and weights/")
+    parser.add_argument("--out", default="runs/tables", help="folder for all that is made")
+    args = parser.parse_args()
+    if args.list or not args.names:
+        for name, table in TABLES.items():
+            print(f"{name:12} {table.about}")
+        return
+    if unknown := [name for name in args.names if name not in TABLES]:
+        sys.exit(f"No table is called {unknown[0]!r}. There are: {', '.join(TABLES)}.")
+
+    def filled(text: str) -> str:
+        return text.replace("{out}", args.out).replace("{shared}", args.shared)
+
+    for name in args.names:
+        for folder, command, file in steps_to(name, TABLES[name]):
+            words = [filled(word) for word in command]
+            if args.print or not file or not (ROOT / filled(folder) / file).is_file():
+                print(shlex.join(words), flush=True)
+                if not args.print:
+                    run(words)
+        if not args.print:
+            keep(name, TABLES[name], filled)
+
+
+def run(words: Sequence[str]) -> None:
+    """Run a command as it was printed, in the project's folder and with this Python; exits where it fails."""
+    first = {"python": [sys.executable], "sketchguide": [sys.executable, "-m", "sketchguide"]}[words[0]]
+    if subprocess.run([*first, *words[1:]], cwd=ROOT, check=False).returncode:
+        sys.exit(f"`{shlex.join(words)}` failed. The same command goes on.")
+
+
+if __name__ == "__main__":
+    main()
