@@ -151,6 +151,7 @@ TABLES: Mapping[str, Table] = {
         compare=EVERY_STEP,
         folder="bench",
     ),
+    "even": by_set("how evenly the pull is shared", "text", "lgp", "lgp:even=0.6", "lgp-paper", sets=FREE_HAND),
     "peers-time": bench(
         "peers whose negative pass is told of more noise",
         *("text", EVERY_STEP, *(f"{peer}{more}" for peer in PEERS for more in ("", ",negative_time=0.3"))),
