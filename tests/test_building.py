@@ -110,7 +110,7 @@ def test_every_setting_that_a_method_takes_acts(batch: Batch, make_predictor: Ma
     Sketcher(SketcherConfig(width=8, blocks=1)).save(tmp_path / "sketcher.safetensors")
     save_classifier(IconClassifier(("a", "b"), size=32, channels=(8, 16)), tmp_path / "drawing-classifier.safetensors")
     own = {"lgp": f"predictor={tmp_path}", "sketch-loss": f"sketcher={tmp_path},drawing={tmp_path}"}
-    other = {"strength": 5, "stop": 0.3, "every": 3, "even": 0, "blank": 1, "widen": 1, "handover": 1}
+    other = {"strength": 5, "stop": 0.3, "every": 3, "even": 0.6, "blank": 1, "widen": 1, "handover": 1}
     walking = {"negative": "a dog", "steps": 3, "scale": 1, "negative_time": 0.4, "solver": "euler"}
     assert (tuple(other), tuple(walking)) == (PULLING, WALKING)
     small = Request.checked(prompt="", seed=0, steps=4, scale=3, size=(32, 32))
