@@ -2,7 +2,7 @@
 
     python benchmarks/tables.py --list
     python benchmarks/tables.py settings strength
-    python benchmarks/tables.py main --print
+    python benchmarks/tables.py bench --print
 
 What a table needs is trained before it, once. Everything is kept in --out, and the same command goes on where it was
 stopped. Finished figures are copied to benchmarks/results, plots to docs/images. On two cores a table takes a quarter
@@ -28,7 +28,7 @@ JUDGE = "benchmarks/judge/icons-64.safetensors"
 JUDGED = ("--classifier", JUDGE)
 
 # What tables need, as folders in --out: {out} and {shared} stand for the options of these names.
-PICTURES, LGP = "{out}/pictures", "{out}/lgp-300"
+PICTURES, LGP = "{out}/icon-pictures", "{out}/lgp-300"
 CONTROLNET, ADAPTER = "{out}/controlnet-1000", "{out}/t2i-adapter-1000"
 
 LGP_300 = f"lgp:predictor={LGP}"
@@ -90,12 +90,11 @@ def bench(
     *methods: str,
     sets: Sequence[str] = ("quickdraw",),
     sketches: int = 100,
-    seeds: int = 1,
     batch: int = 50,
     compare: str | None = None,
 ) -> Table:
-    """A comparison, in one run over all sets."""
-    return Table(about, {"": _bench(methods, sets, sketches, seeds, batch, compare)})
+    """A comparison with one picture of each drawing, in one run over all sets."""
+    return Table(about, {"": _bench(methods, sets, sketches, 1, batch, compare)})
 
 
 def _bench(
@@ -129,9 +128,9 @@ def curve(about: str, kind: str, *, sketches: int, more: Command = ()) -> Table:
     return Table(about, {"": Run((*command, *more, "--out"), kind, kind, kind)}, f"curve-{kind}")
 
 
-def predictors(about: str, *, sketches: int, more: Command = ()) -> Table:
+def predictors(about: str, *, sketches: int) -> Table:
     command = ("python", "benchmarks/predictors.py", "--pictures", PICTURES, "--shared", "{shared}", *JUDGED)
-    command = (*command, "--sketches", str(sketches), *more, "--out")
+    command = (*command, "--sketches", str(sketches), "--out")
     return Table(about, {"": Run(command, "predictors", "predictors")})
 
 
@@ -205,13 +204,13 @@ def parts_of(command: Command) -> list[str]:
     return list(dict.fromkeys(needed))
 
 
-def steps_to(name: str, table: Table) -> Iterator[tuple[str, Command, str]]:
-    """The folders, commands and files that say they are done, of a table's parts and then its runs."""
+def steps_to(name: str, table: Table) -> Iterator[tuple[str, Command, str | None]]:
+    """The folders and commands of a table's parts, with the files that say they are done, and then of its runs."""
     for part in dict.fromkeys(part for run in table.runs.values() for part in parts_of(run.command)):
         yield part, (*PARTS[part].command, part), PARTS[part].file
     for about, run in table.runs.items():
         folder = folder_of(name, table, about)
-        yield folder, (*run.command, folder), ""
+        yield folder, (*run.command, folder), None
 
 
 def folder_of(name: str, table: Table, about: str) -> str:
@@ -255,7 +254,7 @@ def main() -> None:
     for name in args.names:
         for folder, command, file in steps_to(name, TABLES[name]):
             words = [filled(word) for word in command]
-            if args.print or not file or not (ROOT / filled(folder) / file).is_file():
+            if args.print or file is None or not (ROOT / filled(folder) / file).is_file():
                 print(shlex.join(words), flush=True)
                 if not args.print:
                     run(words)

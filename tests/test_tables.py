@@ -55,7 +55,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
 def test_what_a_table_needs_is_made_once_and_before_it(tables: Tables, ran: list[list[str]], tmp_path: Path) -> None:
     tables("spoiled").main()
     folders = [Path(words[-1]).name for words in ran]
-    assert folders == ["pictures", "lgp-300", "controlnet-1000", "t2i-adapter-1000", "spoiled"]
+    assert folders == ["icon-pictures", "lgp-300", "controlnet-1000", "t2i-adapter-1000", "spoiled"]
     ran.clear()
     tables("spoiled").main()
     assert [Path(words[-1]).name for words in ran] == ["spoiled"]  # which keeps what it made itself
@@ -106,6 +106,12 @@ def test_tables_are_listed_and_others_refused(tables: Tables, capsys: pytest.Cap
     assert "spoiled      spoiled drawings" in capsys.readouterr().out
     with pytest.raises(SystemExit, match=r"^No table is called 'nope'\. There are: bench, "):
         tables("nope").main()
+
+
+def test_no_table_lies_where_what_it_needs_does(tables: Tables) -> None:
+    module = tables()
+    for name, table in module.TABLES.items():
+        assert not {module.folder_of(name, table, about) for about in table.runs} & set(module.PARTS)
 
 
 def test_no_method_stands_twice_in_a_table(tables: Tables) -> None:
