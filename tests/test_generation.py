@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sketchguide import generation
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
@@ -316,3 +317,17 @@ def test_seeds_do_not_follow_the_default_dtype(tiny: Tiny) -> None:
     finally:
         torch.set_default_dtype(torch.float32)
     assert np.abs(np.asarray(before.image).astype(int) - np.asarray(after.image)).max() <= 2
+
+
+def test_a_prompt_is_read_once_however_many_pictures_it_makes(
+    tiny: Tiny, predictor: LatentPredictor, monkeypatch: pytest.MonkeyPatch
+):
+    """To read it takes seconds with a large model."""
+    monkeypatch.setattr(generation, "batch_size", lambda *_, **__: 1)
+    tiny().taps  # noqa: B018  found by a pass of their own
+    passes: list[object] = []
+    counting = tiny().networks["text_encoder"].register_forward_pre_hook(lambda *_: passes.append(None))
+    made = draw(tiny, predictor, count=3, negative="a dog")
+    counting.remove()
+    assert len(made) == 3
+    assert len(passes) == 2  # the prompt and the negative one

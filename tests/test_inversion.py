@@ -7,7 +7,7 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from torch import Tensor, nn
 
-from sketchguide.backbones.base import Condition
+from sketchguide.backbones.base import Backbone, Condition
 from sketchguide.backbones.tiny import tiny_flux, tiny_stable_diffusion, tiny_stable_diffusion_3
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.controls.base import Step
@@ -128,12 +128,20 @@ def test_the_way_up_leads_back_down(smooth: Tiny, kind: str, spacing: str, steps
     assert round_trip(backbone, told, backbone.levels(steps), iterations=6) < 1e-3
 
 
-@pytest.mark.parametrize(("steps", "least"), [(20, 37), (50, 44)])
-def test_one_pass_per_step_leads_the_embedded_model_back(steps: int, least: float) -> None:
-    """In dB, against what the autoencoder makes of the pictures: what `translate` inverts with."""
+@pytest.fixture(scope="module")
+def drawn() -> tuple[Backbone, Tensor]:
+    """The embedded model, and latents of two pictures of it."""
     backbone = load_backbone("icons-64", device="cpu")
-    drawn = [picture.image for name in ("apple", "car") for picture in generate(f"a {name}", backbone=backbone, seed=3)]
-    latent = backbone.encode(to_tensor(drawn))
+    images = [made.image for name in ("apple", "car") for made in generate(f"a {name}", backbone=backbone, seed=3)]
+    return backbone, backbone.encode(to_tensor(images))
+
+
+@pytest.mark.parametrize(("steps", "least"), [(20, 37), (50, 44)])
+def test_one_pass_per_step_leads_the_embedded_model_back(
+    drawn: tuple[Backbone, Tensor], steps: int, least: float
+) -> None:
+    """In dB, against what the autoencoder makes of the pictures: what `translate` inverts with."""
+    backbone, latent = drawn
     levels, told = backbone.levels(steps, "ddim"), backbone.describe(["", ""])
     trajectory = invert(backbone, latent, levels, told)
     assert trajectory.evaluations == steps

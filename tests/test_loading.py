@@ -11,6 +11,7 @@ import diffusers
 import pytest
 import torch
 import transformers
+from accelerate.hooks import CpuOffload, add_hook_to_module
 from diffusers import (
     AutoencoderTiny,
     ControlNetModel,
@@ -259,6 +260,19 @@ def test_a_compiled_network_is_taken_as_it_was() -> None:
     from_pipe(pipeline)
     for part, plain in parts.items():
         assert getattr(pipeline, part) is plain
+
+
+def test_a_network_that_was_compiled_before_it_was_offloaded_is_refused() -> None:
+    pipeline = tiny_stable_diffusion()
+    plain = pipeline.unet
+    pipeline.unet = torch.compile(plain, backend="eager")
+    add_hook_to_module(pipeline.unet, CpuOffload("cpu"))
+    with pytest.raises(UsageError, match="unet was compiled before it was offloaded"):
+        from_pipe(pipeline)
+    pipeline = tiny_stable_diffusion()
+    add_hook_to_module(pipeline.unet, CpuOffload("cpu"))
+    pipeline.unet = torch.compile(pipeline.unet, backend="eager")
+    from_pipe(pipeline)
 
 
 def test_folders_of_other_families_are_refused_before_any_weights_are_read(tmp_path: Path, tiny: Tiny) -> None:

@@ -7,6 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.hooks import (
+    AlignDevicesHook,
+    CpuOffload,
+    SequentialHook,
+    add_hook_to_module,
+    remove_hook_from_module,
+)
 from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 
@@ -256,3 +263,26 @@ def test_a_lora_that_is_not_finite_is_refused(
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_: str(file))
     with pytest.raises(WeightsError, match="not finite"):
         load_lora("someone/style", styled)
+
+
+@pytest.mark.parametrize(
+    ("hook", "method"),
+    [(CpuOffload("cpu"), "enable_model_cpu_offload"), (AlignDevicesHook("cpu"), "enable_sequential_cpu_offload")],
+)
+def test_one_that_does_not_fit_leaves_offloading_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: Any, method: str
+) -> None:
+    """diffusers takes the hooks off before it loads, and leaves them off where it fails."""
+    backbone = UNetBackbone(tiny_stable_diffusion(), name="tiny")
+    add_hook_to_module(backbone.network, SequentialHook(hook))
+    called: list[Any] = []
+    monkeypatch.setattr(backbone.pipeline, method, lambda device: called.append(device))
+
+    def failing(*_: Any, **__: Any) -> None:
+        remove_hook_from_module(backbone.network)
+        raise ValueError("size mismatch")
+
+    monkeypatch.setattr(backbone.pipeline, "load_lora_weights", failing)
+    with pytest.raises(MismatchError, match="size mismatch"):
+        load_lora(lora_of("unet", tmp_path / "lora.safetensors", "to_q"), backbone)
+    assert called == [torch.device("cpu")]

@@ -492,3 +492,11 @@ def test_an_image_that_is_not_the_pictures_is_refused(tiny: Tiny, wrap: Wrap) ->
         look(wrap(tiny(), pictures(size=(32, 48))), beginnings())
     with pytest.raises(UsageError, match="3 images for 2 pictures"):
         look(wrap(tiny(), pictures(3)), beginnings())
+
+
+def test_a_control_that_lies_elsewhere_is_refused(tiny: Tiny, controlnet: ControlNetModel) -> None:
+    elsewhere = new_controlnet(tiny().network).to("meta")
+    with pytest.raises(UsageError, match="ControlNetModel is on meta, the model computes on cpu") as caught:
+        with_controlnet(tiny(), elsewhere, torch.zeros(1, 3, 64, 64))
+    assert caught.value.hint == "Move it there: .to('cpu')."
+    with_controlnet(tiny(), controlnet, torch.zeros(1, 3, 64, 64))

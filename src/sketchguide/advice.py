@@ -86,7 +86,7 @@ def warn_of_request(
     texts["source prompt"] = [given.source_prompt for given in (request.layout, request.edit) if given is not None]
     for name, asked in texts.items():
         if any(asked):
-            warn_of_cut(backbone.describe(asked).dropped, name=name)
+            warn_of_cut(asked, backbone, name=name)
 
 
 def warn_of_needs(request: Request, backbone: Backbone, *names: str) -> None:
@@ -96,9 +96,9 @@ def warn_of_needs(request: Request, backbone: Backbone, *names: str) -> None:
             warn(f"{name} changes nothing without {NEEDS[name].words}.")
 
 
-def warn_of_cut(dropped: Sequence[str], *, name: str = "prompt") -> None:
-    """Warn of the words of texts that the model does not read (`Condition.dropped`)."""
-    for words in filter(None, dropped):
+def warn_of_cut(prompts: Sequence[str], backbone: Backbone, *, name: str = "prompt") -> None:
+    """Warn of the words of prompts that the model does not read."""
+    for words in filter(None, backbone.unread(prompts)):
         warn(f"The {name} is too long; not read: {words!r}.")
 
 

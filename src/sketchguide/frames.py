@@ -214,11 +214,11 @@ def _warn(
     if seeded and not ends.seeds:
         warn("seed changes nothing: the two ends say where the noise comes from.")
     warn_of_needs(request, backbone, "negative_time", "lora_scale")
-    warn_of_cut(backbone.describe([request.prompt]).dropped)
+    warn_of_cut([request.prompt], backbone)
     if request.negative and not has_negative_pass(request, backbone):
         warn("negative changes nothing without a negative pass.")
     elif request.negative:
-        warn_of_cut(backbone.describe([request.negative]).dropped, name="negative prompt")
+        warn_of_cut([request.negative], backbone, name="negative prompt")
 
 
 def _drawn(

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import sketchguide
 from sketchguide.advice import warn_of_request
 from sketchguide.arguments import carrying, check_given, named
+from sketchguide.backbones.around import Remembering
 from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import load_classifier
 from sketchguide.controls.base import Guide
@@ -126,7 +127,7 @@ def run(
         check_given(backbone, request)
     lora = None if request.lora is None else wearing(request.lora, backbone, scale=request.lora_scale)
     with under_way(backbone, alone=lora is not None), lora or nullcontext():
-        yield from _carried_out(request, backbone, predictor, prompts=prompts, only=only)
+        yield from _carried_out(request, Remembering(backbone), predictor, prompts=prompts, only=only)
 
 
 @contextmanager

@@ -268,9 +268,10 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
     """Use a diffusers pipeline that is already loaded, with the LoRA, dtype and offloading it has.
 
     The family is read from its components. Its networks are frozen and put into eval mode, for good: go on training
-    with a copy, or set `requires_grad_` and `train` again. On the CPU their weights are laid out `channels_last`. A
+    with a copy, or set `requires_grad_` and `train` again. Weights that lie on the CPU are laid out `channels_last`. A
     UNet or autoencoder in the wrapper of `torch.compile` is taken out of it: what is read and rewritten inside needs it
-    plain. Raises UsageError for a pipeline that is not supported, which is then as it was.
+    plain; where it was compiled before it was offloaded, that does not go. Raises UsageError for a pipeline that is not
+    supported, which is then as it was.
     """
     import diffusers
 
@@ -283,6 +284,12 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
         )
     made = type(pipeline)
     parts: dict[str, Any] = {name: uncompiled(part) for name, part in pipeline.components.items() if part is not None}
+    if wrapped := [name for name, part in pipeline.components.items() if _is_offloaded_outside(part)]:
+        raise UsageError(
+            f"The {wrapped[0]} was compiled before it was offloaded: taken out of torch.compile it stays where it is.",
+            hint="Offload the pipeline first and compile after that, or do not compile.",
+            field="model",
+        )
     plain = "Take the plain pipeline, such as StableDiffusionPipeline.from_pipe(pipeline, dtype=pipeline.dtype)"
     for part, wrap in (("controlnet", "with_controlnet"), ("adapter", "with_t2i_adapter")):
         if part in parts:
@@ -317,6 +324,12 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
         if isinstance(module, nn.Module) and all(p.device.type == "cpu" for p in module.parameters()):
             module.to(memory_format=torch.channels_last)  # convolutions are a tenth to a third faster there
     return backbone
+
+
+def _is_offloaded_outside(part: Any) -> bool:
+    """Whether accelerate moves what is in the wrapper of `torch.compile` only where that is called."""
+    inner = uncompiled(part)
+    return inner is not part and hasattr(inner, "_hf_hook") and "forward" not in vars(inner)
 
 
 def _network_of(parts: Collection[str]) -> Literal["unet", "transformer"]:

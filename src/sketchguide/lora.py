@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
+from accelerate.hooks import AlignDevicesHook, CpuOffload
 from torch import nn
 
 from sketchguide.backbones.base import Backbone
@@ -99,6 +100,7 @@ def _check_others(backbone: PipelineBackbone) -> None:
 def _put_on(backbone: PipelineBackbone, lora: _Lora) -> None:
     """Nothing of it stays where that fails, or is broken off."""
     pipeline, networks = backbone.pipeline, _adaptable(backbone)
+    offloading, device = _offloading(pipeline), backbone.device
     try:
         with warnings.catch_warnings(), _hushed():
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
@@ -112,6 +114,8 @@ def _put_on(backbone: PipelineBackbone, lora: _Lora) -> None:
             layer.set_scale(LORA, lora.scale)
     except BaseException as error:
         unload_lora(backbone)
+        if offloading is not None and _offloading(pipeline) is None:  # diffusers puts it on again where it loaded one
+            getattr(pipeline, offloading)(device=device)
         if isinstance(error, torch.OutOfMemoryError) or not isinstance(error, _UNFIT):
             raise
         raise MismatchError(
@@ -120,6 +124,18 @@ def _put_on(backbone: PipelineBackbone, lora: _Lora) -> None:
             field="lora",
         ) from error
     _loaded[backbone.network] = lora
+
+
+def _offloading(pipeline: Any) -> str | None:
+    """The method of a pipeline by which accelerate's hooks came on its networks."""
+    for part in pipeline.components.values():
+        hook = getattr(part, "_hf_hook", None)
+        for one in getattr(hook, "hooks", (hook,)):
+            if isinstance(one, CpuOffload):
+                return "enable_model_cpu_offload"
+            if isinstance(one, AlignDevicesHook):
+                return "enable_sequential_cpu_offload"
+    return None
 
 
 def _check_changes_nothing(backbone: FluxBackbone, file: Path) -> None:

@@ -161,7 +161,7 @@ class LatentPredictor(nn.Module):
 
     def prepare(self, feature: Tensor, size: tuple[int, int]) -> Tensor:
         """One tap as a float32 picture (B, c, h/s, w/s), normalised per image where the configuration says so."""
-        value = feature.float()
+        value = feature.to(self.noise.weight.device, torch.float32)  # a network may lie on several devices
         if value.ndim == 3:
             value = value.transpose(1, 2).unflatten(2, token_grid(value.shape[1], size))
         return F.layer_norm(value, value.shape[1:]) if self.config.normalize_taps else value

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from diffusers import (
     AutoencoderKL,
     FluxControlNetModel,
@@ -298,3 +299,11 @@ def test_a_control_of_full_precision_serves_a_network_of_half(
     level, shown = half.level(0.3), half.describe(["a cat"])
     apart = relative(told.predict(latent, level, shown).clean, half.predict(latent, level, shown).clean)
     assert 0.01 < apart < math.inf
+
+
+def test_a_layer_that_is_borrowed_must_be_at_hand(image: Tensor) -> None:
+    pipeline = tiny_stable_diffusion_3()
+    cpu_offload(pipeline.transformer, execution_device=torch.device("cpu"))
+    control = telling(SD3ControlNetModel, SD3 | {"use_pos_embed": False, "joint_attention_dim": None, "num_layers": 4})
+    with pytest.raises(UsageError, match="weights sequential offloading keeps away"):
+        with_controlnet(from_pipe(pipeline), control, image)

@@ -115,11 +115,12 @@ def test_a_t5_reads_the_prompt_too(tmp_path: Path) -> None:
     tiny_stable_diffusion_3(t5=True).save_pretrained(tmp_path / "sd3")
     backbone = load_backbone(tmp_path / "sd3", device="cpu")
     assert list(backbone.networks)[2:] == ["text_encoder", "text_encoder_2", "text_encoder_3"]
-    told = backbone.describe(["a" * 200, "b" * 300])
-    assert told.embedding.shape[1] == 77 + 256
-    assert told.dropped[0] == ""
-    assert set(told.dropped[1]) == {"b"}
-    assert len(told.dropped[1]) == pytest.approx(300 - 256, abs=2)
+    prompts = ["a" * 200, "b" * 300]
+    assert backbone.describe(prompts).embedding.shape[1] == 77 + 256
+    short, long = backbone.unread(prompts)
+    assert short == ""
+    assert set(long) == {"b"}
+    assert len(long) == pytest.approx(300 - 256, abs=2)
     (picture,) = generate("a cat", backbone=backbone, **QUICK)
     assert picture.image.size == (48, 32)
 

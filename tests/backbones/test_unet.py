@@ -93,7 +93,7 @@ def test_descriptions_are_the_pipelines_own(tiny: Tiny) -> None:
 
 def test_words_beyond_the_limit_are_reported(tiny: Tiny) -> None:
     fits, one_more = " ".join("a" * 75), " ".join("a" * 75 + "b")
-    assert tiny().describe([fits, one_more, fits + " the end"]).dropped == ("", "b", "the end")
+    assert tiny().unread([fits, one_more, fits + " the end"]) == ["", "b", "the end"]
 
 
 def test_taps_are_where_they_say(tiny: Tiny) -> None:
@@ -290,8 +290,8 @@ def test_words_behind_a_token_of_many_vectors_are_told_to_be_cut() -> None:
     pipeline = tiny_stable_diffusion()
     vectors = torch.zeros(70, pipeline.text_encoder.config.hidden_size)
     pipeline.load_textual_inversion({"<cat>": vectors}, token="<cat>")
-    (dropped,) = UNetBackbone(pipeline).describe(["<cat> on a red mat with a blue bird, far away"]).dropped
-    assert dropped
+    (cut,) = UNetBackbone(pipeline).unread(["<cat> on a red mat with a blue bird, far away"])
+    assert cut
 
 
 def test_a_text_in_place_of_a_list_is_refused(tiny: Tiny) -> None:
@@ -442,10 +442,16 @@ def test_prompts_are_encoded_when_offloaded_networks_have_left() -> None:
     assert left == ["unet", "vae"]
 
 
+def test_a_text_encoder_may_lie_elsewhere(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = tiny().describe(["a cat"])
+    monkeypatch.setattr(UNetBackbone, "device", property(lambda _: torch.device("meta")))
+    assert torch.equal(tiny().describe(["a cat"]).embedding, plain.embedding)
+
+
 def test_an_autoencoder_may_lie_elsewhere(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     backbone = tiny()
     elsewhere = torch.device("meta")
-    monkeypatch.setattr(type(backbone.pipeline), "_execution_device", property(lambda _: elsewhere))
+    monkeypatch.setattr(UNetBackbone, "device", property(lambda _: elsewhere))
     latents = backbone.encode(torch.zeros(1, 3, 32, 32))
     assert latents.device == elsewhere
     assert backbone.decode(torch.zeros(1, 4, 16, 16)).device == elsewhere

@@ -133,6 +133,32 @@ def test_wrong_use(sketchguide: Run, arguments: list[str], words: str):
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
+        (["generate", "a duck", "b.svg"], "If it is the drawing, give it as --sketch b.svg."),
+        (["generate", "b.svg"], "If it is the drawing, give it as --sketch b.svg."),
+        (["edit", "a.png", "a duck", "b.svg"], "If it is the drawing, give it as --sketch b.svg."),
+        (["translate", "b.svg", "a duck", "b.svg"], "If it is the drawing, give it as --sketch b.svg."),
+        (
+            ["finetune", "--sketch", "a.svg", "b.svg", "-o", "x"],
+            "If it is the drawing, give it as --sketch b.svg, and --sketch anew for each other one.",
+        ),
+    ],
+)
+def test_a_drawing_in_the_place_of_the_prompt(
+    sketchguide: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], hint: str
+):
+    """A shell makes `--sketch a.svg b.svg` of `--sketch *.svg`."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "b.svg").touch()
+    (tmp_path / "duck").touch()  # a word that happens to be a file's name
+    result = sketchguide(*arguments)
+    _fails(result, 2, "b.svg is a file, and stands where the prompt is.")
+    assert hint in result.err
+    assert "stands where" not in sketchguide("generate", "duck", "--steps", "0").err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
         (["generate", "a", "--sketch"], "`sketchguide generate --help` lists what there is."),
         (["generate", "a", "--zzz"], "`sketchguide generate --help` lists what there is."),
         (["generate", "a", "--stepz", "3"], "Did you mean --steps or --stop or --sure?"),
@@ -147,6 +173,7 @@ def test_wrong_use(sketchguide: Run, arguments: list[str], words: str):
         (["--quick"], "That is an option of `sketchguide bench`."),
         (["generate", "red", "apple", "--seed", "3"], 'Put it in quotes: sketchguide generate "red apple".'),
         (["edit", "a.png", "a", "cat"], 'Put it in quotes: sketchguide edit a.png "a cat".'),
+        (["interpolate", "3", "8", "--prompt", "a", "duck", "-o", "d.png"], 'Put it in quotes: --prompt "a duck".'),
         (["generate", "a", "--polarity", "dark"], "Did you mean dark-on-light?"),
         (["translate", "a.png", "a", "--as", "scetch"], "Did you mean sketch?"),
         (["generate", "a", "--polarity", "red"], "`sketchguide generate --help` lists what there is."),

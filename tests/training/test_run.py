@@ -52,20 +52,20 @@ def test_a_picture_that_cannot_be_read_is_not_counted(boxes: Path, tmp_path: Pat
     assert len(pictures.used) == 11
 
 
-def test_captions_that_are_read_in_part_are_counted_in_a_few_passes() -> None:
-    described: list[str] = []
+def test_captions_that_are_read_in_part_are_counted_by_a_few() -> None:
+    seen: list[str] = []
 
-    def describe(captions: list[str]) -> Any:
-        described.extend(captions)
-        return SimpleNamespace(dropped=tuple(caption[100:] for caption in captions))
+    def unread(captions: list[str]) -> list[str]:
+        seen.extend(captions)
+        return [caption[100:] for caption in captions]
 
-    backbone: Any = SimpleNamespace(name="tiny", describe=describe)
+    backbone: Any = SimpleNamespace(name="tiny", unread=unread)
     warn_of_cut(backbone, ["a" * length for length in range(101)])
-    assert described == ["a" * 100]
+    assert seen == ["a" * 100]
     expected = f"^Captions are longer than tiny reads, about 900 of 1001; the longest loses '{'a' * 80} …'.$"
     with pytest.warns(SketchguideWarning, match=expected):
         warn_of_cut(backbone, ["a" * length for length in range(1001)])
-    assert len(described) < 20
+    assert len(seen) < 20
 
 
 @pytest.mark.parametrize("rate", [0, -1, 1.5, float("inf"), float("nan")])

@@ -912,3 +912,134 @@ def test_letters_in_a_list_choose_no_tool(page: Page):
     page.locator("#paper").focus()
     page.keyboard.press("e")
     assert page.is_checked("input[value=eraser]")
+
+
+def test_a_preview_cannot_be_taken_for_the_picture_before(page: Page, held: threading.Event):
+    held.clear()
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    expect(page.locator("#history img")).to_have_count(1)
+    expect(page.locator("#save")).to_be_visible()
+    held.set()
+    draw_line(page, (0.2, 0.4), (0.8, 0.4))
+    expect(page.locator("#save")).to_be_hidden()
+    expect(page.locator("#takeup")).to_be_hidden()
+    page.click("#stop")
+    expect(page.locator("#save")).to_be_visible()
+    expect(page.locator("#pictures img")).to_have_attribute("alt", re.compile("seed"))
+
+
+@pytest.mark.usefixtures("held")
+def test_a_preview_goes_where_there_was_no_picture_before(page: Page):
+    page.click("#draw")
+    expect(page.locator("#pictures img")).to_have_count(1)
+    page.click("#stop")
+    expect(page.locator("#pictures img")).to_have_count(0)
+
+
+def test_the_lines_over_a_picture_are_its_own(page: Page):
+    page.fill("#seed", "11")
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    expect(page.locator("#history img")).to_have_count(1)
+    page.uncheck("#live")
+    page.click("#clear")
+    page.select_option("#sizes", index=1)
+    draw_line(page, (0.2, 0.8), (0.8, 0.8))
+    assert ink(page, 0.5, 0.2, canvas="lines")
+    assert not ink(page, 0.5, 0.8, canvas="lines")
+    page.click("#draw")
+    expect(page.locator("#history img")).to_have_count(2)
+    assert ink(page, 0.5, 0.8, canvas="lines")
+    assert page.locator("#result").evaluate("one => one.offsetWidth / one.offsetHeight") != pytest.approx(1, abs=0.05)
+    page.locator("#history button").nth(1).click()
+    assert ink(page, 0.5, 0.2, canvas="lines")
+    assert not ink(page, 0.5, 0.8, canvas="lines")
+    assert page.locator("#result").evaluate("one => one.offsetWidth / one.offsetHeight") == pytest.approx(1, abs=0.05)
+
+
+def test_what_changes_nothing_asks_for_nothing(page: Page, desk: Desk):
+    page.locator("#paper").click(position={"x": 50, "y": 50})
+    expect(page.locator("#history img")).to_have_count(1)
+    page.check("input[value=eraser]")
+    draw_line(page, (0.2, 0.8), (0.8, 0.8))
+    page.keyboard.press("Control+Shift+Z")
+    page.click("#undo")
+    expect(page.locator("#undo")).to_be_disabled()  # the eraser met nothing, so there was one thing to undo
+    expect(page.locator("#history img")).to_have_count(2)
+    asked = len(desk._jobs)  # pyright: ignore[reportPrivateUsage]
+    page.keyboard.press("Control+z")
+    page.wait_for_timeout(500)
+    assert len(desk._jobs) == asked == 2  # pyright: ignore[reportPrivateUsage]
+
+
+def test_two_fingers_draw_nothing(page: Page):
+    page.evaluate(
+        """() => {
+        const canvas = document.getElementById("paper");
+        const box = canvas.getBoundingClientRect();
+        HTMLElement.prototype.setPointerCapture = () => {};
+        const send = (type, pointerId, y) => canvas.dispatchEvent(new PointerEvent(type, {
+            pointerType: "touch", pointerId, bubbles: true,
+            clientX: box.x + box.width / 2, clientY: box.y + y * box.height }));
+        send("pointerdown", 6, 0.2);
+        send("pointermove", 6, 0.3);
+        send("pointerdown", 7, 0.8);
+        send("pointermove", 7, 0.7);
+        send("pointerup", 6, 0.3);
+        send("pointerup", 7, 0.7); }"""
+    )
+    assert not ink(page, 0.5, 0.25)
+    expect(page.locator("#undo")).to_be_disabled()
+
+
+def test_a_file_that_the_browser_cannot_read_is_told(page: Page, tmp_path: Path):
+    page.evaluate(
+        "() => { Blob.prototype.arrayBuffer = () => Promise.reject(new DOMException('gone', 'NotFoundError')); }"
+    )
+    page.set_input_files("#open", line_picture(tmp_path / "line.png"))
+    expect(page.locator("#told .error")).to_contain_text("line.png cannot be read: it may be a folder")
+
+
+def test_pictures_that_the_browser_does_not_keep_are_told_of(page: Page):
+    page.evaluate(
+        "() => { IDBObjectStore.prototype.add = () => { throw new DOMException('full', 'QuotaExceededError'); }; }"
+    )
+    page.click("#draw")
+    expect(page.locator("#history img")).to_have_count(1)
+    expect(page.locator("#told")).to_contain_text("does not keep these pictures: save those that you want")
+
+
+def test_pictures_are_forgotten_when_that_is_meant(page: Page):
+    page.click("#draw")
+    expect(page.locator("#history img")).to_have_count(1)
+    page.click("#forget")  # Playwright says no
+    assert pictures(page) == 1
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.click("#forget")
+    expect(page.locator("#history img")).to_have_count(0)
+    page.reload()
+    expect(page.locator("#model")).to_have_text("tiny")
+    assert pictures(page) == 0
+
+
+def test_a_new_picture_leaves_the_keyboard_at_an_earlier_one(page: Page):
+    page.click("#draw")
+    expect(page.locator("#history img")).to_have_count(1)
+    page.locator("#history button").focus()
+    page.evaluate("document.getElementById('dice').click()")
+    expect(page.locator("#history img")).to_have_count(2)
+    expect(page.locator("#history button").nth(1)).to_be_focused()
+
+
+def test_a_connection_that_dies_in_silence_is_noticed(page: Page, held: threading.Event):
+    page.clock.install()
+    page.route("**/events", lambda _: None)
+    page.click("#draw")
+    page.wait_for_timeout(500)
+    held.clear()
+    assert pictures(page) == 0
+    for _ in range(50):
+        page.clock.fast_forward(45_000)
+        if pictures(page):
+            break
+        page.wait_for_timeout(100)
+    assert pictures(page) == 1

@@ -140,6 +140,13 @@ def test_a_port_that_is_taken():
     assert _fails("--port", "70000")[0] == 2
 
 
+@pytest.mark.parametrize("host", ["nowhere.invalid", "192.0.2.1"])
+def test_a_host_that_is_not_this_machine(host: str):
+    code, err = _fails("--host", host, "--token", "0123456789abcdef", "--port", "0")
+    assert code == 1
+    assert "Give --host an address of this machine" in err
+
+
 def test_a_model_without_a_predictor(model: list[str]):
     code, err = _fails("--port", "0", *model[:2])
     assert code == 2

@@ -24,7 +24,6 @@ class Condition:
     embedding: Tensor  # (B, tokens, width)
     # (B, …) each, or lists of such: pooled text, sizes, what a wrapped backbone adds, …
     extras: Mapping[str, Tensor | list[Tensor]] = field(default_factory=dict[str, Tensor | list[Tensor]])
-    dropped: tuple[str, ...] = ()  # per prompt, the words beyond the text encoder's limit
 
     def __len__(self) -> int:
         return len(self.embedding)
@@ -33,6 +32,15 @@ class Condition:
         """The same for a network that is `distilled`, with the scale that it is told."""
         told = torch.full((len(self),), scale, device=self.embedding.device)  # half precision would round it
         return replace(self, extras={**self.extras, GUIDANCE: told})
+
+    def rows(self, numbers: Sequence[int]) -> Condition:
+        """What row i is told is what row `numbers[i]` is told here."""
+        chosen = list(numbers)
+        extras = {
+            name: [one[chosen] for one in value] if isinstance(value, list) else value[chosen]
+            for name, value in self.extras.items()
+        }
+        return Condition(self.embedding[chosen], extras)
 
     def check_rows(self, count: int, name: str) -> None:
         """Raise UsageError, of `name`, unless there is one prompt for each of `count` pictures."""
@@ -80,6 +88,7 @@ class Backbone(Protocol):
 
     def level(self, progress: float) -> Level: ...
     def describe(self, prompts: Sequence[str]) -> Condition: ...
+    def unread(self, prompts: Sequence[str]) -> list[str]: ...  # of each, the words that `describe` does not get to
     def predict(self, latent: Tensor, level: Level, condition: Condition) -> Prediction: ...
     def run(self, latent: Tensor, times: Tensor, condition: Condition) -> Tensor: ...
     def encode(self, images: Tensor) -> Tensor: ...

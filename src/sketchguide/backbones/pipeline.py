@@ -175,15 +175,15 @@ class PipelineBackbone(ABC):
 
     @property
     def device(self) -> torch.device:
-        return self.pipeline._execution_device  # knows about offloading, which `.device` of a module does not
+        return get_module_execution_device(self.network)  # knows about offloading, which `.device` of it does not
 
     @property
     def dtype(self) -> torch.dtype:
         return self.network.dtype
 
     def describe(self, prompts: Sequence[str]) -> Condition:
-        """Text conditions, one row per prompt, made by the pipeline's own `encode_prompt`. An empty prompt is all zeros
-        where the pipeline takes it so (`force_zeros_for_empty_prompt`, as SDXL was trained).
+        """Text conditions, one row per prompt, made by the pipeline's own `encode_prompt`, of equal prompts once. An
+        empty prompt is all zeros where the pipeline takes it so (`force_zeros_for_empty_prompt`, as SDXL was trained).
         """
         if isinstance(prompts, str):
             raise UsageError("describe takes a list of prompts.", hint="Give [prompt].", field="prompt")
@@ -193,23 +193,27 @@ class PipelineBackbone(ABC):
         for module in chain.from_iterable(network.modules() for network in self.networks.values()):
             if module.training:  # of a LoRA that was loaded since; what a fine-tuning trains is in eval mode
                 module.eval().requires_grad_(False)
+        for hook in getattr(self.pipeline, "_all_hooks", ()):  # offloaded encoders send away each other alone
+            if hook.model in (self.network, self.autoencoder):
+                hook.offload()
+        texts = list(dict.fromkeys(prompts))
+        with torch.no_grad():
+            embedding, extras = self._encode_prompts(texts)
+        if "" in texts and self.pipeline.config.get("force_zeros_for_empty_prompt"):
+            for told in (embedding, *extras.values()):
+                told[texts.index("")] = 0
+        return Condition(embedding, extras).rows([texts.index(prompt) for prompt in prompts])
+
+    def unread(self, prompts: Sequence[str]) -> list[str]:
+        """Of each prompt, the words beyond the text encoder's limit; "" where it reads all. No encoder runs."""
         tokenizer, limit = self._reader
-        dropped: list[str] = []
+        cut: list[str] = []
         for prompt in prompts:
             if hasattr(self.pipeline, "maybe_convert_prompt"):  # textual inversion: one word, several vectors
                 prompt = self.pipeline.maybe_convert_prompt(prompt, tokenizer)
             ids = tokenizer(prompt, truncation=False, verbose=False).input_ids
-            dropped.append(tokenizer.decode(ids[limit - 1 : -1]).strip() if len(ids) > limit else "")
-        for hook in getattr(self.pipeline, "_all_hooks", ()):  # offloaded encoders send away each other alone
-            if hook.model in (self.network, self.autoencoder):
-                hook.offload()
-        with torch.no_grad():
-            embedding, extras = self._encode_prompts(list(prompts))
-        if self.pipeline.config.get("force_zeros_for_empty_prompt"):
-            for row in (row for row, prompt in enumerate(prompts) if not prompt):
-                for told in (embedding, *extras.values()):
-                    told[row] = 0
-        return Condition(embedding, extras, dropped=tuple(dropped))
+            cut.append(tokenizer.decode(ids[limit - 1 : -1]).strip() if len(ids) > limit else "")
+        return cut
 
     @property
     def _reader(self) -> tuple[Any, int]:

@@ -9,29 +9,28 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any, ClassVar
 
 import torch
+from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor, nn
 
-from sketchguide.backbones.base import Backbone, Condition
+from sketchguide.backbones.around import Around
+from sketchguide.backbones.base import Condition
 from sketchguide.errors import MismatchError, UsageError
-from sketchguide.levels import Level, Prediction, PredictionKind, Window, check_window, is_open
-from sketchguide.solvers import SolverChoice
-from sketchguide.taps import TapInfo
+from sketchguide.levels import Level, Prediction, Window, check_window, is_open
 
 _FAMILIES = {"unet": "UNets", "transformer": "Stable Diffusion 3's transformers", "flux": "Flux's transformers"}
 
 
 @dataclass(frozen=True, eq=False)
-class Told(ABC):
+class Told(Around, ABC):
     """`inner`, whose network gets more arguments. `replace(told, image=…)` tells it of another image."""
 
-    inner: Backbone
     control: Any  # the network that looks at the image
     image: Tensor
     scale: float = 1.0
@@ -67,6 +66,13 @@ class Told(ABC):
                 f"The image is {self.image.shape[-1]}x{self.image.shape[-2]}; {self.inner.name} needs multiples of "
                 f"{self.inner.multiple} pixels.",
                 field="image",
+            )
+        own, device = (one.type for one in (get_module_execution_device(self.control), self.inner.device))
+        if own != device:
+            raise UsageError(
+                f"The {type(self.control).__name__} is on {own}, the model computes on {device}.",
+                hint=f"Move it there: .to({device!r}).",
+                field="model",
             )
         object.__setattr__(self, "image", self.image.to(self.inner.device, self.control.dtype))
         self._check_fits()
@@ -126,77 +132,6 @@ class Told(ABC):
             return self.inner.run(latent, times, told)
 
     @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def family(self) -> str:
-        return self.inner.family
-
-    @property
-    def network(self) -> nn.Module:
-        return self.inner.network
-
-    @property
     def networks(self) -> Mapping[str, nn.Module]:
         inner = self.inner.networks
         return {**inner, f"control {len(inner)}": self.control}
-
-    @property
-    def taps(self) -> Sequence[TapInfo]:
-        return self.inner.taps
-
-    @property
-    def device(self) -> torch.device:
-        return self.inner.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.inner.dtype
-
-    @property
-    def latent_channels(self) -> int:
-        return self.inner.latent_channels
-
-    @property
-    def stride(self) -> int:
-        return self.inner.stride
-
-    @property
-    def multiple(self) -> int:
-        return self.inner.multiple
-
-    @property
-    def largest(self) -> int | None:
-        return self.inner.largest
-
-    @property
-    def prediction_kind(self) -> PredictionKind:
-        return self.inner.prediction_kind
-
-    @property
-    def default_size(self) -> tuple[int, int]:
-        return self.inner.default_size
-
-    @property
-    def solvers(self) -> Mapping[str, SolverChoice]:
-        return self.inner.solvers
-
-    @property
-    def distilled(self) -> bool:
-        return self.inner.distilled
-
-    def levels(self, steps: int, solver: str | None = None, size: tuple[int, int] | None = None) -> list[Level]:
-        return self.inner.levels(steps, solver, size)
-
-    def level(self, progress: float) -> Level:
-        return self.inner.level(progress)
-
-    def describe(self, prompts: Sequence[str]) -> Condition:
-        return self.inner.describe(prompts)
-
-    def encode(self, images: Tensor) -> Tensor:
-        return self.inner.encode(images)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        return self.inner.decode(latents)

@@ -8,6 +8,7 @@ from typing import Any
 
 import diffusers
 import torch
+from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor
 
 from sketchguide.backbones.base import GUIDANCE, Condition
@@ -65,8 +66,10 @@ class UNetBackbone(PipelineBackbone):
         return self.autoencoder.config.force_upcast and "text_encoder_2" in text_encoders(self.pipeline)
 
     def _encode_prompts(self, prompts: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        first = next(iter(text_encoders(self.pipeline).values()))  # which may lie elsewhere than the network
+        device = get_module_execution_device(first)
         embedding, *more = self.pipeline.encode_prompt(
-            prompts, device=self.device, num_images_per_prompt=1, do_classifier_free_guidance=False
+            prompts, device=device, num_images_per_prompt=1, do_classifier_free_guidance=False
         )
         return embedding, {_POOLED: more[1]} if len(more) == 3 else {}  # two encoders give the pooled text as well
 

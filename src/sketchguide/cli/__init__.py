@@ -67,6 +67,9 @@ def _sketchguide(
         typer.echo(context.get_help())
 
 
+_command = get_command(app)
+
+
 def _widen() -> None:
     """Make rich take a terminal that is too narrow for help as one that is not: it would cut names short."""
     from rich.console import Console
@@ -90,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with report.warnings_shown(), handling(stop_now):
         try:
             with report.writing(only=False):
-                code = get_command(app).main(arguments, prog_name="sketchguide", standalone_mode=False, obj=report)
+                code = _command.main(arguments, prog_name="sketchguide", standalone_mode=False, obj=report)
             report.done()
         except (Exception, Stopped) as error:
             code = report.failed(error)

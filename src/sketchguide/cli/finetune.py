@@ -266,7 +266,7 @@ def command(
             drawings = _rasterized(sketches, sketch, backbone.default_size)
             if prompt is None:
                 prompt = _recognised(drawings, comparing, report)
-            warn_of_cut(backbone.describe([prompt]).dropped)
+            warn_of_cut([prompt], backbone)
             if not photos:
                 _warn_of_unknown(prompt, comparing, report)
             judges = Judges(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,25 +38,28 @@ from sketchguide.defaults import (
     Polarity,
 )
 from sketchguide.errors import UsageError
+from sketchguide.files import is_file
 
 ALONE = ("sketch", "lora", "like")  # options of which some would hope that several add up
 
 
 class Command(TyperCommand):
-    """Refuses a second value for those of ALONE that take one, and a prompt without quotes; of other options the last
-    counts.
+    """Refuses a second value for those of ALONE that take one, a prompt without quotes, and a drawing in its place; of
+    other options the last counts.
     """
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         values, left, given = self.make_parser(ctx).parse_args(args=list(args))
-        if left and isinstance(values.get("prompt"), str):
-            before = [str(values[name]) for name in ("image",) if name in values]
-            quoted = f'"{" ".join([values["prompt"], *left])}"'
-            raise UsageError(
-                "The prompt has several words.",
-                hint=f"Put it in quotes: {' '.join([ctx.command_path, *before, quoted])}.",
-                field="prompt",
-            )
+        prompt = values.get("prompt")
+        said = [prompt] if isinstance(prompt, str) else list(values.get("prompts") or ())
+        if {"prompt", "prompts"} & values.keys():
+            self._refuse_files([*said, *left])
+        if left and isinstance(prompt, str):
+            before = [ctx.command_path, *(str(values[name]) for name in ("image",) if name in values)]
+            if any(one.name == "prompt" and isinstance(one, TyperOption) for one in self.params):
+                before = ["--prompt"]
+            quoted = " ".join([*before, f'"{" ".join([prompt, *left])}"'])
+            raise UsageError("The prompt has several words.", hint=f"Put it in quotes: {quoted}.", field="prompt")
         for option, times in Counter(given).items():
             single = isinstance(option, TyperOption) and not option.multiple
             if times > 1 and single and option.name in ALONE:
@@ -65,6 +69,17 @@ class Command(TyperCommand):
                     field=option.name,
                 )
         return super().parse_args(ctx, args)
+
+    def _refuse_files(self, words: Iterable[str]) -> None:
+        """A shell makes of `--sketch *.svg` one drawing and, it would seem, a prompt."""
+        for word in words:
+            if not Path(word).suffix or not is_file(Path(word)):
+                continue
+            hint = ""
+            for option in (one for one in self.params if one.name == "sketch"):
+                more = ", and --sketch anew for each other one" if getattr(option, "multiple", False) else ""
+                hint = f"If it is the drawing, give it as --sketch {shlex.quote(word)}{more}."
+            raise UsageError(f"{word} is a file, and stands where the prompt is.", hint=hint, field="prompt")
 
 
 INPUT, OUTPUT, GUIDANCE, SAMPLING, MODELS = "Input", "Output", "Guidance", "Sampling", "Model"

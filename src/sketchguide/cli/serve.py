@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import re
 import socket
@@ -149,11 +150,11 @@ def listen(host: str, port: int) -> socket.socket:
             raise
     except OSError as error:
         reason = error.strerror or str(error)
-        raise FailureError(
-            f"The server cannot listen at {host} port {port}: {reason}.",
-            hint="Give another --port; 0 takes a free one.",
-            field="port",
-        ) from error
+        message = f"The server cannot listen at {host} port {port}: {reason}."
+        if isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL:
+            hint = "Give --host an address of this machine; 0.0.0.0 is all of them."
+            raise FailureError(message, hint=hint, field="host") from error
+        raise FailureError(message, hint="Give another --port; 0 takes a free one.", field="port") from error
     return listening
 
 

@@ -25,7 +25,7 @@ from sketchguide.levels import Level, check_window
 from sketchguide.seeds import generators, seeded
 from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Example, Pictures
-from sketchguide.training.run import TrainingRun, add_noise, largest_pool
+from sketchguide.training.run import TrainingRun, add_noise, check_settings, largest_pool
 
 _BATCH = 64
 _GROUP = 32
@@ -48,11 +48,7 @@ class ClassifierTraining:
 
     def __post_init__(self) -> None:
         check_window(self.window)
-        for name, least in (("steps", 1), ("batch", 2), ("pool", 1)):
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least {least}.", field=name)
-        if not 0 < self.rate <= 1:
-            raise UsageError(f"rate is {self.rate}; it must be above 0 and at most 1.", field="rate")
+        check_settings(self, steps=1, batch=2, pool=1)
         if not 0 <= self.smoothing < 1:
             raise UsageError(f"smoothing is {self.smoothing}; it must lie in 0..1.", field="smoothing")
 

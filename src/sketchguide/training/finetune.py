@@ -35,7 +35,7 @@ from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise, seeded
 from sketchguide.sketchers import Sketcher
 from sketchguide.training.checkpoints import Checkpoint
-from sketchguide.training.run import TrainingRun, describe
+from sketchguide.training.run import TrainingRun, check_settings, describe
 from sketchguide.weights import write_weights
 
 GradientMode = Literal["chain", "last", "step"]
@@ -67,15 +67,7 @@ class FineTuning:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "last", "levels", "refine", "rank"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.", field=name)
-        if self.batch is not None and self.batch < 1:
-            raise UsageError(f"batch is {self.batch}; it must be at least 1.", field="batch")
-        if self.unseen < 0:
-            raise UsageError(f"unseen is {self.unseen}; it must be at least 0.", field="unseen")
-        if self.rate is not None and not 0 < self.rate <= 1:
-            raise UsageError(f"rate is {self.rate}; it must be above 0 and at most 1.", field="rate")
+        check_settings(self, steps=1, last=1, levels=1, refine=1, rank=1, batch=1, unseen=0)
         if not 0 <= self.identity <= 1:
             raise UsageError(f"identity is {self.identity}; it must lie in 0..1.", field="identity")
         if not 0 < self.depth <= 1:

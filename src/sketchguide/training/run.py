@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from sketchguide.backbones.base import Backbone, Condition
 from sketchguide.defaults import SCALE
-from sketchguide.errors import TrainingError, warn
+from sketchguide.errors import TrainingError, UsageError, warn
 from sketchguide.levels import Level
 from sketchguide.seeds import generators
 from sketchguide.training.checkpoints import Checkpoint
@@ -133,6 +133,16 @@ class TrainingRun(ABC):
         return True
 
 
+def check_settings(settings: Any, **least: int) -> None:
+    """UsageError where a number of `settings` that is set is below its `least`, or `rate` is no learning rate."""
+    for name, low in least.items():
+        value: float | None = getattr(settings, name)
+        if value is not None and value < low:
+            raise UsageError(f"{name} is {value}; it must be at least {low}.", field=name)
+    if settings.rate is not None and not 0 < settings.rate <= 1:
+        raise UsageError(f"rate is {settings.rate}; it must be above 0 and at most 1.", field="rate")
+
+
 def largest_pool(wanted: int, size: int) -> int:
     """How many examples of `size` bytes a run may keep of those that it wants to: one at least."""
     return max(1, min(wanted, POOL_BYTES // size))
@@ -155,13 +165,13 @@ def warn_of_cut(backbone: Backbone, captions: Sequence[str]) -> None:
     """Warn (SketchguideWarning) of captions that are longer than the text encoder reads, and say what is lost of the
     longest.
 
-    How many there are is found by halves, as if the longer of two captions had more tokens: thousands are described in
-    a dozen passes.
+    How many there are is found by halves, as if the longer of two captions had more tokens: of thousands a dozen are
+    looked at.
     """
     longest = sorted(captions, key=len, reverse=True)
-    (lost,) = backbone.describe(longest[:1]).dropped
+    (lost,) = backbone.unread(longest[:1])
     if lost:
-        count = bisect_left(longest, True, key=lambda caption: not backbone.describe([caption]).dropped[0])
+        count = bisect_left(longest, True, key=lambda caption: not backbone.unread([caption])[0])
         shown = lost if len(lost) <= SHOWN else f"{lost[:SHOWN]} …"
         warn(
             f"Captions are longer than {backbone.name} reads, about {count} of {len(longest)}; the longest loses "

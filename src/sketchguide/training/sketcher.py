@@ -14,7 +14,7 @@ from sketchguide.seeds import seeded
 from sketchguide.sketchers import STYLES, Sketcher, SketcherConfig
 from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Pictures
-from sketchguide.training.run import TrainingRun, largest_pool
+from sketchguide.training.run import TrainingRun, check_settings, largest_pool
 
 _GROWS = 8
 _PART = 16  # held-out pictures that P sees at once
@@ -36,11 +36,7 @@ class SketcherTraining:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name} is {getattr(self, name)}; it must be at least 1.", field=name)
-        if not 0 < self.rate <= 1:
-            raise UsageError(f"rate is {self.rate}; it must be above 0 and at most 1.", field="rate")
+        check_settings(self, steps=1, batch=1, pool=1)
         if unknown := [style for style in self.styles if style not in STYLES]:
             raise UsageError(
                 f"There is no style {unknown[0]!r}.", hint=f"Choose from: {', '.join(STYLES)}.", field="style"

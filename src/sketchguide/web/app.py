@@ -167,7 +167,7 @@ def _add_api(app: FastAPI, desk: Desk) -> None:
 
         async def stream() -> AsyncIterator[bytes]:
             async for now in desk.watch(job, heartbeat=HEARTBEAT):
-                yield b": alive\n\n" if now is None else f"data: {json.dumps(now)}\n\n".encode()
+                yield b"event: alive\ndata: .\n\n" if now is None else f"data: {json.dumps(now)}\n\n".encode()
 
         # nginx would keep events back until it has some kilobytes of them
         return StreamingResponse(stream(), media_type="text/event-stream", headers={"x-accel-buffering": "no"})

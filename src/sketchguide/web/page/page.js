@@ -4,7 +4,7 @@ import { Past, blank, isBlank, isSound, moved, share, toSvg } from "./strokes.js
 import { Paper, paint } from "./paper.js";
 import { laid, load, settled } from "./raster.js";
 import * as server from "./server.js";
-import { KEPT, forgetPictures, keepPicture, keptPictures, rememberJob, rememberedJob, saveNow, savedState } from "./store.js";
+import { KEPT, forgetPictures, keepPictures, keptPictures, rememberJob, rememberedJob, saveNow, savedState } from "./store.js";
 
 const $ = (id) => document.getElementById(id);
 const PAUSE = 250; // ms after a stroke, before a new picture is asked for
@@ -12,7 +12,9 @@ const RETRY = 2000; // ms
 const LATE = 1500; // ms until it is said that the page is not ready
 const AWAY = "The server does not answer. The drawing is safe here; trying again …";
 const UNREAD = "The server does not answer; open the file again when it is back.";
+const UNREADABLE = "it may be a folder, or have been moved. Choose the file itself.";
 const UNREADY = "The page is not ready yet; it waits for the server …";
+const UNKEPT = "The browser does not keep these pictures: save those that you want.";
 const PROMPTLESS = "Say what it is, and the picture follows.";
 const CLOSENESS = [
   { name: "as usual", settings: {} },
@@ -37,10 +39,15 @@ let pause = 0;
 let again = 0;
 let chain = 0; // which asking again is meant: a new drawing and Stop end those before
 let choice = 0; // which drawing is meant to be on the paper: one that was chosen before may come later
+let fitting = 0; // likewise, of those that were on it before, or are in another shape
+let laying = 0; // likewise, which drawing is meant to lie over the picture
+let lines = blank(); // that drawing
+let unkept = false; // it was said that pictures are not kept
 let notes = []; // what was said of the file that was opened last
 let opened = null; // that file where it is a picture of lines: {file, polarity}
 let promptless = false; // it was said that there is no prompt
-let history = [];
+let history = []; // pictures, the latest last
+const thumbnails = new Map(); // their buttons
 const sizes = { pen: 1, eraser: 1 };
 
 const drawing = () => paper.now;
@@ -134,8 +141,7 @@ function givenUp(error) {
   rememberJob(null);
   banner(null);
   busy(false);
-  if (shown) show(shown.pictures, shown.chosen);
-  else tiles([]); // a preview belongs to no picture
+  showAgain();
   failed(error);
 }
 
@@ -161,18 +167,22 @@ async function watch(mine) {
     return;
   }
   if (job !== mine) {
-    for (const one of made ?? []) await remember(one); // something else is on display by now
+    if (made) await remember(made); // something else is on display by now
     return;
   }
   job = null;
-  rememberJob(null);
   busy(false);
   if (made) {
     if (end.warnings.length) say(end.warnings);
+    const keeping = remember(made);
     show(made);
     $("done").textContent = `Picture done, seed ${made.map(({ seed }) => seed).join(", ")}`;
-    for (const one of made) await remember(one);
-  } else if (end === null || end.state === "done") {
+    await keeping;
+    if (!job) rememberJob(null); // until then a page that is loaded anew fetches them again
+    return;
+  }
+  rememberJob(null);
+  if (end === null || end.state === "done") {
     banner("The server was started anew; the drawing is sent again.");
     setTimeout(() => banner(null), 4000);
     await draw();
@@ -216,7 +226,7 @@ function stop() {
   rememberJob(null);
   banner(null);
   busy(false);
-  if (shown) show(shown.pictures, shown.chosen);
+  showAgain();
 }
 
 function busy(now) {
@@ -240,7 +250,14 @@ function progress(now) {
     $("status").textContent = `step ${now.done} of ${now.total}${left > 2 ? `, ${time(left)} left` : ""}`;
   }
   if (now.warnings.length) say(now.warnings);
-  if (now.previews.length) tiles(now.previews.map((url) => ({ url })));
+  if (now.previews.length) preview(now.previews);
+}
+
+// What there is of the pictures to come; none of them can be saved yet.
+function preview(urls) {
+  tiles(urls.map((url) => ({ url })));
+  $("save").hidden = $("takeup").hidden = true;
+  if (job?.request) overlay(job.request);
 }
 
 const time = (seconds) => (seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`);
@@ -284,43 +301,72 @@ function show(pictures, chosen = 0) {
   shown = { pictures, chosen };
   tiles(pictures, chosen);
   const one = pictures[chosen];
+  overlay(one.request);
   $("save").hidden = $("takeup").hidden = false;
   $("save").href = one.url;
   $("save").download = `${one.request.prompt.replace(/[^\p{L}\p{N}]+/gu, "-").slice(0, 40) || "picture"}-${one.seed}.png`;
   $("takeup").onclick = () => takeUp(one.request);
 }
 
-async function remember(one) {
-  try {
-    await keepPicture({ request: one.request, blob: one.blob, seed: one.seed });
-  } catch {
-    // no room, or a browser that keeps nothing: it is still on display
-  }
-  history.push(one);
+// What was on display before a preview, which belongs to no picture.
+function showAgain() {
+  if (shown) show(shown.pictures, shown.chosen);
+  else tiles([]);
+}
+
+// Its lines over a picture, in the shape of that.
+async function overlay({ sketch, size: wanted }) {
+  const mine = ++laying;
+  const shape = wanted ? wanted[0] / wanted[1] : aspect();
+  const one = await fitted({ ...blank(shape), ...(sketch ?? {}), erased: [] }, shape).catch(() => blank(shape));
+  await load(paper.drawing.raster); // which those of many earlier pictures would push out
+  if (mine !== laying) return;
+  lines = one;
+  $("result").style.setProperty("--aspect", shape);
+  paint($("lines"), lines);
+}
+
+// Among the earlier pictures at once, and kept for later visits.
+async function remember(made) {
+  history.push(...made);
   for (const old of history.splice(0, Math.max(0, history.length - KEPT))) dismiss(old);
   showHistory();
+  try {
+    await keepPictures(made.map(({ request, blob, seed }) => ({ request, blob, seed })));
+  } catch {
+    if (!unkept) say([UNKEPT]);
+    unkept = true;
+  }
 }
 
 function dismiss(one) {
   if (!shown?.pictures.includes(one)) URL.revokeObjectURL(one.url);
 }
 
+// The latest first. Buttons that are there already stay: one of them may have the keyboard.
 function showHistory() {
-  $("history").replaceChildren(
-    ...history
-      .map((one) => {
-        const button = Object.assign(document.createElement("button"), { type: "button" });
-        button.title = `${one.request.prompt}, seed ${one.seed}`;
-        button.append(Object.assign(document.createElement("img"), { src: one.url, alt: button.title }));
-        button.onclick = () => {
-          stop();
-          show([one]);
-        };
-        return button;
-      })
-      .reverse(),
-  );
+  for (const [one, button] of thumbnails) {
+    if (history.includes(one)) continue;
+    button.remove();
+    thumbnails.delete(one);
+  }
+  for (const one of history) {
+    if (thumbnails.has(one)) continue;
+    thumbnails.set(one, thumbnail(one));
+    $("history").prepend(thumbnails.get(one));
+  }
   $("forget").hidden = !history.length;
+}
+
+function thumbnail(one) {
+  const button = Object.assign(document.createElement("button"), { type: "button" });
+  button.title = `${one.request.prompt}, seed ${one.seed}`;
+  button.append(Object.assign(document.createElement("img"), { src: one.url, alt: button.title }));
+  button.onclick = () => {
+    stop();
+    show([one]);
+  };
+  return button;
 }
 
 async function takeUp({ sketch, prompt, seed: given, size: wanted, ...rest }, mine) {
@@ -342,21 +388,31 @@ const aspect = () => size()[0] / size()[1];
 async function take(given, mine = ++choice) {
   const one = await fitted(given);
   if (mine !== choice) return;
+  fitting += 1;
   past.add(one);
   paper.set(one);
   changed();
 }
 
-async function fitted(given) {
+async function fitted(given, shape = aspect()) {
   await load(given.raster);
-  if (Math.abs(given.aspect - aspect()) < 1e-6) return given;
-  const part = share(given, aspect());
+  if (Math.abs(given.aspect - shape) < 1e-6) return given;
+  const part = share(given, shape);
   const strokes = moved(given.strokes, part);
-  return { ...given, aspect: aspect(), strokes, raster: await laid(given, part), erased: [] };
+  return { ...given, aspect: shape, strokes, raster: await laid(given, part), erased: [] };
+}
+
+// On the paper as it is in the past, in the shape that is chosen now: there and back changes nothing.
+async function putPast() {
+  const mine = ++fitting;
+  const one = await fitted(past.now);
+  if (mine !== fitting) return;
+  paper.set(one);
+  changed();
+  soon();
 }
 
 function changed() {
-  paint($("lines"), paper.drawing);
   $("undo").disabled = !past.canUndo;
   $("redo").disabled = !past.canRedo;
   $("clear").disabled = $("export").disabled = isBlank(paper.drawing);
@@ -375,10 +431,9 @@ function soon() {
 
 async function step(direction) {
   paper.finish();
+  if (direction === "undo" ? !past.canUndo : !past.canRedo) return;
   past[direction]();
-  paper.set(await fitted(past.now));
-  changed();
-  soon();
+  await putPast();
 }
 
 async function openFile(file, { trace = false, polarity = "auto" } = {}) {
@@ -387,8 +442,10 @@ async function openFile(file, { trace = false, polarity = "auto" } = {}) {
   tell([`Reading ${file.name} …`]);
   let found;
   try {
-    const recipe = !trace && file.type === "image/png" ? await recipeIn(file) : null;
-    found = recipe ?? (await server.readSketch(file, { trace, polarity }));
+    const data = await file.arrayBuffer().catch(() => null);
+    if (!data) throw new server.Refused({ message: `${file.name} cannot be read: ${UNREADABLE}` }, 0);
+    const recipe = !trace && file.type === "image/png" ? await recipeIn(file.name, data) : null;
+    found = recipe ?? (await server.readSketch(data, { trace, polarity }));
   } catch (error) {
     if (mine !== choice) return;
     offer(opened);
@@ -411,12 +468,12 @@ async function openFile(file, { trace = false, polarity = "auto" } = {}) {
 }
 
 // What a picture was made with; null where it was not made by sketchguide.
-async function recipeIn(file) {
+async function recipeIn(name, data) {
   try {
-    return await server.readRecipe(file);
+    return await server.readRecipe(data);
   } catch (error) {
     if (NO_RECIPE.includes(error.field)) return null;
-    error.message = `The settings in ${file.name} cannot be taken up: ${error.message}`;
+    error.message = `The settings in ${name} cannot be taken up: ${error.message}`;
     throw error;
   }
 }
@@ -577,11 +634,9 @@ function wire() {
     save();
     draw();
   };
-  $("sizes").onchange = async () => {
+  $("sizes").onchange = () => {
     reshape();
-    paper.set(await fitted(past.now)); // not what was fitted before: there and back changes nothing
-    changed();
-    soon();
+    putPast();
   };
   $("defaults").onclick = () => {
     settings = {};
@@ -590,6 +645,7 @@ function wire() {
     soon();
   };
   $("forget").onclick = async () => {
+    if (!confirm("Forget the earlier pictures? Those that were not saved are gone.")) return;
     const forgotten = history;
     history = [];
     forgotten.forEach(dismiss);
@@ -619,7 +675,8 @@ function wire() {
 }
 
 function reshape() {
-  for (const sheet of document.querySelectorAll(".sheet")) sheet.style.setProperty("--aspect", aspect());
+  $("paper").parentElement.style.setProperty("--aspect", aspect());
+  if (!shown) $("result").style.setProperty("--aspect", aspect());
 }
 
 async function begin() {
@@ -651,13 +708,14 @@ async function begin() {
     pressure: $("pressure").checked,
   });
   const added = (now) => {
+    fitting += 1;
     past.add(now);
     changed();
     soon();
   };
   paper = new Paper($("paper"), { drawing: first ?? past.now, tool, drawn: added });
   $("lines").style.opacity = 0;
-  new ResizeObserver(() => paint($("lines"), paper.drawing)).observe($("lines"));
+  new ResizeObserver(() => paint($("lines"), lines)).observe($("lines"));
   wire();
   if (rememberedJob()) job = { id: rememberedJob(), request: null, abort: new AbortController() };
   busy(job !== null);

@@ -1,12 +1,13 @@
 // The canvas that is drawn on: pointers in, strokes out.
 
-import { LINE_WIDTH, adding, mirrored, rubbedOut, stroke, without } from "./strokes.js";
+import { LINE_WIDTH, adding, mirrored, rubbedOut, same, stroke, without } from "./strokes.js";
 import { inked } from "./raster.js";
 
 const INK = [29, 29, 27];
 const FIRM = [20, 70, 190];
 const NEAREST = 0.002; // between two points of a line
 const HALF = 0.5; // the pressure at which a line binds as usual
+const GESTURE = 300; // ms between two fingers that come down together
 const PEN_RULES = 600; // ms after a pen was seen, in which a touch is a palm
 
 export function paint(canvas, drawing) {
@@ -94,11 +95,11 @@ export class Paper {
 
   finish() {
     if (!this.busy) return;
-    const now = this.now;
+    const [before, now] = [this.drawing, this.now];
     this.#drop();
     this.drawing = now;
     this.show();
-    this.drawn(now);
+    if (!same(before, now)) this.drawn(now); // an eraser may have met nothing
   }
 
   #drop() {
@@ -111,12 +112,19 @@ export class Paper {
     if (event.pointerType === "pen") this.penSeen = event.timeStamp;
     const palm = event.pointerType === "touch" && event.timeStamp - this.penSeen < PEN_RULES;
     if (event.pointerType === "pen" && this.busy && this.by === "touch") this.#drop(); // the palm came first
+    const fingers = event.pointerType === "touch" && this.busy && this.by === "touch";
+    if (fingers && event.timeStamp - this.since < GESTURE) {
+      this.#drop(); // they want to scroll or to zoom
+      this.show();
+      return;
+    }
     if (this.busy || palm || (event.pointerType === "mouse" && event.button !== 0)) return;
     event.preventDefault();
     this.canvas.focus({ preventScroll: true });
     this.canvas.setPointerCapture(event.pointerId);
     this.pointer = event.pointerId;
     this.by = event.pointerType;
+    this.since = event.timeStamp;
     this.held = this.tool();
     this.pressed = [];
     if (event.pointerType === "pen" && event.button === 5) this.held = { ...this.held, kind: "eraser" };

@@ -1,13 +1,17 @@
 // The part of a drawing that is a picture: ink white on black.
 
 const MOST_SIDE = 1024;
-const images = new Map(); // by their base64; the latest few
+const images = new Map(); // by their base64; the few that were loaded last
 
 export async function load(raster) {
-  if (!raster || images.has(raster)) return;
-  const image = new Image();
-  image.src = `data:image/png;base64,${raster}`;
-  await image.decode();
+  if (!raster) return;
+  let image = images.get(raster);
+  if (!image) {
+    image = new Image();
+    image.src = `data:image/png;base64,${raster}`;
+    await image.decode();
+  }
+  images.delete(raster);
   images.set(raster, image);
   for (const old of [...images.keys()].slice(0, -8)) images.delete(old);
 }

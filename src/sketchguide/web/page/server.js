@@ -1,6 +1,8 @@
 // What the page asks the server.
 
 const RETRY = 1500; // ms
+const SILENT = 40000; // ms without an event, twice as long as the server is ever silent: the connection is dead
+const PATIENCE = 120000; // ms for an answer; to trace a large photograph takes a while
 const ENDED = ["done", "failed", "cancelled"];
 
 export class Refused extends Error {
@@ -18,7 +20,7 @@ export const mayPass = (error) => !(error instanceof Refused) || error.busy;
 const pause = () => new Promise((done) => setTimeout(done, RETRY));
 
 async function ask(path, options = {}) {
-  const answer = await fetch(path, options);
+  const answer = await fetch(path, { signal: AbortSignal.timeout(PATIENCE), ...options });
   const body = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Refused(body.error ?? { message: `The server answered ${answer.status}.` }, answer.status);
   return body;
@@ -32,11 +34,11 @@ export const ready = () => ask("ready");
 export const submit = (request) => post("api/jobs", JSON.stringify(request), "application/json");
 export const state = (id) => ask(`api/jobs/${id}`);
 export const cancel = (id) => ask(`api/jobs/${id}`, { method: "DELETE", keepalive: true });
-export const readSketch = (file, how) => post(`api/sketches?${new URLSearchParams(how)}`, file);
-export const readRecipe = (file) => post("api/recipes", file, "image/png");
+export const readSketch = (data, how) => post(`api/sketches?${new URLSearchParams(how)}`, data);
+export const readRecipe = (data) => post("api/recipes", data, "image/png");
 
 export async function picture(url) {
-  const answer = await fetch(url);
+  const answer = await fetch(url, { signal: AbortSignal.timeout(PATIENCE) });
   if (!answer.ok) throw new Refused({ message: `The server answered ${answer.status}.` }, answer.status);
   return answer.blob();
 }
@@ -81,12 +83,21 @@ export async function untilThere(fetched, { away, given }) {
 function listen(id, told, given) {
   return new Promise((done) => {
     const stream = new EventSource(`api/jobs/${id}/events`);
+    let silence = 0;
     const close = (end) => {
+      clearTimeout(silence);
       stream.close();
       done(end);
     };
+    const heard = () => {
+      clearTimeout(silence);
+      silence = setTimeout(close, SILENT, null);
+    };
+    heard();
+    stream.addEventListener("alive", heard);
     given.addEventListener("abort", () => close(null), { once: true });
     stream.onmessage = ({ data }) => {
+      heard();
       const now = JSON.parse(data);
       told(now);
       if (ENDED.includes(now.state)) close(now);

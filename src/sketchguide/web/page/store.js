@@ -62,11 +62,16 @@ async function pictures(mode) {
   return (await opening).transaction("pictures", mode).objectStore("pictures");
 }
 
-export async function keepPicture(picture) {
+// All of them or, where there is no room, none.
+export async function keepPictures(made) {
   const store = await pictures("readwrite");
-  await settled(store.add(picture));
+  for (const one of made) store.add(one);
   const ids = await settled(store.getAllKeys());
   for (const old of ids.slice(0, -KEPT)) store.delete(old);
+  await new Promise((done, failed) => {
+    store.transaction.oncomplete = done;
+    store.transaction.onabort = () => failed(store.transaction.error);
+  });
 }
 
 export const keptPictures = async () => settled((await pictures("readonly")).getAll());

@@ -11,6 +11,13 @@ export const isBlank = (drawing) => !drawing.strokes.length && !drawing.raster;
 // Whether what a browser has kept can be drawn on.
 export const isSound = (one) => Array.isArray(one?.strokes) && Array.isArray(one.erased) && one.aspect > 0;
 
+// Whether two drawings have the very same strokes and the same picture.
+export const same = (one, other) =>
+  one.raster === other.raster &&
+  one.erased.length === other.erased.length &&
+  one.strokes.length === other.strokes.length &&
+  one.strokes.every((stroke, i) => stroke === other.strokes[i]);
+
 export const adding = (drawing, ...strokes) => ({ ...drawing, strokes: [...drawing.strokes, ...strokes] });
 
 export const mirrored = (points) => points.map(([x, y]) => [1 - x, y]);
