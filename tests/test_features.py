@@ -379,6 +379,19 @@ def test_what_is_kept_serves_a_second_walk_without_a_pass(backbone: UNetBackbone
     assert not in_step.kept  # nothing outlives its step
 
 
+def test_what_there_is_no_room_for_is_looked_at_again(backbone: UNetBackbone) -> None:
+    whole = borrow(backbone, keep=True)
+    wanted = walk(backbone, whole)
+    (first, *_) = whole.kept.values()
+    of_one = sum(rewrite.args[0].nbytes for rewrite in first.values())  # pyright: ignore
+    scarce = borrow(backbone, keep=True)
+    scarce._room = of_one + 1
+    for passes in (STEPS, 2 * STEPS - 1):
+        assert torch.equal(walk(backbone, scarce).latent, wanted.latent)
+        assert scarce.evaluations == passes
+    assert len(scarce.kept) == 1
+
+
 def test_a_whole_trajectory_of_stable_diffusion_keeps_less_than_0_7_gib() -> None:
     """The true architecture at 512 pixels, on a device where tensors have shapes and no values."""
     with torch.device("meta"):

@@ -500,3 +500,14 @@ def test_a_control_that_lies_elsewhere_is_refused(tiny: Tiny, controlnet: Contro
         with_controlnet(tiny(), elsewhere, torch.zeros(1, 3, 64, 64))
     assert caught.value.hint == "Move it there: .to('cpu')."
     with_controlnet(tiny(), controlnet, torch.zeros(1, 3, 64, 64))
+
+
+def test_a_control_whose_weights_change_behind_a_pass_is_refused_where_something_pulls(tiny: Tiny) -> None:
+    control, cpu = new_controlnet(tiny().network), torch.device("cpu")
+    told = with_controlnet(tiny(), control, torch.zeros(1, 3, 64, 64))
+    control.enable_group_offload(cpu, cpu, offload_type="leaf_level")
+    latent, condition, level = torch.zeros(1, 4, 32, 32), told.describe(["a cat"]), told.level(0.5)
+    with torch.no_grad():
+        assert told.predict(latent, level, condition).clean.isfinite().all()
+    with pytest.raises(UsageError, match="through this ControlNetModel with group_offloading: its weights change"):
+        told.predict(latent.requires_grad_(), level, condition)

@@ -316,6 +316,15 @@ def test_weights_that_change_behind_a_pass_are_refused_where_something_pulls(swa
         backbone.predict(latent.requires_grad_(), level, condition)
 
 
+def test_a_decoder_whose_weights_change_behind_a_pass_is_refused_where_something_pulls() -> None:
+    backbone, cpu = UNetBackbone(tiny_stable_diffusion()), torch.device("cpu")
+    backbone.autoencoder.enable_group_offload(cpu, cpu, offload_type="leaf_level")
+    latent = torch.zeros(1, 4, 8, 8)
+    assert backbone.decode(latent).isfinite().all()
+    with pytest.raises(UsageError, match="through this AutoencoderKL with group_offloading: its weights change"):
+        backbone.decode(latent.requires_grad_())
+
+
 def test_a_gradient_through_the_decoder_leaves_the_network_where_it_is() -> None:
     """Model offloading sends the network away when the decoder is called."""
     pipeline = tiny_stable_diffusion()

@@ -114,10 +114,10 @@ def strokes(page: Page) -> list[dict[str, Any]]:
     return saved(page)["drawing"]["strokes"]
 
 
-def painted(page: Page, x: float, y: float) -> None:
+def painted(page: Page, x: float, y: float, *, canvas: str = "paper") -> None:
     """Wait until there is ink at that place."""
     for _ in range(200):
-        if ink(page, x, y):
+        if ink(page, x, y, canvas=canvas):
             return
         page.wait_for_timeout(50)
     raise AssertionError("nothing is painted there")
@@ -944,14 +944,14 @@ def test_the_lines_over_a_picture_are_its_own(page: Page):
     page.click("#clear")
     page.select_option("#sizes", index=1)
     draw_line(page, (0.2, 0.8), (0.8, 0.8))
-    assert ink(page, 0.5, 0.2, canvas="lines")
+    painted(page, 0.5, 0.2, canvas="lines")
     assert not ink(page, 0.5, 0.8, canvas="lines")
     page.click("#draw")
     expect(page.locator("#history img")).to_have_count(2)
-    assert ink(page, 0.5, 0.8, canvas="lines")
+    painted(page, 0.5, 0.8, canvas="lines")
     assert page.locator("#result").evaluate("one => one.offsetWidth / one.offsetHeight") != pytest.approx(1, abs=0.05)
     page.locator("#history button").nth(1).click()
-    assert ink(page, 0.5, 0.2, canvas="lines")
+    painted(page, 0.5, 0.2, canvas="lines")
     assert not ink(page, 0.5, 0.8, canvas="lines")
     assert page.locator("#result").evaluate("one => one.offsetWidth / one.offsetHeight") == pytest.approx(1, abs=0.05)
 

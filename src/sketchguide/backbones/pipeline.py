@@ -228,14 +228,7 @@ class PipelineBackbone(ABC):
     def run(self, latent: Tensor, times: Tensor, condition: Condition) -> Tensor:
         """The network's raw float32 output (B, C, h, w); `times` is (1,), or (B,) as training needs it."""
         hooks = dict(hooks_of(self.network))
-        swapping = next((name for name in _SWAPPING if name in hooks), None)
-        if swapping and latent.requires_grad and torch.is_grad_enabled():
-            raise UsageError(
-                f"Nothing can be pulled through a network with {swapping}: its weights change before the gradient is "
-                "computed.",
-                hint="Take enable_model_cpu_offload() or enable_sequential_cpu_offload() instead.",
-                field="model",
-            )
+        check_keeps_weights(self.network, hooks, latent)
         if cache := next((name for name, hook in hooks.items() if hook._is_stateful), None):
             raise UsageError(
                 f"The network repeats what its blocks said at an earlier step ({cache}), where it must be read.",
@@ -284,6 +277,7 @@ class PipelineBackbone(ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) -> float32 images (B, 3, H, W), about [-1, 1]; the graph of latents is kept."""
         pulled = latents.requires_grad and torch.is_grad_enabled()
+        check_keeps_weights(self.autoencoder, dict(hooks_of(self.autoencoder)), latents)
         shift, scale = self._scaling
         with self._in_range():
             own = (latents / scale + shift).to(get_module_execution_device(self.autoencoder), self.autoencoder.dtype)
@@ -324,6 +318,19 @@ def text_encoders(pipeline: Any) -> Mapping[str, nn.Module]:
 def uncompiled(part: Any) -> Any:
     """A part of a pipeline without the wrapper of `torch.compile`."""
     return getattr(part, "_orig_mod", part)
+
+
+def check_keeps_weights(network: nn.Module, hooks: Mapping[str, Any], latent: Tensor) -> None:
+    """UsageError where a gradient is to lead to `latent` through a network with these `hooks`, of which one changes its
+    weights before that is computed."""
+    swapping = next((name for name in _SWAPPING if name in hooks), None)
+    if swapping and latent.requires_grad and torch.is_grad_enabled():
+        raise UsageError(
+            f"Nothing can be pulled through this {type(network).__name__} with {swapping}: its weights change before "
+            "the gradient is computed.",
+            hint="Take enable_model_cpu_offload() of the pipeline instead.",
+            field="model",
+        )
 
 
 def hooks_of(network: nn.Module) -> list[tuple[str, Any]]:

@@ -26,6 +26,7 @@ from sketchguide.predictors import token_grid
 from sketchguide.taps import Rewrite, TapInfo, tapped
 
 # In a transformer block, or (pixel models) the whole of an attention block.
+_MOST_KEPT = 2**30  # bytes of features: a trajectory of Stable Diffusion at 512 pixels goes into it
 SELF_ATTENTION = re.compile(r"up_blocks\.\d+\.attentions\.\d+(\.transformer_blocks\.\d+\.attn1)?\.to_[qk]")
 
 DECAYS: Mapping[Decay, Callable[[float], float]] = {
@@ -99,8 +100,8 @@ class PlugAndPlay:
     classifier-free guidance borrows too (the paper: "both"; Ctrl-X: "conditional").
 
     At every level the source is run in step with the picture, only while something is borrowed and only as far as the
-    last borrowed output, so that one level's features are all that is kept. With `keep` those of every level are, and
-    further walks on the same levels need no pass of the source. `evaluations` counts the passes.
+    last borrowed output, so that one level's features are all that is kept. With `keep` those of every level are, for
+    which there is room in a GiB, and further walks need no pass of the source at them. `evaluations` counts the passes.
     """
 
     backbone: Backbone
@@ -115,6 +116,7 @@ class PlugAndPlay:
     keep: bool = False
     evaluations: int = field(default=0, init=False)
     kept: dict[Level, Mapping[str, Rewrite]] = field(default_factory=dict[Level, Mapping[str, Rewrite]], init=False)
+    _room: int = field(default=_MOST_KEPT, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("features_until", "attention_until", "strength"):
@@ -161,7 +163,9 @@ class PlugAndPlay:
         self.evaluations += 1
         seen = look(self.backbone, latent, level, self.condition, paths)
         rewrites = {path: partial(self._blend, seen[path], size) for path in paths}
-        if self.keep:
+        taken = sum(value.nbytes for value in seen.values())
+        if self.keep and taken <= self._room:
+            self._room -= taken
             self.kept[level] = rewrites
         return rewrites
 
