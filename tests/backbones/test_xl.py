@@ -272,3 +272,14 @@ def test_law_06_a_walk_that_ends_early_leaves_the_autoencoder_as_it_was(end: str
         next(steps)
         steps.close()  # type: ignore[attr-defined]
     assert {p.dtype for p in pipeline.vae.parameters()} == {torch.float16}
+
+
+def test_an_autoencoder_that_comes_back_in_half_precision_is_refused(tmp_path: Path) -> None:
+    pipeline, cpu = tiny_stable_diffusion_xl().to(torch.float16), torch.device("cpu")
+    backbone = UNetBackbone(pipeline)
+    pipeline.vae.enable_group_offload(cpu, cpu, offload_type="leaf_level", offload_to_disk_path=str(tmp_path))
+    for refused in (lambda: UNetBackbone(pipeline), lambda: backbone.decode(torch.zeros(1, 4, 8, 8))):
+        with pytest.raises(UsageError, match="must work in float32, and group offloading"):
+            refused()
+    pipeline.vae.register_to_config(force_upcast=False)  # as that which was made for float16
+    UNetBackbone(pipeline)

@@ -86,6 +86,7 @@ class PipelineBackbone(ABC):
         self.default_size: tuple[int, int] = (grid[0] * self.stride, grid[1] * self.stride)
         self._taps: tuple[object, Sequence[TapInfo]] | None = None  # what they were found with, and they
         self._read = self._read_scheduler()
+        self._check_can_be_widened()
         setattr(pipeline, self.part, self.network)
         pipeline.vae = self.autoencoder
         for module in self.networks.values():
@@ -242,12 +243,29 @@ class PipelineBackbone(ABC):
         """Whether the autoencoder makes infinities in half precision."""
         return False
 
+    @property
+    def _too_narrow(self) -> bool:
+        """Whether it would make them now."""
+        return self._overflows and self.autoencoder.dtype == torch.float16
+
+    def _check_can_be_widened(self) -> None:
+        groups = [hook.group for name, hook in hooks_of(self.autoencoder) if name == "group_offloading"]
+        if self._too_narrow and any(one.stream is not None or one.offload_to_disk_path is not None for one in groups):
+            raise UsageError(
+                f"The autoencoder of {self.name} must work in float32, and group offloading with streams or to a disk "
+                "fetches it in float16.",
+                hint="Leave the autoencoder out of it, load the pipeline in bfloat16, or take an autoencoder that was "
+                "made for float16.",
+                field="model",
+            )
+
     @contextmanager
     def _in_range(self) -> Generator[None]:
         """Within the block an autoencoder that half precision overflows is in float32."""
-        if not self._overflows or self.autoencoder.dtype != torch.float16:
+        if not self._too_narrow:
             yield
             return
+        self._check_can_be_widened()
         self.autoencoder.to(torch.float32)
         try:
             # A graph keeps its weights itself: the autoencoder's are in half precision again when it is asked.
