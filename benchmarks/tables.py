@@ -5,8 +5,8 @@
     python benchmarks/tables.py bench --print
 
 What a table needs is trained before it, once. Everything is kept in --out, and the same command goes on where it was
-stopped. Finished figures are copied to benchmarks/results, plots to docs/images. On two cores a table takes a quarter
-of an hour to two hours; the times in it are worth something only where nothing else runs.
+stopped. Finished figures are copied to benchmarks/results, plots and sheets to docs/images. On two cores a table takes
+a quarter of an hour to two hours; the times in it are worth something only where nothing else runs.
 """
 
 from __future__ import annotations
@@ -78,11 +78,21 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Sheet:
+    """A sheet of pictures that the documents show."""
+
+    about: str  # the name of the run that makes it, as in Table.runs
+    file: str
+    image: str  # its name in docs/images
+
+
+@dataclass(frozen=True)
 class Table:
     about: str
     runs: Mapping[str, Run]  # by the name of the set that each is about, where there are several
     file: str | None = None  # its name in benchmarks/results, where it is not the table's own
     folder: str | None = None  # of the pictures in --out, where they are another table's
+    sheet: Sheet | None = None
 
 
 def bench(
@@ -116,11 +126,12 @@ def by_set(
     of_icons: Sequence[str] = (),
     compare: str | None = None,
     folder: str | None = None,
+    sheet: Sheet | None = None,
 ) -> Table:
     """A comparison with two seeds of so many drawings of each set, in a run for each."""
     asked = {name: (*methods, *of_icons) if name == "icons" else methods for name in sets}
     runs = {name: _bench(asked[name], (name,), count, 2, 50, compare) for name, count in sets.items()}
-    return Table(about, runs, folder=folder)
+    return Table(about, runs, folder=folder, sheet=sheet)
 
 
 def curve(about: str, kind: str, *, sketches: int, more: Command = ()) -> Table:
@@ -141,7 +152,13 @@ MAIN = ("text", "lgp", LGP_300, "lgp-paper", EVERY_STEP, *PEERS)
 WIDER = ("lgp:widen=1,strength=2",)
 
 TABLES: Mapping[str, Table] = {
-    "bench": by_set("the main table", *MAIN, sets=EVERY_SET, of_icons=WIDER),
+    "bench": by_set(
+        "the main table",
+        *MAIN,
+        sets=EVERY_SET,
+        of_icons=WIDER,
+        sheet=Sheet("quickdraw", "quickdraw.png", "follow-quickdraw.png"),
+    ),
     "every-step": by_set(
         "the main table, LGP at every step beside the others",
         *MAIN,
@@ -228,6 +245,8 @@ def keep(name: str, table: Table, filled: Callable[[str], str]) -> None:
         figures[about] = json.loads((folder / f"{run.figures}.json").read_text(encoding="utf-8"))
         if run.plot is not None:
             shutil.copy(folder / f"{run.plot}.png", IMAGES / f"{file}.png")
+    if (sheet := table.sheet) is not None:
+        shutil.copy(ROOT / filled(folder_of(name, table, sheet.about)) / sheet.file, IMAGES / sheet.image)
     (RESULTS / f"{file}.md").write_text("\n".join(texts), encoding="utf-8")
     whole = figures.get("", figures)
     (RESULTS / f"{file}.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")

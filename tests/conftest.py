@@ -22,6 +22,11 @@ from support import MakePredictor, Tiny, a_map
 torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores: some tests wait for a browser, or for a process of their own."""
+    return (os.cpu_count() or 1) + 1
+
+
 @pytest.fixture(scope="session")
 def tiny() -> Tiny:
     """`tiny(prediction_type="v_prediction", …)`: a backbone whose scheduler has these settings.

@@ -45,6 +45,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         for name in ("summary", "strength", "predictors", "training"):
             (folder / f"{name}.json").write_text(json.dumps({"of": folder.name}))
         (folder / "strength.png").write_bytes(b"plot")
+        (folder / "quickdraw.png").write_bytes(f"sheet of {folder.name}".encode())
         (folder / "metadata.jsonl").touch()
         return SimpleNamespace(returncode=0)
 
@@ -77,6 +78,7 @@ def test_runs_for_each_set_are_kept_together(tables: Tables, ran: list[list[str]
     assert json.loads((tmp_path / "results" / "bench.json").read_text()) == {
         name: {"of": f"bench-{name}"} for name in ("quickdraw", "tuberlin", "icons")
     }
+    assert (tmp_path / "images" / "follow-quickdraw.png").read_text() == "sheet of bench-quickdraw"
     assert "bench-tuberlin" in (tmp_path / "results" / "every-step.md").read_text()
 
 

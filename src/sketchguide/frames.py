@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sketchguide.advice import warn_of_cut, warn_of_needs
 from sketchguide.arguments import backbone_for, check_given, named
+from sketchguide.backbones.around import Remembering
 from sketchguide.backbones.base import Backbone
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.defaults import INTERPOLATING, PULLING, SCALE, SEED, Polarity
@@ -131,7 +132,7 @@ def frames_between(
     _warn(request, ends, backbone, seeded=seeded, predictor=predictor, polarity=polarity)
     lora = None if request.lora is None else wearing(request.lora, backbone, scale=request.lora_scale)
     with under_way(backbone, alone=lora is not None), lora or nullcontext():
-        yield from _drawn(ends, request, backbone, predictor, frames=frames, way=way)
+        yield from _drawn(ends, request, Remembering(backbone), predictor, frames=frames, way=way)
 
 
 def _check_frames(frames: object) -> None:
