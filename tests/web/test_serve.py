@@ -53,13 +53,13 @@ def process(*options: str, **environment: str) -> Iterator[tuple[subprocess.Pope
 
 def test_a_signal_drains_it(model: list[str]):
     with process(*model, "--json") as (serving, url):
-        job = httpx2.post(f"{url}api/jobs", json=ASKED | {"steps": 60}, timeout=60).json()["id"]
+        job = httpx2.post(f"{url}api/jobs", json=ASKED | {"steps": 24}, timeout=60).json()["id"]
         with httpx2.stream("GET", f"{url}api/jobs/{job}/events", timeout=60) as stream:
             lines = stream.iter_lines()
             begun = json.loads(next(line for line in lines if '"running"' in line)[6:])
             serving.send_signal(signal.SIGTERM)
             told = [json.loads(line[6:]) for line in lines if line]
-        assert begun["done"] < 30
+        assert begun["done"] < 12
         assert told[-1]["state"] == "done"
         picture = httpx2.get(url + told[-1]["pictures"][0]["url"], timeout=60)  # it waits for that
         assert picture.headers["content-type"] == "image/png"
