@@ -89,16 +89,18 @@ class StreamControlNetBackbone(Told):
             config: Any = self.networks["autoencoder"].config
             seen = seen + (config.shift_factor or 0.0) * config.scaling_factor
         object.__setattr__(self, "seen", seen)
-        network: Any = self.network
-        if self.control.pos_embed is None and any(weight.is_meta for weight in network.pos_embed.parameters()):
-            raise UsageError(
-                f"{type(self.control).__name__} borrows a layer of the model, whose weights sequential offloading "
-                "keeps away.",
-                hint="Take enable_model_cpu_offload() instead.",
-                field="model",
-            )
-        lent = None if self.control.pos_embed is not None else deepcopy(network.pos_embed)  # offloading moves the other
-        object.__setattr__(self, "embed", None if lent is None else lent.to(self.control.device, self.control.dtype))
+        embed: Any = None
+        if self.control.pos_embed is None:
+            lent: Any = self.network.pos_embed
+            if any(weight.is_meta for weight in lent.parameters()):
+                raise UsageError(
+                    f"{type(self.control).__name__} borrows a layer of the model, whose weights sequential offloading "
+                    "keeps away.",
+                    hint="Take enable_model_cpu_offload() instead.",
+                    field="model",
+                )
+            embed = deepcopy(lent).to(self.control.device, self.control.dtype)  # offloading moves the other
+        object.__setattr__(self, "embed", embed)
 
     def _added(self, latent: Tensor, times: Tensor, condition: Condition) -> Mapping[str, Any]:
         dtype: torch.dtype = self.control.dtype

@@ -228,9 +228,8 @@ class PipelineBackbone(ABC):
 
     def run(self, latent: Tensor, times: Tensor, condition: Condition) -> Tensor:
         """The network's raw float32 output (B, C, h, w); `times` is (1,), or (B,) as training needs it."""
-        hooks = dict(hooks_of(self.network))
-        check_keeps_weights(self.network, hooks, latent)
-        if cache := next((name for name, hook in hooks.items() if hook._is_stateful), None):
+        check_keeps_weights(self.network, latent)
+        if cache := next((name for name, hook in hooks_of(self.network) if hook._is_stateful), None):
             raise UsageError(
                 f"The network repeats what its blocks said at an earlier step ({cache}), where it must be read.",
                 hint=f"Call pipeline.{self.part}.disable_cache(), or load the pipeline anew if `apply_…` put it on.",
@@ -295,7 +294,7 @@ class PipelineBackbone(ABC):
     def decode(self, latents: Tensor) -> Tensor:
         """Latents (B, C, h, w) -> float32 images (B, 3, H, W), about [-1, 1]; the graph of latents is kept."""
         pulled = latents.requires_grad and torch.is_grad_enabled()
-        check_keeps_weights(self.autoencoder, dict(hooks_of(self.autoencoder)), latents)
+        check_keeps_weights(self.autoencoder, latents)
         shift, scale = self._scaling
         with self._in_range():
             own = (latents / scale + shift).to(get_module_execution_device(self.autoencoder), self.autoencoder.dtype)
@@ -338,11 +337,11 @@ def uncompiled(part: Any) -> Any:
     return getattr(part, "_orig_mod", part)
 
 
-def check_keeps_weights(network: nn.Module, hooks: Mapping[str, Any], latent: Tensor) -> None:
-    """UsageError where a gradient is to lead to `latent` through a network with these `hooks`, of which one changes its
-    weights before that is computed."""
-    swapping = next((name for name in _SWAPPING if name in hooks), None)
-    if swapping and latent.requires_grad and torch.is_grad_enabled():
+def check_keeps_weights(network: nn.Module, latent: Tensor) -> None:
+    """UsageError where a gradient is to lead to `latent` through a network whose weights change before that."""
+    if not (latent.requires_grad and torch.is_grad_enabled()):
+        return
+    if swapping := next((name for name, _ in hooks_of(network) if name in _SWAPPING), None):
         raise UsageError(
             f"Nothing can be pulled through this {type(network).__name__} with {swapping}: its weights change before "
             "the gradient is computed.",

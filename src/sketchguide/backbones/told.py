@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sketchguide.backbones.around import Around
 from sketchguide.backbones.base import Condition
-from sketchguide.backbones.pipeline import check_keeps_weights, hooks_of
+from sketchguide.backbones.pipeline import check_keeps_weights
 from sketchguide.errors import MismatchError, UsageError
 from sketchguide.levels import Level, Prediction, Window, check_window, is_open
 
@@ -102,7 +102,7 @@ class Told(Around, ABC):
                 hint="Resize the image to the size of the picture.",
                 field="image",
             )
-        check_keeps_weights(self.control, dict(hooks_of(self.control)), latent)
+        check_keeps_weights(self.control, latent)
         if len(self.image) not in (1, len(latent)):
             raise UsageError(f"{len(self.image)} images for {len(latent)} pictures.", field="image")
         added = self._added(latent, times, condition)

@@ -1,8 +1,9 @@
 // What the page asks the server.
 
 const RETRY = 1500; // ms
-const SILENT = 40000; // ms without an event, twice as long as the server is ever silent: the connection is dead
-const PATIENCE = 120000; // ms for an answer; to trace a large photograph takes a while
+const SILENT = 40000; // ms without an event, more than twice as long as the server is ever silent: the connection is dead
+const PATIENCE = 30000; // ms for an answer
+const LONG = 120000; // ms where much is sent or read: to trace a large photograph takes a while
 const ENDED = ["done", "failed", "cancelled"];
 
 export class Refused extends Error {
@@ -19,15 +20,15 @@ export const mayPass = (error) => !(error instanceof Refused) || error.busy;
 
 const pause = () => new Promise((done) => setTimeout(done, RETRY));
 
-async function ask(path, options = {}) {
-  const answer = await fetch(path, { signal: AbortSignal.timeout(PATIENCE), ...options });
+async function ask(path, options = {}, patience = PATIENCE) {
+  const answer = await fetch(path, { signal: AbortSignal.timeout(patience), ...options });
   const body = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Refused(body.error ?? { message: `The server answered ${answer.status}.` }, answer.status);
   return body;
 }
 
 const post = (path, body, type = "application/octet-stream") =>
-  ask(path, { method: "POST", body, headers: { "content-type": type } });
+  ask(path, { method: "POST", body, headers: { "content-type": type } }, LONG);
 
 export const about = () => ask("api/about");
 export const ready = () => ask("ready");
@@ -38,7 +39,7 @@ export const readSketch = (data, how) => post(`api/sketches?${new URLSearchParam
 export const readRecipe = (data) => post("api/recipes", data, "image/png");
 
 export async function picture(url) {
-  const answer = await fetch(url, { signal: AbortSignal.timeout(PATIENCE) });
+  const answer = await fetch(url, { signal: AbortSignal.timeout(LONG) });
   if (!answer.ok) throw new Refused({ message: `The server answered ${answer.status}.` }, answer.status);
   return answer.blob();
 }
