@@ -158,6 +158,32 @@ def test_a_shadow_from_the_edge_hides_nothing(cat: Sketch, depth: float, edge: f
         assert difference(Sketch.from_image(photo(cat, light)).rasterize(size=(64, 64)), expected) < 0.1
 
 
+@pytest.mark.parametrize("share", [0.55, 0.6, 0.7])
+@pytest.mark.parametrize("depth", [0.55, 0.65])
+def test_pencil_on_paper_that_is_mostly_in_shadow_is_dark_on_light(cat: Sketch, share: float, depth: float) -> None:
+    """Where the shadow is hardly lighter than pencil in the light."""
+    clean = np.asarray(drawn(cat, 400, width=4).convert("L")) / 255
+    x = np.linspace(0, 1, 400)[None, :]
+    light = np.where(x < share, depth, 0.95)
+    shot = light * (0.5 + 0.5 * clean) + np.random.default_rng(0).normal(0, 0.01, clean.shape)
+    image = Image.fromarray((shot.clip(0, 1) * 255).astype(np.uint8))
+    found = Sketch.from_image(image).rasterize(size=(64, 64))
+    forced = Sketch.from_image(image, polarity="dark-on-light").rasterize(size=(64, 64))
+    assert np.array_equal(found.ink, forced.ink)
+    # where so much is dark that the light is the exception, something of the shadow's edge is left
+    assert difference(found, cat.rasterize(size=(64, 64))) < (0.15 if share < 0.7 else 0.3)
+
+
+@pytest.mark.parametrize("board", [25, 40, 55])
+def test_a_large_chalk_shape_on_a_board_is_light_on_dark(board: int) -> None:
+    lines = Image.new("L", (400, 400), board)
+    ImageDraw.Draw(lines).ellipse((60, 80, 340, 320), fill=210)
+    ImageDraw.Draw(lines).line((20, 370, 380, 370), fill=210, width=6)
+    found = Sketch.from_image(lines)
+    forced = Sketch.from_image(lines, polarity="light-on-dark")
+    assert np.array_equal(found.rasterize(size=(64, 64)).ink, forced.rasterize(size=(64, 64)).ink)
+
+
 def test_a_dark_shape_that_bleeds_off_the_page_is_no_shadow() -> None:
     image = Image.new("L", (400, 400), 255)
     ImageDraw.Draw(image).ellipse([100, 200, 300, 500], fill=60)

@@ -133,6 +133,20 @@ def figure(kind: str) -> Image.Image:
     return page
 
 
+@pytest.mark.parametrize("dim", [0.4, 0.5, 0.6])
+@pytest.mark.parametrize("turned", [False, True])
+def test_light_that_falls_off_along_the_paper_parts_nothing(dim: float, turned: bool):
+    """Paper fills the picture, and a window is at its side."""
+    page = Image.new("RGB", (900, 700), PAPER)
+    draw = ImageDraw.Draw(page)
+    for x in (150, 400, 650):
+        draw.line([(x, 150), (x + 80, 520), (x + 120, 300)], fill=(70, 70, 75), width=8)
+    fall = np.linspace(1, dim, 900)[None, :, None] if not turned else np.linspace(dim, 1, 700)[:, None, None]
+    picture = noisy(np.asarray(page).astype(float) * fall)
+    assert cut_out(picture) is None
+    assert agreement(Sketch.from_image(picture), Sketch.from_image(page)) > 0.9
+
+
 @pytest.mark.parametrize(
     "kind",
     [

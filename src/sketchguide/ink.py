@@ -20,6 +20,7 @@ from sketchguide.strokes import Float
 _MAX_SIDE = 1024  # of the ink that is found
 _RULED = 0.06  # darkness of the faintest line that rules a page
 _SLANT = 0.09  # rows per column, 5 degrees, by which its lines may be turned
+_SHADED = 0.85  # of a picture: what is dark in more of it is no shadow
 _GRAINY = 12  # times the paper's grain: fainter lines need it smoothed
 _SMOOTH = 2.0  # cells, standard deviation by which it is
 _SPECKS = 12  # that are left in a grainy picture: more are hardly meant
@@ -64,8 +65,26 @@ def looks_drawn(image: Image.Image) -> bool:
 
 
 def _light_on_dark(lightness: NDArray[Any]) -> bool:
-    """Border and area vote: paper reaches the border, and there is more paper than ink. A dark border alone is a frame.
-    A few pixels that are brighter or darker than both have no say.
+    """Whether dark is paper, by `_dark_share`; where a shadow on paper would be enough for that, by what is dark beside
+    the lightest around it.
+    """
+    if not 0.5 < (share := _dark_share(lightness)) < _SHADED:
+        return share >= _SHADED
+    from scipy import ndimage
+
+    height, width = lightness.shape
+    grid = [max(1, round(side * min(1.0, 256 / max(height, width)))) for side in (width, height)]
+    coarse = Image.fromarray(lightness.astype(np.float32)).resize((grid[0], grid[1]), Image.Resampling.BOX)
+    paper = np.asarray(ndimage.grey_closing(np.asarray(coarse), size=max(9, max(grid) // 6)))
+    paper = np.maximum(paper, 0.5 * paper.max())  # a board is darker than that beside chalk
+    there = Image.fromarray(paper).resize((width, height), Image.Resampling.BILINEAR)
+    return _dark_share((lightness / np.asarray(there)).clip(0, 1)) > 0.5
+
+
+def _dark_share(lightness: NDArray[Any]) -> float:
+    """How much of a picture is dark, its border and its area weighed; above 0.5 that is paper, which reaches the border
+    and is more than the ink. A dark border alone is a frame. A few pixels that are brighter or darker than both have no
+    say.
     """
     low, high = np.quantile(lightness, (0.0005, 0.9995))
     if high - low < 0.1:
@@ -74,7 +93,7 @@ def _light_on_dark(lightness: NDArray[Any]) -> bool:
     edge = max(1, min(dark.shape) // 50)
     inner = dark[edge:-edge, edge:-edge]
     border = (dark.sum() - inner.sum()) / (dark.size - inner.size)
-    return bool(dark.mean() > 0.4 and 0.4 * border + 0.6 * dark.mean() > 0.5)
+    return float(0.4 * border + 0.6 * dark.mean()) if dark.mean() > 0.4 else 0.0
 
 
 def _ink(marks: NDArray[Any]) -> tuple[Float, bool]:

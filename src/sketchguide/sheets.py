@@ -46,13 +46,16 @@ def cut_out(picture: Image.Image) -> Image.Image | None:
         return None
     if _flatness(np.asarray(picture.resize(grid, Image.Resampling.NEAREST))[around]) > _FLAT:
         return None
+    step = _step(grey, sheet)
     if not _fills_its_box(sheet):
-        if _step(grey, sheet) > _CONTRAST:  # light that falls off has none
+        if step > _CONTRAST:
             warn(
                 "The picture shows something light on something darker that is no whole sheet of paper, so that "
                 "nothing is cut off. If a hand or something else covers a part of the sheet, crop the picture to the "
                 "paper."
             )
+        return None
+    if step < _CONTRAST / 2:  # light that falls off
         return None
     nearest = np.empty((2, *blank.shape), np.int32)
     ndimage.distance_transform_edt(~blank, return_distances=False, return_indices=True, indices=nearest)
@@ -66,7 +69,7 @@ def cut_out(picture: Image.Image) -> Image.Image | None:
 def _step(grey: NDArray[Any], sheet: Mask) -> float:
     """How much lighter it is within the edge of the sheet than beyond it."""
     within, beyond = sheet & ~_shrunk(sheet, 4), ~sheet & ~_shrunk(~sheet, 4)
-    return float(grey[within].mean() - grey[beyond].mean())
+    return float(np.median(grey[within]) - np.median(grey[beyond]))
 
 
 def _flatness(colours: NDArray[np.uint8]) -> float:

@@ -1,3 +1,5 @@
+import time
+
 import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
@@ -67,9 +69,59 @@ def test_a_brush_with_a_weight_keeps_it_as_an_outline_and_solid_shapes_stay_outl
         assert len(svg(shape).strokes) == 1
 
 
-def test_many_holes_cost_no_hours() -> None:
-    triangles = "".join(f"M{x} {y}h0.5v0.5z" for x in range(100) for y in range(100))
-    assert svg(f'<path fill-rule="evenodd" d="{triangles}"/>' * 2).strokes
+def test_many_holes_take_the_time_of_their_number() -> None:
+    def seconds(side: int) -> float:
+        triangles = "".join(f"M{x} {y}h0.5v0.5z" for x in range(side) for y in range(side))
+        begun = time.process_time()
+        assert svg(f'<path fill-rule="evenodd" d="{triangles}"/>').raster is not None
+        return time.process_time() - begun
+
+    seconds(10)
+    assert seconds(80) < 8 * seconds(40) + 0.2  # quadratic it would be 16 times
+
+
+def test_lines_that_were_joined_into_one_even_odd_path_are_read_as_lines() -> None:
+    """As Affinity and Figma write flattened drawings: forty short marks of a brush in one path."""
+    marks = "".join(f"M{10 + 8 * (n % 10)} {10 + 20 * (n // 10)}h1.5v12h-1.5z" for n in range(40))
+    sketch = svg(f'<path d="{marks}" fill-rule="evenodd"/>')
+    assert not sketch.strokes
+    ink = sketch.rasterize(size=(100, 100)).ink
+    assert ink[14:20, 10:12].max(axis=1).min() > 0.5
+    single = svg(f'<path d="{marks}"/>').rasterize(size=(100, 100)).ink
+    assert np.array_equal(ink, single)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['stroke="#000" stroke-width="0.2"', 'stroke="rgb(0,0,0)" stroke-width="3"', 'stroke="red" stroke-width="0.2"'],
+)
+def test_a_line_around_a_mark_that_shows_nothing_of_its_own_leaves_it_a_mark(line: str) -> None:
+    mark, bare = (svg(f'<path d="{ribbon(4)}" fill="rgb(0,0,0)" {more}/>') for more in (line, ""))
+    assert not mark.strokes
+    assert np.array_equal(mark.rasterize(size=(64, 64)).ink, bare.rasterize(size=(64, 64)).ink)
+
+
+def test_a_mark_with_a_line_that_shows_is_its_outline() -> None:
+    (outline,) = svg(f'<path d="{ribbon(4)}" fill="#fda" stroke="red" stroke-width="2"/>').strokes
+    assert outline.closed
+    (wave,) = svg('<path d="M10 50Q50 40 90 50" stroke="black" fill="black"/>').strokes  # a curve whose fill was left
+    assert not wave.closed
+
+
+def test_marks_behind_a_shape_and_marks_of_the_papers_colour_are_no_ink() -> None:
+    mark = '<path d="M5 48 95 48 95 52 5 52Z"/>'
+    whole = svg(mark).rasterize(size=(100, 100)).ink
+    covered = svg(mark + '<rect x="30" y="20" width="40" height="60" fill="#fff" stroke="#000"/>')
+    ink = covered.rasterize(size=(100, 100)).ink
+    assert whole[50, 50] > 0.5
+    assert ink[50, 40:60].max() < 0.1
+    assert ink[50, 15] > 0.5
+    corrected = svg(mark + '<path d="M30 47 70 47 70 53 30 53Z" fill="white"/>')
+    ink = corrected.rasterize(size=(100, 100)).ink
+    assert ink[40:60, 40:60].max() < 0.1
+    assert ink[50, 15] > 0.5
+    shining = svg(mark + '<rect x="30" y="20" width="40" height="60" fill="#fff" opacity="0.5" stroke="#000"/>')
+    assert shining.rasterize(size=(100, 100)).ink[50, 50] > 0.5
 
 
 def test_brushes_without_end_cost_no_hours() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from drawings import LINE, SVG, box, svg
-from sketchguide.errors import SketchguideWarning
+from sketchguide.errors import SketchError, SketchguideWarning
 from sketchguide.sketch import Sketch
 from sketchguide.strokes import LINE_WIDTH
 
@@ -153,6 +153,30 @@ def test_clips_and_masks_are_told_unless_they_hide_nothing() -> None:
     for text in (f'<g clip-path="url(#a)">{drawn}</g><defs>{part}</defs>', f'<g style="mask:url(#m)">{drawn}</g>'):
         with pytest.warns(SketchguideWarning, match="not applied"):
             svg(text)
+
+
+@pytest.mark.parametrize(
+    "around", ['<path d="M0 0L100 0 100 100 0 100Z"/>', '<polygon points="-9,0 100,0 100,150 -9,150"/>']
+)
+def test_a_clip_of_any_outline_around_the_page_hides_nothing(around: str) -> None:
+    """As Google's drawings have it."""
+    drawn = f'<g clip-path="url(#p.0)"><path d="M5 5H95" {LINE}/></g>'
+    assert len(svg(f'<clipPath id="p.0">{around}</clipPath>{drawn}').strokes) == 1
+    for less in (around.replace("100", "80"), around.replace("/>", ' transform="scale(.5)"/>'), '<path d="nonsense"/>'):
+        with pytest.warns(SketchguideWarning, match="1 clip"):
+            svg(f'<clipPath id="p.0">{less}</clipPath>{drawn}')
+
+
+@pytest.mark.parametrize("shown", ['<image xlink:href="data:,"/>', '<use xlink:href="#scan" transform="scale(.1)"/>'])
+@pytest.mark.parametrize("fill", ['fill="url(#p)"', "style=\"fill: url('#p')\""])
+def test_a_picture_that_fills_a_shape_is_refused(shown: str, fill: str) -> None:
+    """As Figma exports a scan that was pasted."""
+    parts = f'<defs><pattern id="p">{shown}</pattern><image id="scan" xlink:href="data:,"/></defs>'
+    with pytest.raises(SketchError, match="filled with a picture") as caught:
+        svg(f'<rect width="100" height="100" {fill}/>{parts}')
+    assert "PNG" in caught.value.hint
+    assert len(svg(f'<rect x="5" y="5" width="50" height="50" fill="url(#g)"/>{parts}').strokes) == 1
+    assert len(svg(f'<g {fill}><rect x="5" y="5" width="50" height="50" fill="red"/></g>{parts}').strokes) == 1
 
 
 def test_the_clip_of_illustrators_files_hides_nothing() -> None:

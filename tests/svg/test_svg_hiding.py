@@ -1,3 +1,5 @@
+import tracemalloc
+
 import pytest
 
 from drawings import LINE, svg
@@ -44,6 +46,33 @@ def test_shapes_of_which_nothing_is_seen_are_told() -> None:
     assert len(drawing.strokes) == 1
     with pytest.warns(SketchguideWarning, match='needs fill="none"'):
         assert len(svg('<circle cx="50" cy="50" r="40"/><circle cx="50" cy="50" r="10"/>').strokes) == 1
+
+
+@pytest.mark.parametrize(
+    "clear",
+    [
+        '<rect {} style="opacity:0.3;fill:#888;fill-opacity:1"/>',
+        '<g opacity="0.3"><rect {} fill="#888" fill-opacity="1"/></g>',
+        '<g style="opacity:.3"><g opacity="1"><rect {} fill="#888" stroke="#888" stroke-opacity="1"/></g></g>',
+    ],
+)
+def test_what_shines_through_as_a_whole_hides_nothing_however_solid_its_paint(clear: str) -> None:
+    line = f'<path d="M10 50H90" {LINE}/>'
+    drawing = svg(line + clear.format('x="30" y="30" width="40" height="40"'))
+    assert len(drawing.strokes) == 2
+    assert drawing.strokes[0].points[:, 0].tolist() == pytest.approx([0.1, 0.9])
+
+
+def test_many_lines_are_looked_at_one_by_one() -> None:
+    """Of 20,000 lines behind one shape, each with a mask of its own would be 1.3 GB."""
+    tracemalloc.start()
+    try:
+        lines = "".join(f'<path d="M{n % 100} {n // 200}h0.5" {LINE}/>' for n in range(20_000))
+        with pytest.warns(SketchguideWarning, match="lie behind others"):
+            svg(lines + '<rect x="20" y="20" width="60" height="60" fill="white" stroke="black"/>')
+        assert tracemalloc.get_traced_memory()[1] < 300e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_too_many_shapes_are_drawn_whole() -> None:

@@ -70,6 +70,17 @@ def test_lines_of_the_papers_colour_are_no_ink() -> None:
     )
 
 
+@pytest.mark.parametrize("style", ["background-color:#111", "background: #111; color: red"])
+def test_the_page_may_say_what_colour_it_has(style: str) -> None:
+    lines = '<path d="M10 10H90" stroke="#fff" fill="none"/><path d="M10 50H90" stroke="red" fill="none"/>'
+    eye = '<circle cx="50" cy="80" r="9" fill="#fff"/>'
+    sketch = Sketch.from_svg(f'<svg viewBox="0 0 100 100" style="{style}">{lines}{eye}</svg>')
+    assert len(sketch.strokes) == 3
+    for nothing in ("background: none", "background: transparent", "background: url(#a)"):
+        with pytest.warns(SketchguideWarning, match="colour of its paper"):
+            assert len(Sketch.from_svg(f'<svg viewBox="0 0 100 100" style="{nothing}">{lines}{eye}</svg>').strokes) == 1
+
+
 @pytest.mark.parametrize(
     "grey", ["rgb(94.117647%, 94.117647%, 94.117647%)", "rgb(240 240 240)", "rgb(240.2 239.9 240 / 1)", "#f0f0f0"]
 )

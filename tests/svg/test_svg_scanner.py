@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from drawings import LINE, box, svg
+from sketchguide.errors import SketchguideWarning
 from sketchguide.sketch import Sketch
 
 
@@ -40,6 +41,9 @@ def test_transforms(transform: str, expected: list[float]) -> None:
         ("translate(10px, 5px) rotate(20deg)", "translate(10 5) rotate(20)"),
         ("translateX(1.5e1px) translateY(5px)", "translate(15 5)"),
         ("scaleX(0.5) scaleY(2)", "scale(0.5 2)"),
+        ("translate3d(10px, 5px, 0px) scale3d(.5, 2, 1)", "translate(10 5) scale(0.5 2)"),
+        ("translateZ(0) rotate(.125turn) scaleZ(3)", "rotate(45)"),
+        ("rotateZ(0.5rad) rotate(-10grad)", "rotate(28.64788975654116) rotate(-9)"),
     ],
 )
 def test_transforms_are_read_as_browsers_write_them(css: str, plain: str) -> None:
@@ -55,6 +59,22 @@ def test_transforms_turn_about_their_origin(origin: str) -> None:
     assert box(turned) == pytest.approx(
         box(svg(f'{rect}translate({x} {y}) rotate(20) scale(0.5) translate({-x} {-y})"/>'))
     )
+
+
+@pytest.mark.parametrize("origin", ["50% 50%", "center", "left bottom", ""])
+def test_transforms_turn_about_a_place_in_the_shapes_own_box(origin: str) -> None:
+    """As Boxy SVG writes them."""
+    x, y = {"50% 50%": (50, 45), "center": (50, 45), "left bottom": (20, 60), "": (20, 30)}[origin]
+    rect = f'<rect x="20" y="30" width="60" height="30" {LINE} '
+    turned = svg(f'{rect} transform="rotate(30)" style="transform-box: fill-box; transform-origin: {origin}"/>')
+    if not origin:
+        turned = svg(f'{rect} transform="rotate(30)" style="transform-box: fill-box"/>')
+    assert box(turned) == pytest.approx(box(svg(f'{rect} transform="rotate(30 {x} {y})"/>')))
+
+
+def test_groups_that_turn_about_a_place_in_their_own_box_are_told() -> None:
+    with pytest.warns(SketchguideWarning, match=r"1 group\(s\) of the SVG drawing are transformed about a place"):
+        svg(f'<g style="transform-box: fill-box" transform="rotate(30)"><path d="M10 10H90" {LINE}/></g>')
 
 
 @pytest.mark.parametrize("turn", ["matrix(-1,0,0,1,0,0)", "rotate(180)", "scale(1 -1)"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,27 +13,50 @@ from sketchguide.strokes import Float, Points
 from sketchguide.svg.shapes import Shape
 
 _PAINTED_SIDE = 1024
-_MAX_NESTED = 32  # outlines of one mark of a brush
+_MAX_NESTED = 32  # outlines of which it is found out which lie within which
+_HAIRLINE = 0.25  # of the width of a mark: a narrower line around it shows nothing of its own
 
 
 def is_brushed(shape: Shape, aspect: float) -> bool:
     """A long, narrow painted shape: the mark of a brush of up to a tenth of the canvas."""
     if shape.width is not None:
         return False
+    area, length = _measured(shape, aspect)
+    side = max(aspect, 1.0)
+    return 1e-3 * side * length < 2 * area < 0.1 * side * length and length * length > 32 * area
+
+
+def unlined(shape: Shape, aspect: float, *, unit: float | None) -> Shape:
+    """The mark of a brush without a line around it that shows nothing, in the colour of the mark or much narrower than
+    it is; `unit` is the canvas's height in what line widths are in, if that is known. Other shapes stay as they are.
+    """
+    if shape.width is None or shape.fill_colour is None or not all(closed for _, closed in shape.paths):
+        return shape
+    bare = replace(shape, width=None, line_colour=None)
+    if not is_brushed(bare, aspect):
+        return shape
+    area, length = _measured(bare, aspect)
+    hairline = unit is not None and shape.width / unit < _HAIRLINE * 2 * area / length
+    return bare if hairline or shape.line_colour == shape.fill_colour else shape
+
+
+def _measured(shape: Shape, aspect: float) -> tuple[float, float]:
+    """The area of a filled shape and the length of its outlines, the canvas being 1 high."""
     outlines = [points * (aspect, 1.0) for points, _ in shape.paths]
-    if shape.even_odd and len(outlines) > _MAX_NESTED:
-        return False
     area = length = 0.0
+    many = shape.even_odd and len(outlines) > _MAX_NESTED
     for points in outlines:
         following = np.roll(points, -1, axis=0)
         enclosed = float(points[:, 0] @ following[:, 1] - points[:, 1] @ following[:, 0]) / 2
-        if shape.even_odd:  # what lies in an odd number of others is a hole, whichever way it runs
+        if shape.even_odd and not many:  # what lies in an odd number of others is a hole, whichever way it runs
             around = sum(_holds(other, points[0]) for other in outlines if other is not points)
             enclosed = abs(enclosed) * (-1) ** around
         area += enclosed
         length += float(np.hypot(*(following - points).T).sum())
-    side, area = max(aspect, 1.0), abs(area)
-    return 1e-3 * side * length < 2 * area < 0.1 * side * length and length * length > 32 * area
+    if many:
+        cells = [points * _PAINTED_SIDE for points, _ in shape.paths]
+        area = float(covered(cells, grid=(_PAINTED_SIDE, _PAINTED_SIDE), even_odd=True).mean()) * aspect
+    return abs(area), length
 
 
 def _holds(outline: Points, point: Points) -> bool:
@@ -50,18 +74,18 @@ def extent(shape: Shape) -> float:
     return float(np.ptp(points.clip(0, 1), axis=0).prod())
 
 
-def painted(shapes: Sequence[Shape], aspect: float) -> Float | None:
-    """Where brushes have painted, (H, W)."""
-    if not shapes:
+def painted(layers: Sequence[tuple[Shape, bool]], aspect: float) -> Float | None:
+    """Where brushes have painted, (H, W), by `layers` from the lowest up: shapes, and whether each is ink."""
+    if not any(inked for _, inked in layers):
         return None
     longer = max(aspect, 1.0)
     width, height = (max(MIN_SIDE, round(_PAINTED_SIDE * side / longer)) for side in (aspect, 1.0))
     page = np.zeros((height, width), np.float32)
-    for shape in shapes:
+    for shape, inked in layers:
         cells = [points * (width, height) for points, _ in shape.paths]
         low = np.floor(np.min([points.min(axis=0) for points in cells], axis=0)).clip(0, (width, height))
         high = np.ceil(np.max([points.max(axis=0) for points in cells], axis=0)).clip(0, (width, height))
         (left, top), (right, bottom) = low.astype(int), high.astype(int)
         inside = covered([points - low for points in cells], grid=(bottom - top, right - left), even_odd=shape.even_odd)
-        page[top:bottom, left:right][inside] = 1
+        page[top:bottom, left:right][inside] = inked
     return page

@@ -23,6 +23,9 @@ _PROPERTIES = frozenset(
         "opacity",
         "transform",
         "transform-origin",
+        "transform-box",
+        "background",
+        "background-color",
     }
 )
 _AT_RULE = re.compile(

@@ -12,13 +12,13 @@ from xml.parsers import expat
 import numpy as np
 
 from sketchguide.errors import SketchError, warn
-from sketchguide.strokes import MAX_ASPECT, MAX_POINTS, Float, Stroke, refuse
+from sketchguide.strokes import MAX_ASPECT, MAX_POINTS, Float, Points, Stroke, refuse
 from sketchguide.svg.brushes import painted
 from sketchguide.svg.css import Rules, cascaded
-from sketchguide.svg.page import Page
-from sketchguide.svg.scanner import Box, Scanner, diagonal
+from sketchguide.svg.page import Page, is_paper
+from sketchguide.svg.scanner import Box, Scanner, Size, diagonal
 from sketchguide.svg.shapes import TRACERS, Pen, Shape
-from sketchguide.svg.styles import Style
+from sketchguide.svg.styles import WHITE, Colour, Style, paper_of
 from sketchguide.svg.transforms import affine
 
 _MAX_BYTES = 10_000_000
@@ -28,6 +28,7 @@ _MAX_MATCHES = 3_000_000
 _GROUPS = frozenset({"svg", "g", "a", "switch"})
 _DRAWN = _GROUPS | TRACERS.keys() | {"use"}
 _UNSUPPORTED = frozenset({"image", "foreignObject"})
+_AS_PNG = "Export the drawing as a PNG, which has it as it looks."
 _MARKER = re.compile(r"marker(?:-\w+)?\s*:\s*(?!none)[^\s;]")
 _WINDOW = re.compile(r"(?<=[\d.])v(?:w|h|min|max)$")  # as a percentage, a part of nobody knows what
 
@@ -52,10 +53,11 @@ def read_svg(source: str | bytes) -> Read:
     if reader.late:  # now that all rules and elements are known
         reader = _Reader(encoding, before=reader)
         reader.read(source)
-    page = Page.of(reader.shapes, canvas=reader.canvas)
+    reader.refuse_pictures()
+    page = Page.of(reader.shapes, canvas=reader.canvas, paper=reader.paper)
     for told in (*reader.told(), *page.told()):
         warn(told)
-    return Read(page.strokes(reader.usual), painted(page.brushed, page.aspect), reader.aspect or page.aspect)
+    return Read(page.strokes(reader.usual), painted(page.layers, page.aspect), reader.aspect or page.aspect)
 
 
 class _Tag(NamedTuple):
@@ -97,6 +99,9 @@ class _Reader:
         self.whole_clips: set[str] = set()  # those that hide nothing of the canvas
         self.whole_rects: set[str] = set()  # links to the rectangles that cover it
         self.arrows = 0
+        self.turned = 0  # groups that are turned about a place in a box that nobody measures
+        self.fill_links: set[str] = set()  # ids of what shapes are filled with
+        self.paper: Colour = WHITE
         self.cut: list[str] = []  # clips and masks of what is drawn
         self.canvas: Box | None = None
         self.aspect: float | None = None  # of a canvas that is shown stretched
@@ -149,22 +154,20 @@ class _Reader:
             self.whole_rects.add(f"#{values.get('id', '')}")
             if self.clip is not None:
                 self.whole_clips.add(self.clip)
-        elif name == "use" and self.clip is not None and self.shows_whole(attributes):
+        elif self.clip is not None and (self.shows_whole(name, attributes) or self.goes_around(name, values)):
             self.whole_clips.add(self.clip)
         if parent is None or namespace not in ("", _SVG) or self.passed_over(name, values):
             self.stack.append(None)
             return
         if name in _UNSUPPORTED and self.inherited(parent, self.styled(name, values)) is not None:
-            self.scan.refuse(
-                f"<{name}> is not supported.", hint="Export the drawing as a PNG, which has it as it looks."
-            )
+            self.scan.refuse(f"<{name}> is not supported.", hint=_AS_PNG)
         self.texts += name == "text"
         style = None
         if name in _DRAWN:
             marked = any(key.startswith("marker") and value.strip() != "none" for key, value in values.items())
             marked = marked or _MARKER.search(values.get("style", "")) is not None
             values = self.styled(name, values)
-            style = self.inherited(parent, values)
+            style = self.inherited(parent, values, box=self.own_box(name, values, parent.viewport))
             self.arrows += marked and style is not None
         if style is not None and name in TRACERS:
             self.shape(name, values, style)
@@ -249,8 +252,9 @@ class _Reader:
             self.scan.refuse("its style sheets have too many rules for as many shapes.", hint="Save as plain SVG.")
         return cascaded(name, values, near)
 
-    def inherited(self, parent: Style, values: Mapping[str, str]) -> Style | None:
-        """The element's own style; None when it is not to be seen."""
+    def inherited(self, parent: Style, values: Mapping[str, str], *, box: Box | None = None) -> Style | None:
+        """The element's own style, turned and scaled about a place in `box` if there is one; None when it is not to be
+        seen."""
         style = parent.painted(values)
         if style is None:
             return None
@@ -267,7 +271,10 @@ class _Reader:
             style = replace(style, weight=weight)
         if "transform" in values:
             step = self.scan.transform(values["transform"])
-            if "transform-origin" in values or not self.stack:
+            if box is not None:
+                x, y = self.scan.origin(values.get("transform-origin", "0 0"), box[2:])
+                step = affine(1, 0, 0, 1, box[0] + x, box[1] + y) @ step @ affine(1, 0, 0, 1, -box[0] - x, -box[1] - y)
+            elif "transform-origin" in values or not self.stack:
                 x, y = self.scan.origin(values.get("transform-origin", ""), parent.viewport)
                 if not self.stack and self.canvas is not None:  # a page is turned about its middle, as browsers do
                     x, y = x + self.canvas[0], y + self.canvas[1]
@@ -299,6 +306,8 @@ class _Reader:
                 self.aspect = width / height
             if not 1 / MAX_ASPECT <= width / height <= MAX_ASPECT:
                 self.scan.refuse(f"the canvas is {width:g} × {height:g}; at most 1:{MAX_ASPECT:g} is allowed.")
+        if (paper := paper_of(values)) is not None:
+            self.paper = paper
         viewport = (100.0, 100.0) if self.canvas is None else self.canvas[2:]
         return self.inherited(Style(matrix=np.eye(3), viewport=viewport), values)
 
@@ -333,13 +342,15 @@ class _Reader:
         TRACERS[name](values, style.viewport, pen, self.scan)
         pen.endPath()
         self.points += sum(len(points) for points, _ in pen.paths)
+        if style.filled and style.fill_seen and style.fill_link:
+            self.fill_links.add(style.fill_link)
         scale = math.sqrt(abs(float(np.linalg.det(style.matrix[:2, :2]))))
         shape = Shape(
             paths=tuple((points, closed or not lined) for points, closed in pen.paths),
             width=style.width * scale if lined else None,
             weight=style.weight,
-            line_colour=style.line_colour if lined and style.line_solid else None,
-            fill_colour=style.fill_colour if style.filled and style.fill_solid else None,
+            line_colour=style.line_colour if lined and style.line_solid and not style.clear else None,
+            fill_colour=style.fill_colour if style.filled and style.fill_solid and not style.clear else None,
             even_odd=style.even_odd,
             whole=self.canvas is None and name == "rect" and self.fills(values),
         )
@@ -362,9 +373,48 @@ class _Reader:
             return False  # it may not be drawn at all
         return x <= left and y <= top and x + across >= left + width and y + down >= top + height
 
-    def shows_whole(self, clone: Mapping[str, str]) -> bool:
+    def goes_around(self, name: str, values: Mapping[str, str]) -> bool:
+        """Whether an outline that is not transformed has the whole canvas in it."""
+        if name not in ("path", "polygon") or self.canvas is None or "transform" in values:
+            return False
+        left, top, width, height = self.canvas
+        try:
+            traced = self.traced(name, values, (width, height))
+        except SketchError:
+            return False  # it may not be drawn at all
+        return any(is_paper((points - (left, top)) / (width, height)) for points in traced)
+
+    def own_box(self, name: str, values: Mapping[str, str], viewport: Size) -> Box | None:
+        """The box around a shape that is transformed about a place in it, `transform-box: fill-box`."""
+        if values.get("transform-box", "").strip().lower() != "fill-box" or "transform" not in values:
+            return None
+        if name not in TRACERS:
+            self.turned += 1
+            return None
+        points = np.concatenate([*self.traced(name, values, viewport), np.empty((0, 2))])
+        if not len(points):
+            return None
+        (left, top), (width, height) = points.min(axis=0).tolist(), np.ptp(points, axis=0).tolist()
+        return left, top, width, height
+
+    def traced(self, name: str, values: Mapping[str, str], viewport: Size) -> list[Points]:
+        """The outlines of a shape, untransformed."""
+        pen = Pen(np.eye(3), tolerance=None, room=MAX_POINTS, refuse=self.scan.refuse)
+        TRACERS[name](values, viewport, pen, self.scan)
+        pen.endPath()
+        return [points for points, _ in pen.paths]
+
+    def refuse_pictures(self) -> None:
+        """SketchError where a shape is filled with a picture, which would be the drawing."""
+        shown = [tag for link in self.fill_links for tag in self.tags[self.named.get(link, slice(0))]]
+        clones = [_link(tag.attributes).removeprefix("#") for tag in shown if tag.attributes and _local(tag) == "use"]
+        shown += [tag for link in clones for tag in self.tags[self.named.get(link, slice(0))]]
+        if any(_local(tag) == "image" for tag in shown):
+            refuse("The SVG drawing has a shape that is filled with a picture, which is not read.", hint=_AS_PNG)
+
+    def shows_whole(self, name: str, clone: Mapping[str, str]) -> bool:
         """Whether a <use> shows a rectangle that covers the canvas where it stands, as Illustrator writes it."""
-        return _link(clone) in self.whole_rects and clone.keys().isdisjoint(("transform", "x", "y"))
+        return name == "use" and _link(clone) in self.whole_rects and clone.keys().isdisjoint(("transform", "x", "y"))
 
     def told(self) -> Iterator[str]:
         """What of the document is not drawn."""
@@ -372,6 +422,11 @@ class _Reader:
             yield f"{self.texts} text element(s) of the SVG drawing are not drawn."
         if self.arrows:
             yield f"{self.arrows} line(s) of the SVG drawing have arrowheads or other markers, which are not drawn."
+        if self.turned:
+            yield (
+                f"{self.turned} group(s) of the SVG drawing are transformed about a place in their own box, and may "
+                "lie elsewhere. A PNG of the drawing has it as it looks."
+            )
         if self.astray:
             yield f"{self.astray} clone(s) of the SVG drawing show what is not in it."
         if self.rules.unread:
@@ -385,6 +440,10 @@ class _Reader:
                 f"{len(cut)} clip(s) or mask(s) of the SVG drawing are not applied: what they hide is drawn. "
                 "A PNG of the drawing has it as it looks."
             )
+
+
+def _local(tag: _Tag) -> str:
+    return tag.name.rpartition(" ")[2]
 
 
 def _link(attributes: Mapping[str, str]) -> str:

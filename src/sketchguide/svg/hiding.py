@@ -19,6 +19,8 @@ def seen(shapes: Sequence[Shape], paper: Colour | None) -> list[Shape]:
     """The shapes without those parts of their outlines that shapes in front are painted over and, where they have no
     line, that lie on their own colour.
     """
+    if all(shape.fill_colour is None for shape in shapes):
+        return list(shapes)
     grid = (_SIDE, _SIDE)
     areas = [
         None
@@ -26,25 +28,25 @@ def seen(shapes: Sequence[Shape], paper: Colour | None) -> list[Shape]:
         else covered([points * _SIDE for points, _ in shape.paths], grid=grid, even_odd=shape.even_odd)
         for shape in shapes
     ]
-    hidden: list[Mask] = []
+    alike: list[Mask | None] = []  # what lies on its own colour
     numbers = {colour: number for number, colour in enumerate({paper, *(shape.fill_colour for shape in shapes)})}
     painted = np.full(grid, numbers[paper])
     for shape, area in zip(shapes, areas, strict=True):
         own = numbers[shape.fill_colour]
-        alike = shape.width is None and area is not None
-        hidden.append(_within(painted == own) if alike else np.zeros(grid, bool))
+        alike.append(_within(painted == own) if shape.width is None and area is not None else None)
         if area is not None:
             painted[area] = own
     above = np.zeros(grid, bool)
-    for mask, area in zip(reversed(hidden), reversed(areas), strict=True):
-        mask |= above
+    left: list[Shape] = []
+    for shape, own, area in zip(reversed(shapes), reversed(alike), reversed(areas), strict=True):
+        hidden = above if own is None else own | above
+        if hidden.any():
+            shape = replace(shape, paths=tuple(part for path in shape.paths for part in _uncovered(*path, hidden)))
+        if shape.paths:
+            left.append(shape)
         if area is not None:
             above |= _within(area)
-    left = [
-        replace(shape, paths=tuple(part for path in shape.paths for part in _uncovered(*path, mask)))
-        for shape, mask in zip(shapes, hidden, strict=True)
-    ]
-    return [shape for shape in left if shape.paths]
+    return left[::-1]
 
 
 def _within(area: Mask) -> Mask:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sketchguide.strokes import LINE_WIDTH, MAX_COORDINATE, Points, Stroke, fitted, in_reach, refuse
-from sketchguide.svg.brushes import extent, is_brushed
+from sketchguide.svg.brushes import extent, is_brushed, unlined
 from sketchguide.svg.hiding import seen
 from sketchguide.svg.scanner import MAX_NUMBER, Box
 from sketchguide.svg.shapes import Shape
@@ -25,7 +25,7 @@ class Page:
     """The shapes on their canvas, points in canvas units, without the paper and what is painted in its colour."""
 
     drawn: tuple[Shape, ...]
-    brushed: tuple[Shape, ...]  # painted along a path, as drawing programs save the marks of a brush
+    layers: tuple[tuple[Shape, bool], ...]  # marks of a brush and what is painted over them, and whether that is ink
     aspect: float  # width / height
     rubbed: int  # lines of the paper's colour
     outlined: int  # marks of a brush that are drawn as outlines, there being too many
@@ -33,7 +33,7 @@ class Page:
     crowded: bool  # too many filled shapes to find what they hide
 
     @classmethod
-    def of(cls, shapes: Sequence[Shape], *, canvas: Box | None) -> Page:
+    def of(cls, shapes: Sequence[Shape], *, canvas: Box | None, paper: Colour | None) -> Page:
         everything = [points for shape in shapes if not shape.whole for points, _ in shape.paths]
         if not all(in_reach(points, MAX_NUMBER) for points in everything):
             refuse("The SVG drawing has coordinates that are not finite or absurdly large.")
@@ -52,13 +52,14 @@ class Page:
         ]
         # A line that nobody gave a pen is filled, which shows nothing; alone it was meant to be seen.
         shapes = [s for s in shapes if s.width or not all(_is_straight(points) for points, _ in s.paths)] or shapes
-        paper: Colour | None = (255, 255, 255)
+        shapes = [unlined(shape, aspect, unit=None if canvas is None else canvas[3]) for shape in shapes]
         drawn: list[Shape] = []
-        brushed: list[Shape] = []
+        layers: list[tuple[Shape, bool]] = []
         bare, room, outlined = True, _PAINTED_PAGES, 0
+        over = _PAINTED_PAGES
         for shape in shapes:
             if shape.width is None or (shape.line_colour is not None and shape.line_colour == shape.fill_colour):
-                paths = tuple(path for path in shape.paths if not _is_paper(path[0]))
+                paths = tuple(path for path in shape.paths if not is_paper(path[0]))
                 if not paths:
                     paper = shape.fill_colour
                     continue
@@ -70,22 +71,25 @@ class Page:
             if shape.weight == 1 and is_brushed(shape, aspect):
                 if (taken := extent(shape)) <= room:
                     room -= taken
-                    brushed.append(shape)
+                    layers.append((shape, paper is None or shape.fill_colour != paper))
                     continue
                 outlined += 1
+            if layers and shape.fill_colour is not None and (taken := extent(shape)) <= over:
+                over -= taken
+                layers.append((shape, False))
             drawn.append(shape)
         rubbing = [
             shape.width is not None and shape.line_colour == paper is not None and shape.fill_colour in (None, paper)
             for shape in drawn
         ]
-        if all(rubbing) and not brushed:  # light lines whose dark paper was not saved, or the other way round
+        if all(rubbing) and not layers:  # light lines whose dark paper was not saved, or the other way round
             rubbing = [False] * len(drawn)
         shown = [shape for shape, rubs in zip(drawn, rubbing, strict=True) if not rubs]
         crowded = sum(shape.fill_colour is not None for shape in shown) > _MOST_HIDING
         remaining = shown if crowded else seen(shown, paper)
         return cls(
             tuple(remaining),
-            tuple(brushed),
+            tuple(layers),
             aspect,
             sum(rubbing),
             outlined,
@@ -129,7 +133,7 @@ class Page:
             )
 
 
-def _is_paper(points: Points) -> bool:
+def is_paper(points: Points) -> bool:
     """An outline that runs along the edges of the canvas, or outside them, on all four sides."""
     low, high = points.min(axis=0), points.max(axis=0)
     on_edge = ((points <= 0.01) | (points >= 0.99)).any(axis=1)

@@ -21,8 +21,10 @@ _MAX_CANVAS = 1e6
 
 NUMBER = re.compile(r"[-+]?(?:\d++\.?\d*+|\.\d++)(?:[eE][-+]?\d++)?+")
 _LENGTH = re.compile(rf"\s*({NUMBER.pattern})\s*([a-zA-Z%]*)\s*")
-_TRANSFORM = re.compile(r"([a-zA-Z]+) ?\(([^()]*)\)")
+_TRANSFORM = re.compile(r"([a-zA-Z]+(?:3d)?) ?\(([^()]*)\)")
 _UNIT = re.compile(r"(?<=[\d.])(?:px|deg)\b")
+_ANGLE = re.compile(rf"({NUMBER.pattern})(turn|grad|rad)\b")
+_DEGREES = {"turn": 360.0, "grad": 0.9, "rad": 180 / math.pi}
 _ORIGINS = {"left": "0%", "top": "0%", "center": "50%", "right": "100%", "bottom": "100%"}
 _METRIC = {"cm": 96 / 2.54, "mm": 9.6 / 2.54, "q": 2.4 / 2.54}
 _OF_FONT = {"em": 16.0, "rem": 16.0, "ex": 8.0, "ch": 8.0}
@@ -94,6 +96,7 @@ class Scanner:
             self.refuse(f"the transform {text[:40]!r} cannot be read.")
         for name, inner in _TRANSFORM.findall(text):
             self.count(1)
+            inner = _ANGLE.sub(lambda angle: repr(float(angle[1]) * _DEGREES[angle[2]]), inner)
             step = transformation(name, self.numbers(_UNIT.sub("", inner)))
             if step is None:
                 self.refuse(f"the transform {name[:20]}({inner[:40]}) is unknown or has the wrong number of values.")

@@ -19,9 +19,11 @@ _SEE_THROUGH = re.compile(
     r"none|transparent|#[0-9a-f]{3}0|#[0-9a-f]{6}00"
     r"|(?:(?:rgb|hsl)a?|color)\((?:(?:[^(),/]*,){3}|[^(),/]*/)\s*(?:0++(?:\.0*+)?|\.0++)%?\s*\)"
 )
+_LINK = re.compile(r"""url\(\s*["']?#([^"')]+)""")
 _SOLID = 0.95  # of opacity: more looks like all of it
 
 Colour = tuple[int, ...]
+WHITE: Colour = (255, 255, 255)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +39,10 @@ class Style:
     even_odd: bool = False
     line_seen: bool = True
     fill_seen: bool = True
-    line_solid: bool = True  # what shines through has no colour of its own
+    clear: bool = False  # what shines through has no colour of its own: all of it,
+    line_solid: bool = True
     fill_solid: bool = True
+    fill_link: str = ""  # the id of what it is filled with, such as a gradient
     visible: bool = True
     width: float = 1.0
     weight: float = 1.0
@@ -50,8 +54,7 @@ class Style:
         opacity = _opacity(values.get("opacity", ""))
         if opacity is not None and opacity <= 0:
             return None
-        clear = opacity is not None and opacity < _SOLID
-        style = replace(self, line_solid=False, fill_solid=False) if clear else self
+        style = replace(self, clear=True) if opacity is not None and opacity < _SOLID else self
         if values.get("visibility", "inherit") != "inherit":
             style = replace(style, visible=values["visibility"].strip().lower() == "visible")
         if (opacity := _opacity(values.get("stroke-opacity", ""))) is not None:
@@ -63,10 +66,18 @@ class Style:
             style = replace(style, lined=not _SEE_THROUGH.fullmatch(line), line_colour=_colour(line))
         if values.get("fill", "inherit") != "inherit":
             fill = values["fill"].strip().lower()
+            linked = _LINK.match(values["fill"].strip())
             style = replace(style, filled=not _SEE_THROUGH.fullmatch(fill), fill_colour=_colour(fill))
+            style = replace(style, fill_link="" if linked is None else linked[1])
         if values.get("fill-rule", "inherit") != "inherit":
             style = replace(style, even_odd=values["fill-rule"].strip().lower() == "evenodd")
         return style
+
+
+def paper_of(values: Mapping[str, str]) -> Colour | None:
+    """The colour that a page gives itself; None where it gives none that is plain and hides all."""
+    text = values.get("background-color", values.get("background", "")).strip().lower()
+    return None if _SEE_THROUGH.fullmatch(text) else _colour(text)
 
 
 def _opacity(text: str) -> float | None:

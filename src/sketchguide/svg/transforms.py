@@ -26,13 +26,19 @@ def transformation(name: str, values: Sequence[float]) -> Matrix | None:
             return affine(1, 0, 0, 1, x, 0)
         case "translateY", [y]:
             return affine(1, 0, 0, 1, 0, y)
+        case "translate3d", [x, y, _]:
+            return affine(1, 0, 0, 1, x, y)
+        case (("translateZ" | "scaleZ"), [_]):
+            return affine(1, 0, 0, 1, 0, 0)
+        case "scale3d", [x, y, _]:
+            return affine(x, 0, 0, y, 0, 0)
         case "scale", [x] | [x, _]:
             return affine(x, 0, 0, values[-1], 0, 0)
         case "scaleX", [x]:
             return affine(x, 0, 0, 1, 0, 0)
         case "scaleY", [y]:
             return affine(1, 0, 0, y, 0, 0)
-        case "rotate", [degrees]:
+        case (("rotate" | "rotateZ"), [degrees]):
             sine, cosine = math.sin(math.radians(degrees)), math.cos(math.radians(degrees))
             return affine(cosine, sine, -sine, cosine, 0, 0)
         case "rotate", [degrees, x, y]:
