@@ -308,6 +308,11 @@ def test_a_run_that_learns_nothing_replaces_nothing(
     assert result.code == 1
     assert "good weights" not in result.err
     assert (tmp_path / LORA_FILE).read_bytes() == b"an earlier one"
+    monkeypatch.setattr(FineTuneRun, "loss", loss)
+    (tmp_path / "preview-00600.png").write_bytes(b"an earlier one")
+    assert sketchguide(*tuning, "--steps", "1", "--preview-every", "1", "--fresh", "-o", tmp_path).code == 0
+    assert {path.name for path in tmp_path.glob("*.png")} == {"preview-frozen.png", "preview-00001.png"}
+    assert (tmp_path / LORA_FILE).read_bytes() != b"an earlier one"
 
 
 def test_a_result_without_its_checkpoints_is_not_begun_anew_unasked(
@@ -521,6 +526,39 @@ def test_what_is_not_learned_from_is_told(
     assert failed.code == 1
     assert failed.json["steps"] == 19
     assert any("broken.png was left out" in warning for warning in failed.json["warnings"])
+
+
+def test_a_fresh_part_that_learns_nothing_replaces_nothing(
+    sketchguide: Run, pictures: Path, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["component", "classifier", "--data", pictures, "--model", model, "-o", tmp_path, "--device", "cpu"]
+    words += ["--batch", "4"]
+    assert sketchguide(*words, "--steps", "2").code == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with monkeypatch.context() as patched:
+        patched.setattr("sketchguide.training.run.TrainingRun._update", lambda *_: False)  # no loss is finite
+        failed = sketchguide(*words, "--steps", "3", "--fresh")
+    assert failed.code == 1
+    assert "Nothing was learned: the loss was finite in no step." in failed.err
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert sketchguide(*words, "--steps", "1", "--fresh").code == 0
+    assert [path.name for path in (tmp_path / "classifier-checkpoints").glob("step-*")] == ["step-00000001"]
+
+
+def test_a_preview_that_is_no_picture_ends_no_run(
+    sketchguide: Run, tuning: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = FineTuneRun.pictures
+
+    def overflowing(run: FineTuneRun, *args: Any, **settings: Any) -> Any:
+        return drawn(run, *args, **settings) * (float("nan") if run.step else 1)
+
+    monkeypatch.setattr(FineTuneRun, "pictures", overflowing)
+    result = sketchguide(*tuning, "--steps", "1", "--preview-every", "1", "-o", tmp_path, "--json")
+    assert result.code == 0, result
+    assert any("Step 1 has no preview." in warning for warning in result.json["warnings"])
+    assert result.json["sketch_distance"]["tuned"] is None
+    assert (tmp_path / LORA_FILE).is_file()
 
 
 def test_without_photos_the_references_are_made(sketchguide: Run, tuning: list[str], tmp_path: Path) -> None:

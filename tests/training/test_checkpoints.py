@@ -187,6 +187,16 @@ def test_a_damaged_checkpoint_never_counts_as_kept(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
 
 
+def test_a_damaged_checkpoint_gives_way_to_one_of_its_step(tmp_path: Path) -> None:
+    run = save_steps(tmp_path, 1, 2)
+    (tmp_path / "step-00000002" / "state.json").write_bytes(b"")
+    save_steps(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
+    found = run.latest()
+    assert found is not None
+    assert found.step == 2
+
+
 def test_an_earlier_step_does_not_hide_behind_a_later_one(tmp_path: Path) -> None:
     run = save_steps(tmp_path, 50)
     with pytest.raises(UsageError, match="step-00000050, which is later than step 3"):

@@ -113,8 +113,31 @@ class TestCaptions:
         (tmp_path / "store" / "loop").symlink_to(tmp_path / "data")
         assert [(e.name, e.caption) for e in find_examples(tmp_path / "data")] == [("apple/a.png", "apple")]
 
+    def test_texts_in_a_folder_of_their_own_are_told(self, tmp_path: Path) -> None:
+        for name in ("images/a.png", "images/b.png", "others/c.png"):
+            paint(tmp_path / name)
+        (tmp_path / "captions").mkdir()
+        for name in ("a.txt", "b.png.txt", "readme.txt"):
+            (tmp_path / "captions" / name).write_text("an apple")
+        with pytest.warns(SketchguideWarning, match="^2 pictures are captioned by a .txt in another folder") as caught:
+            assert {e.caption for e in find_examples(tmp_path)} == {"images", "others"}
+        assert len(caught) == 1
+
+    def test_a_picture_without_the_text_that_others_have_is_told(self, tmp_path: Path) -> None:
+        for name in ("k/a.png", "k/b.png", "k/c.png", "m/a.png", "m/c.png"):
+            paint(tmp_path / name)
+        for name in ("k/a.txt", "k/b.txt"):
+            (tmp_path / name).write_text("an apple")
+        with pytest.warns(SketchguideWarning, match=r"^1 picture is without a .txt, .*c\.png\): the name of") as caught:
+            found = find_examples(tmp_path)
+        assert [e.caption for e in found] == ["an apple", "an apple", "k", "m", "m"]
+        assert len(caught) == 1
+
 
 class TestBadFolders:
+    def test_a_name_that_cannot_be_looked_up(self, tmp_path: Path) -> None:
+        refused(tmp_path / ("a" * 300), "cannot be looked at: File name too long")
+
     def test_missing(self, tmp_path: Path) -> None:
         assert refused(tmp_path / "absent", "absent does not exist").hint
 
@@ -246,6 +269,15 @@ class TestSplit:
         training, held = split(doubled)
         assert {e.name for e in training}.isdisjoint(e.name for e in held)
         assert Counter(e.caption for e in held)["one"] == len(held) / 2
+
+    def test_links_stay_with_the_file_that_they_lead_to(self, tmp_path: Path) -> None:
+        for number in range(40):
+            paint(tmp_path / "all" / f"{number}.png")
+            (tmp_path / "best").mkdir(exist_ok=True)
+            (tmp_path / "best" / f"good-{number}.png").symlink_to(tmp_path / "all" / f"{number}.png")
+        training, held = split(find_examples(tmp_path), held_out=0.3)
+        assert 0 < len(held) < 80
+        assert {os.path.realpath(e.path) for e in held}.isdisjoint(os.path.realpath(e.path) for e in training)
 
     @pytest.mark.parametrize("share", [0.001, 0.5, 0.999])
     @pytest.mark.parametrize("seed", range(5))

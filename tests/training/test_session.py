@@ -60,7 +60,8 @@ def within(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Pac
         monkeypatch.setattr("sketchguide.training.session.time", clock)
         run = Paced(clock, pace, **so_far)
         kept: Any = SimpleNamespace(save=lambda *_: None)
-        list(Session(run, kept, {}, minutes, None, tmp_path / "log.jsonl", started=clock.now))
+        spent = run.seconds
+        list(Session(run, kept, {}, minutes, None, tmp_path / "log.jsonl", spent=spent, started=clock.now))
         return run
 
     return end
@@ -75,6 +76,28 @@ def test_the_steps_that_fit_are_known_early_and_fill_the_time(within: Callable[.
 def test_steps_that_become_slower_still_end_in_time(within: Callable[..., Paced]) -> None:
     run = within(2, lambda step: 0.5 if step <= 100 else 2.0)
     assert 110 <= run.seconds <= 122
+
+
+def test_first_steps_that_fill_caches_cost_no_later_ones(within: Callable[..., Paced]) -> None:
+    run = within(2, lambda step: 3.0 if step <= 12 else 0.5)
+    assert 114 <= run.seconds <= 121
+    assert run.step >= 170
+
+
+def test_a_run_that_speeds_up_does_no_more_than_was_asked_for(within: Callable[..., Paced]) -> None:
+    run = within(2, lambda step: 3.0 if step <= 12 else 0.5, settings=Settings(100))
+    assert run.step == 100
+
+
+def test_the_time_between_steps_is_kept_with_every_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, kept = Clock(), list[float]()
+    monkeypatch.setattr("sketchguide.training.session.time", clock)
+    checkpoints: Any = SimpleNamespace(save=lambda _step, _state, meta: kept.append(meta["spent"]))  # pyright: ignore[reportUnknownLambdaType]
+    run = Paced(clock, lambda _: 1.0, Settings(70))
+    session = Session(run, checkpoints, {}, 10, None, tmp_path / "log.jsonl", spent=5.0, started=clock.now)
+    for _ in session:
+        clock.now += 0.5
+    assert kept == [pytest.approx(5 + 41 * 1.5 - 0.5, abs=1.6)]
 
 
 def test_the_time_of_earlier_sessions_counts(within: Callable[..., Paced]) -> None:

@@ -151,8 +151,6 @@ def command(
                 check_config(latest.meta["config"], config, afresh="--fresh")
                 trainee.given["steps"] = latest.meta["steps"]
                 run = trainee.run(latest)
-            elif fresh:
-                checkpoints.clear()
             session = Session(
                 run,
                 checkpoints,
@@ -160,6 +158,7 @@ def command(
                 minutes=minutes,
                 score=(lambda: run.score(*trainee.scored(WATCHED))) if trainee.held_out else None,
                 log=output / f"{part}-log.jsonl",
+                replaced=files if fresh else (),
             )
             carry_through(session, report, bar, task, description="Training", latest=latest, pictures=trainee.pictures)
             file = output / f"{part}.safetensors"

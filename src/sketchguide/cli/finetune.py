@@ -16,7 +16,7 @@ from sketchguide.cli.options import FreshOption, PolarityOption, ResumeOption
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries, was_given
 from sketchguide.cli.session import carry_through, check_run, earlier, workplace
 from sketchguide.defaults import MODEL, SCALE, SEED, find_dtype
-from sketchguide.errors import SketchError, TrainingError, UsageError
+from sketchguide.errors import GuidanceError, SketchError, TrainingError, UsageError, warn
 from sketchguide.files import is_file
 from sketchguide.training.session import Session, finite
 
@@ -288,8 +288,6 @@ def command(
             run = FineTuneRun(
                 backbone, references, drawings, judges, settings, prompt=prompt, paired=paired, resume=latest
             )
-            if latest is None and fresh:
-                checkpoints.clear()
             frozen = _preview(run, output / "preview-frozen.png") if latest is None else latest.meta["frozen"]
             session = Session(
                 run,
@@ -300,6 +298,7 @@ def command(
                 log=output / "log.jsonl",
                 score_every=preview_every,
                 facts={"frozen": frozen},
+                replaced=(*files[:2], "preview-[0-9]*.png") if fresh else (),
             )
             try:
                 carry_through(session, report, bar, task, description="Tuning", latest=latest)
@@ -320,7 +319,7 @@ def command(
     }
     report.say(f"{file}: {run.step} steps in {run.seconds / 60:.1f} minutes, {session.figures}")
     report.say(f"The inversion leads back to the references with {fidelity:.1f} dB.")
-    if after is not None:
+    if finite(after) is not None:
         report.say(f"Distance from the drawings on seeds not trained on: {before:.3f} before, {after:.3f} now.")
     use = ["--model", str(file)] if full else ["--model", model, "--lora", str(output)]
     report.say(f"Use it: {shlex.join(['sketchguide', 'generate', prompt, *use])}")
@@ -421,10 +420,15 @@ def _digest(*tensors: Tensor) -> str:
 
 
 def _preview(run: FineTuneRun, path: Path) -> float:
-    """Draw the preview seeds with the averaged weights, and tell how far they are from the drawings."""
+    """Draw the preview seeds with the averaged weights, and tell how far they are from the drawings; NaN with a warning
+    where they cannot be drawn."""
     from sketchguide.images import save_png, sheet, to_images
 
-    with run.averaged():
-        pictures = run.pictures(PREVIEW, scale=SCALE.default)
-    save_png(sheet(to_images(pictures), columns=len(PREVIEW)), path)
+    try:
+        with run.averaged():
+            pictures = run.pictures(PREVIEW, scale=SCALE.default)
+        save_png(sheet(to_images(pictures), columns=len(PREVIEW)), path)
+    except GuidanceError as error:  # guidance goes further than training does, which is no reason to end that
+        warn(f"Step {run.step} has no preview. {error.message} Try float32, or a lower --rate.")
+        return math.nan
     return run.sketch_distance(pictures)

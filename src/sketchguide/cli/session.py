@@ -62,6 +62,7 @@ def carry_through(
     """
     if latest is not None:
         session.loss, session.held_out = latest.meta["loss"], latest.meta["held_out"]
+        session.spent = latest.meta["spent"]
     if not session.replaced:
         session.rewind_log()
     try:
@@ -72,7 +73,9 @@ def carry_through(
         for path, reason in () if pictures is None else pictures.skipped:
             report.warn(f"The picture {path} was left out: {reason}")
         if skipped := session.run.skipped:
-            report.warn(f"{skipped} of {session.run.step} steps changed nothing: loss or gradient was not finite.")
+            report.warn(
+                f"{skipped} of {max(skipped, session.run.step)} steps changed nothing: loss or gradient was not finite."
+            )
         figures = {"loss": finite(session.loss), "held_out": finite(session.held_out)}
         report.facts = {"steps": session.run.step, **figures}
 

@@ -83,6 +83,8 @@ class Checkpoints:
                 )
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            if target.exists() and not _is_intact(target):
+                _remove(target)  # by way of the name of `partial`, so before that is written
             if partial.exists():
                 shutil.rmtree(partial)
             partial.mkdir()
@@ -138,16 +140,13 @@ class Checkpoints:
         return sorted(paths, key=lambda path: (-_step(path), path.name))
 
     def _make_way(self, target: Path) -> None:
-        """Move an intact checkpoint of the same step aside: no moment passes without one that `latest` finds."""
+        """Move a checkpoint of the same step aside: no moment passes without one that `latest` finds."""
         if not target.exists():
             return
-        if _is_intact(target):
-            aside = target.with_name(target.name + _REPLACED)
-            if aside.exists():
-                _remove(aside)
-            target.rename(aside)
-        else:
-            _remove(target)
+        aside = target.with_name(target.name + _REPLACED)
+        if aside.exists():
+            _remove(aside)
+        target.rename(aside)
 
     def _prune(self, newest: Path) -> None:
         kept: set[int] = set()

@@ -10,6 +10,7 @@ import math
 import os
 import unicodedata
 import warnings
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -198,8 +199,11 @@ def find_examples(folder: Path, *, limit: int | None = None, seed: int = 0) -> l
     """
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}; it is at least 1.", field="limit")
-    if not folder.is_dir():
-        what = "is a file, not a folder" if folder.exists() else "does not exist"
+    try:
+        what = "" if folder.is_dir() else "is a file, not a folder" if folder.exists() else "does not exist"
+    except OSError as error:  # what it lies in may not be looked at, or its name is too long
+        what = f"cannot be looked at: {error.strerror}"
+    if what:
         raise UsageError(f"The data folder {folder} {what}.", hint="Give a folder of pictures.", field="data")
     files = _files(folder)
     if tables := [path for path in files if path.name == "metadata.parquet"]:
@@ -219,6 +223,7 @@ def find_examples(folder: Path, *, limit: int | None = None, seed: int = 0) -> l
     texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
     bare = [path for path in pictures if listed.isdisjoint(path.parents)]
     captions += [(path, _caption_beside(path, texts, folder)) for path in bare]
+    _warn_of_texts(bare, texts, folder)
     if not captions and lists:
         raise UsageError(
             f"The list {lists[0]} names no picture.",
@@ -246,19 +251,25 @@ def find_examples(folder: Path, *, limit: int | None = None, seed: int = 0) -> l
 
 
 def split(examples: Sequence[Example], *, held_out: float = 0.1, seed: int = 0) -> tuple[list[Example], list[Example]]:
-    """Split by file into those to train on and those held out, about the share `held_out` of them.
+    """Split by file into those to train on and those held out, about the share `held_out` of them; a link is the file
+    that it leads to.
 
     Each file's side follows from its name and `seed` alone, so files added later move no others. Only where one side
     would be empty, the nearest file goes there (two files or more; `held_out` 0 holds out none).
     """
     if not 0 <= held_out < 1:
         raise UsageError(f"held_out is {held_out}; it is at least 0 and below 1.", field="held_out")
-    places = sorted((_place(name, "split", seed), name) for name in {example.name for example in examples})
+    files = {one.name: os.path.realpath(one.path) for one in sorted(examples, key=lambda one: one.name, reverse=True)}
+    first = {file: name for name, file in files.items()}  # of the names that links give one file
+    places = sorted((_place(name, "split", seed), name) for name in first.values())
     if held_out == 0 or len(places) < 2:
         return list(examples), []
     inside = sum(place < held_out for place, _ in places)
     held = {name for _, name in places[: min(max(inside, 1), len(places) - 1)]}
-    return [e for e in examples if e.name not in held], [e for e in examples if e.name in held]
+    sides: tuple[list[Example], list[Example]] = [], []
+    for one in examples:
+        sides[first[files[one.name]] in held].append(one)
+    return sides
 
 
 def digest(examples: Sequence[Example]) -> str:
@@ -407,8 +418,27 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         ) from error
 
 
+def _warn_of_texts(pictures: Sequence[Path], texts: Mapping[Path, Path], folder: Path) -> None:
+    """Warn of pictures that are captioned by the name of their folder, where texts seem to be meant."""
+    without = [path for path in pictures if path.parent != folder and not _text_beside(path, texts)]
+    beside = {place for path in pictures for place in (path, path.with_suffix(""))}
+    unread = {place.name for place in texts if place not in beside}
+    strayed = [path for path in without if {path.name, path.stem} & unread]
+    told, bare = (Counter(path.parent for path in some) for some in (set(pictures) - set(without), without))
+    odd = [path for path in without if bare[path.parent] < told[path.parent] and path not in strayed]
+    by_folder = "the name of the folder is the caption"
+    if strayed:
+        warn(f"{_are(len(strayed))} captioned by a .txt in another folder, which is not read: {by_folder}. {_SOURCES}")
+    if odd:
+        warn(f"{_are(len(odd))} without a .txt, which most in the folder have ({odd[0]}): {by_folder}.")
+
+
+def _text_beside(path: Path, texts: Mapping[Path, Path]) -> Path | None:
+    return texts.get(path.with_suffix("")) or texts.get(path)
+
+
 def _caption_beside(path: Path, texts: Mapping[Path, Path], folder: Path) -> str | None:
-    text = texts.get(path.with_suffix("")) or texts.get(path)
+    text = _text_beside(path, texts)
     if text is not None:
         try:
             return _clean(_read(text).decode("utf-8-sig"), f"The file {text}")

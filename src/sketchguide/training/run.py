@@ -24,6 +24,7 @@ from sketchguide.training.data import Pictures
 POOL_BYTES = 2 * 2**30  # of examples that a run keeps to see them again
 SHOWN = 80  # letters of what a caption loses that a warning shows
 MAX_SKIPS = 20  # steps in a row whose loss may be NaN before the run stops
+_AFRESH = "Train afresh with a lower learning rate, or in float32."
 
 
 class TrainingStep(NamedTuple):
@@ -96,7 +97,8 @@ class TrainingRun(ABC):
     def __iter__(self) -> Iterator[TrainingStep]:
         """Train to the end, yielding after every step; the optimizer steps once per fresh batch.
 
-        Raises TrainingError after 20 steps in a row whose loss is not finite; the weights keep their last good values.
+        Raises TrainingError after 20 steps in a row whose loss is not finite, or where that of no step was; the weights
+        keep their last good values.
         """
         bad = 0
         while self.progress < 1:
@@ -113,11 +115,13 @@ class TrainingRun(ABC):
                 if bad >= MAX_SKIPS:
                     raise TrainingError(
                         f"The loss was not finite for {bad} steps in a row, at step {self.step}.",
-                        hint="Train afresh with a lower learning rate, or in float32.",
+                        hint=_AFRESH,
                     )
             self.step += 1
             self.seconds += time.monotonic() - started
             yield TrainingStep(self.step, loss.item(), self.skipped)
+        if self.skipped and self.skipped == self.step:
+            raise TrainingError("Nothing was learned: the loss was finite in no step.", hint=_AFRESH)
         self.module.eval()
 
     def _update(self, loss: Tensor) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -55,25 +56,25 @@ class Session:
     score_every: int = SCORE_EVERY
     facts: Mapping[str, Any] = field(default_factory=dict[str, Any])  # kept with every checkpoint
     saved: int = 0  # step of the last checkpoint
+    spent: float = 0.0  # seconds that earlier sessions of the run took
     replaced: Sequence[str] = ()  # patterns: files of an earlier run that give way, as its checkpoints do
     started: float = field(default_factory=time.monotonic)
 
     def __iter__(self) -> Generator[int]:
         self.saved = self.run.step
-        before, last_save, wait = self.run.seconds, time.monotonic(), SAVE_EVERY
-        first: tuple[int, float] | None = None
+        last_save, wait = time.monotonic(), SAVE_EVERY
+        most: int = self.config.get("steps") or self.run.settings.steps  # as many as were asked for
+        ends: list[float] = []
         for step, loss, skipped in self.run:
             self.loss = loss
-            now = time.monotonic()
-            first = first or (step, now)
+            ends.append(time.monotonic())
             if self.minutes is not None:
-                left = self.minutes * 60 - (before + now - self.started)
-                self._keep_time(step - first[0], now - first[1], left)
+                self._keep_time(ends, self.minutes * 60 - self._elapsed, most=most)
+            if self.replaced and step > skipped:
+                self._replace()  # before anything that is written anew
             due = step % self.score_every == 0 or step >= self.run.settings.steps
             if due and self.score is not None:
                 self.held_out = self.score()
-            if self.replaced and step > skipped:
-                self._replace()
             if not self.replaced:
                 self._write({"step": step, "loss": finite(loss), "skipped": skipped}, scored=due)
             if (begun := time.monotonic()) - last_save >= wait:
@@ -86,8 +87,14 @@ class Session:
         if self.run.step != self.saved and not self.replaced:
             figures = {"loss": finite(self.loss), "held_out": finite(self.held_out)}
             meta = {"config": dict(self.config), "steps": self.run.settings.steps, **figures, **self.facts}
+            meta["spent"] = round(self._elapsed, 3)
             self.checkpoints.save(self.run.step, self.run.state(), meta)
             self.saved = self.run.step
+
+    @property
+    def _elapsed(self) -> float:
+        """Seconds that the run has taken, all its sessions together, with what is between its steps."""
+        return self.spent + time.monotonic() - self.started
 
     @property
     def figures(self) -> str:
@@ -109,25 +116,28 @@ class Session:
         self.checkpoints.clear()
         for path in matching(self.log.parent, self.replaced):
             try:
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
             except OSError as error:
                 raise OutputError(f"The file {path} cannot be removed: {error.strerror}.", field="output") from error
         self.replaced = ()
 
-    def _keep_time(self, steps: int, seconds: float, left: float) -> None:
-        """Shorten the run where the time `left` is too short at the pace of `steps` in `seconds`.
+    def _keep_time(self, ends: Sequence[float], left: float, *, most: int) -> None:
+        """Fit the number of steps, `most` at most, to the time `left`, at the pace of the later half of those that have
+        ended at `ends`: the first ones fill caches.
 
         The learning rate follows a cosine over the number of steps, so the number is decided early.
         """
-        run = self.run
+        run, steps = self.run, len(ends) - 1
         if left <= 0:
             fitting = run.step
-        elif not steps or (steps < PROBE and seconds < 0.2 * left):
+        elif not steps or (steps < PROBE and ends[-1] - ends[0] < 0.2 * left):
             return
         else:
-            fitting = run.step + math.floor(0.97 * left * steps / seconds)
-        if fitting < 0.98 * run.settings.steps:
-            run.settings = replace(run.settings, steps=max(fitting, run.step))
+            later = (steps + 1) // 2
+            fitting = run.step + math.floor(0.97 * left * later / (ends[-1] - ends[-1 - later]))
+        fitting = min(max(fitting, run.step), most)
+        if not 0.98 * run.settings.steps <= fitting <= 1.02 * run.settings.steps:
+            run.settings = replace(run.settings, steps=fitting)
 
     def _write(self, line: Mapping[str, Any], *, scored: bool) -> None:
         if scored:
