@@ -127,6 +127,17 @@ def test_a_crop_is_drawn_as_a_picture_of_its_own(tiny: Tiny, predictor: LatentPr
     assert np.abs(pixels(made.image.crop((230, 198, 250, 218))) - pixels(enlarged))[6:14, 6:14].max() <= 2
 
 
+def test_a_crop_of_a_picture_of_the_models_size_leaves_the_rest_as_it_is(
+    tiny: Tiny, predictor: LatentPredictor
+) -> None:
+    image = photo(SIZE)
+    (made,) = make(tiny, image=image, predictor=predictor, sketch=SMALL, padding_mask_crop=3, margin=0.02)
+    difference = np.abs(pixels(made) - pixels(image)).max(axis=2)
+    assert difference[19:23, 22:26].max() > 10
+    difference[17:25, 20:28] = 0
+    assert difference.max() == 0
+
+
 def test_a_crop_has_the_models_size_and_at_the_border_less_around_it(tiny: Tiny, predictor: LatentPredictor) -> None:
     corner = Sketch.from_strokes([[[0.0, 0.0], [0.1, 0.1]]], aspect=2)
     settings: dict[str, Any] = {"predictor": predictor, "margin": 0.02, "sketch": corner, "size": None}
@@ -371,7 +382,9 @@ def test_nothing_outside_moves_at_any_step(tiny: Tiny, predictor: LatentPredicto
 def test_a_little_change_is_pulled_too(tiny: Tiny, predictor: LatentPredictor) -> None:
     """`stop` is part of what is walked, not of the steps before it."""
     settings = {"amount": 0.2, "steps": 10, "every": 1, "predictor": predictor}
-    (pulled,), (left,) = make(tiny, **settings), make(tiny, **(settings | {"strength": 0}))
+    (pulled,) = make(tiny, **settings)
+    with pytest.warns(SketchguideWarning, match="every changes nothing: strength is 0"):
+        (left,) = make(tiny, **settings, strength=0)
     assert not np.array_equal(pixels(pulled), pixels(left))
 
 

@@ -250,8 +250,9 @@ def test_a_noised_picture_is_a_source(fresh: bool) -> None:
     first = noise(each, SHAPE)
     second = noise(each, SHAPE) if fresh else first
     assert torch.allclose(source.at(noisy), noisy.alpha * clean + noisy.sigma * first)
-    assert torch.equal(source.at(noisy), source.at(noisy)), "what a picture begins with is what is shown"
+    begun = source.at(noisy)
     assert torch.allclose(source.at(almost), almost.alpha * clean + almost.sigma * second)
+    assert torch.equal(source.at(noisy), begun), "what the next batch sees is what this one saw"
 
 
 def test_noise_needs_one_generator_per_row() -> None:

@@ -118,6 +118,15 @@ def test_a_picture_of_the_models_size_is_laid_over_as_it_is():
     assert (laid[:8] == before[:8]).all()
 
 
+def test_a_crop_of_a_picture_that_happens_to_have_the_models_size_goes_back_to_its_place():
+    image = noise((32, 32))
+    made = overlay(image, torch.ones(32, 32), Region(4, 8, 20, 24)).laid(WHITE)
+    changed = difference(made, image) > 0
+    assert np.asarray(made)[10:22, 6:18].min() == 255
+    changed[8:24, 4:20] = False
+    assert not changed.any()
+
+
 def test_what_is_made_lies_where_it_was_seen():
     """A crop at fractions of pixels: what the model makes of it is what it saw, and nothing moves."""
     x, y = np.meshgrid(np.arange(150), np.arange(120))

@@ -209,6 +209,8 @@ def test_tries_that_cannot_differ_are_told(tiny: Tiny, predictor: LatentPredicto
     with pytest.warns(SketchguideWarning, match="tries changes nothing: no drawing pulls, and every picture starts"):
         (made,) = translate(plain.image, "a mug", start="source", **given)
     assert (made.confidence, made.tried) == (None, 1)
+    (drawn,) = translate(plain.image, "a mug", start="source", solver="ddpm", sure=0, **given)
+    assert (drawn.confidence is not None, drawn.tried) == (True, 1), "each try draws other noise"
 
 
 def test_what_goes_with_tries_changes_nothing_without(tiny: Tiny, predictor: LatentPredictor, parts: Path):

@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from sketchguide import generation
+from sketchguide.controls.features import PlugAndPlay
 from sketchguide.errors import SketchError, SketchguideWarning, TapError, UsageError
 from sketchguide.generation import Progress, generate, run
 from sketchguide.images import from_base64, from_ink, open_image, to_base64, to_tensor
@@ -134,6 +135,16 @@ def test_a_saved_picture_can_be_made_again_bit_for_bit(
     (again,) = [p for p in run(recipe.request, backbone=tiny(), only=recipe.index) if isinstance(p, Picture)]
     assert again.image.tobytes() == chosen.image.tobytes()
     assert again.recipe == chosen.recipe
+
+
+def test_a_source_that_there_is_no_room_to_keep_is_the_same_for_every_batch(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sketchguide.sizes.BATCH", 2)
+    whole = make(tiny, source="noised", count=3)
+    monkeypatch.setattr(PlugAndPlay, "_room", 0)
+    for kept, again in zip(whole, make(tiny, source="noised", count=3), strict=True):
+        assert again.image.tobytes() == kept.image.tobytes()
 
 
 # ----------------------------------------------------------------------------------------------------------- generated
@@ -376,6 +387,8 @@ def test_a_mask_needs_strokes(tiny: Tiny) -> None:
         make(tiny, near=0.1)
     assert caught.value.field == "near"
     assert "drawing" in caught.value.hint
+    with pytest.warns(SketchguideWarning, match="blank"), pytest.raises(UsageError, match="the drawing is blank"):
+        make(tiny, near=0.1, sketch=Sketch(aspect=1))
 
 
 # ---------------------------------------------------------------------------------------------------------------- size

@@ -247,7 +247,8 @@ def _recogniser(
     """What pictures are to pass; None where each is tried once, and where another try would be no other picture."""
     if request.tries == 1:
         return None
-    if not follows(guides) and starts_from_source(request):
+    draws = backbone.solvers[solver_name(request, backbone)].draws
+    if not follows(guides) and starts_from_source(request) and not draws:
         message = "tries changes nothing: no drawing pulls, and every picture starts from the source's noise."
         warn(message)
         return None

@@ -47,7 +47,7 @@ def controls_of(
 ) -> Controls:
     controls = Controls(backbone, [], {})
     if drawing is not None and not drawing.blank:  # an empty page would pull everything to paper
-        predictor = predictor or _predictor(request, backbone)
+        predictor = _predictor(request, backbone, predictor)
         if predictor is not None:
             predictor.to(backbone.device).check_fits(backbone)
             controls.made_with["predictor"] = fingerprint(predictor)
@@ -95,12 +95,14 @@ def follows(guides: Sequence[Pull]) -> bool:
     return any(isinstance(guide.strength, Proportional) and guide.strength for guide in guides)
 
 
-def _predictor(request: Request, backbone: Backbone) -> LatentPredictor | None:
-    """What pulls to the drawing; none where nothing is to, or where another control takes its place: warns of the
-    settings that change nothing then."""
+def _predictor(request: Request, backbone: Backbone, loaded: LatentPredictor | None) -> LatentPredictor | None:
+    """What pulls to the drawing, the one that is `loaded` if any is; none where nothing is to, or where another control
+    takes its place: warns of the settings that change nothing then."""
     otherwise = request.attention is not None or request.sketch_loss
     if request.strength == 0:
         why, meant = "strength is 0", {"strength"}
+    elif loaded is not None:
+        return loaded
     elif otherwise and request.predictor is None and not has_predictor(backbone):
         why, meant = f"{backbone.name} has no predictor that pulls", set[str]()
     else:

@@ -44,8 +44,8 @@ class Trajectory:
 
 class Noised:
     """The clean latents `clean` (R, C, h, w) with noise put on them, one generator per row: a source without inversion
-    (Ctrl-X, Lin et al. 2024). The noise is `fresh` for every level, or drawn once. The level that was asked for last
-    stays as it is: a picture that begins with the source begins with what is shown of it.
+    (Ctrl-X, Lin et al. 2024). The noise is `fresh` for every level, or drawn once. A level stays as it is, however
+    often it is asked for: every batch of pictures sees the same source.
     """
 
     def __init__(self, clean: Tensor, generators: Sequence[Generator], *, fresh: bool = True) -> None:
@@ -53,13 +53,13 @@ class Noised:
         self._clean = clean
         self._generators = generators
         self._noise = None if fresh else noise_like(clean, generators)
-        self._last: tuple[Level, Tensor] | None = None
+        self._shown: dict[Level, Tensor] = {}
 
     def at(self, level: Level) -> Tensor:
-        if self._last is None or self._last[0] != level:
+        if level not in self._shown:
             drawn = noise_like(self._clean, self._generators) if self._noise is None else self._noise
-            self._last = (level, level.alpha * self._clean + level.sigma * drawn)
-        return self._last[1]
+            self._shown[level] = level.alpha * self._clean + level.sigma * drawn
+        return self._shown[level]
 
 
 def invert(

@@ -153,7 +153,7 @@ class Overlay:
         Not a pixel outside the area changes: before it is scaled the mask is shrunk by as much as that spreads it.
         """
         height, width = made.shape[-2:]
-        if self.image.size == (width, height):
+        if self.image.size == (width, height) and tuple(self.region) == (0, 0, width, height):
             (image,) = to_images(self.blended(made[None]))
             return image
         left, top = math.ceil(self.region.left), math.ceil(self.region.top)

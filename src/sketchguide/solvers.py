@@ -162,15 +162,16 @@ class SolverChoice(NamedTuple):
     solver: Solver
     scheduler: str  # the diffusers scheduler whose levels it walks
     scaled: bool = False  # whether a walk begins at noise times the first level's sigma, not at plain noise
+    draws: bool = False  # whether its steps draw noise
 
 
 SOLVERS: Mapping[str, SolverChoice] = {
     "ddim": SolverChoice(DDIM(), "DDIMScheduler"),
-    "ddpm": SolverChoice(DDIM(eta=1.0), "DDPMScheduler"),
+    "ddpm": SolverChoice(DDIM(eta=1.0), "DDPMScheduler", draws=True),
     "euler": SolverChoice(DDIM(), "EulerDiscreteScheduler"),
-    "euler-ancestral": SolverChoice(DDIM(eta=1.0), "EulerAncestralDiscreteScheduler"),
+    "euler-ancestral": SolverChoice(DDIM(eta=1.0), "EulerAncestralDiscreteScheduler", draws=True),
     "dpm++2m": SolverChoice(Multistep(), "DPMSolverMultistepScheduler"),
-    "lcm": SolverChoice(Consistency(), "LCMScheduler"),
+    "lcm": SolverChoice(Consistency(), "LCMScheduler", draws=True),
 }
 
 # The solver that continues what a pipeline's own scheduler does; PNDM's multistep rule is replaced by DDIM's.

@@ -35,6 +35,8 @@ from sketchguide.sources import (
 )
 from sketchguide.walking import first_latent, walk
 
+_BLANK = 0.05  # the most ink near which nothing is borrowed
+
 
 def picture_to_start_from(request: Request, size: tuple[int, int]) -> Image.Image | None:
     """The one that `request` carries; UsageError where a layout's is not of the `size` (width, height) to make."""
@@ -119,6 +121,8 @@ def source_of(
         if request.layout.near:
             ink = _ink_of(request.layout.drawn, start.picture, start.drawing)
             mask = near_strokes(ink, request.layout.near, backbone)
+            if float(mask.max()) < _BLANK:
+                raise _no_strokes("the drawing is blank")
         yield (yield from borrow(request.layout, request, backbone, clean, recorded=recorded, mask=mask, keep=keep))
     elif request.edit is not None:
         area = None if start.overlay is None else start.overlay.area
@@ -182,9 +186,13 @@ def _ink_of(drawn: bool, picture: Tensor, drawing: SpatialMap | None) -> Tensor:
     if drawing is not None:
         return torch.tensor(drawing.ink)[None, None]
     if not drawn:
-        raise UsageError(
-            "near is given, but there are no strokes: the picture is no drawing.",
-            hint="Give a drawing to follow too, or leave `near` at 0.",
-            field="near",
-        )
+        raise _no_strokes("the picture is no drawing")
     return ((1 - picture.mean(dim=1, keepdim=True)) / 2).clamp(0, 1)
+
+
+def _no_strokes(why: str) -> UsageError:
+    return UsageError(
+        f"near is given, but there are no strokes: {why}.",
+        hint="Give a drawing to follow too, or leave `near` at 0.",
+        field="near",
+    )

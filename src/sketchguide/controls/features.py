@@ -203,7 +203,7 @@ def look(
 
     def keep(path: str, value: Tensor) -> Tensor:
         seen[path] = value
-        if len(seen) == len(paths):
+        if len(seen) == len(set(paths)):
             raise _EnoughError
         return value
 
