@@ -42,6 +42,15 @@ def test_a_drawing_changes_the_picture(tiny: Tiny, predictor: LatentPredictor) -
         assert np.array_equal(pixels(none.image), pixels(plain.image))
 
 
+def test_a_predictor_that_is_not_to_pull_refuses_nothing(tiny: Tiny, make_predictor: Any) -> None:
+    early = make_predictor(window=(0.0, 0.5))
+    (plain,) = draw(tiny, early, sketch=None)
+    with pytest.warns(SketchguideWarning, match="stop changes nothing"):
+        (idle,) = draw(tiny, early, strength=0.0, stop=1.0)
+    assert np.array_equal(pixels(idle.image), pixels(plain.image))
+    assert "predictor" not in idle.made_with
+
+
 def test_the_guide_hands_over_where_the_predictor_can(tiny: Tiny, make_predictor: Any) -> None:
     def handover(predictor: LatentPredictor, **settings: Any) -> float:
         request = Request.checked(prompt="", seed=1, **settings)
@@ -103,6 +112,23 @@ def test_a_recipe_tells_other_levels_and_a_wrapped_model_apart() -> None:
     pipeline.scheduler = EulerDiscreteScheduler.from_config(pipeline.scheduler.config, use_karras_sigmas=True)
     other = made_with(UNetBackbone(pipeline, name="tiny"))
     assert {name for name in before if other[name] != before[name]} == {"levels", "solver"}
+
+
+def test_a_controlnet_and_a_drawing_that_pulls_act_together(predictor: LatentPredictor) -> None:
+    plain = UNetBackbone(tiny_stable_diffusion(), name="tiny")
+    control = ControlNetModel.from_unet(plain.network, conditioning_embedding_out_channels=(4, 8))
+    for block in control.controlnet_down_blocks:
+        torch.nn.init.normal_(block.weight, std=0.2, generator=torch.Generator().manual_seed(1))
+    told = with_controlnet(plain, control, CROSS.rasterize(size=SIZE))
+
+    def picture(backbone: Backbone, **settings: Any) -> np.ndarray:
+        (one,) = generate("a cat", backbone=backbone, seed=1, steps=2, size=SIZE, **settings)
+        return pixels(one.image)
+
+    pulls = {"sketch": CROSS, "predictor": predictor, "every": 1}
+    both = picture(told, **pulls)
+    for less in (picture(plain, **pulls), picture(told), picture(plain)):
+        assert np.abs(both - less).max() > 5
 
 
 def test_a_pipeline_in_a_precision_of_its_own_draws_as_it_is() -> None:

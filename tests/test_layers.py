@@ -31,6 +31,7 @@ TABLE = (
     "backbones",
     "sizes",
     "extractors",
+    "tracing",
     "predictors",
     "classifiers",
     "sketchers",

@@ -42,8 +42,11 @@ NAMES = [
     "sample",
     "tapped",
     "target_of",
+    "trace",
     "translate",
     "unload_lora",
+    "with_controlnet",
+    "with_t2i_adapter",
 ]
 
 

@@ -28,9 +28,11 @@ from sketchguide.controls.base import Strength
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.strengths import Proportional
 from sketchguide.errors import MismatchError, UsageError
+from sketchguide.images import to_grey, to_images, to_tensor
 from sketchguide.levels import Level
 from sketchguide.predictors import LatentPredictor
 from sketchguide.sampling import sample
+from sketchguide.sketch import Sketch
 from sketchguide.solvers import Carried
 from sketchguide.taps import tapped
 from support import Tiny, relative
@@ -220,6 +222,26 @@ def test_a_controlnet_and_an_adapter_act_together_in_any_order(
     other = look(with_controlnet(with_t2i_adapter(backbone, adapter, image), controlnet, image), latent)
     assert torch.equal(one, other)
     assert relative(only, one) > 1e-3
+
+
+def test_pictures_and_drawings_are_shown_as_they_are(tiny: Tiny, controlnet: ControlNetModel) -> None:
+    backbone, latent, image = tiny(), beginnings(), pictures()
+    (picture,) = to_images(image * 2 - 1)
+    shown = (to_tensor([picture]) + 1) / 2
+    expected = look(with_controlnet(backbone, controlnet, shown), latent)
+    assert relative(look(with_controlnet(backbone, controlnet, image), latent), expected) < 0.02  # in 256 levels
+    for one in (picture, picture.convert("RGBA")):
+        assert torch.equal(look(with_controlnet(backbone, controlnet, one), latent), expected)
+    grey = torch.tensor(to_grey(picture))[None, None]
+    reads_grey = new_adapter(in_channels=1)
+    expected = look(with_t2i_adapter(backbone, reads_grey, grey), latent)
+    assert torch.equal(look(with_t2i_adapter(backbone, reads_grey, picture), latent), expected)
+    lines = Sketch.from_strokes([[(0.2, 0.3), (0.8, 0.7)]]).rasterize(size=(32, 32))
+    ink = torch.tensor(lines.ink)[None, None]
+    expected = look(with_controlnet(backbone, controlnet, ink.expand(1, 3, -1, -1)), latent)
+    assert torch.equal(look(with_controlnet(backbone, controlnet, lines), latent), expected)
+    expected = look(with_t2i_adapter(backbone, reads_grey, ink), latent)
+    assert torch.equal(look(with_t2i_adapter(backbone, reads_grey, lines), latent), expected)
 
 
 def test_what_does_nothing_changes_no_bit(tiny: Tiny, wrap: Wrap) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sketchguide.backbones.base import Backbone
+    from sketchguide.backbones.wrapped import with_controlnet, with_t2i_adapter
     from sketchguide.classifiers import LatentClassifier
     from sketchguide.controls.classes import ClassGuide
     from sketchguide.controls.edges import LatentGuide, target_of
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from sketchguide.sketchers import Sketcher
     from sketchguide.strokes import Stroke
     from sketchguide.taps import tapped
+    from sketchguide.tracing import trace
     from sketchguide.translation import translate
 
 __version__ = "0.1.0"
@@ -76,8 +78,11 @@ _HOMES = {
     "sample": "sampling",
     "tapped": "taps",
     "target_of": "controls.edges",
+    "trace": "tracing",
     "translate": "translation",
     "unload_lora": "lora",
+    "with_controlnet": "backbones.wrapped",
+    "with_t2i_adapter": "backbones.wrapped",
 }
 
 __all__ = [
@@ -115,8 +120,11 @@ __all__ = [
     "sample",
     "tapped",
     "target_of",
+    "trace",
     "translate",
     "unload_lora",
+    "with_controlnet",
+    "with_t2i_adapter",
 ]
 
 

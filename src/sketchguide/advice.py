@@ -109,7 +109,7 @@ def _warn_of_sketch(sketch: Sketch) -> None:
     elif (share := float(drawing.ink.mean())) > _MOST_INK:
         warn(
             f"The lines that were found in the sketch cover {share:.0%} of it, as on squared paper or in a photo "
-            "of something else than a drawing."
+            "of something else than a drawing. Trace a photo first."
         )
 
 

@@ -25,7 +25,7 @@ HELP = """
 import sys
 from sketchguide.cli import main
 MAKING = ("generate", "translate", "edit", "interpolate", "serve")
-EVERY = (*MAKING, "train", "finetune", "component", "bench", "models", "env")
+EVERY = (*MAKING, "trace", "train", "finetune", "component", "bench", "models", "env")
 for command in ([], *([one] for one in EVERY)):
     assert main([*command, "--help"]) == 0
 assert main(["--version"]) == 0
@@ -55,6 +55,7 @@ def test_the_package_runs_as_a_module():
         "translate",
         "edit",
         "interpolate",
+        "trace",
         "train",
         "finetune",
         "component",

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import diffusers
+import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from sketchguide.attention import SketchAttention
@@ -20,8 +22,12 @@ from sketchguide.backbones.controlnets import (
 )
 from sketchguide.backbones.told import Told
 from sketchguide.errors import MismatchError, UsageError
+from sketchguide.images import as_rgb, to_grey, to_tensor
 from sketchguide.levels import Window
+from sketchguide.sketch import SpatialMap
 from sketchguide.taps import tapped
+
+Shown = Tensor | Image.Image | SpatialMap
 
 _KINDS: Mapping[str, type[Told]] = {
     "ControlNetModel": ControlNetBackbone,
@@ -34,7 +40,7 @@ CONTROLNETS = {told.made_for: kind for kind, told in _KINDS.items()}  # diffuser
 def with_controlnet(
     backbone: Backbone,
     controlnet: nn.Module,
-    image: Tensor,
+    image: Shown,
     *,
     scale: float = 1.0,
     window: Window = (0, 1),
@@ -43,15 +49,17 @@ def with_controlnet(
     """`backbone`, told what a ControlNet makes of `image` (Zhang et al. 2023, 2302.05543): of diffusers a
     `ControlNetModel`, `SD3ControlNetModel` or `FluxControlNetModel`.
 
-    `image` (B or 1, C, H, W), in [0, 1] as in diffusers' pipelines, has the size of the picture to be made. What is
-    added is multiplied by `scale` (at 0 nothing is) and only at levels whose progress lies in `window`. The ControlNet
-    is put into eval mode and frozen. It stays on its device, which must be the backbone's. `mode` says what kind of
-    image it is to one of Flux that knows several (Union).
+    `image` has the size of the picture to be made: a tensor (B or 1, C, H, W) in [0, 1] as in diffusers' pipelines, a
+    PIL picture, or a `Sketch.rasterize`d drawing, which is shown white on black. What is added is multiplied by `scale`
+    (at 0 nothing is) and only at levels whose progress lies in `window`. The ControlNet is put into eval mode and
+    frozen. It stays on its device, which must be the backbone's. `mode` says what kind of image it is to one of Flux
+    that knows several (Union).
 
     Raises MismatchError for one made for another network, UsageError for an image or setting that cannot be used.
     """
     kind = _check_is(_KINDS, controlnet, "with_controlnet")
     controlnet.eval().requires_grad_(False)
+    image = _as_tensor(image, channels=3)
     if kind == "FluxControlNetModel":
         return FluxControlNetBackbone(backbone, controlnet, image, scale, window, mode)
     if mode is not None:
@@ -60,14 +68,25 @@ def with_controlnet(
 
 
 def with_t2i_adapter(
-    backbone: Backbone, adapter: nn.Module, image: Tensor, *, scale: float = 1.0, window: Window = (0, 1)
+    backbone: Backbone, adapter: nn.Module, image: Shown, *, scale: float = 1.0, window: Window = (0, 1)
 ) -> T2IAdapterBackbone:
     """`backbone`, told what a diffusers `T2IAdapter` makes of `image` (Mou et al. 2023, 2302.08453).
 
     Everything else is as in `with_controlnet`. The adapter looks at the image once, here, and not at every step.
     """
     _check_is(["T2IAdapter"], adapter, "with_t2i_adapter")
-    return T2IAdapterBackbone(backbone, adapter.eval().requires_grad_(False), image, scale, window)
+    config: Any = adapter.eval().requires_grad_(False).config
+    return T2IAdapterBackbone(backbone, adapter, _as_tensor(image, channels=config.in_channels), scale, window)
+
+
+def _as_tensor(image: Shown, *, channels: int) -> Tensor:
+    """(B, C, H, W); of a map or picture one image, grey where there is one channel."""
+    if isinstance(image, SpatialMap):
+        return torch.tensor(image.ink).expand(1, channels, -1, -1)
+    if isinstance(image, Image.Image):
+        rgb = as_rgb(image)
+        return torch.tensor(to_grey(rgb))[None, None] if channels == 1 else (to_tensor([rgb]) + 1) / 2
+    return image
 
 
 def _check_is(kinds: Collection[str], control: nn.Module, wrap: str) -> str:

@@ -22,6 +22,7 @@ from sketchguide.cli import (
     interpolate,
     models,
     serve,
+    trace,
     train,
     translate,
 )
@@ -36,6 +37,7 @@ app.command("generate", cls=Command, rich_help_panel="Pictures")(generate.comman
 app.command("translate", cls=Command, rich_help_panel="Pictures")(translate.command)
 app.command("edit", cls=Command, rich_help_panel="Pictures")(edit.command)
 app.command("interpolate", cls=Command, rich_help_panel="Pictures")(interpolate.command)
+app.command("trace", cls=Command, rich_help_panel="Pictures")(trace.command)
 app.command("serve", cls=Command, rich_help_panel="Pictures")(serve.command)
 app.command("train", cls=Command, rich_help_panel="Models")(train.command)
 app.command("finetune", cls=Command, rich_help_panel="Models")(finetune.command)

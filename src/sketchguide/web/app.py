@@ -32,8 +32,6 @@ from sketchguide.errors import (
     UsageError,
     described,
 )
-from sketchguide.extractors import EXTRACTORS
-from sketchguide.images import open_image, to_tensor
 from sketchguide.pictures import recall
 from sketchguide.recognition import Recogniser, find_recogniser
 from sketchguide.request import Request
@@ -41,6 +39,7 @@ from sketchguide.seeds import random_seed
 from sketchguide.sizes import check_size
 from sketchguide.sketch import Sketch
 from sketchguide.sources import levels_of
+from sketchguide.tracing import trace as traced
 from sketchguide.web.guards import DEADLINE, Guards, error_answer
 from sketchguide.web.jobs import Desk
 
@@ -70,7 +69,6 @@ STARTED_WITH = ("model", "predictor", "lora", "lora_scale", "device", "dtype")  
 MOST: Mapping[str, int] = MappingProxyType({"count": 8, "steps": 200, "tries": 5})
 MOST_PIXELS = 4  # times as many as the model's own size has
 MOST_SKETCH = 4 * 2**20  # bytes of JSON
-TRACED_SIDE = 256  # of a photograph, the longer one: finer edges are no lines that anybody would draw
 
 STATUS: Mapping[type[SketchguideError], int] = MappingProxyType(
     {UnknownJobError: 404, QueueFullError: 429, ClosingError: 503, UsageError: 422}
@@ -273,17 +271,10 @@ def _plain(sketch: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sketch_in(data: bytes, desk: Desk, *, trace: bool, polarity: Polarity) -> dict[str, Any]:
     with desk.warned.told() as told:
-        sketch = _traced(data) if trace else Sketch.open(data, polarity=polarity)
+        sketch = traced(data) if trace else Sketch.open(data, polarity=polarity)
     if sketch.rasterize(size=desk.backbone.default_size).blank:
         raise SketchError("Nothing in the file can be drawn.", hint=" ".join(told), field="sketch")
     return {"sketch": _plain(sketch.to_json()), "warnings": told}
-
-
-def _traced(data: bytes) -> Sketch:
-    picture = open_image(data, field="sketch")
-    picture.thumbnail((TRACED_SIDE, TRACED_SIDE))
-    edges = EXTRACTORS["edges"](to_tensor([picture]))
-    return Sketch(raster=edges[0, 0].numpy(), aspect=picture.width / picture.height)
 
 
 def _recipe_in(data: bytes, desk: Desk) -> dict[str, Any]:

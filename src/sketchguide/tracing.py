@@ -1,0 +1,41 @@
+"""From a picture to a drawing of it: the outlines and main inner lines, to draw something else by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from sketchguide.errors import SketchError
+from sketchguide.extractors import EXTRACTORS, SMALLEST
+from sketchguide.images import as_picture, open_image, to_tensor
+from sketchguide.sketch import Sketch
+
+SIDE = 512  # pixels of the longer side; edges are looked for on a coarser grid, so more would only be larger
+BLANK = 0.05  # the most ink of a drawing that shows nothing
+
+
+def trace(picture: Image.Image | str | Path | bytes) -> Sketch:
+    """The lines in a photograph, a painting or another `picture`, or in its file, by the extractor that LGP learns
+    from (`Edges`).
+
+    A drawing has its lines already, and `Sketch.open` takes them; here both sides of a thick line would be lines.
+
+    Raises:
+        SketchError: a file that cannot be read; a picture without an edge, or more than 32 times as long as wide.
+        UsageError: something else than a picture or file.
+    """
+    name = Path(picture).stem if isinstance(picture, str | Path) else ""
+    opened = open_image(picture, field="sketch") if isinstance(picture, bytes) else as_picture(picture, field="sketch")
+    small = opened.copy()
+    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
+    if min(small.size) < SMALLEST:
+        raise SketchError(
+            f"The picture is more than {SIDE // SMALLEST} times as long as wide.",
+            hint="Cut it to what matters.",
+            field="sketch",
+        )
+    ink = EXTRACTORS["edges"](to_tensor([small]))[0, 0].numpy()
+    if ink.max() < BLANK:
+        raise SketchError("There is no edge in the picture.", hint="Take one with more contrast.", field="sketch")
+    return Sketch(raster=ink, aspect=small.width / small.height, name=name)
