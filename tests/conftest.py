@@ -86,9 +86,9 @@ def predictor(make_predictor: MakePredictor) -> LatentPredictor:
 @pytest.fixture
 def batch(tiny: Tiny) -> Batch:
     """Two small pictures to make, of a cat and of a dog, each along a line of its own."""
-    backbone = tiny()
-    maps = [a_map(backbone.default_size, at=at) for at in (0.2, 0.7)]
-    request = Request.checked(prompt="", seed=0, steps=4, scale=3)
+    backbone, size = tiny(), (32, 32)
+    maps = [a_map(size, at=at) for at in (0.2, 0.7)]
+    request = Request.checked(prompt="", seed=0, steps=4, scale=3, size=size)
     return Batch(backbone, request, ["a cat", "a dog"], maps, [5, 6])
 
 

@@ -147,6 +147,10 @@ def test_a_hub_that_does_not_answer_is_said_to_be(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ModelNotFoundError, match=r"model\.safetensors is a single file") as caught:
+        load_backbone(tmp_path / "model.safetensors")
+    assert "from_single_file" in caught.value.hint
     with pytest.raises(ModelNotFoundError, match=r"model_index\.json"):
         load_backbone(tmp_path)
 

@@ -16,15 +16,15 @@ from sketchguide.methods import (
     text_to_image,
 )
 from sketchguide.predictors import LatentPredictor
-from sketchguide.request import LayoutSettings, Request
+from sketchguide.request import LayoutSettings
 from sketchguide.walking import walk
 from support import made
 
 
 def test_every_row_has_its_own_prompt_map_and_seed(batch: Batch, predictor: LatentPredictor):
     method = latent_guidance(predictor)
-    request = Request.checked(prompt="", seed=0, steps=2, scale=3)  # in more, a ReLU that rounding turns over is heard
-    batch = replace(batch, request=request)
+    # in more steps a ReLU that rounding turns over is heard
+    batch = replace(batch, request=batch.request.model_copy(update={"steps": 2}))
     both = made(method, batch)
     for i in range(2):
         one = Batch(batch.backbone, batch.request, batch.prompts[i : i + 1], batch.maps[i : i + 1], [batch.seeds[i]])

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -30,6 +31,23 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert capsys.readouterr().out.splitlines() == ["7 (64, 64)", "8 (64, 64)"]
     first, second = (Image.open(tmp_path / f"apple-{seed}.png").convert("RGB") for seed in (7, 8))
     assert first.tobytes() != second.tobytes()
+
+
+@pytest.mark.skipif(not (ROOT / "docs").exists(), reason="the source archive comes without docs")
+def test_the_examples_of_the_page_about_python_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    made: dict[str, Any] = {}
+    for example in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL):
+        exec(compile(example, "python.md", "exec"), made)
+    said = capsys.readouterr().out
+    assert "15 of 15" in said
+    assert said.endswith("(512, 512)\n")
+    assert made["green"].image.tobytes() != made["mushroom"].image.tobytes()
+    assert made["photo"].rasterize(size=(64, 64)).ink.max() > 0.5
+    assert len(made["frames"]) == 2
 
 
 def test_the_readme_names_exactly_the_two_set_up_commands():

@@ -79,6 +79,16 @@ def test_a_model_is_trained_in_stages_that_go_on_where_they_stopped(
         assert kept is not None
         steps.append(kept.step)
     assert 0 < steps[1] < steps[2]
+    monkeypatch.setattr(sys, "argv", ["train.py", "diffusion", *common, "--focus", "3"])
+    with pytest.raises(SystemExit, match=r"focus was 1.5, now 3.0.* or give another --out"):
+        train.main()
+    tokenizer = (tmp_path / "tokenizer" / "tokenizer.json").read_bytes()
+    asked = itertools.count()
+    monkeypatch.setattr(train.Run, "progress", property(lambda _: min(1.0, next(asked) / 2)))
+    decoder = ["--out", str(tmp_path / "decoder"), "--start", str(tmp_path / "pipeline")]
+    monkeypatch.setattr(sys, "argv", ["train.py", "diffusion", *common, *decoder, "--people", "0.1"])
+    train.main()  # of other captions, yet by the words that its text encoder knows
+    assert (tmp_path / "decoder" / "tokenizer" / "tokenizer.json").read_bytes() == tokenizer
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["stage"] for line in log if "icons" in line] == ["diffusion", "diffusion"]
     quality = {name: value for line in log if line["stage"] == "autoencoder" for name, value in line.items()}

@@ -82,7 +82,9 @@ def test_a_decoder_takes_the_place_of_the_shipped_one(ship: Callable[..., Path],
     ship("--decoder", tmp_path / "decoder")
     pictures.append(load_backbone("small").decode(torch.zeros(1, 4, 4, 4)))
     assert (pictures[1] - pictures[0]).mean() == pytest.approx(1, abs=0.02)
-    assert json.loads((models / "small" / "training.json").read_text())["autoencoder_minutes"] == 11
+    for _ in range(2):  # shipped again, its minutes count no second time
+        assert json.loads((models / "small" / "training.json").read_text())["autoencoder_minutes"] == 11
+        ship("--decoder", tmp_path / "decoder")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.classifiers import IconClassifier, save_classifier
-from sketchguide.evaluation.drawings import class_map
+from sketchguide.evaluation.drawings import Drawing, class_map, load_set
 from sketchguide.files import locked
 from sketchguide.loading import load_backbone
 from sketchguide.methods import Built
@@ -28,6 +28,16 @@ from support import load_script
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 pytestmark = pytest.mark.shared
 Study = Callable[..., ModuleType]
+
+
+@cache
+def read(name: str, data: Path, count: int, size: tuple[int, int]) -> list[Drawing]:
+    return load_set(name, data, count=count, size=size)
+
+
+def drawings(name: str, data: Path, *, count: int, size: tuple[int, int]) -> list[Drawing]:
+    """`load_set`, which reads a large file, once for all tests."""
+    return list(read(name, data, count, size))
 
 
 @pytest.fixture
@@ -42,6 +52,9 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Study:
         monkeypatch.setattr("sketchguide.evaluation.benchmark.artwork", lambda *_, **__: few)
         if name in ("curves", "predictors"):
             monkeypatch.setattr("judged.Request", SimpleNamespace(checked=partial(Request.checked, steps=3)))
+        for one in (module, sys.modules.get("judged")):
+            if hasattr(one, "load_set"):
+                monkeypatch.setattr(one, "load_set", drawings)
         monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
         return module
 

@@ -85,7 +85,11 @@ def ship_pipeline(run: Path, name: str, hardware: str) -> None:
 def ship_decoder(run: Path, name: str, hardware: str) -> None:
     """The autoencoder of a `decoder` run in place of the shipped one; they differ in the second half alone."""
     target = MODELS / name
-    AutoencoderKL.from_pretrained(run / "vae", dtype=torch.bfloat16).save_pretrained(target / "vae")
+    before = AutoencoderKL.from_pretrained(target / "vae", dtype=torch.bfloat16).state_dict()
+    trained = AutoencoderKL.from_pretrained(run / "vae", dtype=torch.bfloat16)
+    if all(torch.equal(value, before[key]) for key, value in trained.state_dict().items()):
+        return  # shipped already: its minutes count once
+    trained.save_pretrained(target / "vae")
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     training = json.loads((target / "training.json").read_text())
     training["autoencoder_minutes"] += round(max(line["minutes"] for line in log))

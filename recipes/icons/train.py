@@ -14,6 +14,7 @@ import argparse
 import json
 import math
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,7 +32,9 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from artwork import Artwork, line_drawings, uniform
 from critic import Critic
-from sketchguide.training.checkpoints import Checkpoints
+from sketchguide.errors import UsageError
+from sketchguide.files import locked
+from sketchguide.training.checkpoints import Checkpoints, check_config
 
 PROMPT_TOKENS = 32
 
@@ -149,6 +152,9 @@ def build_tokenizer(artwork: Artwork) -> CLIPTokenizer:
     )
 
 
+MAY_CHANGE = ("out", "data", "minutes", "device", "compile", "preview")  # of the arguments of a run that goes on
+
+
 class Run:
     """One stage's folder: checkpoints, a log, and the clock over all its sessions."""
 
@@ -157,6 +163,8 @@ class Run:
         self.stage = stage
         self.minutes: float = args.minutes
         self.checkpoints = Checkpoints(args.out / stage)
+        given = {name: value for name, value in vars(args).items() if name not in MAY_CHANGE}
+        self.config = {name: str(value) if isinstance(value, Path) else value for name, value in given.items()}
         self.spent = 0.0
         self.started = time.monotonic()
         self.saved = time.monotonic()
@@ -165,11 +173,12 @@ class Run:
         checkpoint = self.checkpoints.latest()
         if checkpoint is None:
             return None
+        check_config(checkpoint.meta["config"], self.config, afresh="another --out")
         self.spent = checkpoint.meta["spent"]
         return {**checkpoint.state, "step": checkpoint.step}
 
     def save(self, step: int, state: dict[str, Any]) -> None:
-        self.checkpoints.save(step, state, {"spent": self.elapsed})
+        self.checkpoints.save(step, state, {"spent": self.elapsed, "config": self.config})
         self.saved = time.monotonic()
 
     @property
@@ -503,9 +512,11 @@ def train_diffusion(args: argparse.Namespace) -> None:
         people=args.people,
     )
     run = Run(args, "diffusion")
-    if args.start and not (run.folder / "vae").exists():
-        for part in ("vae", "tokenizer"):
-            shutil.copytree(args.start / part, run.folder / part)
+    for part in ("vae", "tokenizer") if args.start else ():
+        if not (run.folder / part).exists():  # a `decoder` run leaves an autoencoder of its own
+            begun = run.folder / f"{part}.partial"
+            shutil.copytree(args.start / part, begun, dirs_exist_ok=True)
+            begun.rename(run.folder / part)
     if not (run.folder / "tokenizer").exists():
         build_tokenizer(artwork).save_pretrained(run.folder / "tokenizer")
     tokenizer = CLIPTokenizer.from_pretrained(run.folder / "tokenizer")
@@ -722,9 +733,12 @@ def main() -> None:
         parser.error("--plain and --people are shares of the same pictures: together at most 1")
     if args.stage == "decoder" and args.start is None:
         parser.error("decoder needs --start: the pipeline folder whose decoder is to learn more")
-    args.out.mkdir(parents=True, exist_ok=True)
     train = train_diffusion if args.stage == "diffusion" else train_autoencoder
-    train(args)
+    try:
+        with locked(args.out):
+            train(args)
+    except UsageError as error:
+        sys.exit(str(error))
 
 
 if __name__ == "__main__":

@@ -431,6 +431,14 @@ def _source(name: str | Path) -> str | Path:
                 field="model",
             )
         return path
+    if is_file(path):
+        raise ModelNotFoundError(
+            f"{path} is a single file, not a diffusers folder.",
+            hint="Load it by StableDiffusionPipeline.from_single_file of diffusers (SDXL: "
+            "StableDiffusionXLPipeline), and give the pipeline to from_pipe, or the folder that its save_pretrained "
+            "writes as the model.",
+            field="model",
+        )
     if is_hub_id(text):
         return text
     known = ", ".join(s.name for s in shipped() if s.kind == "model")

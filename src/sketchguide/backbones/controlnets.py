@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sketchguide.backbones.base import GUIDANCE, Condition
+from sketchguide.backbones.pipeline import precision_of
 from sketchguide.backbones.told import Told
 from sketchguide.backbones.transformer import POOLED, arguments_of_flux, packed
 from sketchguide.backbones.unet import arguments
@@ -47,7 +48,7 @@ class ControlNetBackbone(Told):
         _check_channels(self, ours["conditioning_channels"])
 
     def _added(self, latent: Tensor, times: Tensor, condition: Condition) -> Mapping[str, Any]:
-        dtype: torch.dtype = self.control.dtype
+        dtype = precision_of(self.control)
         shared = {k: v for k, v in condition.extras.items() if k not in (SKIPS, MIDDLE, BLOCKS, GUIDANCE)}
         skips, middle = self.control(
             latent.to(dtype),
@@ -103,7 +104,7 @@ class StreamControlNetBackbone(Told):
         object.__setattr__(self, "embed", embed)
 
     def _added(self, latent: Tensor, times: Tensor, condition: Condition) -> Mapping[str, Any]:
-        dtype: torch.dtype = self.control.dtype
+        dtype = precision_of(self.control)
         pooled: Any = condition.extras[POOLED]
         pooled = pooled.to(latent.device, dtype)
         if self.control.config.force_zeros_for_pooled_projection:
@@ -162,7 +163,7 @@ class FluxControlNetBackbone(Told):
         object.__setattr__(self, "seen", seen)
 
     def _added(self, latent: Tensor, times: Tensor, condition: Condition) -> Mapping[str, Any]:
-        control, dtype = self.control, self.control.dtype
+        control, dtype = self.control, precision_of(self.control)
         extras = {name: value for name, value in condition.extras.items() if name not in (_DOUBLE, _SINGLE)}
         plain = replace(condition, extras=extras)
         seen, mode = self.seen.to(dtype).expand(len(latent), *self.seen.shape[1:]), self.mode

@@ -180,7 +180,7 @@ class PipelineBackbone(ABC):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.network.dtype
+        return precision_of(self.network)
 
     def describe(self, prompts: Sequence[str]) -> Condition:
         """Text conditions, one row per prompt, made by the pipeline's own `encode_prompt`, of equal prompts once. An
@@ -348,6 +348,18 @@ def check_keeps_weights(network: nn.Module, latent: Tensor) -> None:
             hint="Take enable_model_cpu_offload() of the pipeline instead.",
             field="model",
         )
+
+
+def precision_of(network: nn.Module) -> torch.dtype:
+    """The dtype that diffusers says a network has. Asked at every pass: what diffusers looks through all modules for,
+    the first parameter tells where nothing hangs on them.
+    """
+    model: Any = network
+    if not getattr(model, "_keep_in_fp32_modules", None) and not hooks_of(network):
+        for parameter in network.parameters():
+            if parameter.is_floating_point():
+                return parameter.dtype
+    return model.dtype
 
 
 def hooks_of(network: nn.Module) -> list[tuple[str, Any]]:
