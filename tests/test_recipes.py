@@ -82,7 +82,8 @@ def test_a_model_is_trained_in_stages_that_go_on_where_they_stopped(
     monkeypatch.setattr(sys, "argv", ["train.py", "diffusion", *common, "--focus", "3"])
     with pytest.raises(SystemExit, match=r"focus was 1.5, now 3.0.* or give another --out"):
         train.main()
-    tokenizer = (tmp_path / "tokenizer" / "tokenizer.json").read_bytes()
+    tokenizer = (tmp_path / "pipeline" / "tokenizer" / "tokenizer.json").read_bytes()
+    (tmp_path / "pipeline" / "training.json").write_text('{"samples": 1}')  # as of one that is shipped
     asked = itertools.count()
     monkeypatch.setattr(train.Run, "progress", property(lambda _: min(1.0, next(asked) / 2)))
     decoder = ["--out", str(tmp_path / "decoder"), "--start", str(tmp_path / "pipeline")]
