@@ -158,9 +158,11 @@ def test_a_lora_that_another_backbone_loaded_comes_back(styled: UNetBackbone, tm
 
 def test_the_dropout_of_a_lora_that_was_loaded_later_drops_nothing() -> None:
     backbone = UNetBackbone(tiny_stable_diffusion())
+    before = seen_by(backbone)
     config = LoraConfig(r=2, lora_dropout=0.5, init_lora_weights=False, target_modules=["to_q"])
     inject_adapter_in_model(config, backbone.network)
     assert torch.equal(seen_by(backbone), seen_by(backbone))
+    assert not torch.equal(seen_by(backbone), before)
 
 
 @pytest.mark.parametrize("way", ["fuse_lora", "disable_lora"])

@@ -102,7 +102,9 @@ def test_a_curve_of_each_method_over_its_strength(
     out, lines, control = tmp_path / "curve", tmp_path / "lines", tmp_path / "control"
     predictor.save_pretrained(lines)
     unet: Any = load_backbone(options[options.index("--model") + 1]).network
-    ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 8)).save_pretrained(control)
+    network = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 8))
+    torch.nn.init.normal_(network.controlnet_mid_block.weight, generator=torch.Generator().manual_seed(1))
+    network.save_pretrained(control)
     curves = study("curves", "methods", *options, "--out", out, "--predictor", lines, "--controlnet", control)
     monkeypatch.setattr(curves, "SHARES", (0.5, 1.0))
     curves.main()
@@ -119,6 +121,8 @@ def test_a_curve_of_each_method_over_its_strength(
         f"controlnet:path={control},weight=1,negative_time=0.3",
     ]
     assert all(row["failed"] == 0 and row["f1"] is not None for row in rows)
+    told = {row["method"]: row["kid"]["estimate"] for row in rows if row["method"].startswith("controlnet")}
+    assert len({round(distance, 9) for distance in told.values()}) == 4, "each weight makes pictures of its own"
     assert (out / "methods.png").stat().st_size > 0
 
 

@@ -177,12 +177,18 @@ def test_it_is_tuned_and_plain_diffusers_takes_the_lora(tmp_path: Path) -> None:
     ink = torch.zeros(1, 1, 32, 32)
     ink[:, :, 8, 4:28] = 1
     settings = FineTuning(steps=2, levels=2, rank=2, targets=("attn1.to_q",), refine=1, rate=1e-2, unseen=1)
-    run = FineTuneRun(backbone, torch.rand(1, 3, 32, 32) * 2 - 1, ink, judges, settings, prompt="a cat")
+    photo = torch.rand(1, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    latent = noise(generators([3]), (4, 16, 16))
+    before = walk(backbone, "", latent)
+    run = FineTuneRun(backbone, photo, ink, judges, settings, prompt="a cat")
     list(run)
     run.save(tmp_path)
+    with run.averaged():
+        tuned = walk(backbone, "", latent)
     plain = tiny_stable_diffusion_xl(seed=2)
     plain.load_lora_weights(str(tmp_path), weight_name=LORA_FILE)
-    assert plain.get_list_adapters()["unet"]
+    found = walk(UNetBackbone(plain, name="xl"), "", latent)
+    assert relative(found, tuned) < 0.05 * relative(found, before)
 
 
 def test_a_lora_goes_on_and_off(tmp_path: Path) -> None:

@@ -89,8 +89,9 @@ def test_the_gradient_reaches_the_weights_and_they_move(backbone: UNetBackbone, 
 
 
 def test_the_loss_falls(backbone: UNetBackbone, judges: Judges) -> None:
-    losses = [step.loss for step in tune(backbone, judges, steps=6, gradient="last", last=1, identity=0.0)]
-    assert losses[-1] < losses[0]
+    same = {"gradient": "last", "last": 1, "identity": 0.0, "unseen": 0}  # every step begins with the same noise
+    losses = [step.loss for step in tune(backbone, judges, steps=12, **same)]
+    assert losses[-1] < 0.9 * losses[0]
 
 
 def test_a_step_without_gradient_stops_the_run(

@@ -265,4 +265,4 @@ def test_previews_cost_a_part_of_the_time(held: Desk, slow: Slow, monkeypatch: p
     job = held.submit(asked(held, steps=20))
     wait(job)
     assert job.state == "done"
-    assert len(asked_for) <= 4  # the first, the last, and what 20 quick steps leave time for
+    assert 2 <= len(asked_for) <= 4  # the first, the last, and what 20 quick steps leave time for
