@@ -12,7 +12,7 @@ from peft import LoraConfig
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from sketchguide.backbones.base import GUIDANCE
+from sketchguide.backbones.base import GUIDANCE, Condition
 from sketchguide.backbones.tiny import tiny_flux, tiny_stable_diffusion, tiny_stable_diffusion_xl
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.classifiers import IconClassifier
@@ -25,6 +25,7 @@ from sketchguide.perception import Features
 from sketchguide.sketchers import Sketcher, SketcherConfig
 from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.finetune import FineTuneRun, FineTuning, Judges
+from sketchguide.training.run import describe
 
 SIDE = 32
 
@@ -302,10 +303,19 @@ def test_an_autoencoder_that_half_precision_overflows_passes_the_gradient(judges
 def test_a_network_that_is_told_the_scale_is_told_the_usual_one(
     backbone: UNetBackbone, judges: Judges, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = tune(backbone, judges)
+    asked: list[list[str]] = []
+
+    def spied(backbone: UNetBackbone, captions: list[str]) -> Condition:
+        asked.append(captions)
+        return describe(backbone, captions)
+
+    monkeypatch.setattr("sketchguide.training.finetune.describe", spied)
+    run = tune(backbone, judges, steps=1, gradient="last")
+    list(run)
+    assert asked == [["a cat"]], "the text encoder runs once"
     assert GUIDANCE not in run._told(2).extras
     monkeypatch.setattr(UNetBackbone, "distilled", True)
-    assert run._told(2).extras[GUIDANCE].tolist() == [SCALE.default] * 2
+    assert spied(backbone, ["a cat"]).rows([0, 0]).extras[GUIDANCE].tolist() == [SCALE.default] * 2
 
 
 def test_all_weights_of_a_model_in_half_precision_learn_in_single(judges: Judges) -> None:

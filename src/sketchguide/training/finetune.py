@@ -162,6 +162,7 @@ class FineTuneRun(TrainingRun):
         self._dtype = backbone.dtype  # before every weight becomes float32, if it does
         unet: Any = backbone.network
         take_off(ADAPTER, unet)
+        self._said = describe(backbone, [prompt])  # once: what learns is no text encoder
         with torch.no_grad():
             told = self._told(count)
             path = invert(backbone, backbone.encode(references), self.levels, told, iterations=settings.refine)
@@ -271,7 +272,7 @@ class FineTuneRun(TrainingRun):
         return [self._pairs[i] for i in chosen.tolist()]
 
     def _told(self, count: int) -> Condition:
-        return describe(self.backbone, [self.prompt] * count)
+        return self._said.rows([0] * count)
 
     def _descend(self, latent: Tensor, levels: Sequence[Level], *, carrying: int) -> Tensor:
         """The deterministic walk down `levels`; its last `carrying` steps keep a graph, one step in memory at a time
