@@ -91,7 +91,6 @@ class Table:
     about: str
     runs: Mapping[str, Run]  # by the name of the set that each is about, where there are several
     file: str | None = None  # its name in benchmarks/results, where it is not the table's own
-    folder: str | None = None  # of the pictures in --out, where they are another table's
     sheet: Sheet | None = None
 
 
@@ -101,20 +100,20 @@ def bench(
     sets: Sequence[str] = ("quickdraw",),
     sketches: int = 100,
     batch: int = 50,
-    compare: str | None = None,
+    compare: Sequence[str] = (),
 ) -> Table:
     """A comparison with one picture of each drawing, in one run over all sets."""
     return Table(about, {"": _bench(methods, sets, sketches, 1, batch, compare)})
 
 
 def _bench(
-    methods: Sequence[str], sets: Sequence[str], sketches: int, seeds: int, batch: int, compare: str | None
+    methods: Sequence[str], sets: Sequence[str], sketches: int, seeds: int, batch: int, compare: Sequence[str]
 ) -> Run:
     data = ("--data", "{shared}/data", "--weights", "{shared}/weights", *JUDGED)
     many = ("--sketches", str(sketches), "--seeds", str(seeds), "--batch", str(batch))
     chosen = [word for name in sets for word in ("--set", name)]
     chosen += [word for name in methods for word in ("--method", name)]
-    beside = () if compare is None else ("--compare", compare)
+    beside = [word for name in compare for word in ("--compare", name)]
     command = ("sketchguide", "bench", *data, *many, *chosen, *beside, "-o")
     return Run(command, table="table", figures="summary")
 
@@ -124,14 +123,13 @@ def by_set(
     *methods: str,
     sets: Mapping[str, int],
     of_icons: Sequence[str] = (),
-    compare: str | None = None,
-    folder: str | None = None,
+    compare: Sequence[str] = (),
     sheet: Sheet | None = None,
 ) -> Table:
     """A comparison with two seeds of so many drawings of each set, in a run for each."""
     asked = {name: (*methods, *of_icons) if name == "icons" else methods for name in sets}
     runs = {name: _bench(asked[name], (name,), count, 2, 50, compare) for name, count in sets.items()}
-    return Table(about, runs, folder=folder, sheet=sheet)
+    return Table(about, runs, sheet=sheet)
 
 
 def curve(about: str, kind: str, *, sketches: int, more: Command = ()) -> Table:
@@ -157,28 +155,21 @@ TABLES: Mapping[str, Table] = {
         *MAIN,
         sets=EVERY_SET,
         of_icons=WIDER,
+        compare=("lgp", EVERY_STEP),
         sheet=Sheet("quickdraw", "quickdraw.png", "follow-quickdraw.png"),
-    ),
-    "every-step": by_set(
-        "the main table, LGP at every step beside the others",
-        *MAIN,
-        sets=EVERY_SET,
-        of_icons=WIDER,
-        compare=EVERY_STEP,
-        folder="bench",
     ),
     "even": by_set("how evenly the pull is shared", "text", "lgp", "lgp:even=0.6", "lgp-paper", sets=FREE_HAND),
     "peers-time": bench(
         "peers whose negative pass is told of more noise",
         *("text", EVERY_STEP, *(f"{peer}{more}" for peer in PEERS for more in ("", ",negative_time=0.3"))),
-        compare=EVERY_STEP,
+        compare=(EVERY_STEP,),
     ),
     "tries": by_set(
         "tried again until recognised",
         *("text", "lgp", f"lgp:{TRIED}", f"lgp:{TRIED_15}", f"lgp:{TRIED_15},sure=0.7"),
         *(f"{LGP_300},{TRIED}", f"{LGP_300},{TRIED_15}", *(f"{peer},tries=5" for peer in PEERS)),
         sets=FREE_HAND,
-        compare=f"{LGP_300},{TRIED}",
+        compare=(f"{LGP_300},{TRIED}",),
     ),
     "tries-time": bench(
         "what tries take, one picture after the other",
@@ -186,7 +177,7 @@ TABLES: Mapping[str, Table] = {
         sketches=50,
         batch=1,
     ),
-    "spoiled": bench("spoiled drawings", "text", "lgp", EVERY_STEP, *PEERS, sets=SPOILED, compare=EVERY_STEP),
+    "spoiled": bench("spoiled drawings", "text", "lgp", EVERY_STEP, *PEERS, sets=SPOILED, compare=(EVERY_STEP,)),
     "methods": bench(
         "DiffSketching's ways, and Plug-and-Play",
         *("text", "lgp", "sketch-loss", "sketch-attention", "pnp", "lgp-pnp", "sdedit"),
@@ -226,12 +217,12 @@ def steps_to(name: str, table: Table) -> Iterator[tuple[str, Command, str | None
     for part in dict.fromkeys(part for run in table.runs.values() for part in parts_of(run.command)):
         yield part, (*PARTS[part].command, part), PARTS[part].file
     for about, run in table.runs.items():
-        folder = folder_of(name, table, about)
+        folder = folder_of(name, about)
         yield folder, (*run.command, folder), None
 
 
-def folder_of(name: str, table: Table, about: str) -> str:
-    return "{out}/" + "-".join(filter(None, (table.folder or name, about)))
+def folder_of(name: str, about: str) -> str:
+    return "{out}/" + "-".join(filter(None, (name, about)))
 
 
 def keep(name: str, table: Table, filled: Callable[[str], str]) -> None:
@@ -240,13 +231,13 @@ def keep(name: str, table: Table, filled: Callable[[str], str]) -> None:
     texts: list[str] = []
     figures: dict[str, Any] = {}
     for about, run in table.runs.items():
-        folder = ROOT / filled(folder_of(name, table, about))
+        folder = ROOT / filled(folder_of(name, about))
         texts.append((folder / f"{run.table}.md").read_text(encoding="utf-8"))
         figures[about] = json.loads((folder / f"{run.figures}.json").read_text(encoding="utf-8"))
         if run.plot is not None:
             shutil.copy(folder / f"{run.plot}.png", IMAGES / f"{file}.png")
     if (sheet := table.sheet) is not None:
-        shutil.copy(ROOT / filled(folder_of(name, table, sheet.about)) / sheet.file, IMAGES / sheet.image)
+        shutil.copy(ROOT / filled(folder_of(name, sheet.about)) / sheet.file, IMAGES / sheet.image)
     (RESULTS / f"{file}.md").write_text("\n".join(texts), encoding="utf-8")
     whole = figures.get("", figures)
     (RESULTS / f"{file}.json").write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")

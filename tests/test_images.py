@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms, ImageDraw
+from PIL import Image, ImageCms, ImageDraw, PngImagePlugin
 
 from sketchguide.errors import GuidanceError, OutputError, SketchError, SketchguideWarning
 from sketchguide.images import (
@@ -434,3 +434,14 @@ def test_a_picture_is_named_as_the_png_that_it_is(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=r"x\.jpg' does not end in \.png"):
         save_png(noise(), tmp_path / "x.jpg")
     assert not list(tmp_path.iterdir())
+
+
+def test_of_a_picture_that_moves_no_frame_is_decoded_for_its_text(tmp_path: Path) -> None:
+    """Pillow copies the whole canvas for each of them: a megabyte of frames would take minutes."""
+    still = [Image.new("RGB", (64, 64), (0, 0, shade)) for shade in range(20)]
+    chunks = PngImagePlugin.PngInfo()
+    chunks.add_text("early", "yes")
+    still[0].save(tmp_path / "moving.png", save_all=True, append_images=still[1:], pnginfo=chunks)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(PngImagePlugin.PngImageFile, "seek", lambda *_: pytest.fail("a frame is decoded"))
+        assert read_png_text(tmp_path / "moving.png") == {"early": "yes"}

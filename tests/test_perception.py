@@ -1,4 +1,6 @@
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -151,3 +153,12 @@ def test_what_is_not_there_is_named(tmp_path: Path, own: Path) -> None:
     with pytest.raises(WeightsError, match="no picture classifier"):
         load_features(str(tmp_path / "other.safetensors"))
     assert isinstance(load_features(str(own)).network, nn.Module)
+
+
+@pytest.mark.parametrize("name", ["hf-hub:somebody/network", "local-dir:/somewhere", "hf_hub:a/b"])
+def test_networks_of_anybody_are_not_loaded_by_timm(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their weights may be pickles, and a picture's recipe may name them."""
+    timm = SimpleNamespace(create_model=lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setitem(sys.modules, "timm", timm)
+    with pytest.raises(ModelNotFoundError, match="only names of timm's own list are taken"):
+        load_features(f"timm:{name}")

@@ -72,14 +72,15 @@ def test_a_curve_brings_its_plot(tables: Tables, ran: list[list[str]], tmp_path:
 
 
 def test_runs_for_each_set_are_kept_together(tables: Tables, ran: list[list[str]], tmp_path: Path) -> None:
-    tables("bench", "every-step").main()
+    tables("bench").main()
     drawn = [Path(words[-1]).name for words in ran if "bench" in words]
-    assert drawn == 2 * ["bench-quickdraw", "bench-tuberlin", "bench-icons"]
+    assert drawn == ["bench-quickdraw", "bench-tuberlin", "bench-icons"]
     assert json.loads((tmp_path / "results" / "bench.json").read_text()) == {
         name: {"of": f"bench-{name}"} for name in ("quickdraw", "tuberlin", "icons")
     }
     assert (tmp_path / "images" / "follow-quickdraw.png").read_text() == "sheet of bench-quickdraw"
-    assert "bench-tuberlin" in (tmp_path / "results" / "every-step.md").read_text()
+    assert "bench-tuberlin" in (tmp_path / "results" / "bench.md").read_text()
+    assert all(words.count("--compare") == 2 for words in ran if "bench" in words)
 
 
 def test_what_fails_is_named_and_changes_no_figures(
@@ -113,7 +114,7 @@ def test_tables_are_listed_and_others_refused(tables: Tables, capsys: pytest.Cap
 def test_no_table_lies_where_what_it_needs_does(tables: Tables) -> None:
     module = tables()
     for name, table in module.TABLES.items():
-        assert not {module.folder_of(name, table, about) for about in table.runs} & set(module.PARTS)
+        assert not {module.folder_of(name, about) for about in table.runs} & set(module.PARTS)
 
 
 def test_no_method_stands_twice_in_a_table(tables: Tables) -> None:

@@ -3,8 +3,10 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -224,19 +226,24 @@ def test_a_controlnet_and_an_adapter_act_together_in_any_order(
     assert relative(only, one) > 1e-3
 
 
-def test_pictures_and_drawings_are_shown_as_they_are(tiny: Tiny, controlnet: ControlNetModel) -> None:
+def test_pictures_and_drawings_are_shown_as_they_are(tiny: Tiny, controlnet: ControlNetModel, tmp_path: Path) -> None:
     backbone, latent, image = tiny(), beginnings(), pictures()
     (picture,) = to_images(image * 2 - 1)
     shown = (to_tensor([picture]) + 1) / 2
     expected = look(with_controlnet(backbone, controlnet, shown), latent)
     assert relative(look(with_controlnet(backbone, controlnet, image), latent), expected) < 0.02  # in 256 levels
-    for one in (picture, picture.convert("RGBA")):
+    picture.save(tmp_path / "picture.png")
+    for one in (picture, picture.convert("RGBA"), tmp_path / "picture.png", str(tmp_path / "picture.png")):
         assert torch.equal(look(with_controlnet(backbone, controlnet, one), latent), expected)
     grey = torch.tensor(to_grey(picture))[None, None]
     reads_grey = new_adapter(in_channels=1)
     expected = look(with_t2i_adapter(backbone, reads_grey, grey), latent)
     assert torch.equal(look(with_t2i_adapter(backbone, reads_grey, picture), latent), expected)
-    lines = Sketch.from_strokes([[(0.2, 0.3), (0.8, 0.7)]]).rasterize(size=(32, 32))
+    drawing = Sketch.from_strokes([[(0.2, 0.3), (0.8, 0.7)]])
+    for given, message in ((drawing, "has no size"), (np.zeros((32, 32)), "not a ndarray")):
+        with pytest.raises(UsageError, match=message):
+            with_controlnet(backbone, controlnet, given)  # type: ignore[arg-type]
+    lines = drawing.rasterize(size=(32, 32))
     ink = torch.tensor(lines.ink)[None, None]
     expected = look(with_controlnet(backbone, controlnet, ink.expand(1, 3, -1, -1)), latent)
     assert torch.equal(look(with_controlnet(backbone, controlnet, lines), latent), expected)

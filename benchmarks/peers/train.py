@@ -144,8 +144,8 @@ def train(args: argparse.Namespace) -> None:
         for step in until_stopped(session, sys.argv):
             if step % 50 == 0:
                 print(f"step {step} of {run.settings.steps}: {session.figures}", flush=True)
-        held_out_error = None if scored is None else run.score(*scored)
         run.module.eval().save_pretrained(args.output)
+        held_out_error = run.score(*scored) if scored and scored[1] else None
         facts = {
             **config,
             "trainable_parameters": parameters,

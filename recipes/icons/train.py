@@ -173,7 +173,7 @@ class Run:
         checkpoint = self.checkpoints.latest()
         if checkpoint is None:
             return None
-        check_config(checkpoint.meta["config"], self.config, afresh="another --out")
+        check_config(checkpoint.meta.get("config", self.config), self.config, afresh="another --out")
         self.spent = checkpoint.meta["spent"]
         return {**checkpoint.state, "step": checkpoint.step}
 

@@ -363,9 +363,9 @@ def read_png_text(source: str | Path | bytes) -> dict[str, str]:
             # not by `Image.open`, which refuses sheets of many large pictures unread
             PngImagePlugin.PngImageFile(io.BytesIO(data)).verify()
             with PngImagePlugin.PngImageFile(io.BytesIO(data)) as image:
-                if image.width * image.height <= MAX_PIXELS:
+                if image.width * image.height <= MAX_PIXELS and not image.is_animated:
                     return {key: str(value) for key, value in image.text.items()}
-                # Large sheets of ours: `text` would decode the pixels to see what comes after them.
+                # Large sheets of ours: `text` would decode the pixels to see what comes after them, and every frame.
                 return {str(key): value for key, value in image.info.items() if isinstance(value, str)}
     except SketchError:
         raise

@@ -5,6 +5,7 @@ Any network of torchvision, timm or transformers serves, by name, and so does a 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -131,11 +132,13 @@ def _published(kind: str, name: str, file: Path | None) -> nn.Module:
         elif kind == "timm":
             import timm  # pyright: ignore[reportMissingImports]
 
+            if not re.fullmatch(r"[\w.]+", name):  # `hf-hub:` and `local-dir:` may be pickles of anybody
+                raise ValueError("only names of timm's own list are taken")
             network = timm.create_model(name, pretrained=file is None)
         else:
             from transformers import AutoModel
 
-            network = AutoModel.from_pretrained(name, use_safetensors=True)
+            network = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
             network = getattr(network, "vision_model", network)  # CLIP and its like read texts too
     except ImportError as error:
         raise ModelNotFoundError(
@@ -183,7 +186,7 @@ def _trained_on(
 
         side = getattr(network.config, "image_size", None)
         try:
-            processor: Any = AutoImageProcessor.from_pretrained(name)
+            processor: Any = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
         except (OSError, ValueError, KeyError, ImportError):
             pass  # it comes without one
         else:

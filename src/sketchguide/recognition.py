@@ -77,7 +77,7 @@ def warn_of_unknown(prompts: Sequence[str], backbone: Backbone, fingerprint: str
         try:
             find_class_in(prompt, words)
         except UsageError:
-            given = re.findall(r"[^\W\d_]{3,40}", prompt.casefold())
+            given = list(dict.fromkeys(re.findall(r"[^\W\d_]{3,40}", prompt.casefold())))[:30]  # more take seconds
             near = list(dict.fromkeys(name for word in given for name in get_close_matches(word, words, 1, 0.8)))
             meant = f" Did you mean {', '.join(near)}?" if near else ""
             message = f"{prompt!r} names nothing that {backbone.name} knows, and may come out as a blob.{meant}"

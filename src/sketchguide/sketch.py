@@ -212,17 +212,18 @@ class Sketch:
         """A drawing from SVG text: the outlines of path, line, polyline, polygon, rect, circle and ellipse.
 
         Groups, clones (`use`), nested `svg`, transforms, units, style attributes and simple style sheets are read. Of
-        colours only that of the paper counts, which a filled shape that covers the canvas has, and white is without
-        one: what is painted in it is no ink. Every other visible line is; a shape without a line gives its outline, a
-        long and narrow one, such as the mark of a brush, its centre line. Clips and masks are not applied. The line
+        colours only that of the paper counts, which a filled shape that covers the canvas has, or the page's own
+        `background`, and white is without one: what is painted in it is no ink. Every other visible line is; a shape
+        without a line gives its outline, a long and narrow one, such as the mark of a brush, its centre line, also
+        where a line of its own colour runs around it. Clips and masks are not applied. The line
         width met most is the default line, others keep their ratio to it. `data-weight="0.5"` on an element or group is
         the weight of its strokes (and the mark of a brush gives its outline then). The canvas is the viewBox, else
         width and height, else what is drawn.
 
         Raises:
             SketchError: not well-formed, larger than 10 MB, over 200,000 points or 64 levels; a DOCTYPE with
-                declarations, script, event handler or link to another file; `image` or `foreignObject`; a size that is
-                zero, huge or not a number.
+                declarations, script, event handler or link to another file; `image`, also as what a shape is filled
+                with, or `foreignObject`; a size that is zero, huge or not a number.
         """
         read = read_svg(source)
         return cls(strokes=read.strokes, raster=read.painted, aspect=read.aspect, name=name)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 from PIL import Image
 
 from sketchguide.errors import SketchError
 from sketchguide.extractors import EXTRACTORS, SMALLEST
 from sketchguide.images import as_picture, open_image, to_tensor
-from sketchguide.sketch import Sketch
+from sketchguide.sketch import Sketch, SpatialMap
 
 SIDE = 512  # pixels of the longer side; edges are looked for on a coarser grid, so more would only be larger
-BLANK = 0.05  # the most ink of a drawing that shows nothing
 
 
 def trace(picture: Image.Image | str | Path | bytes) -> Sketch:
@@ -26,16 +26,16 @@ def trace(picture: Image.Image | str | Path | bytes) -> Sketch:
         UsageError: something else than a picture or file.
     """
     name = Path(picture).stem if isinstance(picture, str | Path) else ""
-    opened = open_image(picture, field="sketch") if isinstance(picture, bytes) else as_picture(picture, field="sketch")
-    small = opened.copy()
+    read = {"field": "picture"}
+    small = (open_image(picture, **read) if isinstance(picture, bytes) else as_picture(picture, **read)).copy()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     if min(small.size) < SMALLEST:
         raise SketchError(
             f"The picture is more than {SIDE // SMALLEST} times as long as wide.",
             hint="Cut it to what matters.",
-            field="sketch",
+            field="picture",
         )
     ink = EXTRACTORS["edges"](to_tensor([small]))[0, 0].numpy()
-    if ink.max() < BLANK:
-        raise SketchError("There is no edge in the picture.", hint="Take one with more contrast.", field="sketch")
+    if SpatialMap(ink, np.ones_like(ink)).blank:
+        raise SketchError("There is no edge in the picture.", hint="Take one with more contrast.", field="picture")
     return Sketch(raster=ink, aspect=small.width / small.height, name=name)

@@ -53,4 +53,8 @@ def test_a_photo_without_an_edge_fails(sketchguide: Run, tmp_path: Path) -> None
     result = sketchguide("trace", tmp_path / "plain.png", "-o", tmp_path / "lines.png")
     assert result.code == 2
     assert "There is no edge" in result.err
+    (tmp_path / "lines.svg").write_text("<svg/>")
+    refused = sketchguide("trace", tmp_path / "lines.svg", "-o", tmp_path / "lines.png")
+    assert "not a readable picture" in refused.err
+    assert "SVG" not in refused.err
     assert not (tmp_path / "lines.png").exists()

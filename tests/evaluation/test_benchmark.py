@@ -27,7 +27,7 @@ from sketchguide.evaluation.metrics import Interval, chamfer, edge_counts, edge_
 from sketchguide.evaluation.perturb import perturb
 from sketchguide.evaluation.plots import plot, sheets
 from sketchguide.evaluation.similarity import structure_distance
-from sketchguide.evaluation.summary import Row, Summary, batched_by_drawing, by_drawing, comparison_table, table
+from sketchguide.evaluation.summary import Row, Summary, batched_by_drawing, by_drawing, comparison_tables, table
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.images import open_image
 from sketchguide.levels import Level
@@ -42,6 +42,7 @@ class Canvas:
     """A backbone whose latents are pictures: methods in these tests paint them."""
 
     name = "canvas"
+    device = torch.device("cpu")
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         return latents
@@ -470,10 +471,15 @@ def test_a_method_beside_the_others(tmp_path: Path):
     assert (none.low, none.high) == (0, 0)
     assert less.estimate < 0
     assert fewer.estimate != pytest.approx(less.estimate)
-    lines = comparison_table(summary.comparisons("copy")).splitlines()
+    lines = comparison_tables(summary.comparisons("copy")).splitlines()
     assert lines[0].startswith("| set | copy less | drawings |")
     assert lines[3].startswith("| squares | twin | 3 | 0.000 (0.000–0.000) | – | 0.000 (0.000–0.000) |")
-    assert comparison_table([]) == ""
+    assert comparison_tables([]) == ""
+    both = [*summary.comparisons("copy"), *summary.comparisons("text")]
+    assert [line for line in comparison_tables(both).splitlines() if "less" in line] == [
+        "| set | copy less | drawings | F1 | recognised | KID |",
+        "| set | text less | drawings | F1 | recognised | KID |",
+    ]
 
 
 def test_only_known_classes_count_as_recognised(tmp_path: Path):

@@ -49,10 +49,18 @@ def test_a_row_is_a_multiple_of_the_floor_at_the_same_seeds(uneven: Summary) -> 
 
 def test_times_compare_where_the_floor_has_failed() -> None:
     results = [result("text", "a", 1, 0.5), result("text", "b", 2, 0.5, error="x")]
+    results += [result("text", name, 3, 0.5) for name in "cd"]
+    results += [result("lgp", name, 3, 0.5, seconds=spent) for name, spent in (("c", 1.25), ("d", 30.0))]
     results += [result("lgp", "a", 1, 0.5, seconds=1.5), result("lgp", "b", 2, 0.5, seconds=9.0)]
     judges = SimpleNamespace(features=None, reference=None)
     bench: Any = SimpleNamespace(labels=lambda: [("text", "s"), ("lgp", "s")], floor="text", judges=judges)
-    assert Summary(bench, results).rows()[1].seconds == 1.5
+    assert Summary(bench, results).rows()[1].seconds == 1.5  # in the middle: 30 was a halt
+
+
+def test_nothing_is_shown_as_less_than_nothing() -> None:
+    assert shown(Interval(estimate=-0.0004, low=-0.0316, high=-0.0001), 3) == "0.000 (-0.032 to 0.000)"
+    assert shown(Interval(estimate=0.25, low=-0.0001, high=0.5), 2) == "0.25 (0.00–0.50)"
+    assert shown(Interval(estimate=-0.25), 2) == "-0.25"
 
 
 def test_ods_needs_the_counts_of_every_picture() -> None:

@@ -93,7 +93,7 @@ def test_lines_that_were_joined_into_one_even_odd_path_are_read_as_lines() -> No
 
 @pytest.mark.parametrize(
     "line",
-    ['stroke="#000" stroke-width="0.2"', 'stroke="rgb(0,0,0)" stroke-width="3"', 'stroke="red" stroke-width="0.2"'],
+    ['stroke="#000" stroke-width="0.2"', 'stroke="rgb(0,0,0)" stroke-width="3"', 'stroke="red" stroke-width="0.05"'],
 )
 def test_a_line_around_a_mark_that_shows_nothing_of_its_own_leaves_it_a_mark(line: str) -> None:
     mark, bare = (svg(f'<path d="{ribbon(4)}" fill="rgb(0,0,0)" {more}/>') for more in (line, ""))
@@ -102,8 +102,15 @@ def test_a_line_around_a_mark_that_shows_nothing_of_its_own_leaves_it_a_mark(lin
 
 
 def test_a_mark_with_a_line_that_shows_is_its_outline() -> None:
-    (outline,) = svg(f'<path d="{ribbon(4)}" fill="#fda" stroke="red" stroke-width="2"/>').strokes
-    assert outline.closed
+    for line in (
+        'fill="#fda" stroke="red" stroke-width="2"',
+        'fill="#fda" stroke="black" stroke-width="0.5"',
+        'fill="white" stroke="black" stroke-width="0.5"',
+        'fill="white" stroke="black" stroke-width="0.05"',
+        'fill="black" stroke="black" stroke-width="0.5" data-weight="2"',
+    ):
+        (outline,) = svg(f'<path d="{ribbon(4)}" {line}/>').strokes
+        assert outline.closed
     (wave,) = svg('<path d="M10 50Q50 40 90 50" stroke="black" fill="black"/>').strokes  # a curve whose fill was left
     assert not wave.closed
 
@@ -120,6 +127,8 @@ def test_marks_behind_a_shape_and_marks_of_the_papers_colour_are_no_ink() -> Non
     ink = corrected.rasterize(size=(100, 100)).ink
     assert ink[40:60, 40:60].max() < 0.1
     assert ink[50, 15] > 0.5
+    on_a_ball = svg('<circle cx="50" cy="50" r="40"/>' + mark.replace("/>", ' fill="#fff"/>'))
+    assert on_a_ball.rasterize(size=(100, 100)).ink[50, 50] > 0.5
     shining = svg(mark + '<rect x="30" y="20" width="40" height="60" fill="#fff" opacity="0.5" stroke="#000"/>')
     assert shining.rasterize(size=(100, 100)).ink[50, 50] > 0.5
 

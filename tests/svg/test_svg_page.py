@@ -76,7 +76,16 @@ def test_the_page_may_say_what_colour_it_has(style: str) -> None:
     eye = '<circle cx="50" cy="80" r="9" fill="#fff"/>'
     sketch = Sketch.from_svg(f'<svg viewBox="0 0 100 100" style="{style}">{lines}{eye}</svg>')
     assert len(sketch.strokes) == 3
-    for nothing in ("background: none", "background: transparent", "background: url(#a)"):
+    for nothing in (
+        "none",
+        "transparent",
+        "url(#a)",
+        "rgba(0,0,0,.05)",
+        "#0000000d",
+        "rgb(0 0 0 / 5%)",
+        "hsl(0 0% 0% / .1)",
+    ):
+        nothing = f"background: {nothing}"
         with pytest.warns(SketchguideWarning, match="colour of its paper"):
             assert len(Sketch.from_svg(f'<svg viewBox="0 0 100 100" style="{nothing}">{lines}{eye}</svg>').strokes) == 1
 

@@ -242,6 +242,12 @@ def test_a_recipe_tells_what_the_page_does_not_set(client: TestClient, desk: Des
         (picture,) = generate("a cat", backbone=desk.backbone, steps=1, size=(64, 64), class_scale=3.0, seed=1)
     told = client.post("/api/recipes", content=picture.to_png()).json()["warnings"]
     assert told == ["It was made with class_scale, which this page does not set."]
+    desk.settings, before = {"lora": "style", "lora_scale": 0.5}, desk.settings
+    try:
+        (_, told) = client.post("/api/recipes", content=picture.to_png()).json()["warnings"]
+    finally:
+        desk.settings = before
+    assert told == "It was made with no LoRA; this page draws with the LoRA style at 0.5."
 
 
 def test_what_the_server_was_started_with_is_in_every_recipe(tiny: Any, predictor: LatentPredictor):

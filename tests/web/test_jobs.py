@@ -250,6 +250,42 @@ def test_in_a_hurry_it_ends_after_the_step(held: Desk, slow: Slow):
     assert running.state == "cancelled"
 
 
+def test_a_preview_that_is_no_picture_costs_itself_alone(held: Desk, slow: Slow, monkeypatch: pytest.MonkeyPatch):
+    """As where half precision overflows early on."""
+    decode, asked_for = slow._backbone.decode, list[int]()
+
+    def overflowing(latents: Any) -> Any:
+        asked_for.append(1)
+        return decode(latents) * (float("nan") if slow.steps < 3 else 1)
+
+    monkeypatch.setattr(slow, "decode", overflowing, raising=False)
+    slow.held = False
+    job = held.submit(asked(held, steps=4))
+    wait(job)
+    assert (job.state, len(job.pictures)) == ("done", 1)
+    assert len(asked_for) > 1
+
+
+class PanicError(BaseException):
+    """What a library in Rust raises where it must not."""
+
+
+def test_a_panic_fails_its_job_alone(held: Desk, slow: Slow, monkeypatch: pytest.MonkeyPatch):
+    def panics(*_: Any, **__: Any) -> Any:
+        raise PanicError("called `Option::unwrap()` on a `None` value")
+
+    slow.held = False
+    with monkeypatch.context() as patched:
+        patched.setattr(slow, "predict", panics, raising=False)
+        job = held.submit(asked(held))
+        wait(job)
+        assert job.state == "failed"
+    after = held.submit(asked(held))
+    wait(after)
+    assert after.state == "done"
+    assert held.ready
+
+
 def test_previews_cost_a_part_of_the_time(held: Desk, slow: Slow, monkeypatch: pytest.MonkeyPatch):
     """A decoder that takes far longer than a step is not asked at every step."""
     asked_for: list[float] = []

@@ -110,6 +110,13 @@ def test_others_need_a_token(host: str):
     assert f"Others can reach {host}, and there is no token." in err
 
 
+def test_a_name_that_others_reach_needs_a_token_too():
+    """A proxy under that name hands everybody's requests on."""
+    code, err = _fails("--name", "localhost", "--name", "draw.example")
+    assert code == 2
+    assert "Others can reach draw.example, and there is no token." in err
+
+
 @pytest.mark.parametrize("name", ["http://draw.example", "draw.example:80", "a b", ""])
 def test_names_that_are_none(name: str):
     code, err = _fails("--name", name)

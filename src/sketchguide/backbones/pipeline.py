@@ -351,9 +351,7 @@ def check_keeps_weights(network: nn.Module, latent: Tensor) -> None:
 
 
 def precision_of(network: nn.Module) -> torch.dtype:
-    """The dtype that diffusers says a network has. Asked at every pass: what diffusers looks through all modules for,
-    the first parameter tells where nothing hangs on them.
-    """
+    """`network.dtype` as diffusers has it, but without its walk through all modules where nothing hangs on them."""
     model: Any = network
     if not getattr(model, "_keep_in_fp32_modules", None) and not hooks_of(network):
         for parameter in network.parameters():

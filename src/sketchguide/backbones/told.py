@@ -109,7 +109,7 @@ class Told(Around, ABC):
         if not added:
             yield condition
             return
-        extras, dtype = dict(condition.extras), self.dtype  # once: diffusers goes through all modules to find it
+        extras, dtype = dict(condition.extras), self.dtype
         for name, value in added.items():
             value = [one.to(dtype) for one in value] if isinstance(value, list) else value.to(dtype)
             before: Any = extras.get(name)

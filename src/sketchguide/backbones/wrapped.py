@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -22,12 +23,12 @@ from sketchguide.backbones.controlnets import (
 )
 from sketchguide.backbones.told import Told
 from sketchguide.errors import MismatchError, UsageError
-from sketchguide.images import as_rgb, to_grey, to_tensor
+from sketchguide.images import as_picture, to_grey, to_tensor
 from sketchguide.levels import Window
-from sketchguide.sketch import SpatialMap
+from sketchguide.sketch import Sketch, SpatialMap
 from sketchguide.taps import tapped
 
-Shown = Tensor | Image.Image | SpatialMap
+Shown = Tensor | Image.Image | SpatialMap | str | Path
 
 _KINDS: Mapping[str, type[Told]] = {
     "ControlNetModel": ControlNetBackbone,
@@ -50,10 +51,10 @@ def with_controlnet(
     `ControlNetModel`, `SD3ControlNetModel` or `FluxControlNetModel`.
 
     `image` has the size of the picture to be made: a tensor (B or 1, C, H, W) in [0, 1] as in diffusers' pipelines, a
-    PIL picture, or a `Sketch.rasterize`d drawing, which is shown white on black. What is added is multiplied by `scale`
-    (at 0 nothing is) and only at levels whose progress lies in `window`. The ControlNet is put into eval mode and
-    frozen. It stays on its device, which must be the backbone's. `mode` says what kind of image it is to one of Flux
-    that knows several (Union).
+    PIL picture or its file, or a `Sketch.rasterize`d drawing, which is shown white on black. What is added is
+    multiplied by `scale` (at 0 nothing is) and only at levels whose progress lies in `window`. The ControlNet is put
+    into eval mode and frozen. It stays on its device, which must be the backbone's. `mode` says what kind of image it
+    is to one of Flux that knows several (Union).
 
     Raises MismatchError for one made for another network, UsageError for an image or setting that cannot be used.
     """
@@ -83,10 +84,12 @@ def _as_tensor(image: Shown, *, channels: int) -> Tensor:
     """(B, C, H, W); of a map or picture one image, grey where there is one channel."""
     if isinstance(image, SpatialMap):
         return torch.tensor(image.ink).expand(1, channels, -1, -1)
-    if isinstance(image, Image.Image):
-        rgb = as_rgb(image)
-        return torch.tensor(to_grey(rgb))[None, None] if channels == 1 else (to_tensor([rgb]) + 1) / 2
-    return image
+    if isinstance(image, Tensor):
+        return image
+    if isinstance(image, Sketch):
+        raise UsageError("A Sketch has no size.", hint="Give sketch.rasterize(size=(width, height)).", field="image")
+    rgb = as_picture(image)
+    return torch.tensor(to_grey(rgb))[None, None] if channels == 1 else (to_tensor([rgb]) + 1) / 2
 
 
 def _check_is(kinds: Collection[str], control: nn.Module, wrap: str) -> str:

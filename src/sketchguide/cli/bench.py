@@ -63,10 +63,10 @@ def command(
         ),
     ] = None,
     compare: Annotated[
-        str | None,
+        list[str] | None,
         typer.Option(
-            help="The method that is set beside each of the others, drawing by drawing: what it has more. Default: "
-            "lgp, else the last.",
+            help="A method that is set beside each of the others, drawing by drawing: what it has more. May be given "
+            "several times. Default: lgp, else the last.",
             metavar="METHOD",
             rich_help_panel=WHAT,
         ),
@@ -146,10 +146,12 @@ def command(
     count = sketches or (QUICK if quick else SKETCHES)
     methods = list(dict.fromkeys(method or METHODS))
     names = list(dict.fromkeys(sets or (SETS if data is not None else (OWN,))))
-    compare = compare or ("lgp" if "lgp" in methods else methods[-1])
-    if compare not in methods:
+    compare = list(dict.fromkeys(compare or ["lgp" if "lgp" in methods else methods[-1]]))
+    if others := [name for name in compare if name not in methods]:
         raise UsageError(
-            f"--compare {compare} is none of the methods.", hint=f"Choose one of {', '.join(methods)}.", field="compare"
+            f"--compare {others[0]} is none of the methods.",
+            hint=f"Choose one of {', '.join(methods)}.",
+            field="compare",
         )
     if missing := [name for name in names if name.partition("-")[0] in SETS and data is None]:
         raise UsageError(
@@ -169,7 +171,7 @@ def command(
         from sketchguide.evaluation.costs import cost_table, costs, peak_memory
         from sketchguide.evaluation.drawings import SCORED, split_name
         from sketchguide.evaluation.plots import plot, sheets
-        from sketchguide.evaluation.summary import Summary, comparison_table, failures, table
+        from sketchguide.evaluation.summary import Summary, comparison_tables, failures, table
         from sketchguide.loading import load_backbone
         from sketchguide.machine import hardware
         from sketchguide.methods import Batch
@@ -224,7 +226,7 @@ def command(
                 bar.update(task, completed=len(results), what=escape(f"{result.set}, {result.method}"))
             bar.update(task, description="Figures", what="")
             said = Summary(benchmark, results)
-            rows, beside = said.rows(), said.comparisons(compare)
+            rows, beside = said.rows(), [one for name in compare for one in said.comparisons(name)]
             first = next(iter(drawings.values()))[0]
             short = request.model_copy(update={"steps": MEMORY_STEPS})
             one = Batch(backbone, short, [first.prompt], [first.ink], [seed])
@@ -238,7 +240,7 @@ def command(
                     continue
             spent = costs(built, results, memory, floor=benchmark.floor)
             on = hardware(backbone.device.type)
-            tables = "\n".join(filter(None, (table(rows), comparison_table(beside), cost_table(spent))))
+            tables = "\n".join(filter(None, (table(rows), comparison_tables(beside), cost_table(spent))))
             write_text(output / "table.md", f"{on}\n\n{tables}")
             summary = {
                 "hardware": on,

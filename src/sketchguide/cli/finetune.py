@@ -288,7 +288,7 @@ def command(
             run = FineTuneRun(
                 backbone, references, drawings, judges, settings, prompt=prompt, paired=paired, resume=latest
             )
-            frozen = _preview(run, output / "preview-frozen.png") if latest is None else latest.meta["frozen"]
+            frozen = finite(_preview(run, output / "preview-frozen.png")) if latest is None else latest.meta["frozen"]
             session = Session(
                 run,
                 checkpoints,
@@ -313,13 +313,13 @@ def command(
         "prompt": prompt,
         "steps": run.step,
         "loss": finite(session.loss),
-        "sketch_distance": {"frozen": finite(before), "tuned": finite(after)},
+        "sketch_distance": {"frozen": before, "tuned": finite(after)},
         "inversion_psnr": finite(fidelity),
         "training_seconds": round(run.seconds, 1),
     }
     report.say(f"{file}: {run.step} steps in {run.seconds / 60:.1f} minutes, {session.figures}")
     report.say(f"The inversion leads back to the references with {fidelity:.1f} dB.")
-    if finite(after) is not None:
+    if before is not None and finite(after) is not None:
         report.say(f"Distance from the drawings on seeds not trained on: {before:.3f} before, {after:.3f} now.")
     use = ["--model", str(file)] if full else ["--model", model, "--lora", str(output)]
     report.say(f"Use it: {shlex.join(['sketchguide', 'generate', prompt, *use])}")
@@ -429,6 +429,6 @@ def _preview(run: FineTuneRun, path: Path) -> float:
             pictures = run.pictures(PREVIEW, scale=SCALE.default)
         save_png(sheet(to_images(pictures), columns=len(PREVIEW)), path)
     except GuidanceError as error:  # guidance goes further than training does, which is no reason to end that
-        warn(f"Step {run.step} has no preview. {error.message} Try float32, or a lower --rate.")
+        warn(f"Step {run.step} has no preview. {error.message} Try float32{', or a lower --rate' if run.step else ''}.")
         return math.nan
     return run.sketch_distance(pictures)

@@ -197,6 +197,7 @@ def _recalled(source: Path, options: Mapping[str, Any], *, trim: bool) -> Job:
     changed = {
         "model": {"model", "predictor", "levels", "solver"},
         "steps": {"levels"},
+        "size": {"levels"},
         "solver": {"levels", "solver"},
         "dtype": {"dtype", "model"},
         "lora": {"model"},

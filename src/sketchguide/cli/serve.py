@@ -121,9 +121,9 @@ def check_network(host: str, token: str | None, names: Sequence[str] = ()) -> No
             hint='For example --token "$(openssl rand -hex 16)".',
             field="token",
         )
-    if token is None and not _is_loopback(host):
+    if token is None and (reached := [one for one in (host, *names) if not _is_loopback(one)]):
         raise UsageError(
-            f"Others can reach {host}, and there is no token.",
+            f"Others can reach {reached[0]}, and there is no token.",
             hint='Give --token "$(openssl rand -hex 16)", or listen at 127.0.0.1.',
             field="token",
         )

@@ -62,7 +62,7 @@ def carry_through(
     """
     if latest is not None:
         session.loss, session.held_out = latest.meta["loss"], latest.meta["held_out"]
-        session.spent = latest.meta["spent"]
+        session.spent = latest.meta.get("spent", 0.0)  # unknown of runs begun by earlier versions
     if not session.replaced:
         session.rewind_log()
     try:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from sketchguide.cli.generate import check_output, check_writable
+from sketchguide.cli.generate import check_writable
 from sketchguide.cli.report import JsonFlag, Report
+from sketchguide.errors import UsageError
 
 
 def command(
@@ -29,7 +30,10 @@ def command(
     A drawing needs no tracing: give it as --sketch as it is.
     """
     report = Report.of(context, as_json=as_json)
-    check_output(output)
+    if output.suffix.lower() != ".png":
+        raise UsageError(
+            f"The output {str(output)!r} does not end in .png.", hint="Drawings are written as PNG.", field="output"
+        )
     check_writable(output, inputs=(picture,))
     with report.progress() as bar:
         bar.add_task("Tracing", total=None)

@@ -83,15 +83,15 @@ def kid_samples(
     # Only the sums over groups matter, whatever the weights.
     sizes = members.sum(dim=1)
     own = (members @ between(pictures, pictures) @ members.T).fill_diagonal_(0)
-    own_pairs = torch.outer(sizes, sizes).fill_diagonal_(0)
     true = between(reference, reference).fill_diagonal_(0)
-    true_pairs = torch.ones_like(true).fill_diagonal_(0)
     cross = members @ between(pictures, reference)
 
     def distance(w: Tensor, v: Tensor) -> Tensor:
         """The estimates (S,) for S rows of multiplicities of the groups and of the reference."""
-        inside = form(w, own, w) / form(w, own_pairs, w) + form(v, true, v) / form(v, true_pairs, v)
-        return inside - 2 * form(w, cross, v) / ((w @ sizes) * v.sum(dim=1))
+        drawn, drawn_true = w @ sizes, v.sum(dim=1)
+        own_pairs, true_pairs = drawn**2 - w**2 @ sizes**2, drawn_true**2 - (v**2).sum(dim=1)
+        inside = form(w, own, w) / own_pairs + form(v, true, v) / true_pairs
+        return inside - 2 * form(w, cross, v) / (drawn * drawn_true)
 
     estimate = distance(torch.ones(1, len(members)).double(), torch.ones(1, len(reference)).double())
     generator = Generator().manual_seed(seed)

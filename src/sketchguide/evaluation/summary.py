@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from statistics import median
 
 import torch
 from torch import Tensor
@@ -22,9 +23,9 @@ from sketchguide.images import from_ink
 class Row:
     """A method on a set.
 
-    `ods` is F1 at the best threshold for the set, `ratio` is F1 over that of the floor, `seconds` the same of the time
-    per picture; `more_right` is how much more is recognised than of the floor, drawing by drawing; `structure` is the
-    distance to the picture in which the map was found, or to the drawing itself.
+    `ods` is F1 at the best threshold for the set, `ratio` is F1 over that of the floor, `seconds` the median of the
+    same of the time; `more_right` is how much more is recognised than of the floor, drawing by drawing; `structure` is
+    the distance to the picture in which the map was found, or to the drawing itself.
     """
 
     method: str
@@ -244,10 +245,11 @@ def paired(ours: Sequence[Result], others: Sequence[Result]) -> tuple[list[Resul
 
 
 def time_over(ours: Sequence[Result], others: Sequence[Result]) -> float | None:
-    """The time per picture as a multiple of that of the others; None where no picture of both was timed."""
+    """The time per picture as a multiple of that of the others, the median over those that were timed of both; None of
+    none."""
     pairs = zip(*paired(ours, others), strict=True)
-    timed = [(own.seconds, other.seconds) for own, other in pairs if own.seconds and other.seconds]
-    return sum(own for own, _ in timed) / sum(other for _, other in timed) if timed else None
+    timed = [own.seconds / other.seconds for own, other in pairs if own.seconds and other.seconds]
+    return median(timed) if timed else None
 
 
 def by_drawing(results: Sequence[Result], field: str) -> dict[str, float]:
@@ -278,10 +280,11 @@ def interval(values: Iterable[float], *, over: Sequence[float] | None = None) ->
 def shown(value: Interval | None, digits: int) -> str:
     if value is None:
         return "–"
-    if value.low is None or value.high is None:
-        return f"{value.estimate:.{digits}f}"
-    low, high = (f"{end:.{digits}f}" for end in (value.low, value.high))
-    return f"{value.estimate:.{digits}f} ({low}{' to ' if value.low < 0 else '–'}{high})"
+    ends = (value.estimate, value.low, value.high)
+    estimate, low, high = (None if end is None else f"{round(end, digits) + 0.0:.{digits}f}" for end in ends)  # no -0.0
+    if low is None or high is None:
+        return str(estimate)
+    return f"{estimate} ({low}{' to ' if low.startswith('-') else '–'}{high})"
 
 
 def table(rows: Sequence[Row]) -> str:
@@ -300,12 +303,13 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def comparison_table(comparisons: Sequence[Comparison]) -> str:
-    """The comparisons as Markdown; without any, nothing."""
-    if not comparisons:
-        return ""
-    lines = [f"| set | {comparisons[0].method} less | drawings | F1 | recognised | KID |", "|---" * 6 + "|"]
-    for one in comparisons:
-        figures = [shown(value, 3) for value in (one.f1, one.right, one.kid)]
-        lines.append("| " + " | ".join([one.set, one.other, str(one.drawings), *figures]) + " |")
-    return "\n".join(lines) + "\n"
+def comparison_tables(comparisons: Sequence[Comparison]) -> str:
+    """The comparisons as Markdown, a table for each method that others stand beside; without any, nothing."""
+    tables: list[str] = []
+    for method, own in groupby(comparisons, key=lambda one: one.method):
+        lines = [f"| set | {method} less | drawings | F1 | recognised | KID |", "|---" * 6 + "|"]
+        for one in own:
+            figures = [shown(value, 3) for value in (one.f1, one.right, one.kid)]
+            lines.append("| " + " | ".join([one.set, one.other, str(one.drawings), *figures]) + " |")
+        tables.append("\n".join(lines) + "\n")
+    return "\n".join(tables)

@@ -14,7 +14,8 @@ from sketchguide.svg.shapes import Shape
 
 _PAINTED_SIDE = 1024
 _MAX_NESTED = 32  # outlines of which it is found out which lie within which
-_HAIRLINE = 0.25  # of the width of a mark: a narrower line around it shows nothing of its own
+_MEASURED_SIDE = 256  # of the grid on which the area of so many is measured
+_UNSEEN = 0.03  # of the width of a mark: a narrower line around it shows nothing
 
 
 def is_brushed(shape: Shape, aspect: float) -> bool:
@@ -27,17 +28,25 @@ def is_brushed(shape: Shape, aspect: float) -> bool:
 
 
 def unlined(shape: Shape, aspect: float, *, unit: float | None) -> Shape:
-    """The mark of a brush without a line around it that shows nothing, in the colour of the mark or much narrower than
-    it is; `unit` is the canvas's height in what line widths are in, if that is known. Other shapes stay as they are.
+    """The mark of a brush without a line around it that shows nothing, in the colour of the mark or too narrow to be
+    seen beside it; `unit` is the canvas's height in what line widths are in, if that is known. Other shapes stay as
+    they are.
     """
-    if shape.width is None or shape.fill_colour is None or not all(closed for _, closed in shape.paths):
+    if shape.width is None or not all(closed for _, closed in shape.paths):
         return shape
     bare = replace(shape, width=None, line_colour=None)
     if not is_brushed(bare, aspect):
         return shape
     area, length = _measured(bare, aspect)
-    hairline = unit is not None and shape.width / unit < _HAIRLINE * 2 * area / length
-    return bare if hairline or shape.line_colour == shape.fill_colour else shape
+    unseen = unit is not None and shape.width / unit < _UNSEEN * 2 * area / length
+    return bare if unseen or shape.line_colour == shape.fill_colour else shape
+
+
+def rubs(shape: Shape, layers: Sequence[tuple[Shape, bool]]) -> bool:
+    """Whether a mark of the paper's colour lies on others, rather than on something that is not a mark."""
+    low, high = _corners(shape)
+    others = (_corners(other) for other, inked in layers if inked)
+    return any(bool((low < other_high).all() and (high > other_low).all()) for other_low, other_high in others)
 
 
 def _measured(shape: Shape, aspect: float) -> tuple[float, float]:
@@ -54,8 +63,11 @@ def _measured(shape: Shape, aspect: float) -> tuple[float, float]:
         area += enclosed
         length += float(np.hypot(*(following - points).T).sum())
     if many:
-        cells = [points * _PAINTED_SIDE for points, _ in shape.paths]
-        area = float(covered(cells, grid=(_PAINTED_SIDE, _PAINTED_SIDE), even_odd=True).mean()) * aspect
+        low, high = _corners(shape)
+        sides = np.maximum(high - low, 1e-9)
+        cells = [(points - low) / sides * _MEASURED_SIDE for points, _ in shape.paths]
+        inside = covered(cells, grid=(_MEASURED_SIDE, _MEASURED_SIDE), even_odd=True)
+        area = float(inside.mean() * sides.prod()) * aspect
     return abs(area), length
 
 
@@ -70,8 +82,14 @@ def _holds(outline: Points, point: Points) -> bool:
 
 def extent(shape: Shape) -> float:
     """The share of the canvas that a rectangle around the shape takes."""
+    low, high = _corners(shape)
+    return float((high.clip(0, 1) - low.clip(0, 1)).prod())
+
+
+def _corners(shape: Shape) -> tuple[Points, Points]:
+    """Of the box around a shape, (2,) each."""
     points = np.concatenate([points for points, _ in shape.paths])
-    return float(np.ptp(points.clip(0, 1), axis=0).prod())
+    return points.min(axis=0), points.max(axis=0)
 
 
 def painted(layers: Sequence[tuple[Shape, bool]], aspect: float) -> Float | None:

@@ -28,6 +28,7 @@ _MAX_MATCHES = 3_000_000
 _GROUPS = frozenset({"svg", "g", "a", "switch"})
 _DRAWN = _GROUPS | TRACERS.keys() | {"use"}
 _UNSUPPORTED = frozenset({"image", "foreignObject"})
+_OWN_BOXES = ("fill-box", "content-box", "stroke-box")
 _AS_PNG = "Export the drawing as a PNG, which has it as it looks."
 _MARKER = re.compile(r"marker(?:-\w+)?\s*:\s*(?!none)[^\s;]")
 _WINDOW = re.compile(r"(?<=[\d.])v(?:w|h|min|max)$")  # as a percentage, a part of nobody knows what
@@ -99,6 +100,8 @@ class _Reader:
         self.whole_clips: set[str] = set()  # those that hide nothing of the canvas
         self.whole_rects: set[str] = set()  # links to the rectangles that cover it
         self.arrows = 0
+        self.known_clips: set[str] = set()
+        self.measured = 0  # points of shapes that were traced to see where they lie
         self.turned = 0  # groups that are turned about a place in a box that nobody measures
         self.fill_links: set[str] = set()  # ids of what shapes are filled with
         self.paper: Colour = WHITE
@@ -167,7 +170,8 @@ class _Reader:
             marked = any(key.startswith("marker") and value.strip() != "none" for key, value in values.items())
             marked = marked or _MARKER.search(values.get("style", "")) is not None
             values = self.styled(name, values)
-            style = self.inherited(parent, values, box=self.own_box(name, values, parent.viewport))
+            box = None if parent.painted(values) is None else self.own_box(name, values, parent.viewport)
+            style = self.inherited(parent, values, box=box)
             self.arrows += marked and style is not None
         if style is not None and name in TRACERS:
             self.shape(name, values, style)
@@ -190,6 +194,7 @@ class _Reader:
         self.stack.pop()
         name = tag.rpartition(" ")[2]
         if name == "clipPath":
+            self.known_clips.add(self.clip or "")
             self.clip = None
         if name == "style" and self.sheet is not None:
             found = self.rules.read("".join(self.sheet), self.scan)
@@ -377,19 +382,21 @@ class _Reader:
         """Whether an outline that is not transformed has the whole canvas in it."""
         if name not in ("path", "polygon") or self.canvas is None or "transform" in values:
             return False
+        if self.clip in self.known_clips:  # a clone shows it again
+            return False
         left, top, width, height = self.canvas
         try:
             traced = self.traced(name, values, (width, height))
         except SketchError:
             return False  # it may not be drawn at all
-        return any(is_paper((points - (left, top)) / (width, height)) for points in traced)
+        return bool(traced) and all(is_paper((points - (left, top)) / (width, height)) for points in traced)
 
     def own_box(self, name: str, values: Mapping[str, str], viewport: Size) -> Box | None:
         """The box around a shape that is transformed about a place in it, `transform-box: fill-box`."""
-        if values.get("transform-box", "").strip().lower() != "fill-box" or "transform" not in values:
+        if values.get("transform-box", "").strip().lower() not in _OWN_BOXES or "transform" not in values:
             return None
-        if name not in TRACERS:
-            self.turned += 1
+        if name not in TRACERS:  # nobody has measured it
+            self.turned += not np.allclose(self.scan.transform(values["transform"])[:2, :2], np.eye(2))
             return None
         points = np.concatenate([*self.traced(name, values, viewport), np.empty((0, 2))])
         if not len(points):
@@ -399,18 +406,24 @@ class _Reader:
 
     def traced(self, name: str, values: Mapping[str, str], viewport: Size) -> list[Points]:
         """The outlines of a shape, untransformed."""
-        pen = Pen(np.eye(3), tolerance=None, room=MAX_POINTS, refuse=self.scan.refuse)
+        pen = Pen(np.eye(3), tolerance=None, room=MAX_POINTS - self.measured, refuse=self.scan.refuse)
         TRACERS[name](values, viewport, pen, self.scan)
         pen.endPath()
+        self.measured += sum(len(points) for points, _ in pen.paths)
         return [points for points, _ in pen.paths]
 
     def refuse_pictures(self) -> None:
         """SketchError where a shape is filled with a picture, which would be the drawing."""
-        shown = [tag for link in self.fill_links for tag in self.tags[self.named.get(link, slice(0))]]
-        clones = [_link(tag.attributes).removeprefix("#") for tag in shown if tag.attributes and _local(tag) == "use"]
-        shown += [tag for link in clones for tag in self.tags[self.named.get(link, slice(0))]]
-        if any(_local(tag) == "image" for tag in shown):
-            refuse("The SVG drawing has a shape that is filled with a picture, which is not read.", hint=_AS_PNG)
+        links = list(self.fill_links)
+        for link in links:
+            for tag in self.tags[self.named.get(link, slice(0))]:
+                if _local(tag) == "image":
+                    refuse(
+                        "The SVG drawing has a shape that is filled with a picture, which is not read.", hint=_AS_PNG
+                    )
+                further = _link(tag.attributes or {}).removeprefix("#")  # a clone, or a pattern that has its content
+                if further and further not in links:
+                    links.append(further)
 
     def shows_whole(self, name: str, clone: Mapping[str, str]) -> bool:
         """Whether a <use> shows a rectangle that covers the canvas where it stands, as Illustrator writes it."""

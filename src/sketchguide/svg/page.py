@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sketchguide.strokes import LINE_WIDTH, MAX_COORDINATE, Points, Stroke, fitted, in_reach, refuse
-from sketchguide.svg.brushes import extent, is_brushed, unlined
+from sketchguide.svg.brushes import extent, is_brushed, rubs, unlined
 from sketchguide.svg.hiding import seen
 from sketchguide.svg.scanner import MAX_NUMBER, Box
 from sketchguide.svg.shapes import Shape
@@ -52,12 +52,13 @@ class Page:
         ]
         # A line that nobody gave a pen is filled, which shows nothing; alone it was meant to be seen.
         shapes = [s for s in shapes if s.width or not all(_is_straight(points) for points, _ in s.paths)] or shapes
-        shapes = [unlined(shape, aspect, unit=None if canvas is None else canvas[3]) for shape in shapes]
         drawn: list[Shape] = []
         layers: list[tuple[Shape, bool]] = []
         bare, room, outlined = True, _PAINTED_PAGES, 0
         over = _PAINTED_PAGES
         for shape in shapes:
+            if shape.weight == 1 and shape.fill_colour not in (None, paper):
+                shape = unlined(shape, aspect, unit=None if canvas is None else canvas[3])
             if shape.width is None or (shape.line_colour is not None and shape.line_colour == shape.fill_colour):
                 paths = tuple(path for path in shape.paths if not is_paper(path[0]))
                 if not paths:
@@ -71,7 +72,7 @@ class Page:
             if shape.weight == 1 and is_brushed(shape, aspect):
                 if (taken := extent(shape)) <= room:
                     room -= taken
-                    layers.append((shape, paper is None or shape.fill_colour != paper))
+                    layers.append((shape, shape.fill_colour != paper or paper is None or not rubs(shape, layers)))
                     continue
                 outlined += 1
             if layers and shape.fill_colour is not None and (taken := extent(shape)) <= over:

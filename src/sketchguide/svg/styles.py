@@ -39,7 +39,7 @@ class Style:
     even_odd: bool = False
     line_seen: bool = True
     fill_seen: bool = True
-    clear: bool = False  # what shines through has no colour of its own: all of it,
+    clear: bool = False  # it all shines through, and what does has no colour of its own
     line_solid: bool = True
     fill_solid: bool = True
     fill_link: str = ""  # the id of what it is filled with, such as a gradient
@@ -86,8 +86,19 @@ def _opacity(text: str) -> float | None:
     return None if match is None else float(match[1]) / (100 if match[2] else 1)
 
 
+def _alpha(text: str) -> float:
+    """The opacity that a colour says it has; 1 where it says nothing."""
+    if match := re.fullmatch(r"#(?:[0-9a-f]{3}([0-9a-f])|[0-9a-f]{6}([0-9a-f]{2}))", text):
+        return int(match[1] * 2 if match[1] else match[2], 16) / 255
+    parts = re.split(r"[\s,/]+", text.removesuffix(")").partition("(")[2].strip())
+    said = parts[-1] if len(parts) == 4 + text.startswith("color(") else ""
+    return 1.0 if (alpha := _opacity(said)) is None else alpha
+
+
 def _colour(text: str) -> Colour | None:
-    """Red, green and blue, 0 to 255; None for what is no plain colour, such as a gradient."""
+    """Red, green and blue, 0 to 255; None for what is no plain colour, such as a gradient, or shines through."""
+    if _alpha(text) < _SOLID:
+        return None
     for notation, whole in ((_RGB, 1.0), (_WIDE_RGB, 255.0)):  # Pillow reads whole numbers and commas only
         if match := notation.fullmatch(text):
             parts = [(float(part.removesuffix("%")), part.endswith("%")) for part in match.groups()]

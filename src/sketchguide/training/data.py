@@ -191,7 +191,8 @@ def find_examples(folder: Path, *, limit: int | None = None, seed: int = 0) -> l
     `caption`) or `metadata.csv` (columns of these names), else from the `.txt` beside the picture (`apple.txt` or
     `apple.png.txt`), else from the name of the sub-folder it is in. A folder with such a list takes part with the
     pictures in it, and no others. Pictures in `folder` itself that have no caption get an empty one. Hidden files are
-    left out. A SketchguideWarning counts pictures without a caption, and those that a list leaves out.
+    left out. A SketchguideWarning counts pictures without a caption, those that a list leaves out, and those captioned
+    by their folder where a .txt seems to be meant.
 
     Of the same files the same are drawn, on any machine; a larger limit adds to those of a smaller one.
 
@@ -223,7 +224,8 @@ def find_examples(folder: Path, *, limit: int | None = None, seed: int = 0) -> l
     texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
     bare = [path for path in pictures if listed.isdisjoint(path.parents)]
     captions += [(path, _caption_beside(path, texts, folder)) for path in bare]
-    _warn_of_texts(bare, texts, folder)
+    beside = {place for path in files if path not in texts.values() for place in (path, path.with_suffix(""))}
+    _warn_of_texts(bare, texts, folder, {place.name for place in texts if place not in beside})
     if not captions and lists:
         raise UsageError(
             f"The list {lists[0]} names no picture.",
@@ -259,8 +261,9 @@ def split(examples: Sequence[Example], *, held_out: float = 0.1, seed: int = 0) 
     """
     if not 0 <= held_out < 1:
         raise UsageError(f"held_out is {held_out}; it is at least 0 and below 1.", field="held_out")
-    files = {one.name: os.path.realpath(one.path) for one in sorted(examples, key=lambda one: one.name, reverse=True)}
-    first = {file: name for name, file in files.items()}  # of the names that links give one file
+    own_last = sorted(examples, key=lambda one: (one.path.is_symlink(), one.name), reverse=True)
+    files = {one.name: os.path.realpath(one.path) for one in own_last}
+    first = {file: name for name, file in files.items()}  # its own name, not one that a link gives it
     places = sorted((_place(name, "split", seed), name) for name in first.values())
     if held_out == 0 or len(places) < 2:
         return list(examples), []
@@ -418,12 +421,12 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         ) from error
 
 
-def _warn_of_texts(pictures: Sequence[Path], texts: Mapping[Path, Path], folder: Path) -> None:
-    """Warn of pictures that are captioned by the name of their folder, where texts seem to be meant."""
+def _warn_of_texts(pictures: Sequence[Path], texts: Mapping[Path, Path], folder: Path, unread: set[str]) -> None:
+    """Warn of pictures that are captioned by the name of their folder, where texts seem to be meant: `unread` are the
+    names of those that lie beside no picture.
+    """
     without = [path for path in pictures if path.parent != folder and not _text_beside(path, texts)]
-    beside = {place for path in pictures for place in (path, path.with_suffix(""))}
-    unread = {place.name for place in texts if place not in beside}
-    strayed = [path for path in without if {path.name, path.stem} & unread]
+    strayed = {path for path in without if {path.name, path.stem} & unread}
     told, bare = (Counter(path.parent for path in some) for some in (set(pictures) - set(without), without))
     odd = [path for path in without if bare[path.parent] < told[path.parent] and path not in strayed]
     by_folder = "the name of the folder is the caption"

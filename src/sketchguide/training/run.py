@@ -121,7 +121,7 @@ class TrainingRun(ABC):
             self.seconds += time.monotonic() - started
             yield TrainingStep(self.step, loss.item(), self.skipped)
         if self.skipped and self.skipped == self.step:
-            raise TrainingError("Nothing was learned: the loss was finite in no step.", hint=_AFRESH)
+            raise TrainingError("Nothing was learned: loss or gradient was not finite at any step.", hint=_AFRESH)
         self.module.eval()
 
     def _update(self, loss: Tensor) -> bool:

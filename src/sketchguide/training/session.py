@@ -62,6 +62,7 @@ class Session:
 
     def __iter__(self) -> Generator[int]:
         self.saved = self.run.step
+        self.spent = max(self.spent, self.run.seconds)
         last_save, wait = time.monotonic(), SAVE_EVERY
         most: int = self.config.get("steps") or self.run.settings.steps  # as many as were asked for
         ends: list[float] = []
@@ -73,7 +74,7 @@ class Session:
             if self.replaced and step > skipped:
                 self._replace()  # before anything that is written anew
             due = step % self.score_every == 0 or step >= self.run.settings.steps
-            if due and self.score is not None:
+            if due and self.score is not None and not self.replaced:
                 self.held_out = self.score()
             if not self.replaced:
                 self._write({"step": step, "loss": finite(loss), "skipped": skipped}, scored=due)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import mimetypes
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from importlib.resources import files
 from types import MappingProxyType
@@ -65,6 +64,9 @@ FIELDS = (
     "size",
     "solver",
 )
+KINDS: Mapping[str, str] = MappingProxyType(  # of the page's files; what the system says of them may be wrong
+    {"html": "text/html", "css": "text/css", "js": "text/javascript"}
+)
 STARTED_WITH = ("model", "predictor", "lora", "lora_scale", "device", "dtype")  # what `sketchguide serve` takes
 MOST: Mapping[str, int] = MappingProxyType({"count": 8, "steps": 200, "tries": 5})
 MOST_PIXELS = 4  # times as many as the model's own size has
@@ -100,7 +102,7 @@ def create_app(
 
 def _add_page(app: FastAPI) -> None:
     content = {
-        file.name: (file.read_bytes(), mimetypes.guess_type(file.name)[0] or "application/octet-stream")
+        file.name: (file.read_bytes(), KINDS[file.name.partition(".")[2]])
         for file in files("sketchguide.web").joinpath("page").iterdir()
     }
 
@@ -118,7 +120,10 @@ def _add_api(app: FastAPI, desk: Desk) -> None:
 
     async def read(what: Callable[[bytes], Answer], asked: Asked) -> Answer:
         body = await asked.body()
-        return await run_sync(what, body, limiter=one_at_a_time)
+        async with one_at_a_time:
+            if not desk.ready:
+                raise ClosingError("The server is closing.", hint="Open the file again when it is back.")
+            return await run_sync(what, body, abandon_on_cancel=True)
 
     @app.get("/health")
     async def health() -> dict[str, bool]:
@@ -271,10 +276,18 @@ def _plain(sketch: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sketch_in(data: bytes, desk: Desk, *, trace: bool, polarity: Polarity) -> dict[str, Any]:
     with desk.warned.told() as told:
-        sketch = traced(data) if trace else Sketch.open(data, polarity=polarity)
+        try:
+            sketch = traced(data) if trace else Sketch.open(data, polarity=polarity)
+        except SketchError as error:
+            error.field = "sketch"
+            raise
     if sketch.rasterize(size=desk.backbone.default_size).blank:
         raise SketchError("Nothing in the file can be drawn.", hint=" ".join(told), field="sketch")
     return {"sketch": _plain(sketch.to_json()), "warnings": told}
+
+
+def _lora_of(settings: Mapping[str, Any]) -> str:
+    return "no LoRA" if settings["lora"] is None else f"the LoRA {settings['lora']} at {settings['lora_scale']:g}"
 
 
 def _recipe_in(data: bytes, desk: Desk) -> dict[str, Any]:
@@ -284,12 +297,16 @@ def _recipe_in(data: bytes, desk: Desk) -> dict[str, Any]:
     other = [
         name
         for name in fields
-        if name not in (*FIELDS, "model", "predictor", "device", "dtype")
+        if name not in (*FIELDS, *STARTED_WITH)
         and getattr(request, name) != desk.settings.get(name, fields[name].default)
     ]
     left = [f"It was made with {name}, which this page does not set." for name in other]
     if request.model != desk.backbone.name:
         left.append(f"It was made with the model {request.model}; this page draws with {desk.backbone.name}.")
+    defaults = {name: fields[name].default for name in ("lora", "lora_scale")}
+    theirs, ours = _lora_of(request.model_dump()), _lora_of(defaults | dict(desk.settings))
+    if theirs != ours:
+        left.append(f"It was made with {theirs}; this page draws with {ours}.")
     own = None if desk.predictor is None else desk.predictor.source
     if request.sketch is not None and request.predictor not in (None, own):
         left.append(f"It was made with the predictor {request.predictor}; this page draws with {own}.")

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from PIL import Image
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.errors import ClosingError, QueueFullError, UnknownJobError, described
+from sketchguide.errors import ClosingError, GuidanceError, QueueFullError, UnknownJobError, described
 from sketchguide.generation import Progress, run
 from sketchguide.images import to_images
 from sketchguide.pictures import Picture
@@ -292,7 +292,7 @@ class Desk:
                 self._update(job, state="running")
             try:
                 self._carry_out(job)
-            except Exception as error:
+            except BaseException as error:  # a panic in Rust is none of `Exception`; signals come to the main thread
                 self._update(job, state="failed", error=described(error))
 
     def _abandoned(self, job: Job) -> bool:
@@ -323,7 +323,11 @@ class Desk:
 
     def _previews(self, event: Progress) -> list[str]:
         urls: list[str] = []
-        for image in to_images(self.backbone.decode(event.clean).clamp(-1, 1)):
+        try:
+            images = to_images(self.backbone.decode(event.clean).clamp(-1, 1))
+        except (GuidanceError, RuntimeError, MemoryError):  # in half precision, say: the picture may be fine
+            return []
+        for image in images:
             buffer = io.BytesIO()
             _shrunk(image).save(buffer, format="JPEG", quality=80)
             urls.append("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"))
