@@ -26,8 +26,10 @@ def trace(picture: Image.Image | str | Path | bytes) -> Sketch:
         UsageError: something else than a picture or file.
     """
     name = Path(picture).stem if isinstance(picture, str | Path) else ""
-    read = {"field": "picture"}
-    small = (open_image(picture, **read) if isinstance(picture, bytes) else as_picture(picture, **read)).copy()
+    if isinstance(picture, bytes):
+        small = open_image(picture, field="picture")
+    else:
+        small = as_picture(picture, field="picture").copy()
     small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
     if min(small.size) < SMALLEST:
         raise SketchError(
