@@ -20,7 +20,8 @@ from sketchguide.strokes import Float
 _MAX_SIDE = 1024  # of the ink that is found
 _RULED = 0.06  # darkness of the faintest line that rules a page
 _SLANT = 0.09  # rows per column, 5 degrees, by which its lines may be turned
-_SHADED = 0.85  # of a picture: what is dark in more of it is no shadow
+_SHADED = 0.85  # of a picture: what is dark in more of it is no shadow,
+_ALL_AROUND = 0.95  # of its border: nor what is dark along more of that
 _GRAINY = 12  # times the paper's grain: fainter lines need it smoothed
 _SMOOTH = 2.0  # cells, standard deviation by which it is
 _SPECKS = 12  # that are left in a grainy picture: more are hardly meant
@@ -65,11 +66,12 @@ def looks_drawn(image: Image.Image) -> bool:
 
 
 def _light_on_dark(lightness: NDArray[Any]) -> bool:
-    """Whether dark is paper, by `_dark_share`; where a shadow on paper would be enough for that, by what is dark beside
-    the lightest around it.
+    """Whether what is dark is paper. Where a shadow that falls in from the edge would be enough for that, what is dark
+    beside the lightest around it decides.
     """
-    if not 0.5 < (share := _dark_share(lightness)) < _SHADED:
-        return share >= _SHADED
+    border, area = _dark(lightness)
+    if not _is_paper(border, area) or border > _ALL_AROUND or area > _SHADED:
+        return _is_paper(border, area)
     from scipy import ndimage
 
     height, width = lightness.shape
@@ -78,22 +80,23 @@ def _light_on_dark(lightness: NDArray[Any]) -> bool:
     paper = np.asarray(ndimage.grey_closing(np.asarray(coarse), size=max(9, max(grid) // 6)))
     paper = np.maximum(paper, 0.5 * paper.max())  # a board is darker than that beside chalk
     there = Image.fromarray(paper).resize((width, height), Image.Resampling.BILINEAR)
-    return _dark_share((lightness / np.asarray(there)).clip(0, 1)) > 0.5
+    return _is_paper(*_dark((lightness / np.asarray(there)).clip(0, 1)))
 
 
-def _dark_share(lightness: NDArray[Any]) -> float:
-    """How much of a picture is dark, its border and its area weighed; above 0.5 that is paper, which reaches the border
-    and is more than the ink. A dark border alone is a frame. A few pixels that are brighter or darker than both have no
-    say.
-    """
+def _is_paper(border: float, area: float) -> bool:
+    """Border and area vote: paper reaches the border, and there is more of it than ink. A dark border is a frame."""
+    return area > 0.4 and 0.4 * border + 0.6 * area > 0.5
+
+
+def _dark(lightness: NDArray[Any]) -> tuple[float, float]:
+    """The dark share of the border and of all. A few pixels that are brighter or darker than both have no say."""
     low, high = np.quantile(lightness, (0.0005, 0.9995))
     if high - low < 0.1:
         low, high = lightness.min(), lightness.max()
     dark = lightness < (low + high) / 2
     edge = max(1, min(dark.shape) // 50)
     inner = dark[edge:-edge, edge:-edge]
-    border = (dark.sum() - inner.sum()) / (dark.size - inner.size)
-    return float(0.4 * border + 0.6 * dark.mean()) if dark.mean() > 0.4 else 0.0
+    return float((dark.sum() - inner.sum()) / (dark.size - inner.size)), float(dark.mean())
 
 
 def _ink(marks: NDArray[Any]) -> tuple[Float, bool]:
