@@ -131,9 +131,15 @@ def test_a_film_has_every_frame_there_and_back(sketchguide: Run, quickly: list[s
     assert (result.code, result.err) == (0, "")
     assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
     with av.open(str(tmp_path / "out.mp4")) as film:
-        frames = [frame.to_image() for frame in film.decode(video=0)]
+        told = film.streams.video[0].codec_context
+        assert (told.colorspace, told.color_primaries, told.color_trc, told.color_range) == (1, 1, 1, 1)  # BT.709
+        frames = [frame.reformat(format="rgb24", src_colorspace=1).to_ndarray() for frame in film.decode(video=0)]
     assert len(frames) == 4
-    assert frames[0].size == (64, 64)
+    assert frames[0].shape == (64, 64, 3)
+    assert sketchguide("interpolate", "1", "2", "--prompt", "a", *quickly, "-o", tmp_path / "out.png").code == 0
+    with Image.open(tmp_path / "out.png") as strip:
+        first = np.asarray(strip.convert("RGB"))[4:68, 4:68]
+    assert np.abs(frames[0].mean(axis=(0, 1)) - first.mean(axis=(0, 1))).max() < 3
 
 
 def test_a_film_that_cannot_be_encoded_is_told(

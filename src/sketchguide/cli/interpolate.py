@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 RATE = 10  # frames per second
 CODEC = "libx264"
+_BT709, _LIMITED = 1, 1  # as FFmpeg numbers colour spaces and ranges
 
 
 @with_options("predictor", *(name for name in INTERPOLATING if name not in ("seed", "scale")))  # which differ here
@@ -145,10 +146,15 @@ def _write_mp4(pictures: list[Image.Image], path: Path) -> None:
             stream = file.add_stream(CODEC, rate=RATE, options={"crf": "16"})
             stream.width, stream.height = (side + side % 2 for side in pictures[0].size)  # its chroma wants even sides
             stream.pix_fmt = "yuv420p"
+            # Players take what says nothing for BT.709 or BT.601 by its height, and would shift the colours.
+            told = stream.codec_context
+            told.colorspace, told.color_primaries, told.color_trc, told.color_range = _BT709, _BT709, _BT709, _LIMITED
             for picture in pictures:
                 odd = picture.width % 2 or picture.height % 2
                 page = picture.resize((stream.width, stream.height)) if odd else picture
-                file.mux(stream.encode(av.VideoFrame.from_image(page)))
+                frame = av.VideoFrame.from_image(page)
+                frame = frame.reformat(format="yuv420p", dst_colorspace=_BT709, dst_color_range=_LIMITED)
+                file.mux(stream.encode(frame))
             file.mux(stream.encode())
     except OSError:
         raise
