@@ -49,12 +49,10 @@ def test_a_row_is_a_multiple_of_the_floor_at_the_same_seeds(uneven: Summary) -> 
 
 def test_times_compare_where_the_floor_has_failed() -> None:
     results = [result("text", "a", 1, 0.5), result("text", "b", 2, 0.5, error="x")]
-    results += [result("text", name, 3, 0.5) for name in "cd"]
-    results += [result("lgp", name, 3, 0.5, seconds=spent) for name, spent in (("c", 1.25), ("d", 30.0))]
     results += [result("lgp", "a", 1, 0.5, seconds=1.5), result("lgp", "b", 2, 0.5, seconds=9.0)]
     judges = SimpleNamespace(features=None, reference=None)
     bench: Any = SimpleNamespace(labels=lambda: [("text", "s"), ("lgp", "s")], floor="text", judges=judges)
-    assert Summary(bench, results).rows()[1].seconds == 1.5  # in the middle: 30 was a halt
+    assert Summary(bench, results).rows()[1].seconds == 1.5
 
 
 def test_nothing_is_shown_as_less_than_nothing() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from statistics import median
 
 import torch
 from torch import Tensor
@@ -23,9 +22,9 @@ from sketchguide.images import from_ink
 class Row:
     """A method on a set.
 
-    `ods` is F1 at the best threshold for the set, `ratio` is F1 over that of the floor, `seconds` the median of the
-    same of the time; `more_right` is how much more is recognised than of the floor, drawing by drawing; `structure` is
-    the distance to the picture in which the map was found, or to the drawing itself.
+    `ods` is F1 at the best threshold for the set, `ratio` is F1 over that of the floor, `seconds` the same of the time
+    per picture; `more_right` is how much more is recognised than of the floor, drawing by drawing; `structure` is the
+    distance to the picture in which the map was found, or to the drawing itself.
     """
 
     method: str
@@ -245,11 +244,10 @@ def paired(ours: Sequence[Result], others: Sequence[Result]) -> tuple[list[Resul
 
 
 def time_over(ours: Sequence[Result], others: Sequence[Result]) -> float | None:
-    """The time per picture as a multiple of that of the others, the median over those that were timed of both; None of
-    none."""
+    """The time per picture as a multiple of that of the others; None where no picture of both was timed."""
     pairs = zip(*paired(ours, others), strict=True)
-    timed = [own.seconds / other.seconds for own, other in pairs if own.seconds and other.seconds]
-    return median(timed) if timed else None
+    timed = [(own.seconds, other.seconds) for own, other in pairs if own.seconds and other.seconds]
+    return sum(own for own, _ in timed) / sum(other for _, other in timed) if timed else None
 
 
 def by_drawing(results: Sequence[Result], field: str) -> dict[str, float]:
