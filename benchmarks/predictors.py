@@ -29,7 +29,7 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.defaults import TRAINING_STEPS
 from sketchguide.evaluation.benchmark import SEED_STRIDE
 from sketchguide.evaluation.perturb import perturb
-from sketchguide.evaluation.summary import Row, comparison_table, table
+from sketchguide.evaluation.summary import Row, comparison_tables, table
 from sketchguide.extractors import EXTRACTORS, Extractor
 from sketchguide.machine import hardware
 from sketchguide.methods import Batch, Built, Method, Trained, latent_guidance, text_to_image
@@ -198,7 +198,7 @@ def run(args: argparse.Namespace) -> Sequence[Row]:
     report = {"hardware": on, "steps": args.steps, "sketches": args.sketches, "training": made}
     report |= {"rows": [asdict(row) for row in rows], "comparisons": [asdict(one) for one in beside]}
     (args.out / "predictors.json").write_text(json.dumps(report, indent=1) + "\n")
-    tables = "\n".join([training_table(made), table(rows), comparison_table(beside)])
+    tables = "\n".join([training_table(made), table(rows), comparison_tables(beside)])
     (args.out / "predictors.md").write_text(f"{on}\n\n{tables}")
     print(tables)
     return rows
