@@ -170,8 +170,7 @@ class _Reader:
             marked = any(key.startswith("marker") and value.strip() != "none" for key, value in values.items())
             marked = marked or _MARKER.search(values.get("style", "")) is not None
             values = self.styled(name, values)
-            box = None if parent.painted(values) is None else self.own_box(name, values, parent.viewport)
-            style = self.inherited(parent, values, box=box)
+            style = self.inherited(parent, values, box=self.own_box(name, values, parent))
             self.arrows += marked and style is not None
         if style is not None and name in TRACERS:
             self.shape(name, values, style)
@@ -276,11 +275,11 @@ class _Reader:
             style = replace(style, weight=weight)
         if "transform" in values:
             step = self.scan.transform(values["transform"])
-            if box is not None:
-                x, y = self.scan.origin(values.get("transform-origin", "0 0"), box[2:])
-                step = affine(1, 0, 0, 1, box[0] + x, box[1] + y) @ step @ affine(1, 0, 0, 1, -box[0] - x, -box[1] - y)
-            elif "transform-origin" in values or not self.stack:
-                x, y = self.scan.origin(values.get("transform-origin", ""), parent.viewport)
+            if box is not None or "transform-origin" in values or not self.stack:
+                origin = values.get("transform-origin", "" if box is None else "0 0")
+                x, y = self.scan.origin(origin, parent.viewport if box is None else box[2:])
+                if box is not None:
+                    x, y = x + box[0], y + box[1]
                 if not self.stack and self.canvas is not None:  # a page is turned about its middle, as browsers do
                     x, y = x + self.canvas[0], y + self.canvas[1]
                 step = affine(1, 0, 0, 1, x, y) @ step @ affine(1, 0, 0, 1, -x, -y)
@@ -391,14 +390,16 @@ class _Reader:
             return False  # it may not be drawn at all
         return bool(traced) and all(is_paper((points - (left, top)) / (width, height)) for points in traced)
 
-    def own_box(self, name: str, values: Mapping[str, str], viewport: Size) -> Box | None:
-        """The box around a shape that is transformed about a place in it, `transform-box: fill-box`."""
+    def own_box(self, name: str, values: Mapping[str, str], parent: Style) -> Box | None:
+        """The box around a shape, if it is seen, that is transformed about a place in it, `transform-box: fill-box`."""
         if values.get("transform-box", "").strip().lower() not in _OWN_BOXES or "transform" not in values:
+            return None
+        if parent.painted(values) is None:
             return None
         if name not in TRACERS:  # nobody has measured it
             self.turned += not np.allclose(self.scan.transform(values["transform"])[:2, :2], np.eye(2))
             return None
-        points = np.concatenate([*self.traced(name, values, viewport), np.empty((0, 2))])
+        points = np.concatenate([*self.traced(name, values, parent.viewport), np.empty((0, 2))])
         if not len(points):
             return None
         (left, top), (width, height) = points.min(axis=0).tolist(), np.ptp(points, axis=0).tolist()
