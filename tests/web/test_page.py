@@ -1005,7 +1005,10 @@ def test_pictures_that_the_browser_does_not_keep_are_told_of(page: Page):
     )
     page.click("#draw")
     expect(page.locator("#history img")).to_have_count(1)
-    expect(page.locator("#told")).to_contain_text("does not keep these pictures: save those that you want")
+    expect(page.locator("#fleeting")).to_contain_text("does not keep these pictures: save those that you want")
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    expect(page.locator("#history img")).to_have_count(2)
+    expect(page.locator("#fleeting")).to_be_visible()
 
 
 def test_pictures_are_forgotten_when_that_is_meant(page: Page):
@@ -1019,6 +1022,146 @@ def test_pictures_are_forgotten_when_that_is_meant(page: Page):
     page.reload()
     expect(page.locator("#model")).to_have_text("tiny")
     assert pictures(page) == 0
+
+
+def test_the_pictures_of_another_tab_are_not_forgotten(page: Page, served: Served):
+    other = page.context.new_page()
+    other.goto(served.url)
+    expect(other.locator("#model")).to_have_text("tiny")
+    page.click("#draw")
+    expect(page.locator("#history img")).to_have_count(1)
+    other.fill("#prompt", "a dog")
+    other.click("#draw")
+    expect(other.locator("#history img")).to_have_count(1)
+    other.once("dialog", lambda dialog: dialog.accept())
+    other.click("#forget")
+    expect(other.locator("#history img")).to_have_count(0)
+    other.reload()
+    expect(other.locator("#history img")).to_have_count(1)
+    assert "a cat" in (other.locator("#history button").get_attribute("title") or "")
+    other.close()
+
+
+def test_an_earlier_picture_is_looked_at_while_another_is_made(page: Page, held: threading.Event):
+    held.clear()
+    page.click("#draw")
+    expect(page.locator("#history img")).to_have_count(1)
+    earlier = page.locator("#pictures img").get_attribute("src")
+    held.set()
+    page.click("#dice")
+    expect(page.locator("#stop")).to_be_enabled()
+    page.locator("#history button").click()
+    expect(page.locator("#stop")).to_be_enabled()
+    held.clear()
+    expect(page.locator("#history img")).to_have_count(2)
+    expect(page.locator("#told")).to_contain_text("The picture is done")
+    assert page.locator("#pictures img").get_attribute("src") == earlier
+    page.click("#dice")
+    expect(page.locator("#history img")).to_have_count(3)
+    assert page.locator("#pictures img").get_attribute("src") != earlier
+
+
+def test_a_tab_that_is_loaded_again_leaves_the_latest_drawing_to_new_ones(page: Page, served: Served):
+    page.uncheck("#live")
+    stale = page.context.new_page()
+    stale.goto(served.url)
+    expect(stale.locator("#model")).to_have_text("tiny")
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    stale.reload()
+    expect(stale.locator("#model")).to_have_text("tiny")
+    expect(stale.locator("#clear")).to_be_disabled()
+    page.close()
+    fresh = stale.context.new_page()
+    fresh.goto(served.url)
+    expect(fresh.locator("#clear")).to_be_enabled()
+    fresh.close()
+    stale.close()
+
+
+def test_an_alarm_moves_nothing(page: Page):
+    before = page.locator("#paper").bounding_box()
+    page.evaluate("for (const one of ['banner', 'unkept']) document.getElementById(one).hidden = false")
+    expect(page.locator("#unkept")).to_be_in_viewport()
+    assert page.locator("#paper").bounding_box() == before
+
+
+def test_a_warning_is_said_once_and_stays_closed(page: Page):
+    page.evaluate("document.getElementById('sizes').selectedIndex = 1")
+    page.locator("#sizes").dispatch_event("change")
+    page.click("#draw")
+    told = page.locator("#told")
+    expect(told).to_contain_text("The size is")
+    expect(page.locator("#history img")).to_have_count(1)
+    page.click("#heard")
+    expect(told).to_be_empty()
+    page.evaluate(
+        """() => { window.said = 0;
+            new MutationObserver(() => (said += document.querySelectorAll("#told p").length))
+                .observe(document.getElementById("told"), { childList: true }); }"""
+    )
+    page.click("#dice")
+    expect(page.locator("#history img")).to_have_count(2)
+    assert page.evaluate("said") == 0
+
+
+def test_thick_lines_are_rubbed_out_as_wide_as_the_eraser(page: Page):
+    page.uncheck("#live")
+    page.fill("#size", "4")
+    draw_line(page, (0.2, 0.5), (0.8, 0.5))
+    assert ink(page, 0.5, 0.5)
+    page.check("input[value=eraser]")
+    draw_line(page, (0.5, 0.2), (0.5, 0.8))
+    assert not ink(page, 0.5, 0.5)
+    left, right = strokes(page)
+    gap = min(x for x, _ in right["points"]) - max(x for x, _ in left["points"])
+    assert gap == pytest.approx(2 * (0.02 + 2 * 1.5 / 64), abs=0.03)
+
+
+def test_undo_by_the_keyboard_wherever_nothing_is_typed(page: Page):
+    page.uncheck("#live")
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    page.locator("#firmness").focus()
+    page.keyboard.press("Control+z")
+    expect(page.locator("#undo")).to_be_disabled()
+    press = (
+        "(about) => document.dispatchEvent(new KeyboardEvent('keydown', { ctrlKey: true, bubbles: true, ...about }))"
+    )
+    page.evaluate(press.replace("document.", "document.body."), {"key": "я", "code": "KeyZ", "shiftKey": True})
+    expect(page.locator("#undo")).to_be_enabled()
+    page.evaluate(press.replace("document.", "document.body."), {"key": "я", "code": "KeyZ"})
+    expect(page.locator("#undo")).to_be_disabled()
+    page.locator("#prompt").focus()
+    page.keyboard.press("Control+Shift+z")
+    expect(page.locator("#undo")).to_be_disabled()
+
+
+def test_a_palm_that_the_system_takes_back_leaves_no_line(page: Page):
+    page.uncheck("#live")
+    page.evaluate(
+        """() => {
+        const canvas = document.getElementById("paper");
+        const box = canvas.getBoundingClientRect();
+        HTMLElement.prototype.setPointerCapture = () => {};
+        window.send = (type, pointerType, pointerId, x) => canvas.dispatchEvent(new PointerEvent(type, {
+            pointerType, pointerId, bubbles: true, pressure: 0.5,
+            clientX: box.x + x * box.width, clientY: box.y + box.height / 2 }));
+        send("pointermove", "pen", 1, 0.1); }"""
+    )
+    page.wait_for_timeout(700)  # in which a touch would be a palm in any case
+    page.evaluate(
+        """() => { send("pointerdown", "touch", 2, 0.7); send("pointermove", "touch", 2, 0.8);
+            send("pointercancel", "touch", 2, 0.8); }"""
+    )
+    expect(page.locator("#undo")).to_be_disabled()
+    assert not ink(page, 0.75, 0.5)
+
+
+def test_a_file_that_is_too_large_is_not_sent(page: Page, tmp_path: Path):
+    large = tmp_path / "large.png"
+    with large.open("wb") as file:
+        file.truncate(33 * 2**20)
+    page.set_input_files("#open", large)
+    expect(page.locator("#told")).to_contain_text("large.png is larger than the 32 MB that are allowed")
 
 
 def test_a_new_picture_leaves_the_keyboard_at_an_earlier_one(page: Page):

@@ -39,7 +39,7 @@ from sketchguide.sizes import check_size
 from sketchguide.sketch import Sketch
 from sketchguide.sources import levels_of
 from sketchguide.tracing import trace as traced
-from sketchguide.web.guards import DEADLINE, Guards, error_answer
+from sketchguide.web.guards import DEADLINE, MOST_BYTES, Guards, error_answer
 from sketchguide.web.jobs import Desk
 
 # What whoever draws may set. All else names files, models and devices of whoever serves.
@@ -215,6 +215,7 @@ def describe_service(desk: Desk) -> dict[str, Any]:
         "version": sketchguide.__version__,
         "model": backbone.name,
         "sizes": [[width, height], [longer[0], height], [width, longer[1]]],
+        "largest": MOST_BYTES,
         "settings": settings,
     }
 

@@ -14,7 +14,8 @@ const AWAY = "The server does not answer. The drawing is safe here; trying again
 const UNREAD = "The server does not answer; open the file again when it is back.";
 const UNREADABLE = "it may be a folder, or have been moved. Choose the file itself.";
 const UNREADY = "The page is not ready yet; it waits for the server …";
-const UNKEPT = "The browser does not keep these pictures: save those that you want.";
+const ANEW = "The server was started anew; the drawing is sent again.";
+const AHEAD = "The picture is done: it is the first of the earlier ones.";
 const PROMPTLESS = "Say what it is, and the picture follows.";
 const CLOSENESS = [
   { name: "as usual", settings: {} },
@@ -42,10 +43,12 @@ let choice = 0; // which drawing is meant to be on the paper: one that was chose
 let fitting = 0; // likewise, of those that were on it before, or are in another shape
 let laying = 0; // likewise, which drawing is meant to lie over the picture
 let lines = blank(); // that drawing
-let unkept = false; // it was said that pictures are not kept
 let notes = []; // what was said of the file that was opened last
 let opened = null; // that file where it is a picture of lines: {file, polarity}
 let promptless = false; // it was said that there is no prompt
+let looking = false; // at another picture than the one that is being made
+let warned = ""; // the warnings of a picture that were said last
+let closed = ""; // those that were closed: the next strokes bring them again
 let history = []; // pictures, the latest last
 const thumbnails = new Map(); // their buttons
 const sizes = { pen: 1, eraser: 1 };
@@ -62,6 +65,7 @@ function tell(messages, { error = false } = {}) {
 }
 
 function banner(text) {
+  if ($("banner").textContent === (text ?? "")) return; // or a screen reader says it again
   $("banner").textContent = text ?? "";
   $("banner").hidden = !text;
 }
@@ -71,6 +75,16 @@ const say = (messages) => tell([...notes, ...messages]);
 function note(messages) {
   notes = messages;
   say([]);
+}
+
+// What a job warns of; every one of its states has all of it.
+function warn(mine, warnings) {
+  const now = JSON.stringify(warnings);
+  if (!warnings.length || mine.warned === now) return;
+  mine.warned = now;
+  if (now === closed) return;
+  warned = now;
+  say(warnings);
 }
 
 const failed = (error) => tell([error.message], { error: true });
@@ -107,6 +121,7 @@ async function draw() {
       busy(false);
       banner(null);
     }
+    say([PROMPTLESS]);
     $("prompt").focus();
     return;
   }
@@ -114,6 +129,7 @@ async function draw() {
   const before = job;
   const mine = { request: asked, abort: new AbortController() };
   job = mine;
+  looking = false;
   before?.abort.abort();
   busy(true);
   try {
@@ -125,7 +141,7 @@ async function draw() {
       return;
     }
     say([]);
-    banner(null);
+    if ($("banner").textContent !== ANEW) banner(null);
     rememberJob(mine.id);
   } catch (error) {
     if (job !== mine) return;
@@ -155,7 +171,7 @@ async function watch(mine) {
   let made = null;
   try {
     end = await server.follow(mine.id, {
-      told: (now) => job === mine && progress(now),
+      told: (now) => job === mine && progress(now, mine),
       away,
       given: mine.abort.signal,
     });
@@ -173,9 +189,10 @@ async function watch(mine) {
   job = null;
   busy(false);
   if (made) {
-    if (end.warnings.length) say(end.warnings);
+    warn(mine, end.warnings);
     const keeping = remember(made);
-    show(made);
+    if (looking) say([AHEAD]);
+    else show(made);
     $("done").textContent = `Picture done, seed ${made.map(({ seed }) => seed).join(", ")}`;
     await keeping;
     if (!job) rememberJob(null); // until then a page that is loaded anew fetches them again
@@ -183,8 +200,8 @@ async function watch(mine) {
   }
   rememberJob(null);
   if (end === null || end.state === "done") {
-    banner("The server was started anew; the drawing is sent again.");
-    setTimeout(() => banner(null), 4000);
+    banner(ANEW);
+    setTimeout(() => $("banner").textContent === ANEW && banner(null), 4000);
     await draw();
   } else if (end.state === "failed") givenUp(new server.Refused(end.error, 0));
   else retry(AWAY, 0); // not cancelled by this page: the server is being stopped, or gave this page up
@@ -210,7 +227,6 @@ function retry(text, after = RETRY) {
       return;
     }
     if (chain !== mine) return;
-    banner(null);
     await draw();
   }, after);
   if (after) banner(text);
@@ -223,6 +239,7 @@ function stop() {
   if (job?.id) server.cancel(job.id).catch(() => {});
   job?.abort.abort();
   job = null;
+  looking = false;
   rememberJob(null);
   banner(null);
   busy(false);
@@ -239,7 +256,7 @@ function busy(now) {
   } else $("status").textContent = "";
 }
 
-function progress(now) {
+function progress(now, mine) {
   if (now.state === "waiting") {
     $("status").textContent = now.ahead > 1 ? `${now.ahead - 1} before this one` : "next";
     return;
@@ -249,8 +266,8 @@ function progress(now) {
     const left = (now.seconds / Math.max(1, now.done)) * (now.total - now.done);
     $("status").textContent = `step ${now.done} of ${now.total}${left > 2 ? `, ${time(left)} left` : ""}`;
   }
-  if (now.warnings.length) say(now.warnings);
-  if (now.previews.length) preview(now.previews);
+  warn(mine, now.warnings);
+  if (now.previews.length && !looking) preview(now.previews);
 }
 
 // What there is of the pictures to come; none of them can be saved yet.
@@ -332,10 +349,12 @@ async function remember(made) {
   for (const old of history.splice(0, Math.max(0, history.length - KEPT))) dismiss(old);
   showHistory();
   try {
-    await keepPictures(made.map(({ request, blob, seed }) => ({ request, blob, seed })));
+    const ids = await keepPictures(made.map(({ request, blob, seed }) => ({ request, blob, seed })));
+    made.forEach((one, i) => (one.id = ids[i]));
+    await forgetPictures(made.filter((one) => !history.includes(one))); // they were forgotten meanwhile
+    $("fleeting").hidden = true;
   } catch {
-    if (!unkept) say([UNKEPT]);
-    unkept = true;
+    $("fleeting").hidden = false;
   }
 }
 
@@ -363,7 +382,7 @@ function thumbnail(one) {
   button.title = `${one.request.prompt}, seed ${one.seed}`;
   button.append(Object.assign(document.createElement("img"), { src: one.url, alt: button.title }));
   button.onclick = () => {
-    stop();
+    looking = job !== null;
     show([one]);
   };
   return button;
@@ -413,10 +432,14 @@ async function putPast() {
 }
 
 function changed() {
+  buttons();
+  save();
+}
+
+function buttons() {
   $("undo").disabled = !past.canUndo;
   $("redo").disabled = !past.canRedo;
   $("clear").disabled = $("export").disabled = isBlank(paper.drawing);
-  save();
 }
 
 function soon() {
@@ -442,6 +465,7 @@ async function openFile(file, { trace = false, polarity = "auto" } = {}) {
   tell([`Reading ${file.name} …`]);
   let found;
   try {
+    if (file.size > service.largest) throw new server.Refused({ message: `${file.name} is larger than the ${Math.floor(service.largest / 2 ** 20)} MB that are allowed; make it smaller.` }, 0);
     const data = await file.arrayBuffer().catch(() => null);
     if (!data) throw new server.Refused({ message: `${file.name} cannot be read: ${UNREADABLE}` }, 0);
     const recipe = !trace && file.type === "image/png" ? await recipeIn(file.name, data) : null;
@@ -572,8 +596,9 @@ function chooseCloseness() {
 
 // --- keeping
 
-function save() {
-  const kept = saveNow({
+// `latest`: a new tab begins with it.
+function save({ latest = true } = {}) {
+  const state = {
     drawing: paper.busy ? paper.now : past.now,
     prompt: $("prompt").value,
     seed,
@@ -581,13 +606,16 @@ function save() {
     model: service.model,
     live: $("live").checked,
     settings,
-  });
-  $("unkept").hidden = kept;
+  };
+  $("unkept").hidden = saveNow(state, { latest });
 }
 
 // --- beginning
 
 const inHand = () => document.querySelector("input[name=tool]:checked").value;
+
+// The Latin letter of a key; where the layout has others, the one in its place.
+const letter = ({ key, code }) => (/^[a-z]$/i.test(key) ? key : code.replace(/^Key/, "")).toLowerCase();
 
 function takeInHand(kind) {
   document.querySelector(`input[name=tool][value=${kind}]`).checked = true;
@@ -650,18 +678,22 @@ function wire() {
     history = [];
     forgotten.forEach(dismiss);
     showHistory();
-    await forgetPictures().catch(() => {});
+    await forgetPictures(forgotten).catch(() => {});
   };
-  $("heard").onclick = () => note([]);
+  $("heard").onclick = () => {
+    closed = warned;
+    note([]);
+  };
   document.addEventListener("keydown", (event) => {
+    if (event.isComposing) return;
     if (event.key === "Escape") stop();
-    if (event.target.matches("input[type=text], input[type=number], select")) return;
-    const key = event.key.toLowerCase();
-    const control = event.ctrlKey || event.metaKey;
-    if (control && (key === "z" || key === "y")) {
+    if (event.altKey || event.target.matches("input[type=text], input[type=number]")) return;
+    const key = letter(event);
+    if (event.ctrlKey || event.metaKey) {
+      if (key !== "z" && key !== "y") return;
       event.preventDefault();
       step(key === "y" || event.shiftKey ? "redo" : "undo");
-    } else if (!control && !event.altKey && (key === "p" || key === "e")) takeInHand(key === "p" ? "pen" : "eraser");
+    } else if (!event.target.matches("select") && (key === "p" || key === "e")) takeInHand(key === "p" ? "pen" : "eraser");
   });
   document.addEventListener("dragover", (event) => event.preventDefault());
   document.addEventListener("drop", (event) => {
@@ -700,9 +732,9 @@ async function begin() {
   const drawn = isSound(kept.drawing) ? kept.drawing : blank(aspect());
   const first = await fitted(drawn).catch(() => null);
   past = new Past(first ? drawn : blank(aspect()));
-  const tool = () => ({
-    kind: inHand(),
-    size: sizes[inHand()],
+  const tool = (kind = inHand()) => ({
+    kind,
+    size: sizes[kind],
     weight: Number($("firmness").value),
     mirror: $("mirror").checked,
     pressure: $("pressure").checked,
@@ -719,7 +751,8 @@ async function begin() {
   wire();
   if (rememberedJob()) job = { id: rememberedJob(), request: null, abort: new AbortController() };
   busy(job !== null);
-  changed();
+  buttons();
+  save({ latest: false });
   try {
     history = (await keptPictures()).map((one) => ({ ...one, url: URL.createObjectURL(one.blob) }));
   } catch {

@@ -33,7 +33,7 @@ export function paint(canvas, drawing) {
 }
 
 export class Paper {
-  // `tool()` says what is in hand: {kind, size, weight, mirror, pressure}; `drawn(drawing)` is told of every finished
+  // `tool(kind)` says what is in hand, or would be: {kind, size, weight, mirror, pressure}; `drawn(drawing)` is told of every finished
   // stroke.
   constructor(canvas, { drawing, tool, drawn }) {
     Object.assign(this, { canvas, drawing, tool, drawn });
@@ -46,7 +46,7 @@ export class Paper {
     canvas.addEventListener("pointermove", (event) => this.#move(event));
     canvas.addEventListener("pointerup", (event) => this.#up(event));
     // What was drawn until then stays, whoever takes the pointer away.
-    canvas.addEventListener("pointercancel", (event) => this.#up(event));
+    canvas.addEventListener("pointercancel", (event) => this.#cancelled(event));
     canvas.addEventListener("lostpointercapture", (event) => this.#up(event));
     window.addEventListener("blur", () => this.finish());
     canvas.addEventListener("contextmenu", (event) => event.preventDefault());
@@ -103,6 +103,7 @@ export class Paper {
   }
 
   #drop() {
+    this.canvas.style.touchAction = "";
     this.pointer = null;
     this.path = [];
     this.cut = null;
@@ -125,9 +126,9 @@ export class Paper {
     this.pointer = event.pointerId;
     this.by = event.pointerType;
     this.since = event.timeStamp;
-    this.held = this.tool();
+    this.held = event.pointerType === "pen" && event.button === 5 ? this.tool("eraser") : this.tool();
     this.pressed = [];
-    if (event.pointerType === "pen" && event.button === 5) this.held = { ...this.held, kind: "eraser" };
+    if (event.pointerType === "pen") this.canvas.style.touchAction = "none"; // a hand that rests there zooms nothing
     this.#take(event);
     this.show();
   }
@@ -142,6 +143,15 @@ export class Paper {
 
   #up(event) {
     if (event.pointerId === this.pointer) this.finish();
+  }
+
+  // Where a pen comes near, the system takes the touch of the hand back.
+  #cancelled(event) {
+    if (event.pointerType !== "touch" || this.penSeen === -Infinity) this.#up(event);
+    else if (event.pointerId === this.pointer) {
+      this.#drop();
+      this.show();
+    }
   }
 
   #take(event) {

@@ -4,9 +4,12 @@ const KEY = "sketchguide";
 const OWN = `${KEY}-tab`; // two tabs have a drawing each; a new one goes on with the latest
 export const KEPT = 60; // pictures
 
-export function saveNow(state) {
+// Whether it is kept. Where it is not the `latest`, other tabs do not begin with it.
+export function saveNow(state, { latest }) {
   const text = JSON.stringify(state);
-  if (!keepInTab(OWN, text)) keepInTab(OWN, null); // an older state would be taken for the latest
+  const here = keepInTab(OWN, text);
+  if (!here) keepInTab(OWN, null); // an older state would be taken for the latest
+  if (!latest) return here;
   try {
     localStorage.setItem(KEY, text);
     return true;
@@ -62,18 +65,23 @@ async function pictures(mode) {
   return (await opening).transaction("pictures", mode).objectStore("pictures");
 }
 
-// All of them or, where there is no room, none.
+// All of them or, where there is no room, none. Returns the `id` of each, which those that are kept have.
 export async function keepPictures(made) {
   const store = await pictures("readwrite");
-  for (const one of made) store.add(one);
+  const added = made.map((one) => store.add(one));
   const ids = await settled(store.getAllKeys());
   for (const old of ids.slice(0, -KEPT)) store.delete(old);
   await new Promise((done, failed) => {
     store.transaction.oncomplete = done;
     store.transaction.onabort = () => failed(store.transaction.error);
   });
+  return added.map(({ result }) => result);
 }
 
 export const keptPictures = async () => settled((await pictures("readonly")).getAll());
 
-export const forgetPictures = async () => settled((await pictures("readwrite")).clear());
+// Those alone: other tabs have pictures too.
+export async function forgetPictures(some) {
+  const store = await pictures("readwrite");
+  await Promise.all(some.filter(({ id }) => id).map(({ id }) => settled(store.delete(id))));
+}

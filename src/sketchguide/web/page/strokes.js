@@ -28,13 +28,15 @@ export function stroke(points, { width = null, weight = 1 } = {}) {
   return { points: points.map(([x, y]) => [rounded(x), rounded(y)]), width, weight, closed: false };
 }
 
-// The strokes without what lies nearer than `radius`, a part of the height, to the path of an eraser; lines are cut there.
+// The strokes without what lies nearer than `radius`, a part of the height, to the path of an eraser; lines are cut
+// there, so far off that their round ends do not fill it again.
 export function without(strokes, path, radius, aspect) {
-  const near = nearTo(path, radius, aspect);
   const reach = box(path);
   return strokes.flatMap((one) => {
-    if (apart(reach, box(one.points), radius / aspect, radius)) return [one];
-    const points = dense(one.closed ? [...one.points, one.points[0]] : one.points, radius / 2, aspect);
+    const far = radius + ((one.width ?? LINE_WIDTH) * Math.max(1, aspect)) / 2;
+    if (apart(reach, box(one.points), far / aspect, far)) return [one];
+    const near = nearTo(path, far, aspect);
+    const points = dense(one.closed ? [...one.points, one.points[0]] : one.points, radius / 4, aspect);
     const hit = points.map(near);
     if (!hit.includes(true)) return [one];
     const left = [];
