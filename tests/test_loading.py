@@ -22,6 +22,7 @@ from diffusers import (
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
+from torch.testing._internal.two_tensor import TwoTensor
 from transformers import CLIPConfig, CLIPImageProcessor
 
 from sketchguide import generate, loading
@@ -46,6 +47,7 @@ from sketchguide.loading import (
 from sketchguide.lora import load_lora
 from sketchguide.predictors import LatentPredictor
 from sketchguide.sketchers import Sketcher
+from sketchguide.weights import parts_of
 from support import Tiny, empty, pickled, truncated
 
 CLASSIFIERS = ("classifier", "drawing-classifier")
@@ -210,8 +212,10 @@ def test_what_would_not_be_heard_is_refused(tiny: Tiny) -> None:
         from_pipe(StableDiffusionPipeline)
     with pytest.raises(UsageError, match="has no scheduler"):
         from_pipe(StableDiffusionPipeline(**pipeline.components | {"scheduler": None}, requires_safety_checker=False))
-    with pytest.raises(UsageError, match="A SemanticStableDiffusionPipeline has no encode_prompt"):
+    with pytest.raises(UsageError, match="A SemanticStableDiffusionPipeline has no encode_prompt of prompts alone"):
         from_pipe(made_of(SemanticStableDiffusionPipeline, pipeline))
+    with pytest.raises(UsageError, match="A LEditsPPPipelineStableDiffusion has no encode_prompt of prompts alone"):
+        from_pipe(made_of(diffusers.LEditsPPPipelineStableDiffusion, pipeline))
 
 
 @pytest.mark.parametrize(
@@ -266,6 +270,16 @@ def test_a_compiled_network_is_taken_as_it_was() -> None:
         assert getattr(pipeline, part) is plain
 
 
+def test_a_network_that_was_compiled_in_its_place_is_taken_as_it_was() -> None:
+    pipeline = tiny_stable_diffusion()
+    pipeline.unet.compile(backend="eager")
+    pipeline.unet.mid_block.compile(backend="eager")
+    pipeline.vae.decoder.compile(backend="eager")
+    backbone = from_pipe(pipeline)
+    assert all(m._compiled_call_impl is None for part in (pipeline.unet, pipeline.vae) for m in part.modules())
+    assert {"mid_block", "up_blocks.1"} <= {tap.path for tap in backbone.taps}
+
+
 def test_a_network_that_was_compiled_before_it_was_offloaded_is_refused() -> None:
     pipeline = tiny_stable_diffusion()
     plain = pipeline.unet
@@ -277,6 +291,24 @@ def test_a_network_that_was_compiled_before_it_was_offloaded_is_refused() -> Non
     add_hook_to_module(pipeline.unet, CpuOffload("cpu"))
     pipeline.unet = torch.compile(pipeline.unet, backend="eager")
     from_pipe(pipeline)
+
+
+def test_variants_are_refused_before_any_weights_are_read(tmp_path: Path, tiny: Tiny) -> None:
+    tiny().pipeline.save_pretrained(tmp_path)
+    for file in tmp_path.rglob("*.safetensors"):
+        file.unlink()
+    file = tmp_path / "unet" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"in_channels": 9}))
+    with pytest.raises(UsageError, match="takes 9 channels where its autoencoder makes 4"):
+        load_backbone(tmp_path)
+
+
+def test_quantised_weights_are_looked_at_by_what_they_are_made_of() -> None:
+    values = torch.ones(2, 3)
+    parts = dict(parts_of("weight", torch.nn.Parameter(TwoTensor(values, values / 0), requires_grad=False)))
+    assert {name: loading._is_finite(part) for name, part in parts.items()} == {"weight.a": True, "weight.b": False}
+    assert loading._is_finite(values.to(torch.float8_e4m3fn))
+    assert loading._is_finite(values.to(torch.int8))
 
 
 def test_folders_of_other_families_are_refused_before_any_weights_are_read(tmp_path: Path, tiny: Tiny) -> None:

@@ -194,6 +194,36 @@ def test_a_guide_whose_loss_depends_on_something_else_is_refused(tiny: Tiny) -> 
         walk(tiny(), begin(), guides=[Elsewhere()])
 
 
+def test_where_the_gradient_ends_inside_the_network_is_named() -> None:
+    backbone = UNetBackbone(tiny_stable_diffusion())
+    path = KEY.removesuffix(".to_k")
+    attention = backbone.network.get_submodule(path)
+    forward = attention.forward
+    attention.forward = lambda *given, **named: forward(*given, **named).detach()  # as a kernel for inference does
+    with pytest.raises(UsageError, match=f"ends in {path} \\(Attention\\)") as caught:
+        walk(backbone, begin(), guides=[Watch()])
+    assert "Quantise weights alone" in caught.value.hint
+    walk(backbone, begin())  # nothing is pulled
+
+
+def test_an_operation_without_a_gradient_is_told_of() -> None:
+    @torch.library.custom_op("sketchguide_tests::doubled", mutates_args=())
+    def doubled(x: Tensor) -> Tensor:
+        return x * 2
+
+    backbone = UNetBackbone(tiny_stable_diffusion())
+    last = backbone.network.conv_out
+    forward = last.forward
+    last.forward = lambda x: doubled(forward(x))
+
+    class OfClean(Watch):
+        def loss(self, step: Step) -> Tensor:
+            return step.prediction.clean.square().flatten(1).mean(dim=1)
+
+    with pytest.raises(UsageError, match=r"No gradient gets through the network: .*autograd formula"):
+        walk(backbone, begin(), guides=[OfClean()])
+
+
 def test_a_pull_in_inference_mode_is_refused_by_its_name(tiny: Tiny) -> None:
     with torch.inference_mode(), pytest.raises(UsageError, match="inference_mode"):
         walk(tiny(), begin(), guides=[Watch()])

@@ -6,7 +6,6 @@ import hashlib
 import sys
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,7 +14,7 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.pipeline import hooks_of
 from sketchguide.errors import UsageError
 from sketchguide.lora import adapted
-from sketchguide.weights import opened
+from sketchguide.weights import opened, parts_of
 
 
 def fingerprint_of_model(backbone: Backbone) -> str:
@@ -53,16 +52,7 @@ def fingerprint(network: nn.Module) -> str:
 def _tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     on_disk = _on_disk(network)
     for name, tensor in chain(network.named_parameters(), network.named_buffers()):
-        yield from _plain(name, _offloaded(network, name) if tensor.is_meta else on_disk.get(tensor, tensor))
-
-
-def _plain(name: str, tensor: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """A tensor itself, or what one is made of that wraps others, as quantised ones do."""
-    if not hasattr(tensor, "__tensor_flatten__"):
-        yield name, tensor
-        return
-    for part in tensor.__tensor_flatten__()[0]:
-        yield from _plain(f"{name}.{part}", getattr(tensor, part))
+        yield from parts_of(name, _offloaded(network, name) if tensor.is_meta else on_disk.get(tensor, tensor))
 
 
 def _on_disk(network: nn.Module) -> dict[torch.Tensor, torch.Tensor]:

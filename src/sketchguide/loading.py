@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import warnings
 from collections.abc import Collection, Generator, Mapping, Sequence
@@ -23,7 +24,7 @@ from sketchguide.errors import ModelNotFoundError, SketchguideError, UsageError,
 from sketchguide.files import is_dir, is_file
 from sketchguide.predictors import FILE_NAME as PREDICTOR_FILE
 from sketchguide.predictors import LatentPredictor, Reads
-from sketchguide.weights import is_hub_id, opened
+from sketchguide.weights import is_hub_id, opened, parts_of
 
 Kind = Literal["model", "predictor", "parts"]
 FAMILIES = {family.network_class: family for family in (UNetBackbone, TransformerBackbone, FluxBackbone)}
@@ -87,6 +88,21 @@ def kind_of(folder: Path) -> Kind | None:
     return "parts" if any(folder.glob("*-report.json")) else None
 
 
+def is_whole(folder: Path) -> bool:
+    """Whether a folder holds a pipeline of a family that is supported, with weights of its network."""
+    try:
+        index = json.loads((folder / "model_index.json").read_bytes())
+        kinds = _kinds_of(index)
+    except (OSError, ValueError, AttributeError, IndexError):
+        return False
+    return _family_of(kinds) is not None and any((folder / _network_of(kinds)).glob("*.safetensors"))
+
+
+def _kinds_of(index: Mapping[str, Any]) -> dict[str, str]:
+    """The classes of the parts that a model_index.json names."""
+    return {part: entry[1] for part, entry in index.items() if isinstance(entry, list) and entry[0]}
+
+
 def find_part(name: str | Path | None, part: str, *, field: str, model: str | None = None) -> Path:
     """The file of a trained part: `name` itself, the one in that folder, or the one shipped under that name; None means
     the one that is shipped.
@@ -148,11 +164,13 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
         check_weights(source)
     try:
         index: Any = DiffusionPipeline.load_config(source)
-        kinds = {part: entry[1] for part, entry in index.items() if isinstance(entry, list) and entry[0]}
+        kinds = _kinds_of(index)
         # before any weights are read, or even fetched
-        if _family_of(kinds) is None:
+        family, network = _family_of(kinds), _network_of(kinds)
+        if family is None:
             raise _unsupported(str(index.get("_class_name", name)), kinds)
-        variant = _variant_of(source, _network_of(kinds))
+        family.check_channels(str(name), *(_config_of(source, part, kinds[part]) for part in (network, "vae")))
+        variant = _variant_of(source, network)
         spared: dict[str, Any] = {part: None for part, entry in index.items() if entry == [None, None]}
         if "safety_checker" in kinds:
             spared |= {"safety_checker": None, "requires_safety_checker": False}
@@ -184,7 +202,7 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
             continue
         if missing := [name for name, parameter in module.named_parameters() if parameter.is_meta]:
             raise _incomplete(part, source, missing)
-        if not all(p.isfinite().all() for p in module.parameters()):
+        if not all(_is_finite(part) for named in module.named_parameters() for _, part in parts_of(*named)):
             raise WeightsError(
                 f"The weights of {part} in {source} are not finite.", hint="Get them again.", field="model"
             )
@@ -248,6 +266,20 @@ def _text_encoders(source: str | Path, index: Mapping[str, Any], dtype: torch.dt
     return encoders
 
 
+def _config_of(source: str | Path, part: str, kind: str) -> Mapping[str, Any]:
+    """The configuration of a part of a pipeline, a class of diffusers."""
+    import diffusers
+
+    config: Any = getattr(diffusers, kind).load_config(source, subfolder=part)
+    return config
+
+
+def _is_finite(tensor: torch.Tensor) -> bool:
+    if not tensor.is_floating_point():
+        return True
+    return bool((tensor if tensor.element_size() > 1 else tensor.float()).isfinite().all())  # float8 knows no isfinite
+
+
 def _variant_of(source: str | Path, part: str) -> str | None:
     """ "fp16" where a folder has the weights of `part` in that precision alone."""
     if not isinstance(source, Path):
@@ -309,9 +341,12 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
     }
     if (family := _family_of(kinds)) is None:
         raise _unsupported(made.__name__, kinds)
-    if not hasattr(pipeline, "encode_prompt"):
+    reads = getattr(pipeline, "encode_prompt", None)
+    if reads is None or next(iter(inspect.signature(reads).parameters), "") != "prompt":
         raise UsageError(
-            f"A {made.__name__} has no encode_prompt, by which prompts are read.", hint=f"{plain}.", field="model"
+            f"A {made.__name__} has no encode_prompt of prompts alone, by which they are read.",
+            hint=f"{plain}.",
+            field="model",
         )
     if "scheduler" not in parts:
         raise UsageError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
 from typing import NamedTuple
@@ -14,12 +15,13 @@ from torch import Generator, Tensor
 from sketchguide.backbones.base import Backbone, Condition
 from sketchguide.controls.base import Guide, Injection, Step, acts_on, of_network, trained_on
 from sketchguide.controls.features import NegativePrompt
-from sketchguide.errors import GuidanceError, UsageError, warn
+from sketchguide.errors import GuidanceError, UsageError, reason_of, warn
 from sketchguide.levels import Level, Prediction, Window, is_open
 from sketchguide.seeds import noise_like
 from sketchguide.solvers import DDIM, Solver
-from sketchguide.taps import Rewrite, tapped
+from sketchguide.taps import UNBROKEN, Rewrite, tapped, unbroken
 
+_NO_FORMULA = ("derivative for", "autograd formula")  # in what torch says of an operation without a gradient
 _POWERS = (16, 12, 8, 4, 0)  # of two, by which losses are multiplied in float16
 
 
@@ -87,12 +89,15 @@ def sample(
         condition, negative, scale = condition.guided(scale), None, 1.0
     previous: tuple[Prediction, Level] | None = None
     negatives = 0
+    known = False  # that a gradient gets through the network
 
     steps = zip(pairwise(levels), pulling_at(levels, guides, backbone), strict=True)
     for step, ((now, to), pulling) in enumerate(steps, start=1):
         injecting = [(acts_on(i), i.rewrites(now)) for i in injections if is_open(i.window, now)]
         rewrites = _merge(table for _, table in injecting)
-        prediction, gradients = _look(backbone, condition, latent, now, pulling, rewrites)
+        unknown = not known and not rewrites and any(of_network(guide) for guide in pulling)
+        prediction, gradients = _look(backbone, condition, latent, now, pulling, rewrites, unknown=unknown)
+        known = known or unknown
         with torch.no_grad():
             if negative is not None and scale != 1.0:
                 told = negative.shares(now) if isinstance(negative, NegativePrompt) else [(negative, 1.0)]
@@ -179,8 +184,12 @@ def _look(
     now: Level,
     pulling: Sequence[Guide],
     rewrites: Mapping[str, Rewrite],
+    *,
+    unknown: bool,
 ) -> tuple[Prediction, list[Tensor]]:
-    """One conditional pass, and the gradient (B, C, h, w) of each open guide's loss."""
+    """One conditional pass, and the gradient (B, C, h, w) of each open guide's loss; it is `unknown` whether one gets
+    through the network.
+    """
     if pulling and torch.is_inference_mode_enabled():
         raise UsageError(
             "Nothing can be pulled in torch.inference_mode(): a pull is a gradient.", hint="Take torch.no_grad()."
@@ -191,6 +200,7 @@ def _look(
         seen = (seen.clone() if seen.is_inference() else seen).requires_grad_(True)
     with (
         torch.set_grad_enabled(any(of_network(guide) for guide in pulling)),
+        unbroken(backbone.network) if unknown else nullcontext(),
         tapped(backbone.network, reads, rewrites) as features,
     ):
         prediction = backbone.predict(seen, now, condition)
@@ -222,7 +232,14 @@ def _gradient(loss: Tensor, seen: Tensor, *, keep: bool, half: bool) -> Tensor |
     gradient = torch.full_like(seen, math.inf)
     for power in _POWERS if half else (0,):
         factor, kept = 2.0**power, keep or power > 0
-        (found,) = torch.autograd.grad(loss, seen, torch.full_like(loss, factor), kept, allow_unused=True)
+        try:
+            (found,) = torch.autograd.grad(loss, seen, torch.full_like(loss, factor), kept, allow_unused=True)
+        except RuntimeError as error:
+            if any(words in str(error) for words in _NO_FORMULA):
+                raise UsageError(
+                    f"No gradient gets through the network: {reason_of(error)}", hint=UNBROKEN, field="model"
+                ) from error
+            raise
         if found is None:  # pyright: ignore[reportUnnecessaryComparison]
             return None
         finite = gradient.isfinite().flatten(1).all(dim=1)[:, None, None, None]

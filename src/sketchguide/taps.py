@@ -12,9 +12,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from sketchguide.errors import TapError
+from sketchguide.errors import TapError, UsageError
 
 Rewrite = Callable[[Tensor], Tensor]
+UNBROKEN = (
+    "Quantise weights alone, not activations, and take attention that can be trained through: what is made for "
+    "inference alone has no gradient."
+)
 
 
 class TapInfo(NamedTuple):
@@ -81,6 +85,41 @@ def tapped(
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def unbroken(network: nn.Module) -> Generator[None]:
+    """Within the block, a pass of `network`, a submodule where the gradient ends raises a UsageError that names it.
+
+    Kernels that are made for inference alone (of quantised activations, or of attention) give what has no graph: the
+    gradient would lead past them, in another direction.
+    """
+
+    def hook(path: str) -> Callable[[nn.Module, Any, Any, Any], None]:
+        def on_output(module: nn.Module, given: Any, named: Any, output: Any) -> None:
+            outputs = _floating(output if isinstance(output, tuple | list) else [output])
+            ended = outputs and not any(one.requires_grad for one in outputs)
+            if not (ended and torch.is_grad_enabled()):
+                return
+            if any(one.requires_grad for one in _floating([*given, *named.values()])):
+                raise UsageError(
+                    f"The gradient that pulls ends in {path} ({type(module).__name__}).",
+                    hint=UNBROKEN,
+                    field="model",
+                )
+
+        return on_output
+
+    handles = [m.register_forward_hook(hook(path), with_kwargs=True) for path, m in network.named_modules() if path]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _floating(values: Iterable[object]) -> list[Tensor]:
+    return [one for one in values if isinstance(one, Tensor) and one.is_floating_point()]
 
 
 def _value(module: nn.Module, output: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -125,3 +125,12 @@ def read_network(path: Path, *, kind: str, build: Callable[[dict[str, Any]], Net
             field=field,
         ) from error
     return network.eval().requires_grad_(False)
+
+
+def parts_of(name: str, tensor: Any) -> Iterator[tuple[str, Tensor]]:
+    """A tensor itself, or what one is made of that wraps others, as quantised ones do."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield name, tensor
+        return
+    for part in tensor.__tensor_flatten__()[0]:
+        yield from parts_of(f"{name}.{part}", getattr(tensor, part))

@@ -165,7 +165,14 @@ def test_a_network_that_is_told_more_than_a_prompt_is_refused(part: str) -> None
         setattr(pipeline.unet, part, torch.nn.Linear(2, 2))
     with pytest.raises(UsageError, match=part) as caught:
         UNetBackbone(pipeline)
-    assert "unload_ip_adapter" in caught.value.hint
+    assert ("unload_ip_adapter" in caught.value.hint) == (part == "encoder_hid_proj")
+
+
+def test_an_autoencoder_of_more_than_colours_is_refused() -> None:
+    pipeline = tiny_stable_diffusion()
+    pipeline.vae.register_to_config(in_channels=6, out_channels=6)
+    with pytest.raises(UsageError, match=r"no RGB pictures \(in_channels 6, out_channels 6\)"):
+        UNetBackbone(pipeline)
 
 
 def test_a_network_without_a_size_of_its_own_is_refused() -> None:

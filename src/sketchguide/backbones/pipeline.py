@@ -55,25 +55,8 @@ class PipelineBackbone(ABC):
         self.autoencoder: Any = uncompiled(pipeline.vae)
         self._check_hears_prompts_alone()
         config = self.autoencoder.config
-        self.latent_channels, predicted = self._channels
-        if self.latent_channels != config.latent_channels:
-            raise UsageError(
-                f"{self.name} takes {self.latent_channels} channels where its autoencoder makes "
-                f"{config.latent_channels}: an inpainting or depth variant.",
-                hint="Use the plain text-to-image model.",
-                field="model",
-            )
-        if predicted != self.latent_channels:
-            raise UsageError(
-                f"{self.name} predicts {predicted} channels of {self.latent_channels}: its "
-                "variance too, which is not supported.",
-                field="model",
-            )
-        if config.get("latents_mean") is not None:
-            raise UsageError(
-                f"{self.name} shifts its latents (latents_mean of its autoencoder), which is not supported.",
-                field="model",
-            )
+        self.check_channels(self.name, self.network.config, config)
+        self.latent_channels: int = config.latent_channels
         self.stride: int = 2 ** (len(config.block_out_channels) - 1)
         side = self._side
         if side is None:
@@ -89,14 +72,50 @@ class PipelineBackbone(ABC):
         self._check_can_be_widened()
         setattr(pipeline, self.part, self.network)
         pipeline.vae = self.autoencoder
+        for part in (self.network, self.autoencoder):
+            _undo_compile(part)
         for module in self.networks.values():
             module.eval().requires_grad_(False)
 
+    @classmethod
+    def check_channels(cls, name: str, network: Mapping[str, Any], autoencoder: Mapping[str, Any]) -> None:
+        """UsageError where the configurations of a network and its autoencoder say that they are for something else
+        than pictures of a prompt.
+        """
+        taken, made = cls._channels_of(network)
+        if taken != autoencoder["latent_channels"]:
+            raise UsageError(
+                f"{name} takes {taken} channels where its autoencoder makes {autoencoder['latent_channels']}: an "
+                "inpainting or depth variant.",
+                hint="Use the plain text-to-image model.",
+                field="model",
+            )
+        if made != taken:
+            raise UsageError(
+                f"{name} predicts {made} channels of {taken}: its variance too, which is not supported.", field="model"
+            )
+        if autoencoder.get("latents_mean") is not None:
+            raise UsageError(
+                f"{name} shifts its latents (latents_mean of its autoencoder), which is not supported.", field="model"
+            )
+        sides = {side: autoencoder[side] for side in ("in_channels", "out_channels")}
+        if other := [f"{side} {number}" for side, number in sides.items() if number != 3]:
+            raise UsageError(
+                f"The autoencoder of {name} is of no RGB pictures ({', '.join(other)}), which is not supported.",
+                field="model",
+            )
+
+    @staticmethod
+    def _channels_of(config: Mapping[str, Any]) -> tuple[int, int]:
+        """Of the latents that a network takes, and of what it makes of them."""
+        return config["in_channels"], config.get("out_channels") or config["in_channels"]
+
     def _check_hears_prompts_alone(self) -> None:
         if more := self._more_than_a_prompt():
+            adapter = more.endswith("_proj") and self.network.config.get("encoder_hid_dim_type") != "text_proj"
             raise UsageError(
                 f"{self.name} is told more than a prompt ({more}), which is not supported.",
-                hint="Of an IP-Adapter: call `unload_ip_adapter()` on the pipeline first.",
+                hint="Of an IP-Adapter: call `unload_ip_adapter()` on the pipeline first." if adapter else "",
                 field="model",
             )
 
@@ -115,11 +134,6 @@ class PipelineBackbone(ABC):
     @property
     def distilled(self) -> bool:
         return False
-
-    @property
-    def _channels(self) -> tuple[int, int]:
-        """Of the latents that the network takes, and of what it makes of them."""
-        return self.network.config.in_channels, self.network.config.out_channels or self.network.config.in_channels
 
     @property
     def _side(self) -> Any:
@@ -335,6 +349,13 @@ def text_encoders(pipeline: Any) -> Mapping[str, nn.Module]:
 def uncompiled(part: Any) -> Any:
     """A part of a pipeline without the wrapper of `torch.compile`."""
     return getattr(part, "_orig_mod", part)
+
+
+def _undo_compile(network: nn.Module) -> None:
+    """As `uncompiled`, of what `compile()` and `compile_repeated_blocks()` did to modules in their place."""
+    for module in network.modules():
+        if module._compiled_call_impl is not None:  # pyright: ignore[reportPrivateUsage]
+            module._compiled_call_impl = None  # pyright: ignore[reportPrivateUsage]
 
 
 def check_keeps_weights(network: nn.Module, latent: Tensor) -> None:

@@ -156,9 +156,9 @@ class FluxBackbone(FlowBackbone):
     def _patch(self) -> int:
         return _PACKED
 
-    @property
-    def _channels(self) -> tuple[int, int]:
-        taken, made = super()._channels
+    @staticmethod
+    def _channels_of(config: Mapping[str, Any]) -> tuple[int, int]:
+        taken, made = PipelineBackbone._channels_of(config)
         return taken // _PACKED**2, made // _PACKED**2
 
     @property
