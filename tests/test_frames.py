@@ -52,6 +52,8 @@ def test_drawings_are_ends_like_any_others(tiny: Tiny, predictor: LatentPredicto
         all_alike = interpolate(5, 5, "a duck", sketch=drawing, **settings)
         assert apart(all_alike[0], all_alike[-1]) <= 1
         assert apart(all_alike[0], frame) <= 1
+    with pytest.warns(SketchguideWarning, match="^way changes nothing"):
+        interpolate(ACROSS, DOWN, "a duck", seed=5, way="linear", **(settings | {"frames": 2, "steps": 1}))
     unguided = interpolate(5, 5, "a duck", **(settings | {"predictor": None, "strength": None}))
     assert apart(unguided[0], frames[0]) > 10
     with pytest.warns(SketchguideWarning, match="^strength is 0: the pictures follow no drawing"):

@@ -28,7 +28,7 @@ from sketchguide.loading import load_backbone
 from sketchguide.lora import LORA_FILE
 from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
-from sketchguide.request import Request
+from sketchguide.request import Edit, Request
 from sketchguide.sketch import SpatialMap
 from support import CROSS, SIZE, Tiny, draw, lora_of, pixels
 
@@ -69,6 +69,10 @@ def test_the_guide_pulls_as_the_request_says(tiny: Tiny, predictor: LatentPredic
     guide = latent_guide(request, [CROSS.rasterize(size=SIZE)], tiny(), predictor)
     assert guide.strength == Proportional(2, even=0.3)
     assert (guide.every, guide.window) == (3, (0, 0.7))
+    edit = Edit.checked(picture="", amount=0.8)
+    half = Request.checked(prompt="", seed=1, steps=30, stop=0.5, sketch=CROSS.to_json(), edit=edit)
+    guide = latent_guide(half, [CROSS.rasterize(size=SIZE)], tiny(), predictor)
+    assert guide.window == (0, tiny().levels(30)[18].progress)  # which is open no more
     few = latent_guide(Request.checked(prompt="", seed=1, steps=12), [CROSS.rasterize(size=SIZE)], tiny(), predictor)
     assert (few.every, few.strength) == (1, Proportional(1.15))
 

@@ -147,6 +147,9 @@ def test_a_transformers_network_is_taken_from_its_folder_with_its_own_size_and_c
 def test_what_is_not_there_is_named(tmp_path: Path, own: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="no network 'resnet0'"):
         load_features("torchvision:resnet0")
+    with pytest.raises(ModelNotFoundError) as caught:
+        load_features("torchvision:resnet0", field="drawing_features")
+    assert caught.value.field == "drawing_features"
     with pytest.raises(ModelNotFoundError, match="No classifier at"):
         load_features(str(tmp_path / "none.safetensors"))
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")

@@ -517,6 +517,7 @@ def test_a_stored_picture_that_is_none_is_refused(tiny: Tiny, picture: str) -> N
         ({"image": Sketch()}, "The picture is blank"),
         ({"count": 2}, "seeds change nothing"),
         ({"scale": 1.0, "decay": "linear", "source_prompt": "a ball"}, "no negative prompt"),
+        ({"scale": 1.0, "branches": "conditional"}, "branches changes nothing: scale is 1"),
         ({"decay": "linear"}, "decay changes nothing"),
         ({"alpha": 0.5}, "alpha changes nothing"),
         ({"decay": "constant", "source_prompt": "a ball"}, "never leaves the plain negative prompt"),

@@ -120,9 +120,12 @@ def _warn_of_layout(layout: Layout, request: Request, backbone: Backbone) -> Non
         warn("decay changes nothing: constant at alpha 1 never leaves the plain negative prompt.")
     if layout.alpha != ALPHA.default and layout.decay is None:
         warn("alpha changes nothing without decay.")
-    if layout.decay is not None and not has_negative_pass(request, backbone):
+    if not has_negative_pass(request, backbone):
         why = f"{backbone.name} is told the scale" if backbone.distilled else "scale is 1"
-        warn(f"{why}: there is no negative prompt to mix the source prompt into.")
+        if layout.decay is not None:
+            warn(f"{why}: there is no negative prompt to mix the source prompt into.")
+        if layout.branches != "both":
+            warn(f"branches changes nothing: {why}, and there is no negative pass.")
 
 
 def _warn_of_guidance(request: Request, backbone: Backbone) -> None:

@@ -67,9 +67,12 @@ def locked(folder: Path) -> Generator[None]:
 
     The kernel holds the lock and drops it when the process ends, however it ends: a killed run never blocks the next
     one. Raises UsageError at once when another run holds it, in this process or in another, and OutputError when the
-    folder cannot be written. POSIX only.
+    folder cannot be written. Linux and macOS only.
     """
-    import fcntl
+    try:
+        import fcntl
+    except ImportError as error:
+        raise UsageError("Training and benchmarks need Linux or macOS.", hint="On Windows take WSL.") from error
 
     path = folder / "lock"
     try:

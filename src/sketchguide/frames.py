@@ -129,7 +129,7 @@ def frames_between(
         backbone = backbone_for(values)
     else:
         check_given(backbone, request)
-    _warn(request, ends, backbone, seeded=seeded, predictor=predictor, polarity=polarity)
+    _warn(request, ends, backbone, seeded=seeded, predictor=predictor, polarity=polarity, way=way)
     lora = None if request.lora is None else wearing(request.lora, backbone, scale=request.lora_scale)
     with under_way(backbone, alone=lora is not None), lora or nullcontext():
         yield from _drawn(ends, request, Remembering(backbone), predictor, frames=frames, way=way)
@@ -203,6 +203,7 @@ def _warn(
     seeded: bool,
     predictor: LatentPredictor | str | Path | None,
     polarity: Polarity,
+    way: str,
 ) -> None:
     if not request.prompt.strip():
         warn("The prompt is empty: the pictures show anything.")
@@ -214,6 +215,8 @@ def _warn(
         warn("strength is 0: the pictures follow no drawing.")
     if seeded and not ends.seeds:
         warn("seed changes nothing: the two ends say where the noise comes from.")
+    if ends.seeds and way != "spherical":
+        warn("way changes nothing: between two drawings the noise is one and the same.")
     warn_of_needs(request, backbone, "negative_time", "lora_scale")
     warn_of_cut([request.prompt], backbone)
     if request.negative and not has_negative_pass(request, backbone):

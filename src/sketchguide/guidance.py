@@ -120,13 +120,13 @@ def _sketch_loss(request: Request, drawing: SpatialMap, backbone: Backbone) -> t
     sketcher = Sketcher.load(find_part(request.sketcher, "sketcher", field="sketcher", model=model)).to(device)
     named = request.drawing_features
     named = find_features(named, "drawing-classifier", field="drawing_features", model=model)
-    comparing = load_features(named, device=device)
+    comparing = load_features(named, device=device, field="drawing_features")
     made_with = {"sketcher": fingerprint(sketcher), "drawing_features": fingerprint(comparing.network)}
     guide = sketch_guide(request, [drawing], backbone, sketcher, comparing)
     guide = replace(guide, strength=Proportional(request.sketch_loss), every=request.every or EVERY.default)
     if request.like is not None:
         named = find_features(request.picture_features, "classifier", field="picture_features", model=model)
-        pictures = load_features(named, device=device)
+        pictures = load_features(named, device=device, field="picture_features")
         made_with["picture_features"] = fingerprint(pictures.network)
         size = (drawing.ink.shape[1], drawing.ink.shape[0])
         reference = to_tensor([from_base64(request.like, field="like")], size=size).to(device)
@@ -194,5 +194,5 @@ def _within(request: Request, part: float) -> float:
     """The progress at `part` of the steps that are walked: an edit walks the last ones only."""
     if request.edit is None:
         return part
-    first = (request.steps - steps_of(request.edit.amount, request)) / request.steps
-    return min(1.0, first + part * (1 - first))
+    walked = steps_of(request.edit.amount, request)
+    return min(1.0, (request.steps - walked + part * walked) / request.steps)  # the very progress of that step

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sketchguide.classifiers import FORMAT, load_classifier
-from sketchguide.errors import ModelNotFoundError, UsageError, WeightsError, reason_of
+from sketchguide.errors import ModelNotFoundError, SketchguideError, UsageError, WeightsError, reason_of
 from sketchguide.extractors import check_images
 from sketchguide.files import is_file
 from sketchguide.taps import TapInfo, survey, tapped
@@ -87,15 +87,24 @@ def between(first: Tensor, second: Tensor) -> Tensor:
     return (F.normalize(first) - F.normalize(second)).square().sum(dim=1).mean(dim=(1, 2)) / 2
 
 
-def load_features(name: str, *, device: torch.device | str = "cpu") -> Features:
+def load_features(name: str, *, device: torch.device | str = "cpu", field: str = "features") -> Features:
     """The network called `name`, ready for use.
 
     `FILE.safetensors`: a picture classifier that `sketchguide component` wrote. `torchvision:NAME`, `timm:NAME` and
     `transformers:HUB_ID` are taken with their published weights; `torchvision:NAME=FILE.safetensors` and
     `timm:NAME=FILE.safetensors` with those in the file, so that nothing is downloaded.
 
-    Raises ModelNotFoundError for a network or library that is not there, WeightsError for a file that does not fit.
+    Raises ModelNotFoundError for a network or library that is not there, WeightsError for a file that does not fit,
+    both naming `field`.
     """
+    try:
+        return _loaded(name).to(torch.device(device))
+    except SketchguideError as error:
+        error.field = field
+        raise
+
+
+def _loaded(name: str) -> Features:
     kind, colon, rest = name.partition(":")
     if not colon or kind not in ("torchvision", "timm", "transformers"):
         path = Path(name)
@@ -103,7 +112,6 @@ def load_features(name: str, *, device: torch.device | str = "cpu") -> Features:
             raise ModelNotFoundError(
                 f"No classifier at {name!r}.",
                 hint="Give its .safetensors file, or torchvision:NAME, timm:NAME or transformers:HUB_ID.",
-                field="features",
             )
         with opened(path, field="features") as file:
             own = (file.metadata() or {}).get("format") == FORMAT
@@ -111,15 +119,14 @@ def load_features(name: str, *, device: torch.device | str = "cpu") -> Features:
             raise WeightsError(
                 f"{path} holds no picture classifier of sketchguide.",
                 hint="For torchvision's weights say torchvision:NAME=FILE.",
-                field="features",
             )
         classifier = load_classifier(path)
         size = (classifier.size, classifier.size)
-        return Features(classifier, side=classifier.size, probe=size).to(torch.device(device))
+        return Features(classifier, side=classifier.size, probe=size)
     model, equals, file = rest.partition("=")
     network = _published(kind, model, Path(file) if equals else None)
     side, mean, deviation = _trained_on(kind, model, network, published=not equals)
-    return Features(network, side=side, mean=mean, deviation=deviation).to(torch.device(device))
+    return Features(network, side=side, mean=mean, deviation=deviation)
 
 
 def _published(kind: str, name: str, file: Path | None) -> nn.Module:
@@ -138,18 +145,19 @@ def _published(kind: str, name: str, file: Path | None) -> nn.Module:
         else:
             from transformers import AutoModel
 
-            network = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
+            network = AutoModel.from_pretrained(
+                name, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+            )
             network = getattr(network, "vision_model", network)  # CLIP and its like read texts too
     except ImportError as error:
         raise ModelNotFoundError(
-            f"{kind}:{name} needs the library {kind}.", hint=f"Install it: pip install {kind}.", field="features"
+            f"{kind}:{name} needs the library {kind}.", hint=f"Install it: pip install {kind}."
         ) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         reason = reason_of(error)
         raise ModelNotFoundError(
             f"{kind} has no network {name!r}, or its weights cannot be had: {reason}",
             hint="Check the name and the network, or give the weights: NAME=FILE.safetensors.",
-            field="features",
         ) from error
     if file is not None:
         tensors, _ = read_weights(file, field="features")
@@ -159,7 +167,6 @@ def _published(kind: str, name: str, file: Path | None) -> nn.Module:
             raise WeightsError(
                 f"{file} does not hold the weights of {kind}:{name}.",
                 hint="Give those of this network in safetensors format.",
-                field="features",
             ) from error
     return network
 
@@ -220,7 +227,6 @@ def _stages(network: nn.Module, size: tuple[int, int], side: int) -> tuple[tuple
             raise UsageError(
                 f"{type(network).__name__} takes no pictures of {side} pixels: {reason_of(error)}",
                 hint="Use a network that is made for pictures.",
-                field="features",
             ) from error
     last: dict[int, str] = {}
     for tap in places:
@@ -238,7 +244,6 @@ def _stages(network: nn.Module, size: tuple[int, int], side: int) -> tuple[tuple
         raise UsageError(
             f"{type(network).__name__} has no stages to compare pictures by.",
             hint="Use a convolutional network or a vision transformer.",
-            field="features",
         )
     return tuple(chosen), fixed
 

@@ -44,12 +44,19 @@ from sketchguide.defaults import (
     Branches,
     Decay,
     DType,
+    Setting,
     SourceKind,
     Start,
 )
 from sketchguide.errors import UsageError
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+def ranged(setting: Setting[Any], description: str, *, optional: bool = False) -> Any:
+    """The field of `setting`, whose default and range it has; if `optional` its default is None."""
+    default = None if optional else setting.default
+    return Field(default=default, ge=setting.low, le=setting.high, description=description)
 
 
 class Checked(BaseModel):
@@ -86,38 +93,20 @@ class LayoutSettings(Checked):
         default=None,
         description="begin with the source's noise or the seed's; none: the seed's for a noised source, else its own",
     )
-    tau_f: Finite = Field(
-        default=TAU_F.default, ge=TAU_F.low, le=TAU_F.high, description="part of the steps that borrow features f"
-    )
-    tau_a: Finite = Field(
-        default=TAU_A.default, ge=TAU_A.low, le=TAU_A.high, description="part that borrows queries and keys"
-    )
+    tau_f: Finite = ranged(TAU_F, "part of the steps that borrow features f")
+    tau_a: Finite = ranged(TAU_A, "part that borrows queries and keys")
     features: tuple[str, ...] | None = Field(
         default=None, description="taps that are borrowed as f, also one text with + between them; none: the published"
     )
-    share: Finite = Field(
-        default=SHARE.default, ge=SHARE.low, le=SHARE.high, description="how much is the source's; the rest its own"
-    )
+    share: Finite = ranged(SHARE, "how much is the source's; the rest its own")
     branches: Branches = Field(default="both", description="whether the negative pass of guidance borrows too")
-    near: Finite = Field(
-        default=NEAR.default,
-        ge=NEAR.low,
-        le=NEAR.high,
-        description="borrow only so near to strokes, as part of the longer side; 0: everywhere",
-    )
+    near: Finite = ranged(NEAR, "borrow only so near to strokes, as part of the longer side; 0: everywhere")
     decay: Decay | None = Field(
         default=None,
         description="how guidance turns to moving away from the source prompt; none: it does not",
     )
-    alpha: Finite = Field(
-        default=ALPHA.default, ge=ALPHA.low, le=ALPHA.high, description="share of the plain negative prompt at first"
-    )
-    recurrence: int = Field(
-        default=RECURRENCE.default,
-        ge=RECURRENCE.low,
-        le=RECURRENCE.high,
-        description="how often steps of the first half are taken again without the source",
-    )
+    alpha: Finite = ranged(ALPHA, "share of the plain negative prompt at first")
+    recurrence: int = ranged(RECURRENCE, "how often steps of the first half are taken again without the source")
 
     @field_validator("features", mode="before")
     @classmethod
@@ -158,14 +147,9 @@ class Layout(LayoutSettings, Given):
 class EditSettings(Checked):
     """How much of a picture changes, and where."""
 
-    amount: Finite = Field(
-        default=AMOUNT.default, ge=AMOUNT.low, le=AMOUNT.high, description="part of the steps that are walked again"
-    )
-    margin: Finite = Field(
-        default=MARGIN.default,
-        ge=MARGIN.low,
-        le=MARGIN.high,
-        description="only what is inside the drawing or so near to it changes, as part of the longer side; 1: all",
+    amount: Finite = ranged(AMOUNT, "part of the steps that are walked again")
+    margin: Finite = ranged(
+        MARGIN, "only what is inside the drawing or so near to it changes, as part of the longer side; 1: all"
     )
     source: SourceKind = Field(
         default="noised",
@@ -205,60 +189,38 @@ class Request(Checked):
     model: str = Field(default=MODEL, description="shipped name, diffusers folder or hub id")
     predictor: str | None = Field(default=None, description="shipped name, folder or hub id; none: the model's own")
     lora: str | None = Field(default=None, description="folder, file or hub id of a LoRA; none: the model as it is")
-    lora_scale: Finite = Field(
-        default=LORA_SCALE.default, ge=LORA_SCALE.low, le=LORA_SCALE.high, description="0 ignores the LoRA"
-    )
-    strength: Finite | None = Field(
-        default=None,
-        ge=STRENGTH.low,
-        le=STRENGTH.high,
-        description="beta: how hard the drawing pulls, as a multiple of the step that the sampler takes; none: "
+    lora_scale: Finite = ranged(LORA_SCALE, "0 ignores the LoRA")
+    strength: Finite | None = ranged(
+        STRENGTH,
+        "beta: how hard the drawing pulls, as a multiple of the step that the sampler takes; none: "
         f"{STRENGTH.default / EVERY.default:g} times `every`, less below {SOFT_STEPS} steps",
+        optional=True,
     )
-    stop: Finite = Field(
-        default=STOP.default, ge=STOP.low, le=STOP.high, description="part of the steps after which it lets go"
-    )
-    every: int | None = Field(
-        default=None,
-        ge=EVERY.low,
-        le=EVERY.high,
-        description=f"it pulls at every so many-th step; none: {EVERY.default}, and 1 up to {FEW_STEPS} steps where "
+    stop: Finite = ranged(STOP, "part of the steps after which it lets go")
+    every: int | None = ranged(
+        EVERY,
+        f"it pulls at every so many-th step; none: {EVERY.default}, and 1 up to {FEW_STEPS} steps where "
         "the strength is not given either",
+        optional=True,
     )
-    even: Finite = Field(
-        default=EVEN.default,
-        ge=EVEN.low,
-        le=EVEN.high,
-        description="how evenly the pull is shared among the parts of the picture; 0: most of it goes where lines are "
-        "furthest off",
+    even: Finite = ranged(
+        EVEN,
+        "how evenly the pull is shared among the parts of the picture; 0: most of it goes where lines are furthest off",
     )
-    blank: Finite = Field(
-        default=BLANK.default, ge=BLANK.low, le=BLANK.high, description="how strongly blank paper binds; ink is 1"
+    blank: Finite = ranged(BLANK, "how strongly blank paper binds; ink is 1")
+    widen: Finite = ranged(
+        WIDEN, "how many times as wide as usual the lines are that a picture is pulled to; 1: as they are drawn"
     )
-    widen: Finite = Field(
-        default=WIDEN.default,
-        ge=WIDEN.low,
-        le=WIDEN.high,
-        description="how many times as wide as usual the lines are that a picture is pulled to; 1: as they are drawn",
-    )
-    handover: Finite | None = Field(
-        default=None,
-        ge=HANDOVER.low,
-        le=HANDOVER.high,
-        description="part of the steps after which the lines are read off the predicted picture, not the activations; "
+    handover: Finite | None = ranged(
+        HANDOVER,
+        "part of the steps after which the lines are read off the predicted picture, not the activations; "
         f"none: {HANDOVER.default} where the predictor can",
+        optional=True,
     )
     class_name: str | None = Field(default=None, description="a class that a noise-aware classifier pulls to")
-    class_scale: Finite = Field(
-        default=CLASS_SCALE.default, ge=CLASS_SCALE.low, le=CLASS_SCALE.high, description="how hard it pulls"
-    )
+    class_scale: Finite = ranged(CLASS_SCALE, "how hard it pulls")
     classifier: str | None = Field(default=None, description="folder or file of that classifier; none: a shipped one")
-    sketch_loss: Finite = Field(
-        default=SKETCH_LOSS.default,
-        ge=SKETCH_LOSS.low,
-        le=SKETCH_LOSS.high,
-        description="how hard DiffSketching's sketch loss pulls, beside strength",
-    )
+    sketch_loss: Finite = ranged(SKETCH_LOSS, "how hard DiffSketching's sketch loss pulls, beside strength")
     sketcher: str | None = Field(default=None, description="folder or file of its sketcher; none: a shipped one")
     drawing_features: str | None = Field(
         default=None, description="what it compares drawings by, as `load_features` names it; none: a shipped one"
@@ -266,47 +228,35 @@ class Request(Checked):
     like: str | None = Field(
         default=None, description="a picture, PNG in base64, whose thing it keeps as well: the loss of identity"
     )
-    identity: Finite = Field(
-        default=IDENTITY.default, ge=IDENTITY.low, le=IDENTITY.high, description="share of that in the loss"
-    )
+    identity: Finite = ranged(IDENTITY, "share of that in the loss")
     picture_features: str | None = Field(
         default=None, description="what it compares pictures by, as `load_features` names it; none: a shipped one"
     )
-    tries: int = Field(
-        default=TRIES.default,
-        ge=TRIES.low,
-        le=TRIES.high,
-        description="how often a picture is made, each time pulled less or, where no drawing pulls, from other noise, "
+    tries: int = ranged(
+        TRIES,
+        "how often a picture is made, each time pulled less or, where no drawing pulls, from other noise, "
         "until a recogniser is sure that it shows what the prompt names; the one that it is surest of is kept",
     )
-    sure: Finite = Field(default=SURE.default, ge=SURE.low, le=SURE.high, description="how sure it must be")
+    sure: Finite = ranged(SURE, "how sure it must be")
     recogniser: str | None = Field(
         default=None, description="folder or file of that classifier of pictures; none: a shipped one"
     )
-    steps: int = Field(default=STEPS.default, ge=STEPS.low, le=STEPS.high, description="network steps")
-    scale: Finite = Field(
-        default=SCALE.default, ge=SCALE.low, le=SCALE.high, description="classifier-free guidance; 1 switches it off"
-    )
-    negative_time: Finite | None = Field(
-        default=None,
-        ge=NEGATIVE_TIME.low,
-        le=NEGATIVE_TIME.high,
-        description="how far beyond its time step the negative pass is told the picture is, as part of that step; "
+    steps: int = ranged(STEPS, "network steps")
+    scale: Finite = ranged(SCALE, "classifier-free guidance; 1 switches it off")
+    negative_time: Finite | None = ranged(
+        NEGATIVE_TIME,
+        "how far beyond its time step the negative pass is told the picture is, as part of that step; "
         f"none: {NEGATIVE_TIME.default} where a predictor reads the drawing, else 0",
+        optional=True,
     )
     seed: int = Field(ge=SEED.low, le=SEED.high, description="seed of the first picture; the next ones count up")
-    count: int = Field(default=COUNT.default, ge=COUNT.low, le=COUNT.high, description="how many pictures")
+    count: int = ranged(COUNT, "how many pictures")
     size: tuple[int, int] | None = Field(default=None, description="width and height in pixels; none: the model's own")
     solver: str | None = Field(default=None, description="none: the model's own, or ddim where it is none of ours")
     layout: Layout | None = Field(default=None, description="a picture whose layout is kept: `sketchguide translate`")
     edit: Edit | None = Field(default=None, description="a picture that is changed by the sketch: `sketchguide edit`")
     attention: str | None = Field(default=None, description="folder or file of sketch attention; none: without it")
-    attention_scale: Finite = Field(
-        default=ATTENTION_SCALE.default,
-        ge=ATTENTION_SCALE.low,
-        le=ATTENTION_SCALE.high,
-        description="how much of what sketch attention adds; 0 ignores it",
-    )
+    attention_scale: Finite = ranged(ATTENTION_SCALE, "how much of what sketch attention adds; 0 ignores it")
     device: str = Field(default="auto", max_length=64)
     dtype: DType = "auto"
 

@@ -15,6 +15,7 @@ from sketchguide.fingerprints import dtype_of, fingerprint, fingerprint_of_model
 from sketchguide.guidance import at_try, controls_of
 from sketchguide.images import from_base64, to_tensor
 from sketchguide.inversion import Trajectory
+from sketchguide.loading import load_predictor
 from sketchguide.overlays import Overlay, changed_region, seen_region
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Recipe, Request
@@ -134,7 +135,8 @@ def _made_again(
 ) -> Generator[Moment, None, Trajectory]:
     """The walk that the picture of `recipe` was made by, for use at the levels of `request`.
 
-    `predictor` takes the place of the one that the recipe names, if it is the same.
+    `predictor`, or the one that the request names, takes the place of the one that the recipe names, if it is the same:
+    the recipe's name holds in the folder where the picture was made.
     """
     made = recipe.request
     if recipe.sheet or made.layout is not None or made.edit is not None:
@@ -151,6 +153,8 @@ def _made_again(
             field="steps",
         )
     drawing = None if made.sketch is None else Sketch.from_json(made.sketch).rasterize(size=size)
+    if drawing is not None and predictor is None and request.predictor not in (None, made.predictor):
+        predictor = load_predictor(request.predictor, backbone)
     if predictor is not None and fingerprint(predictor) != recipe.made_with.get("predictor"):
         predictor = None
     controls = controls_of(made, backbone, drawing, predictor)
@@ -165,7 +169,7 @@ def _made_again(
             hint="Choose the same dtype, or take the picture with source `inverted`.",
             field="dtype",
         )
-    if (made.lora, made.lora_scale) != (request.lora, request.lora_scale):
+    if "model" in differing and (made.lora, made.lora_scale) != (request.lora, request.lora_scale):
         differing = [*(name for name in differing if name != "model"), "LoRA"]  # of which the model's print is too
     if differing:
         raise UsageError(

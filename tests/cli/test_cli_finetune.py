@@ -142,6 +142,8 @@ def test_a_stopped_run_goes_on_and_its_lora_draws(
     assert sketchguide("generate", "a red ball", *quick, *lora, "-o", with_lora).code == 0
     assert sketchguide("generate", "a red ball", *quick, *lora, "--lora-scale", "0", "-o", without).code == 0
     assert Image.open(with_lora).tobytes() != Image.open(without).tobytes()
+    green = ["translate", with_lora, "a green ball", "--source", "generated", "-o", tmp_path / "green.png"]
+    assert sketchguide(*green, "--lora", folder / LORA_FILE).code == 0  # the same one by another name
     repeated = tmp_path / "again.png"
     assert sketchguide("generate", "--from", with_lora, "-o", repeated).code == 0
     assert Image.open(with_lora).tobytes() == Image.open(repeated).tobytes()

@@ -326,6 +326,17 @@ def test_every_numbered_name_is_tried_before_the_work(sketchguide: Run, quick: l
     assert not list(tmp_path.glob("nn*"))
 
 
+def test_where_a_link_leads_to_is_tried_before_the_work(sketchguide: Run, quick: list[str], tmp_path: Path):
+    link = tmp_path / "latest.png"
+    link.symlink_to(tmp_path / "gone" / "a.png")
+    result = sketchguide("generate", "a", *quick, "-o", link)
+    assert result.code == 2
+    assert f"The folder {tmp_path / 'gone'} does not exist" in result.err
+    (tmp_path / "gone").mkdir()
+    assert sketchguide("generate", "a", *quick, "-o", link).code == 0
+    assert (tmp_path / "gone" / "a.png").is_file()
+
+
 def test_polarity_of_strokes_changes_nothing(
     sketchguide: Run, quick: list[str], trained: tuple[Path, Any], tmp_path: Path
 ):
@@ -359,14 +370,18 @@ def test_guidance_options_without_a_drawing_warn(sketchguide: Run, quick: list[s
     assert result.err == "Warning: --strength changes nothing without a drawing.\n"
 
 
+@pytest.mark.parametrize("when", ["before", "after"])
 def test_sigterm_keeps_the_finished_pictures(
-    sketchguide: Run, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sketchguide: Run, quick: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
 ):
     save = Picture.save
 
     def save_and_stop(self: Picture, path: Path) -> None:
-        save(self, path)
+        if when == "after":
+            save(self, path)
         os.kill(os.getpid(), signal.SIGTERM)
+        if when == "before":
+            save(self, path)
 
     monkeypatch.setattr(Picture, "save", save_and_stop)
     before = signal.getsignal(signal.SIGTERM)

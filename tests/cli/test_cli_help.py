@@ -1,5 +1,6 @@
 import dataclasses
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -205,11 +206,19 @@ def test_models_lists_what_comes_with_the_package(sketchguide: Run):
 def test_models_lists_what_the_hub_cached(sketchguide: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     import huggingface_hub
 
-    for name, file in (("good", "model_index.json"), ("reader", "predictor.safetensors"), ("other", "config.json")):
+    parts = {"unet": "UNet2DConditionModel", "vae": "AutoencoderKL", "text_encoder": "CLIPTextModel"}
+    parts |= {"tokenizer": "CLIPTokenizer"}
+    index = {"_class_name": "StableDiffusionPipeline", **{name: ["diffusers", kind] for name, kind in parts.items()}}
+    files = {"good": "model_index.json", "begun": "model_index.json", "video": "model_index.json"}
+    files |= {"reader": "predictor.safetensors", "other": "config.json"}
+    for name, file in files.items():
         folder = tmp_path / f"models--owner--{name}"
         snapshot = folder / "snapshots" / ("a" * 40)
         snapshot.mkdir(parents=True)
-        (snapshot / file).write_text('{"_class_name": "StableDiffusionPipeline"}')
+        (snapshot / file).write_text(json.dumps(index | ({"unet": ["diffusers", "UNet3D"]} if name == "video" else {})))
+        (snapshot / "unet").mkdir()
+        if name != "begun":
+            (snapshot / "unet" / "weights.safetensors").touch()
         (folder / "refs").mkdir()
         (folder / "refs" / "main").write_text("a" * 40)
     scan = huggingface_hub.scan_cache_dir

@@ -1,5 +1,6 @@
 """`sketchguide translate`: what it writes and says, and what it refuses."""
 
+import json
 import shutil
 import struct
 import zlib
@@ -12,6 +13,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image, ImageDraw
 
 from sketchguide.backbones.tiny import tiny_stable_diffusion
+from sketchguide.images import read_png_text, save_png
 from sketchguide.pictures import recall
 
 Run = Callable[..., Any]
@@ -53,6 +55,37 @@ def test_a_picture_of_ours_by_the_latents_it_was_made_by(sketchguide: Run, quick
     refused = sketchguide("translate", out, "a pear", "--source", "generated", "-o", tmp_path / "pear.png")
     assert refused.code == 2
     assert "itself made from another one" in refused.err
+
+
+def test_what_a_generated_source_names_is_found_elsewhere(
+    sketchguide: Run, quick: list[str], trained: tuple[Path, Any], drawing: Path, tmp_path: Path
+):
+    near, far = tmp_path / "near.png", tmp_path / "far.png"
+    pulled = ["--sketch", drawing, "--predictor", trained[0], "--seed", "7"]
+    assert sketchguide("generate", "a ball", *quick, *pulled, "-o", near).code == 0
+    recipe = json.loads(read_png_text(near)["sketchguide"])
+    recipe["request"]["predictor"] = "./my-edges"
+    with Image.open(near) as image:
+        save_png(image.convert("RGB"), far, text={"sketchguide": json.dumps(recipe)})
+    again = ["translate", far, "a box", "--source", "generated", "-o", tmp_path / "box.png"]
+    lost = sketchguide(*again)
+    assert lost.code == 2
+    assert f"{far} names it as seen from the folder where it was made" in lost.err
+    assert sketchguide(*again, "--predictor", trained[0]).code == 0
+
+
+def test_a_small_drawing_on_a_picture_is_as_small_as_it_is_meant(
+    sketchguide: Run, quick: list[str], trained: tuple[Path, Any], photo: Path, tmp_path: Path
+):
+    drawing = tmp_path / "small.svg"
+    drawing.write_text(
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 64 64">'
+        '<circle cx="50" cy="50" r="4" fill="none" stroke="black"/></svg>'
+    )
+    more = [*quick, "--sketch", drawing, "--predictor", trained[0], "-o", tmp_path / "a.png"]
+    result = sketchguide("translate", photo, "a pear", *more)
+    assert result.code == 0
+    assert "--trim" not in result.err
 
 
 def test_from_repeats_bit_for_bit(sketchguide: Run, edited: Path, tmp_path: Path):

@@ -183,6 +183,17 @@ def test_reports_in_a_folder_that_holds_no_results_are_somebody_elses(tmp_path: 
     assert (tmp_path / "table.md").exists()
 
 
+def test_files_of_somebody_else_are_not_overwritten(tmp_path: Path):
+    theirs = tmp_path / "table.md"
+    theirs.touch()
+    with pytest.raises(UsageError, match=r"table\.md is not of a benchmark, which would overwrite it"):
+        keep_alike(tmp_path, CONFIG, {}, afresh="--fresh", writes=[tmp_path / "own.png", theirs])
+    theirs.unlink()
+    keep_alike(tmp_path, CONFIG, {}, afresh="--fresh", writes=[theirs])
+    theirs.touch()
+    keep_alike(tmp_path, CONFIG, {}, afresh="--fresh", writes=[theirs])  # by now it is the benchmark's
+
+
 def test_what_to_give_to_start_afresh_is_named_as_the_caller_calls_it(tmp_path: Path):
     keep_alike(tmp_path, CONFIG, methods(nn.Linear(2, 3)), afresh="another --out")
     for config, others in ((CONFIG | {"seed": 2}, {}), (CONFIG, methods(nn.Linear(2, 3)))):

@@ -300,6 +300,27 @@ def test_an_autoencoder_that_half_precision_overflows_passes_the_gradient(judges
     assert any(p.grad is not None and p.grad.abs().max() > 0 for p in run.trained)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_large_pictures_are_decoded_again_on_the_way_back(
+    judges: Judges, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the autoencoder keeps for its own gradient: that of SDXL is widened, and has hooks there."""
+    monkeypatch.setattr("sketchguide.training.finetune._AT_ONCE", SIDE * SIDE)
+    run = tune(UNetBackbone(tiny_stable_diffusion_xl().to(dtype), name="xl"), judges, gradient="last", last=1)
+    decoded: list[int] = []
+    decode = UNetBackbone.decode
+
+    def counted(self: UNetBackbone, latent: Tensor) -> Tensor:
+        decoded.append(len(latent) if torch.is_grad_enabled() else 0)
+        return decode(self, latent)
+
+    monkeypatch.setattr(UNetBackbone, "decode", counted)
+    loss = run.loss()
+    assert sum(decoded) == 0
+    loss.backward()
+    assert [rows for rows in decoded if rows] == [1, 1, 1]
+
+
 def test_a_network_that_is_told_the_scale_is_told_the_usual_one(
     backbone: UNetBackbone, judges: Judges, monkeypatch: pytest.MonkeyPatch
 ) -> None:

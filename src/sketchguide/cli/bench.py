@@ -166,11 +166,11 @@ def command(
         from rich.markup import escape
 
         from sketchguide.building import build_method
-        from sketchguide.evaluation.alike import forget, keep_alike, made_with
+        from sketchguide.evaluation.alike import REPORTS, forget, keep_alike, made_with
         from sketchguide.evaluation.benchmark import SEED_STRIDE, Benchmark, load_judges
         from sketchguide.evaluation.costs import cost_table, costs, peak_memory
         from sketchguide.evaluation.drawings import SCORED, split_name
-        from sketchguide.evaluation.plots import plot, sheets
+        from sketchguide.evaluation.plots import PLOTTED, plot, plot_of, sheet_of, sheets
         from sketchguide.evaluation.summary import Summary, comparison_tables, failures, table
         from sketchguide.loading import load_backbone
         from sketchguide.machine import hardware
@@ -208,7 +208,9 @@ def command(
         with locked(output):
             if fresh:
                 forget(output)
-            keep_alike(output, config, built, afresh="--fresh, or another folder,")
+            writes = [output / name for name in REPORTS]
+            writes += [*(sheet_of(name, output) for name in names), *(plot_of(figure, output) for figure in PLOTTED)]
+            keep_alike(output, config, built, afresh="--fresh, or another folder,", writes=writes)
             benchmark = Benchmark(
                 backbone=backbone,
                 methods={name: method.method for name, method in built.items()},
@@ -286,7 +288,7 @@ def _show(report: Report, rows: Sequence[Row]) -> None:
 
     table = Table(box=None, pad_edge=False)
     for heading in ("set", "method", "F1", "× text", "recognised", "KID"):
-        table.add_column(heading)
+        table.add_column(heading, overflow="fold")
     for row in rows:
         figures = [(row.f1, 3), (row.ratio, 2), (row.right, 2), (row.kid, 3)]
         table.add_row(row.set, escape(row.method), *("–" if v is None else f"{v.estimate:.{n}f}" for v, n in figures))

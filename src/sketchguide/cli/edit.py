@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sketchguide.cli.generate import Job, carry_out, check_output, given
+from sketchguide.cli.generate import Job, carry_out, check_output, given, named_in
 from sketchguide.cli.options import INPUT, OutputOption, PolarityOption, with_options
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.defaults import AMOUNT, MARGIN, MAX_PADDING, SourceKind
@@ -103,13 +103,16 @@ def command(
         from sketchguide.translation import as_made
 
         check(prompt, changes, options)  # before the model is loaded
-        if source == "generated":
-            changes, options = as_made(image, changes, options)
+        asked, recipe = options, image if source == "generated" else None
+        if recipe is not None:
+            changes, options = as_made(recipe, changes, options)
         opened, drawing = open_image(image, paper="white"), Sketch.open(sketch, polarity=polarity or "auto")
         hush_libraries()
         from sketchguide.seeds import random_seed
 
-        backbone = backbone_for(options)
+        with named_in(recipe, asked):
+            backbone = backbone_for(options)
         values = {"seed": random_seed(), **options}
         request = prepare(opened, prompt, drawing, backbone, changes=changes, **values)
-    carry_out(Job(request=request, backbone=backbone, inputs=inputs), report, output=output)
+    with named_in(recipe, asked):
+        carry_out(Job(request=request, backbone=backbone, inputs=inputs), report, output=output)

@@ -259,6 +259,8 @@ def command(
         files = ("model" if full else LORA_FILE, "log.jsonl", "preview-*.png")
         with workplace(checkpoints, files):
             latest = earlier(checkpoints, files, report, resume=resume, fresh=fresh)
+            if (other := output / (LORA_FILE if full else "model")).exists():
+                report.warn(f"{other} is not of this run, and stays; do not take it for what this run makes.")
             backbone = tunable(load_backbone(model, device=device, dtype=chosen))
             paired = len(photos) == len(sketches)
             if paired:
@@ -272,7 +274,7 @@ def command(
             judges = Judges(
                 Sketcher.load(drawer).to(backbone.device),
                 load_features(seeing, device=backbone.device),
-                load_features(comparing, device=backbone.device),
+                load_features(comparing, device=backbone.device, field="drawing_features"),
             )
             references = _references(photos, backbone, prompt, report, paired=paired)
             config = config_of(settings, backbone, prompt, pair_up(len(references), len(drawings), paired=paired))

@@ -8,7 +8,8 @@ import re
 import secrets
 import shlex
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +26,7 @@ from sketchguide.cli.options import (
     with_options,
 )
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
-from sketchguide.cli.signals import Stopped
+from sketchguide.cli.signals import Stopped, unstopped
 from sketchguide.defaults import Polarity
 from sketchguide.errors import ModelNotFoundError, OutputError, UsageError, warn
 
@@ -97,8 +98,15 @@ def command(
     if as_sheet and job.only is not None:
         report.warn("--sheet changes nothing: one picture of several is made again.")
     again = job.sheet and job.request.count > 1
-    try:
+    with named_in(source, options):
         carry_out(job, report, output=output, as_sheet=again or (as_sheet and job.only is None))
+
+
+@contextmanager
+def named_in(source: Path | None, options: Mapping[str, Any]) -> Generator[None]:
+    """Within the block a ModelNotFoundError of what `source` names, and the given `options` do not, says whence."""
+    try:
+        yield
     except ModelNotFoundError as error:
         if source is not None and error.field not in options:
             error.hint += (
@@ -114,17 +122,19 @@ def given(
     polarity: Polarity | None,
     like: Path | None,
     size: str | None,
-    trim: bool = False,
+    trim: bool | None = None,
     **options: Any,
 ) -> dict[str, Any]:
-    """The options that were given, as fields of a Request."""
+    """The options that were given, as fields of a Request. Where the command has `trim`, None being without it, a
+    drawing that fills little of the picture is warned of.
+    """
     values = {name: value for name, value in options.items() if value is not None}
     if sketch is not None:
         from sketchguide.sketch import Sketch
 
         drawing = Sketch.open(sketch, polarity=polarity or "auto")
         drawing = drawing.trimmed() if trim else drawing
-        if 0 < drawing.filled < SMALL:
+        if trim is not None and 0 < drawing.filled < SMALL:
             _warn_of_small(drawing, sized=size is not None)
         values["sketch"] = drawing.to_json()
     if like is not None:
@@ -241,14 +251,16 @@ def carry_out(job: Job, report: Report, *, output: Path | None, as_sheet: bool =
                     continue
                 if not finished:
                     _compare(job.made_with, event.made_with, report)
-                finished += 1
                 if as_sheet:
                     on_sheet.append(event)
+                    finished += 1
                 else:
-                    path = _place(output, event.request.prompt, number=finished if several else None)
-                    event.save(path)
-                    files.append(_facts(event, path))
-                    report.say(f"{path} ({_told(event)})")
+                    path = _place(output, event.request.prompt, number=finished + 1 if several else None)
+                    with unstopped():
+                        event.save(path)
+                        files.append(_facts(event, path))
+                        report.say(f"{path} ({_told(event)})")
+                        finished += 1
         except Stopped as stopped:
             if finished:
                 stopped.hint = f"{finished} of {wanted} pictures were finished and are kept."
@@ -329,7 +341,7 @@ def check_writable(path: Path | None, *, inputs: Sequence[Path | None] = ()) -> 
     """UsageError or OutputError where no file can be written at `path`, None being a name in this folder, or where it
     is one of the `inputs`, which would be lost.
     """
-    folder = Path() if path is None else path.parent
+    folder = Path() if path is None else Path(os.path.realpath(path)).parent  # where a link leads to
     trial = folder / f".{secrets.token_hex(8)}.part"
     try:
         if path is not None and path.is_dir():

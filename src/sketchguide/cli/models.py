@@ -52,7 +52,7 @@ def _cached() -> Iterator[dict[str, Any]]:
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
-    from sketchguide.loading import kind_of
+    from sketchguide.loading import is_whole, kind_of
 
     try:
         repositories = scan_cache_dir().repos
@@ -62,7 +62,10 @@ def _cached() -> Iterator[dict[str, Any]]:
         revisions = sorted(repository.revisions, key=lambda one: one.last_modified, reverse=True)
         for revision in revisions[:1]:
             folder, size = revision.snapshot_path, revision.size_on_disk
-            if repository.repo_type == "model" and (kind := kind_of(folder)) is not None:
+            kind = kind_of(folder) if repository.repo_type == "model" else None
+            if kind == "model" and not is_whole(folder):
+                continue  # of another kind, or not all fetched
+            if kind is not None:
                 yield _row(repository.repo_id, folder, kind, where="hub cache", size=size)
 
 

@@ -13,13 +13,11 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cached_property
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-import sketchguide
 from sketchguide.cli.signals import Stopped
 from sketchguide.errors import OutputError, SketchguideError, SketchguideWarning, described
 
@@ -33,6 +31,7 @@ JsonFlag = Annotated[
 ]
 
 DEBUG = "SKETCHGUIDE_DEBUG"
+SPEED_OVER = 600  # seconds of a progress bar: a step may take minutes, and two are the least that tell a speed
 SETTING = re.compile(r"^[a-z_]+(?= )|(?<= )[a-z]+(?:_[a-z]+)+(?=[ ,:]|\.?$|\. )")  # in messages
 SYNONYMS: Mapping[str, str] = MappingProxyType(  # what others call options, and what we do
     {
@@ -46,7 +45,6 @@ SYNONYMS: Mapping[str, str] = MappingProxyType(  # what others call options, and
         **dict.fromkeys(("only-masked", "inpaint-only-masked", "only-masked-padding"), "--padding-mask-crop"),
     }
 )
-PACKAGE = str(Path(sketchguide.__file__).parent)
 
 # the base of the usage errors of the click that typer brings
 WrongUse: type[Exception] = typer.BadParameter.__mro__[2]
@@ -110,9 +108,8 @@ class Report:
     def warnings_shown(self) -> Generator[None]:
         """Within the block our own warnings are reported, and those that libraries address to programmers dropped."""
 
-        def show(message: Warning | str, category: type[Warning], filename: str, *_: object) -> None:
-            ours = issubclass(category, UserWarning) and filename.startswith(PACKAGE)
-            if ours or issubclass(category, SketchguideWarning) or os.environ.get(DEBUG):
+        def show(message: Warning | str, category: type[Warning], *_: object) -> None:
+            if issubclass(category, SketchguideWarning) or os.environ.get(DEBUG):
                 self.warn(str(message))
 
         with warnings.catch_warnings():
@@ -135,6 +132,7 @@ class Report:
             transient=True,
             redirect_stdout=False,
             refresh_per_second=4,
+            speed_estimate_period=SPEED_OVER,
             disable=not self.err.is_terminal,
         ) as bar:
             yield bar

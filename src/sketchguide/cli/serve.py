@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import re
 import socket
+import threading
 import webbrowser
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
@@ -102,8 +103,8 @@ def command(
             app = create_app(desk, hosts=[host, *(name or ())], token=token)
             server = DrainingServer(configured(app), desk)
             report.err.print(f"The drawing page: {where}   (Ctrl-C ends it)", markup=False)
-            if browse:
-                webbrowser.open(where)
+            if browse:  # a browser in this terminal would keep the server from starting
+                threading.Thread(target=webbrowser.open, args=(where,), daemon=True).start()
             with handling(server.handle_exit):
                 server.run(sockets=[listening])
     report.facts = {"url": where, "drawn": desk.drawn}

@@ -27,17 +27,30 @@ def stop_now(number: int, _frame: FrameType | None) -> None:
 
 
 class StopLater:
-    """A handler for work that must end between two steps: the first signal is noted, a second one stops at once."""
+    """A handler for work that must end between two steps: the first signal is noted, and `said`; a second one stops at
+    once.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, said: bytes = b"\nStopping after this step. Once more stops at once.\n") -> None:
         self.number = 0
+        self.said = said
 
     def __call__(self, number: int, _frame: FrameType | None) -> None:
         if self.number:
             raise Stopped(number)
         self.number = number
         with suppress(OSError):
-            os.write(2, b"\nStopping after this step. Once more stops at once.\n")
+            os.write(2, self.said)
+
+
+@contextmanager
+def unstopped() -> Generator[None]:
+    """The first signal within the block, which takes a moment, stops after it."""
+    later = StopLater(b"")
+    with handling(later):
+        yield
+    if later.number:
+        raise Stopped(later.number)
 
 
 @contextmanager

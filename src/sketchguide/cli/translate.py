@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sketchguide.cli.generate import Job, carry_out, check_output, given
+from sketchguide.cli.generate import Job, carry_out, check_output, given, named_in
 from sketchguide.cli.options import KindOption, OutputOption, PolarityOption, SketchOption, with_options
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.defaults import ALPHA, NEAR, RECURRENCE, SHARE, TAU_A, TAU_F, Branches, Decay, SourceKind, Start
@@ -158,8 +158,9 @@ def command(
         from sketchguide.translation import as_made, check, open_source, prepare
 
         check(prompts, layout, options)  # before the model is loaded
-        if source == "generated":
-            layout, options = as_made(image, layout, options)
+        asked, recipe = options, image if source == "generated" else None
+        if recipe is not None:
+            layout, options = as_made(recipe, layout, options)
         opened = open_source(image, drawn=None if kind is None else kind == "sketch", polarity=polarity or "auto")
         drawn = isinstance(opened, Sketch)
         report.facts["taken_for"] = "sketch" if drawn else "picture"
@@ -170,9 +171,11 @@ def command(
         hush_libraries()
         from sketchguide.seeds import random_seed
 
-        backbone = backbone_for(options)
+        with named_in(recipe, asked):
+            backbone = backbone_for(options)
         request = prepare(opened, prompts[0], backbone, layout=layout, **{"seed": random_seed(), **options})
-    carry_out(Job(request=request, prompts=prompts, backbone=backbone, inputs=inputs), report, output=output)
+    with named_in(recipe, asked):
+        carry_out(Job(request=request, prompts=prompts, backbone=backbone, inputs=inputs), report, output=output)
     cost: dict[str, int] = report.facts["evaluations"]
     parts = ", ".join(f"{number} {name}" for name, number in cost.items() if number)
     report.say(f"{sum(cost.values())} network evaluations: {parts}.")

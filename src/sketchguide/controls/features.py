@@ -25,8 +25,8 @@ from sketchguide.levels import Level, Window
 from sketchguide.predictors import token_grid
 from sketchguide.taps import Rewrite, TapInfo, tapped
 
-# In a transformer block, or (pixel models) the whole of an attention block.
 _MOST_KEPT = 2**30  # bytes of features: a trajectory of Stable Diffusion at 512 pixels goes into it
+# In a transformer block, or (pixel models) the whole of an attention block.
 SELF_ATTENTION = re.compile(r"up_blocks\.\d+\.attentions\.\d+(\.transformer_blocks\.\d+\.attn1)?\.to_[qk]")
 
 DECAYS: Mapping[Decay, Callable[[float], float]] = {

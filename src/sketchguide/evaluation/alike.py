@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -65,12 +65,20 @@ def fingerprints(methods: Mapping[str, Built]) -> dict[str, str]:
     }
 
 
-def keep_alike(folder: Path, config: Mapping[str, Any], methods: Mapping[str, Built], *, afresh: str) -> None:
+def keep_alike(
+    folder: Path,
+    config: Mapping[str, Any],
+    methods: Mapping[str, Built],
+    *,
+    afresh: str,
+    writes: Collection[Path] = (),
+) -> None:
     """Write to `config.json` in `folder` what its results are made with: `config`, and the fingerprints of the networks
     of every method so far.
 
     Raises UsageError where the folder holds results that were made otherwise, naming `afresh`, what to give to start
-    again, or something else, and OutputError where the file cannot be read or written.
+    again, or something else, one of the files that the benchmark `writes` beside them say, and OutputError where the
+    file cannot be read or written.
     """
     file = folder / "config.json"
     networks = fingerprints(methods)
@@ -94,6 +102,10 @@ def keep_alike(folder: Path, config: Mapping[str, Any], methods: Mapping[str, Bu
             f"{folder} has results, but no config.json that says what they were made with.",
             hint=f"Give {afresh} to start afresh.",
             field="output",
+        )
+    elif theirs := [path for path in writes if path.exists()]:
+        raise UsageError(
+            f"{theirs[0]} is not of a benchmark, which would overwrite it.", hint="Give another folder.", field="output"
         )
     kept = {**config, "networks": networks}
     if kept != before:

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import IconClassifier, load_classifier
-from sketchguide.errors import OutputError, SketchError
+from sketchguide.errors import OutputError, SketchError, UsageError
 from sketchguide.evaluation.detectors import load_detector
 from sketchguide.evaluation.drawings import Drawing, artwork
 from sketchguide.evaluation.features import SqueezeNet, load_squeezenet
 from sketchguide.evaluation.metrics import accuracy, chamfer, edge_counts, edge_f1
 from sketchguide.extractors import EXTRACTORS, Extractor
+from sketchguide.files import is_file
 from sketchguide.images import open_image, save_png, to_images, to_tensor
 from sketchguide.methods import Batch, Method
 from sketchguide.request import Request
@@ -32,6 +33,7 @@ TOLERANCE = 1 / 32  # of the longer side
 THRESHOLDS = 9  # at which edges are counted for ODS
 PART = 16  # pictures that a judge sees at once
 SEED_STRIDE = 10_000  # between the seeds of one drawing
+_SQUEEZENET, _TIN2 = "squeezenet1_0_imagenet.safetensors", "tin2.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,14 +76,21 @@ def load_judges(weights: Path | None, *, classifier: Path | None, data: Path | N
     Without weights the detector is that of training, and there are no features. The reference is what they see in the
     artwork of the folder `data` at `size` (width, height), that of the pictures to be measured.
 
-    Raises WeightsError for a file that is missing or no such network, UsageError for data that is missing or damaged.
+    Raises UsageError for a file that is missing and for data that is missing or damaged, WeightsError for a file that
+    is no such network.
     """
+    needed = {} if classifier is None else {classifier: "classifier"}
+    if weights is not None:
+        needed |= {weights / name: "weights" for name in (_SQUEEZENET, _TIN2)}
+    for file, option in needed.items():
+        if not is_file(file):
+            raise UsageError(f"There is no file {file}.", hint=f"Check --{option}.", field=option)
     judge = None if classifier is None else load_classifier(classifier)
     if weights is None:
         return Judges(EXTRACTORS["edges"], judge)
-    features = load_squeezenet(weights / "squeezenet1_0_imagenet.safetensors")
+    features = load_squeezenet(weights / _SQUEEZENET)
     reference = None if data is None else artwork(data, features, size=size)
-    return Judges(load_detector(weights / "tin2.safetensors"), judge, features, reference)
+    return Judges(load_detector(weights / _TIN2), judge, features, reference)
 
 
 @dataclass(frozen=True)

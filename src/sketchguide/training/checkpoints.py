@@ -18,7 +18,6 @@ import json
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from sketchguide.errors import OutputError, UsageError, WeightsError
+from sketchguide.errors import OutputError, UsageError, WeightsError, warn
 
 _TENSORS = "state.safetensors"
 _STATE = "state.json"
@@ -109,14 +108,14 @@ class Checkpoints:
         return target
 
     def latest(self) -> Checkpoint | None:
-        """The newest checkpoint that is intact, or None. Each damaged one on the way is skipped with a UserWarning."""
+        """The newest checkpoint that is intact, or None. Each damaged one on the way is skipped with a warning."""
         for path in self._found():
             try:
                 _verify(path)
                 document = json.loads((path / _STATE).read_bytes())
                 state = restore(load_file(path / _TENSORS), document["outline"])
             except (OSError, SafetensorError, WeightsError) as error:
-                warnings.warn(f"The checkpoint {path} is damaged and was skipped: {error}", stacklevel=2)
+                warn(f"The checkpoint {path} is damaged and was skipped: {error}")
                 continue
             return Checkpoint(step=_step(path), state=state, meta=document["meta"], path=path)
         return None
@@ -160,7 +159,7 @@ class Checkpoints:
             for path in self.folder.glob(f"step-*{_PARTIAL}"):
                 shutil.rmtree(path)
         except OSError as error:
-            warnings.warn(f"Old checkpoints in {self.folder} cannot be removed: {error}", stacklevel=3)
+            warn(f"Old checkpoints in {self.folder} cannot be removed: {error}")
 
 
 def flatten(tree: Any) -> tuple[dict[str, Tensor], Any]:

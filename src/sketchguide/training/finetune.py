@@ -313,7 +313,10 @@ class FineTuneRun(TrainingRun):
         parts = self._parts(clean)
         if len(parts) == 1:
             return self.backbone.decode(clean)
-        return torch.cat([checkpoint(self.backbone.decode, part, use_reentrant=False) for part in parts])
+        if not clean.requires_grad:
+            return torch.cat([self.backbone.decode(part) for part in parts])
+        # Reentrant: the other kind works by hooks on what a graph keeps, and a widened autoencoder has its own there.
+        return torch.cat([checkpoint(self.backbone.decode, part, use_reentrant=True) for part in parts])
 
     def _walked(self) -> tuple[Tensor, Tensor, list[tuple[int, int]]]:
         """One step of a walk that goes on over the updates: the predicted clean latents, the walk's own detached (Kim
