@@ -196,13 +196,13 @@ def test_law_02_controls_that_do_nothing_change_no_bit(
     tiny: Tiny, predictor: LatentPredictor, kind: Mapping[str, Any], solver: str
 ) -> None:
     backbone = tiny(**kind)
-    plain = walk(backbone, solver=solver, scale=1.0)
+    plain = walk(backbone, solver=solver)
     identity = Rewriting({QUERY: lambda value: value, "mid_block.attentions.0": lambda value: value})
     doubling = Rewriting({QUERY: lambda value: 2 * value}, window=(0.5, 0.5))
     closed = LatentGuide(predictor, target(), window=(0.5, 0.5))
     weak = LatentGuide(predictor, target(), window=(0.0, 1.0), strength=Proportional(0.0))
     controls = {"injections": [identity, doubling], "guides": [closed, weak]}
-    assert torch.equal(walk(backbone, solver=solver, scale=1.0, **controls), plain)
+    assert torch.equal(walk(backbone, solver=solver, **controls), plain)
 
 
 def test_law_02_is_no_accident(tiny: Tiny, predictor: LatentPredictor) -> None:
