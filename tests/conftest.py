@@ -1,25 +1,8 @@
-"""What many tests share: small random models, a predictor that fits them, and the data folder beside the clone."""
+"""How many processes share the tests, and the fixtures, where tests run."""
 
 import os
-from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
-from PIL import Image
-
-from drawings import EXAMPLES
-from sketchguide.backbones.tiny import tiny_stable_diffusion
-from sketchguide.backbones.unet import UNetBackbone
-from sketchguide.methods import Batch
-from sketchguide.predictors import LatentPredictor, PredictorConfig, choose_taps
-from sketchguide.request import Request
-from sketchguide.sketch import Sketch
-from support import MakePredictor, Tiny, a_map
-
-# The processes of one test run share the cores; each with a thread per core would be slower than one process.
-torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -27,92 +10,7 @@ def pytest_xdist_auto_num_workers() -> int:
     return (os.cpu_count() or 1) + 1
 
 
-@pytest.fixture(scope="session")
-def tiny() -> Tiny:
-    """`tiny(prediction_type="v_prediction", …)`: a backbone whose scheduler has these settings.
-
-    All of them share one set of random weights: a test that changes the network makes its own `tiny_stable_diffusion`.
-    """
-    base = tiny_stable_diffusion()
-    made: dict[tuple[Any, ...], UNetBackbone] = {}
-
-    def make(**scheduler: Any) -> UNetBackbone:
-        key = tuple(sorted(scheduler.items()))
-        if key not in made:
-            changed = DDIMScheduler.from_config(base.scheduler.config, **scheduler)
-            changed.register_to_config(**scheduler)  # also what only other schedulers know
-            pipeline = StableDiffusionPipeline(
-                **(base.components | {"scheduler": changed}), requires_safety_checker=False
-            )
-            pipeline.set_progress_bar_config(disable=True)
-            made[key] = UNetBackbone(pipeline, name="tiny")
-        return made[key]
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def make_predictor(tiny: Tiny) -> MakePredictor:
-    """`make_predictor(seed=1, …)`: an untrained predictor for `tiny`, in eval mode; the rest goes into its config."""
-    taps = choose_taps(tiny().taps)
-
-    def make(seed: int = 1, **config: Any) -> LatentPredictor:
-        settings: dict[str, Any] = {
-            "taps": tuple(tap.path for tap in taps),
-            "channels": tuple(tap.channels for tap in taps),
-            "latent_channels": 4,
-            "family": "unet",
-            "backbone": "tiny",
-            "widths": (16, 8),
-        }
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            predictor = LatentPredictor(PredictorConfig(**(settings | config)))
-            for module in predictor.modules():  # statistics that differ from those of a new layer, as after training
-                if isinstance(module, torch.nn.BatchNorm2d) and module.running_mean is not None:
-                    module.running_mean.normal_(0.0, 0.1)
-                    assert module.running_var is not None
-                    module.running_var.uniform_(0.5, 1.5)
-        return predictor.eval().requires_grad_(False)
-
-    return make
-
-
-@pytest.fixture(scope="session")
-def predictor(make_predictor: MakePredictor) -> LatentPredictor:
-    return make_predictor()
-
-
-@pytest.fixture
-def batch(tiny: Tiny) -> Batch:
-    """Two small pictures to make, of a cat and of a dog, each along a line of its own."""
-    backbone, size = tiny(), (32, 32)
-    maps = [a_map(size, at=at) for at in (0.2, 0.7)]
-    request = Request.checked(prompt="", seed=0, steps=4, scale=3, size=size)
-    return Batch(backbone, request, ["a cat", "a dog"], maps, [5, 6])
-
-
-@pytest.fixture(scope="session")
-def cat() -> Sketch:
-    return Sketch.open(EXAMPLES / "cat.svg")
-
-
-@pytest.fixture(scope="session")
-def shared() -> Path:
-    """The data folder beside the clone; see the `shared` marker."""
-    folder = Path(__file__).resolve().parents[2] / "shared"
-    if not folder.is_dir():
-        pytest.skip(f"there is no data folder {folder}")
-    return folder
-
-
-@pytest.fixture(scope="session")
-def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six captioned pictures to train on."""
-    folder = tmp_path_factory.mktemp("boxes")
-    for i in range(6):
-        picture = Image.new("RGB", (64, 64), "white")
-        picture.paste((40 * i, 120, 250 - 40 * i), (8 + 3 * i, 12, 40 + 3 * i, 50))
-        picture.save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text("a box")
-    return folder
+def pytest_configure(config: pytest.Config) -> None:
+    """The process that only hands tests out need not import torch, which takes seconds before the others start."""
+    if hasattr(config, "workerinput") or config.getoption("dist", "no") == "no":
+        config.pluginmanager.import_plugin("common")

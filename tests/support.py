@@ -7,11 +7,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from PIL import Image
@@ -27,15 +28,34 @@ from sketchguide.images import save_png
 from sketchguide.methods import Batch, Method
 from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
+from sketchguide.seeds import seeded
 from sketchguide.sketch import Sketch, SpatialMap
+from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.data import Pictures, find_examples
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
+from sketchguide.training.run import TrainingRun
 
 Tiny = Callable[..., UNetBackbone]
 MakePredictor = Callable[..., LatentPredictor]
+Run = TypeVar("Run", bound=TrainingRun)
 
 SIZE = (32, 32)
 CROSS = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, 0.8]]])
+
+
+def small_stable_diffusion(*, seed: int = 0) -> StableDiffusionPipeline:
+    """`tiny_stable_diffusion` with a third of its blocks and attention at one size only, for tests to which the rest is
+    no matter: a pass takes a third of the time.
+    """
+    pipeline = tiny_stable_diffusion(seed=seed)
+    shape = {
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+    }
+    with seeded(seed):
+        unet = UNet2DConditionModel.from_config(dict(pipeline.unet.config) | shape)
+    return StableDiffusionPipeline(**(pipeline.components | {"unet": unet}), requires_safety_checker=False)
 
 
 def pixels(image: Image.Image) -> NDArray[np.int16]:
@@ -108,6 +128,14 @@ def trained(backbone: Backbone, folder: Path, **settings: Any) -> LatentPredicto
     list(run)
     run.predictor.save_pretrained(folder / "edges")
     return LatentPredictor.from_pretrained(folder / "edges")
+
+
+def gone_on(run: Run, checkpoints: Checkpoints) -> Run:
+    """A new run that is as the last one of the checkpoints was."""
+    latest = checkpoints.latest()
+    assert latest is not None
+    run.go_on(latest)
+    return run
 
 
 def truncated(file: Path) -> None:

@@ -1,5 +1,6 @@
 """Photos of a sheet of paper that lies on a table."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,12 @@ def sheet() -> Image.Image:
     ink = Sketch.open(CAT).rasterize(size=(600, 600)).ink
     page.paste((45, 45, 55), (150, 50), Image.fromarray((ink * 255).astype(np.uint8)))
     return page
+
+
+@cache
+def whole() -> Sketch:
+    """What is drawn on the sheet."""
+    return Sketch.from_image(sheet())
 
 
 def noisy(light: NDArray[Any]) -> Image.Image:
@@ -67,7 +74,7 @@ def agreement(found: Sketch, wanted: Sketch) -> float:
 @pytest.mark.parametrize("table", [(60, 45, 35), (140, 110, 80), (40, 60, 110), (150, 150, 150)])
 @pytest.mark.parametrize("cover", [0.85, 0.6, 0.4])
 def test_the_drawing_is_that_of_the_sheet_alone(table: Table, cover: float):
-    assert agreement(read(photo(table, cover=cover)), Sketch.from_image(sheet())) > 0.95
+    assert agreement(read(photo(table, cover=cover)), whole()) > 0.95
 
 
 @pytest.mark.parametrize(
@@ -86,7 +93,7 @@ def test_of_a_sheet_that_lies_askew_no_edge_is_left(turn: float, lean: float, sh
 def test_a_sheet_may_reach_over_three_edges_of_the_picture():
     page = noisy(np.broadcast_to((60, 45, 35), (850, 900, 3)))
     page.paste(sheet(), (0, 150))
-    assert agreement(read(page), Sketch.from_image(sheet())) > 0.95
+    assert agreement(read(page), whole()) > 0.95
 
 
 @pytest.mark.parametrize("thumb", [(900, 600, 1300, 1000), (0, 650, 350, 950)])

@@ -14,7 +14,6 @@ import torch
 from diffusers import ControlNetModel
 from safetensors.torch import load_file
 
-from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.classifiers import IconClassifier, save_classifier
 from sketchguide.evaluation.drawings import Drawing, class_map, load_set
 from sketchguide.files import locked
@@ -23,7 +22,7 @@ from sketchguide.methods import Built
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.training.predictor import PredictorTraining
-from support import load_script
+from support import load_script, small_stable_diffusion
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 pytestmark = pytest.mark.shared
@@ -64,7 +63,7 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Study:
 @pytest.fixture(scope="module")
 def options(shared: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str | Path]:
     folder = tmp_path_factory.mktemp("study")
-    model = tiny_stable_diffusion()
+    model = small_stable_diffusion()
     model.unet.register_to_config(sample_size=8)  # its default of 32 takes minutes here
     model.save_pretrained(folder / "model")
     codes = {code for codes in class_map(shared / "data").values() for code in codes}

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 from PIL import Image, ImageDraw
 
-from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.cli import main
+from sketchguide.loading import load_backbone
+from support import small_stable_diffusion
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,25 @@ def signals_are_heard() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def loaded_once() -> Iterator[None]:
+    """Commands that make pictures leave a model as it was, so one that is loaded serves the next of them too."""
+    kept: dict[Any, Any] = {}
+
+    def load(name: str | Path, **how: Any) -> Any:
+        folder = Path(name)
+        newest = max((file.stat().st_mtime_ns for file in folder.rglob("*")), default=0) if folder.is_dir() else 0
+        key = (folder.resolve(), newest, *sorted(how.items()))
+        if key not in kept:
+            kept[key] = load_backbone(name, **how)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sketchguide.generation.load_backbone", load)
+        patch.setattr("sketchguide.arguments.load_backbone", load)
+        yield
+
+
 @pytest.fixture(scope="session")
 def sketchguide() -> Run:
     return _run
@@ -57,7 +77,7 @@ def sketchguide() -> Run:
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    tiny_stable_diffusion().save_pretrained(folder)
+    small_stable_diffusion().save_pretrained(folder)
     return folder
 
 

@@ -1,5 +1,6 @@
 """Bad input: one clear sentence, exit code 2 for wrong use and 1 for failure, no traceback."""
 
+import io
 import json
 import logging
 import os
@@ -17,7 +18,7 @@ import pytest
 from huggingface_hub.utils import logging as hub_logging
 from PIL import Image
 
-from sketchguide.cli import generate
+from sketchguide.cli import generate, main
 from sketchguide.cli.report import SYNONYMS, hush_libraries
 from sketchguide.errors import OutputError
 from sketchguide.predictors import LatentPredictor
@@ -203,8 +204,19 @@ def test_options_that_others_call_otherwise_are_there(sketchguide: Run):
 @pytest.mark.skipif(not FULL.exists(), reason="this system has none")
 @pytest.mark.parametrize(
     "arguments",
-    [["env"], ["env", "--json"], ["models", "--json"], ["--version"], ["generate", "--help"], ["component", "--help"]],
+    [["env"], ["env", "--json"], ["models", "--json"]],
 )
+def test_a_full_disk_behind_stdout_is_told_by_every_command(arguments: list[str], monkeypatch: pytest.MonkeyPatch):
+    told = io.StringIO()
+    with FULL.open("w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        monkeypatch.setattr(sys, "stderr", told)
+        assert main(arguments) == 1
+    assert told.getvalue() == "Error: Nothing can be written to stdout: No space left on device.\n"
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has none")
+@pytest.mark.parametrize("arguments", [["--version"], ["generate", "--help"], ["component", "--help"]])
 def test_a_full_disk_behind_stdout_is_told_in_a_sentence(arguments: list[str]):
     with FULL.open("w") as full:
         run = [sys.executable, "-m", "sketchguide", *arguments]
@@ -222,7 +234,22 @@ def test_an_error_that_stdout_does_not_take_is_told_beside_it():
     assert second == "Error: There is no prompt."
 
 
-@pytest.mark.parametrize("arguments", [["env"], ["env", "--json"], ["generate", "--help"], ["generate", "--json"]])
+@pytest.mark.parametrize("arguments", [["env"], ["env", "--json"]])
+def test_a_pipe_that_nobody_reads_is_left_quietly_by_every_command(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+):
+    told = io.StringIO()
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        monkeypatch.setattr(sys, "stderr", told)
+        with pytest.raises(SystemExit) as left:
+            main(arguments)
+    assert (left.value.code, told.getvalue()) == (1, "")
+
+
+@pytest.mark.parametrize("arguments", [["generate", "--help"], ["generate", "--json"]])
 def test_a_pipe_that_nobody_reads_is_left_quietly(arguments: list[str]):
     reading, writing = os.pipe()
     os.close(reading)

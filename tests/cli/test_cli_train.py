@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.cli.component import NAMES
 from sketchguide.cli.session import until_stopped
 from sketchguide.defaults import TRAINING_STEPS
@@ -25,6 +24,7 @@ from sketchguide.training.parts import PARTS
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
 from sketchguide.training.run import TrainingStep
 from sketchguide.training.session import Session
+from support import small_stable_diffusion
 
 Run = Callable[..., Any]
 
@@ -241,7 +241,7 @@ def test_a_model_of_other_weights_does_not_go_on(sketchguide: Run, training: lis
     arguments = [*training, "--model", str(mine), "--steps", "1", "-o", str(tmp_path / "run")]
     assert sketchguide(*arguments).code == 0
     mine.unlink()
-    tiny_stable_diffusion(seed=1).save_pretrained(mine)
+    small_stable_diffusion(seed=1).save_pretrained(mine)
     result = sketchguide(*arguments, "--resume")
     assert result.code == 2
     assert "The settings are not those of the checkpoint: weights was" in result.err

@@ -26,6 +26,7 @@ from sketchguide.sketchers import Sketcher, SketcherConfig
 from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.finetune import FineTuneRun, FineTuning, Judges
 from sketchguide.training.run import describe
+from support import gone_on, small_stable_diffusion
 
 SIDE = 32
 
@@ -42,7 +43,7 @@ def judges() -> Judges:
 @pytest.fixture
 def backbone() -> UNetBackbone:
     """A fresh one: fine-tuning changes its network. Its latents are as large as those of a trained autoencoder."""
-    pipeline = tiny_stable_diffusion()
+    pipeline = small_stable_diffusion()
     pipeline.vae.register_to_config(scaling_factor=10.0)
     pipeline.set_progress_bar_config(disable=True)
     return UNetBackbone(pipeline, name="tiny")
@@ -60,7 +61,7 @@ def drawings(count: int = 1) -> Tensor:
     return ink
 
 
-def tune(backbone: UNetBackbone, judges: Judges, *, count: int = 1, resume: Any = None, **values: Any) -> FineTuneRun:
+def tune(backbone: UNetBackbone, judges: Judges, *, count: int = 1, **values: Any) -> FineTuneRun:
     settings = FineTuning(
         **(
             {"steps": 3, "levels": 2, "rank": 2, "targets": ("attn1.to_q", "conv1"), "refine": 1, "rate": 1e-2}
@@ -68,7 +69,7 @@ def tune(backbone: UNetBackbone, judges: Judges, *, count: int = 1, resume: Any 
             | values
         )
     )
-    return FineTuneRun(backbone, photos(), drawings(count), judges, settings, prompt="a cat", resume=resume)
+    return FineTuneRun(backbone, photos(), drawings(count), judges, settings, prompt="a cat")
 
 
 @pytest.mark.parametrize("mode", ["chain", "last", "step"])
@@ -143,7 +144,7 @@ def test_the_lora_file_loads_in_plain_diffusers_and_changes_the_picture(
     assert file == tmp_path / LORA_FILE
     assert not torch.allclose(tuned, untuned, atol=1e-3)
 
-    plain = tiny_stable_diffusion()  # no sketchguide from here on
+    plain = small_stable_diffusion()  # no sketchguide from here on
     plain.set_progress_bar_config(disable=True)
 
     def draw() -> Any:
@@ -159,7 +160,7 @@ def test_the_lora_file_loads_in_plain_diffusers_and_changes_the_picture(
         assert held
         assert "a cat" in opened.metadata()["sketchguide"]
 
-    fresh = tiny_stable_diffusion()
+    fresh = small_stable_diffusion()
     fresh.vae.register_to_config(scaling_factor=10.0)
     again = UNetBackbone(fresh, name="tiny")
     latent, level, told = torch.randn(1, 4, 16, 16), again.level(0.5), again.describe(["a cat"])
@@ -184,7 +185,7 @@ def test_lora_files_that_do_not_fit_are_refused(backbone: UNetBackbone, judges: 
     run._average[0] = torch.randn(3, 7)
     run.save(tmp_path)
     with pytest.raises(MismatchError, match=r"does not fit 'other': Error.*: size mismatch for"):
-        load_lora(tmp_path, UNetBackbone(tiny_stable_diffusion(), name="other"))
+        load_lora(tmp_path, UNetBackbone(small_stable_diffusion(), name="other"))
 
 
 @pytest.mark.parametrize(("mode", "levels"), [("last", 2), ("step", 3)])
@@ -193,9 +194,8 @@ def test_a_resumed_run_is_the_uninterrupted_one(
 ) -> None:
     """Also one that stops within a walk."""
 
-    def begin(**more: Any) -> FineTuneRun:
-        more |= {"steps": 4, "levels": levels, "gradient": mode, "last": 1, "count": 2, "unseen": 1}
-        return tune(backbone, judges, **more)
+    def begin() -> FineTuneRun:
+        return tune(backbone, judges, steps=4, levels=levels, gradient=mode, last=1, count=2, unseen=1)
 
     whole = begin()
     list(whole)
@@ -205,7 +205,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         pass
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(half.step, half.state(), {})
-    rest = begin(resume=checkpoints.latest())
+    rest = gone_on(begin(), checkpoints)
     list(rest)
     for one, other in zip(expected, [*rest.trained, *rest._average], strict=True):
         assert torch.equal(one, other)
@@ -275,7 +275,7 @@ def test_a_pipeline_that_cannot_be_written_leaves_the_earlier_one(
 @pytest.mark.parametrize("full", [False, True])
 def test_losses_are_scaled_in_float16(judges: Judges, full: bool) -> None:
     """Gradients too large for it cost a step and lower the scale; the weights learn nothing bad, and go on."""
-    pipeline = tiny_stable_diffusion().to(torch.float16)
+    pipeline = small_stable_diffusion().to(torch.float16)
     run = tune(UNetBackbone(pipeline, name="tiny"), judges, steps=5, full=full, gradient="step", count=2)
     run._scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     before = [p.detach().clone() for p in run.trained]
@@ -340,7 +340,7 @@ def test_a_network_that_is_told_the_scale_is_told_the_usual_one(
 
 
 def test_all_weights_of_a_model_in_half_precision_learn_in_single(judges: Judges) -> None:
-    pipeline = tiny_stable_diffusion().to(torch.bfloat16)
+    pipeline = small_stable_diffusion().to(torch.bfloat16)
     half = UNetBackbone(pipeline, name="tiny")
     run = tune(half, judges, steps=1, full=True, gradient="last", last=1)
     seen: list[torch.dtype] = []
@@ -486,7 +486,7 @@ def test_large_pictures_are_gone_through_in_parts_to_the_same_gradient(
     rows: list[int] = []
     for at_once in (2**18, SIDE * SIDE):
         monkeypatch.setattr("sketchguide.training.finetune._AT_ONCE", at_once)
-        pipeline = tiny_stable_diffusion()
+        pipeline = small_stable_diffusion()
         pipeline.vae.register_to_config(scaling_factor=10.0)
         backbone = UNetBackbone(pipeline, name="tiny")
         run = tune(backbone, judges, gradient=mode)
@@ -548,7 +548,7 @@ def test_loras_that_are_on_the_model_stay_on_where_they_are(backbone: UNetBackbo
 
 
 def test_one_step_from_pure_noise_is_refused(judges: Judges) -> None:
-    pipeline = tiny_stable_diffusion()
+    pipeline = small_stable_diffusion()
     pipeline.scheduler = DDIMScheduler.from_config(
         pipeline.scheduler.config, rescale_betas_zero_snr=True, timestep_spacing="trailing"
     )

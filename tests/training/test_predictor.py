@@ -18,7 +18,7 @@ from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.data import Augmentation, Pictures, find_examples
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
 from sketchguide.training.run import MAX_SKIPS, TrainingStep
-from support import Tiny
+from support import Tiny, gone_on
 
 TAPS = ("down_blocks.0.attentions.1", "mid_block.resnets.1", "up_blocks.2")
 
@@ -353,7 +353,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(tiny: Tiny, pictures: Pictures, 
     steps.close()
     store = Checkpoints(tmp_path)
     store.save(first.step, first.state(), first.config)
-    second = PredictorRun(tiny(), pictures, Ink(), settings(), resume=store.latest())
+    second = gone_on(PredictorRun(tiny(), pictures, Ink(), settings()), store)
     after = list(second)
 
     assert [step.step for step in after] == [3, 4]
@@ -396,7 +396,7 @@ def test_a_resumed_run_remembers_what_was_skipped(tiny: Tiny, pictures: Pictures
         pass
     store = Checkpoints(tmp_path)
     store.save(first.step, first.state(), first.config)
-    second = PredictorRun(tiny(), pictures, Ink(), settings(steps=3), resume=store.latest())
+    second = gone_on(PredictorRun(tiny(), pictures, Ink(), settings(steps=3)), store)
     assert [(step.step, step.skipped) for step in second] == [(3, 1)]
 
 

@@ -9,15 +9,15 @@ from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.data import Pictures, find_examples
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
-from sketchguide.training.run import warn_of_cut
+from sketchguide.training.run import warn_of_long_captions
 from sketchguide.training.told import ToldTraining
-from support import Tiny
+from support import Tiny, gone_on
 from training.test_predictor import TAPS, Ink
 
 
-def run_of(tiny: Tiny, pictures: Pictures, steps: int, resume: Checkpoints | None = None) -> PredictorRun:
+def run_of(tiny: Tiny, pictures: Pictures, steps: int) -> PredictorRun:
     asked = PredictorTraining(steps=steps, batch=2, views=2, widths=(8,), taps=TAPS)
-    return PredictorRun(tiny(), pictures, Ink(), asked, resume=None if resume is None else resume.latest())
+    return PredictorRun(tiny(), pictures, Ink(), asked)
 
 
 def test_the_pictures_that_were_drawn_are_counted_over_an_interruption(tiny: Tiny, boxes: Path, tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_the_pictures_that_were_drawn_are_counted_over_an_interruption(tiny: Tin
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(2, run.state(), {})
     assert first.used < whole.used
-    for _ in run_of(tiny, second, 5, resume=checkpoints):
+    for _ in gone_on(run_of(tiny, second, 5), checkpoints):
         pass
     assert second.used == whole.used
 
@@ -60,11 +60,11 @@ def test_captions_that_are_read_in_part_are_counted_by_a_few() -> None:
         return [caption[100:] for caption in captions]
 
     backbone: Any = SimpleNamespace(name="tiny", unread=unread)
-    warn_of_cut(backbone, ["a" * length for length in range(101)])
+    warn_of_long_captions(backbone, ["a" * length for length in range(101)])
     assert seen == ["a" * 100]
     expected = f"^Captions are longer than tiny reads, about 900 of 1001; the longest loses '{'a' * 80} …'.$"
     with pytest.warns(SketchguideWarning, match=expected):
-        warn_of_cut(backbone, ["a" * length for length in range(1001)])
+        warn_of_long_captions(backbone, ["a" * length for length in range(1001)])
     assert len(seen) < 20
 
 

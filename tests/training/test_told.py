@@ -15,14 +15,14 @@ from sketchguide.extractors import EXTRACTORS
 from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.data import Pictures, find_examples
 from sketchguide.training.told import ToldRun, ToldTraining, begin_sketch_attention
-from support import Tiny
+from support import Tiny, gone_on
 
 
-def make_run(backbone: UNetBackbone, boxes: Path, *, resume: Any = None, **settings: Any) -> ToldRun:
+def make_run(backbone: UNetBackbone, boxes: Path, **settings: Any) -> ToldRun:
     values: dict[str, Any] = {"rate": 3e-3, "drop": 0.5, "steps": 2, "batch": 2, "warmup": 1} | settings
     pictures = Pictures(find_examples(boxes), size=(32, 32))
     told = begin_sketch_attention(backbone, seed=0)
-    return ToldRun(told, pictures, EXTRACTORS["edges"], ToldTraining(**values), resume=resume)
+    return ToldRun(told, pictures, EXTRACTORS["edges"], ToldTraining(**values))
 
 
 def test_training_helps_and_leaves_the_model_alone(tiny: Tiny, boxes: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_resumed_run_goes_on_to_the_bit(tiny: Tiny, boxes: Path, tmp_path: Pat
     half = make_run(tiny(), boxes)
     next(iter(half))
     Checkpoints(tmp_path).save(half.step, half.state(), {})
-    rest = make_run(tiny(), boxes, resume=Checkpoints(tmp_path).latest())
+    rest = gone_on(make_run(tiny(), boxes), Checkpoints(tmp_path))
     assert [step.loss for step in rest] == losses[1:]
     assert all(torch.equal(a, b) for a, b in zip(whole.module.parameters(), rest.module.parameters(), strict=True))
 

@@ -12,6 +12,7 @@ from sketchguide.errors import UsageError
 from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.classifier import ClassifierTraining, LatentClassifierRun, PictureClassifierRun, classes_of
 from sketchguide.training.data import Augmentation, Example, Pictures, find_examples
+from support import gone_on
 
 
 @pytest.fixture(scope="module")
@@ -164,11 +165,11 @@ def test_a_picture_classifier_learns(pictures: Pictures) -> None:
 def test_a_resumed_run_is_the_uninterrupted_one(
     backbone: UNetBackbone, pictures: Pictures, kind: str, tmp_path: Path
 ) -> None:
-    def run(**more: Any) -> LatentClassifierRun | PictureClassifierRun:
+    def run() -> LatentClassifierRun | PictureClassifierRun:
         if kind == "latent":
-            return LatentClassifierRun(backbone, pictures, settings(steps=12), classes=("bright", "dark"), **more)
+            return LatentClassifierRun(backbone, pictures, settings(steps=12), classes=("bright", "dark"))
         names, device = ("bright", "dark"), torch.device("cpu")
-        return PictureClassifierRun(pictures, settings(steps=12), classes=names, device=device, **more)
+        return PictureClassifierRun(pictures, settings(steps=12), classes=names, device=device)
 
     whole = run()
     list(whole)
@@ -177,7 +178,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(
         pass
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(half.step, half.state(), {})
-    rest = run(resume=checkpoints.latest())
+    rest = gone_on(run(), checkpoints)
     list(rest)
     for name, value in whole.classifier.state_dict().items():
         assert torch.equal(value, rest.classifier.state_dict()[name]), name

@@ -10,6 +10,7 @@ from sketchguide.errors import UsageError
 from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.data import Example, Pictures
 from sketchguide.training.sketcher import SketcherRun, SketcherTraining, dice
+from support import gone_on
 
 CPU = torch.device("cpu")
 
@@ -48,7 +49,7 @@ def test_a_resumed_run_is_the_uninterrupted_one(pictures: Pictures, tmp_path: Pa
         pass
     checkpoints = Checkpoints(tmp_path)
     checkpoints.save(half.step, half.state(), {})
-    rest = SketcherRun(pictures, settings(steps=4), device=CPU, resume=checkpoints.latest())
+    rest = gone_on(SketcherRun(pictures, settings(steps=4), device=CPU), checkpoints)
     list(rest)
     for name, value in whole.sketcher.state_dict().items():
         assert torch.equal(value, rest.sketcher.state_dict()[name]), name

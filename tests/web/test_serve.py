@@ -17,18 +17,17 @@ import httpx2
 import pytest
 
 from served import ASKED
-from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.cli import main
 from sketchguide.cli.serve import address
-from support import trained
+from support import small_stable_diffusion, trained
 
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """Options that name a tiny model on the disk and its predictor."""
     folder = tmp_path_factory.mktemp("served")
-    pipeline = tiny_stable_diffusion()
+    pipeline = small_stable_diffusion()
     pipeline.save_pretrained(folder / "tiny")
     (folder / "pictures").mkdir()
     trained(UNetBackbone(pipeline, name="tiny"), folder / "pictures")
@@ -78,7 +77,7 @@ def test_a_second_signal_ends_it_after_the_step(model: list[str]):
         url = url.partition("?")[0]
         assert httpx2.get(f"{url}api/about").status_code == 401
         bearer = {"authorization": f"Bearer {token}"}
-        asked = ASKED | {"steps": 200, "count": 8}
+        asked = ASKED | {"steps": 200, "count": 2}
         job = httpx2.post(f"{url}api/jobs", json=asked, headers=bearer, timeout=60).json()["id"]
         with httpx2.stream("GET", f"{url}api/jobs/{job}/events", headers=bearer, timeout=60) as stream:
             lines = stream.iter_lines()
