@@ -18,7 +18,7 @@ import json
 import math
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
@@ -126,9 +126,10 @@ def train(args: argparse.Namespace) -> None:
         }
         if (latest := checkpoints.latest()) is not None:
             check_config(latest.meta["config"], config, afresh="--fresh")
-            settings = replace(settings, steps=latest.meta["steps"])
         told = build_peer(args.kind, backbone, seed=args.seed)
-        run = ToldRun(told, pictures, EXTRACTORS[args.map], settings, resume=latest)
+        run = ToldRun(told, pictures, EXTRACTORS[args.map], settings)
+        if latest is not None:
+            run.go_on(latest)
         parameters = sum(p.numel() for p in run.module.parameters())
         print(f"{args.kind}: {parameters:,} parameters, {len(training)} pictures, from step {run.step}", flush=True)
         session = Session(

@@ -31,7 +31,7 @@ from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sampling import Evaluations, Moment
 from sketchguide.seeds import generators
-from sketchguide.sizes import batch_size, check_size
+from sketchguide.sizes import batch_size, check_size, cut_off
 from sketchguide.sketch import Sketch, SpatialMap, as_sketch
 from sketchguide.sources import levels_of
 from sketchguide.translation import open_source, taken
@@ -287,7 +287,7 @@ def _guide(
 
 def _inverted(end: Image.Image, request: Request, backbone: Backbone, size: tuple[int, int]) -> Iterator[Moment]:
     """The way up to the noise (1, C, h, w) from which a picture comes back."""
-    if abs(end.width / end.height - size[0] / size[1]) > 0.01:
+    if cut_off(end.size, size):
         warn(f"A picture of {end.width} × {end.height} is cut at the middle to fit {size[0]} × {size[1]}.")
     told = backbone.describe([request.prompt])
     clean = backbone.encode(to_tensor([end], size=size))

@@ -33,6 +33,15 @@ def check_size(size: tuple[int, int], backbone: Backbone) -> tuple[int, int]:
     return size
 
 
+def cut_off(own: tuple[int, int], size: tuple[int, int]) -> float:
+    """The share of a picture of `own` size that is cut off to fill `size`, both (width, height); 0 where the hundredth
+    part or less is.
+    """
+    ratio = own[0] * size[1] / (own[1] * size[0])
+    share = 1 - min(ratio, 1 / ratio)
+    return share if share > 0.01 else 0.0
+
+
 def warn_of_size(size: tuple[int, int], backbone: Backbone) -> None:
     """Warn of a size (width, height) of which a side is more than a fifth longer or shorter than the model's own."""
     if any(not 0.8 <= side / own <= 1.2 for side, own in zip(size, backbone.default_size, strict=True)):

@@ -22,7 +22,7 @@ from sketchguide.pictures import Picture, carries_recipe, recall
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Recipe, Request
 from sketchguide.seeds import random_seed
-from sketchguide.sizes import check_size, fitting_size, warn_of_size
+from sketchguide.sizes import check_size, cut_off, fitting_size, warn_of_size
 from sketchguide.sketch import Sketch, as_sketch, holds_strokes
 
 
@@ -169,8 +169,7 @@ def fit(source: Image.Image | Sketch, backbone: Backbone, *, size: tuple[int, in
         picture = from_ink(1 - ink[None, None])
     else:
         picture = to_tensor([source], size=size)
-        cut = 1 - min(width / height * size[1] / size[0], height / width * size[0] / size[1])
-        if cut > 0.01:
+        if cut := cut_off(source.size, size):
             where = "the sides" if width * size[1] > height * size[0] else "top and bottom"
             warn(f"{cut:.0%} of the picture ({width} × {height}) is cut off at {where} to make {size[0]} × {size[1]}.")
     warn_of_size(size, backbone)

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-from sketchguide.cli.options import FreshOption, ResumeOption
+from sketchguide.cli.options import (
+    DATA,
+    MODELS,
+    OUTPUT,
+    TRAINING,
+    FreshOption,
+    MinutesOption,
+    ResumeOption,
+    TrainDeviceOption,
+)
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.session import carry_through, check_run, earlier, workplace
 from sketchguide.defaults import MODEL
@@ -17,7 +26,6 @@ from sketchguide.files import write_text
 from sketchguide.training.session import Session, finite
 
 NAMES = ("latent-classifier", "classifier", "drawing-classifier", "sketcher", "sketch-attention")
-DATA, OUTPUT, TRAINING, MODELS = "Data", "Output", "Training", "Model"
 
 
 def command(
@@ -62,14 +70,7 @@ def command(
             rich_help_panel=TRAINING,
         ),
     ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            help="Make fewer steps, if need be, to train no longer than this. Default: no limit.",
-            metavar="M",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
+    minutes: MinutesOption = None,
     batch: Annotated[
         int | None,
         typer.Option(
@@ -104,9 +105,7 @@ def command(
             rich_help_panel=MODELS,
         ),
     ] = MODEL,
-    device: Annotated[
-        str, typer.Option(help="auto (CUDA, else MPS, else the CPU); cpu, cuda, mps, …", rich_help_panel=MODELS)
-    ] = "auto",
+    device: TrainDeviceOption = "auto",
 ) -> None:
     """Train a part that DiffSketching needs: what judges pictures and drawings, and what edits by a drawing.
 
@@ -149,8 +148,7 @@ def command(
             config |= {"pictures": digest(training), "held_out": digest(scored), "weights": trainee.weights}
             if latest is not None:
                 check_config(latest.meta["config"], config, afresh="--fresh")
-                trainee.given["steps"] = latest.meta["steps"]
-                run = trainee.run(latest)
+                run.go_on(latest)
             session = Session(
                 run,
                 checkpoints,

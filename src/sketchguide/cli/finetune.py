@@ -6,13 +6,23 @@ import hashlib
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sketchguide.cli.options import FreshOption, PolarityOption, ResumeOption
+from sketchguide.cli.options import (
+    INPUT,
+    JUDGES,
+    MODELS,
+    OUTPUT,
+    TRAINING,
+    FreshOption,
+    MinutesOption,
+    PolarityOption,
+    ResumeOption,
+    TrainDeviceOption,
+)
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries, was_given
 from sketchguide.cli.session import carry_through, check_run, earlier, workplace
 from sketchguide.defaults import MODEL, SCALE, SEED, find_dtype
@@ -26,7 +36,6 @@ if TYPE_CHECKING:
     from sketchguide.backbones.unet import UNetBackbone
     from sketchguide.training.finetune import FineTuneRun
 
-INPUT, OUTPUT, TRAINING, JUDGES, MODELS = "Input", "Output", "Training", "Judges", "Model"
 REFERENCES = 4  # made from the prompt where no photo is given
 PREVIEW = (10**6, 10**6 + 1, 10**6 + 2, 10**6 + 3)  # seeds that no reference starts from
 MODES = "chain, last or step"
@@ -80,14 +89,7 @@ def command(
     steps: Annotated[
         int, typer.Option(help="Training steps; at least 1.", metavar="N", rich_help_panel=TRAINING)
     ] = 600,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            help="Make fewer steps, if need be, to train no longer than this. Default: no limit.",
-            metavar="M",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
+    minutes: MinutesOption = None,
     identity: Annotated[
         float,
         typer.Option(
@@ -196,9 +198,7 @@ def command(
             rich_help_panel=MODELS,
         ),
     ] = MODEL,
-    device: Annotated[
-        str, typer.Option(help="auto (CUDA, else MPS, else the CPU); cpu, cuda, mps, …", rich_help_panel=MODELS)
-    ] = "auto",
+    device: TrainDeviceOption = "auto",
     dtype: Annotated[
         str,
         typer.Option(help="Of the frozen weights: auto, float32, bfloat16 or float16.", rich_help_panel=MODELS),
@@ -286,10 +286,9 @@ def command(
             config |= {"dtype": dtype_of(backbone), "weights": fingerprint_of_model(backbone)}
             if latest is not None:
                 check_config(latest.meta["config"], config, afresh="--fresh")
-                settings = replace(settings, steps=latest.meta["steps"])
-            run = FineTuneRun(
-                backbone, references, drawings, judges, settings, prompt=prompt, paired=paired, resume=latest
-            )
+            run = FineTuneRun(backbone, references, drawings, judges, settings, prompt=prompt, paired=paired)
+            if latest is not None:
+                run.go_on(latest)
             frozen = finite(_preview(run, output / "preview-frozen.png")) if latest is None else latest.meta["frozen"]
             session = Session(
                 run,
@@ -350,7 +349,7 @@ def _laid(
 
     laid: list[Any] = []
     for sketch, path, photo in zip(sketches, paths, photos, strict=True):
-        _warn_of_cut(photo, size, report, and_drawing=True)
+        _warn_of_cropping(photo, size, report, and_drawing=True)
         laid.append(laid_on(photo, sketch).on_canvas(size[0] / size[1], cut=True))
         if laid[-1].rasterize(size=size).blank and not sketch.rasterize(size=size).blank:
             raise SketchError(
@@ -361,8 +360,10 @@ def _laid(
     return laid
 
 
-def _warn_of_cut(photo: Any, size: tuple[int, int], report: Report, *, and_drawing: bool = False) -> None:
-    if abs(math.log(photo.width / photo.height * size[1] / size[0])) > 0.01:
+def _warn_of_cropping(photo: Any, size: tuple[int, int], report: Report, *, and_drawing: bool = False) -> None:
+    from sketchguide.sizes import cut_off
+
+    if cut_off(photo.size, size):
         also = ", and its drawing with it" if and_drawing else ""
         report.warn(f"A photo of {photo.width} × {photo.height} is cut at the middle{also}.")
 
@@ -383,16 +384,12 @@ def _recognised(drawings: Tensor, comparing: str, report: Report) -> str:
 
 def _warn_of_unknown(prompt: str, comparing: str, report: Report) -> None:
     """References that are made of a misspelt prompt show anything."""
-    from sketchguide.classifiers import find_class, load_classifier
+    from sketchguide.classifiers import find_class_in, load_classifier
 
     if not is_file(Path(comparing)):  # a published network: its classes are no prompts
         return
-    classes = load_classifier(Path(comparing)).classes
-    said = f" {' '.join(prompt.split()).casefold()} "
-    if any(f" {name.casefold()} " in said for name in classes):
-        return
     try:
-        find_class(said.strip().removeprefix("a ").removeprefix("an "), classes)
+        find_class_in(prompt, load_classifier(Path(comparing)).classes)
     except UsageError as unknown:
         report.warn(f"The pictures to tune to are made from {prompt!r}. {unknown.message} {unknown.hint}")
 
@@ -406,7 +403,7 @@ def _references(photos: Sequence[Any], backbone: UNetBackbone, prompt: str, repo
     if photos:
         if not paired:
             for photo in photos:
-                _warn_of_cut(photo, backbone.default_size, report)
+                _warn_of_cropping(photo, backbone.default_size, report)
         return to_tensor(photos, size=backbone.default_size)
     request = Request.checked(prompt=prompt, seed=0)
     *_, made = walk(request, backbone, prompts=[prompt] * REFERENCES, seeds=range(REFERENCES))

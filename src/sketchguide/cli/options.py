@@ -83,6 +83,7 @@ class Command(TyperCommand):
 
 
 INPUT, OUTPUT, GUIDANCE, SAMPLING, MODELS = "Input", "Output", "Guidance", "Sampling", "Model"
+DATA, TRAINING, JUDGES = "Data", "Training", "Judges"  # of commands that train
 
 SketchOption = Annotated[
     Path | None,
@@ -465,6 +466,22 @@ ResumeOption = Annotated[
 
 FreshOption = Annotated[
     bool, typer.Option("--fresh", help="Start again and replace what is in DIR.", rich_help_panel=OUTPUT)
+]
+
+MinutesOption = Annotated[
+    float | None,
+    typer.Option(
+        help="Make fewer steps, if need be, to train no longer than this. Default: no limit.",
+        metavar="M",
+        rich_help_panel=TRAINING,
+    ),
+]
+
+TrainDeviceOption = Annotated[
+    str,
+    typer.Option(
+        help="auto (CUDA, else MPS, else the CPU); cpu, cuda, cuda:1, mps, …", metavar="NAME", rich_help_panel=MODELS
+    ),
 ]
 
 # What describes a picture in every command that makes some: a field of the request each, by its name.

@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sketchguide.cli.options import FreshOption, ResumeOption
+from sketchguide.cli.options import (
+    DATA,
+    MODELS,
+    OUTPUT,
+    TRAINING,
+    FreshOption,
+    MinutesOption,
+    ResumeOption,
+    TrainDeviceOption,
+)
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.session import carry_through, check_run, earlier, workplace
 from sketchguide.defaults import MODEL, SEED, TRAINING_BATCH, TRAINING_RATE, TRAINING_STEPS, find_dtype
@@ -20,10 +27,8 @@ from sketchguide.files import write_text
 from sketchguide.training.session import Session, finite
 
 if TYPE_CHECKING:
-    from sketchguide.training.checkpoints import Checkpoint
-    from sketchguide.training.predictor import PredictorRun, PredictorTraining
+    pass
 
-DATA, OUTPUT, TRAINING, MODELS = "Data", "Output", "Training", "Model"
 SCORED = 32  # held-out pictures that are scored
 FILES = ("predictor.safetensors", "README.md", "training.json", "log.jsonl")
 
@@ -80,14 +85,7 @@ def command(
             rich_help_panel=TRAINING,
         ),
     ] = None,
-    minutes: Annotated[
-        float | None,
-        typer.Option(
-            help="Make fewer steps, if need be, to train no longer than this. Default: no limit.",
-            metavar="M",
-            rich_help_panel=TRAINING,
-        ),
-    ] = None,
+    minutes: MinutesOption = None,
     batch: Annotated[
         int | None,
         typer.Option(
@@ -121,14 +119,7 @@ def command(
             rich_help_panel=MODELS,
         ),
     ] = MODEL,
-    device: Annotated[
-        str,
-        typer.Option(
-            help="auto (CUDA, else MPS, else the CPU); cpu, cuda, cuda:1, mps, …",
-            metavar="NAME",
-            rich_help_panel=MODELS,
-        ),
-    ] = "auto",
+    device: TrainDeviceOption = "auto",
     dtype: Annotated[
         str,
         typer.Option(
@@ -162,10 +153,10 @@ def command(
         from sketchguide.loading import load_backbone
         from sketchguide.machine import hardware
         from sketchguide.training.card import model_card, usage
-        from sketchguide.training.checkpoints import Checkpoints
+        from sketchguide.training.checkpoints import Checkpoints, check_config
         from sketchguide.training.data import Pictures, digest, find_examples, readable, split
         from sketchguide.training.predictor import PredictorRun, PredictorTraining
-        from sketchguide.training.run import warn_of_cut
+        from sketchguide.training.run import warn_of_long_captions
 
         if map_kind not in EXTRACTORS:
             raise UsageError(f"Unknown map {map_kind!r}.", hint=f"Choose one of: {', '.join(EXTRACTORS)}.", field="map")
@@ -182,7 +173,7 @@ def command(
             if latest is not None:
                 asked = asked.as_saved(latest.meta["config"], but=options)
             backbone = load_backbone(model, device=device, dtype=chosen)
-            warn_of_cut(backbone, [example.caption for example in examples])
+            warn_of_long_captions(backbone, [example.caption for example in examples])
             pictures = Pictures(training, size=backbone.default_size)
             others = Pictures(held_out, size=backbone.default_size, beside=pictures) if held_out else None
             scored = others.fixed(SCORED) if others else None
@@ -190,7 +181,8 @@ def command(
             config = {**run.config, "minutes": minutes, "pictures": digest(examples)}
             config |= {"weights": fingerprint_of_model(backbone), "dtype": dtype_of(backbone)}
             if latest is not None:
-                run = _continued(run, latest, config)
+                check_config(latest.meta["config"], config, afresh="--fresh")
+                run.go_on(latest)
             score = (lambda: run.score(*scored)) if scored and scored[1] else None
             session = Session(
                 run,
@@ -238,13 +230,3 @@ def _warn_of_useless(held_out: float | None, report: Report) -> None:
         report.warn("No edges were found in the pictures held out: what the predictor is worth is not known.")
     elif held_out >= 1:
         report.warn("The predictor reads no better than a constant: train longer or on more pictures.")
-
-
-def _continued(run: PredictorRun, latest: Checkpoint, config: Mapping[str, Any]) -> PredictorRun:
-    """The run as `latest` left it, if its settings are those of `config`."""
-    from sketchguide.training.checkpoints import check_config
-    from sketchguide.training.predictor import PredictorRun
-
-    check_config(latest.meta["config"], config, afresh="--fresh")
-    settings: PredictorTraining = replace(run.settings, steps=latest.meta["steps"])
-    return PredictorRun(run.backbone, run.pictures, run.extractor, settings, resume=latest)

@@ -23,7 +23,6 @@ from sketchguide.classifiers import (
 from sketchguide.errors import UsageError
 from sketchguide.levels import Level, check_window
 from sketchguide.seeds import generators, seeded
-from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Example, Pictures
 from sketchguide.training.run import TrainingRun, add_noise, check_settings, largest_pool
 
@@ -86,13 +85,12 @@ class _ClassRun(TrainingRun):
         classes: Sequence[str],
         pictures: Pictures,
         settings: ClassifierTraining,
-        resume: Checkpoint | None,
     ) -> None:
         self.settings = settings
         self.pictures = pictures
         self._number = {name: number for number, name in enumerate(classes)}
         optimizer = torch.optim.AdamW(module.parameters(), lr=settings.rate, weight_decay=0.02)
-        super().__init__(module, optimizer, seed=settings.seed, pictures=pictures, resume=resume)
+        super().__init__(module, optimizer, seed=settings.seed, pictures=pictures)
         module.eval()
 
     @property
@@ -128,7 +126,6 @@ class LatentClassifierRun(_ClassRun):
         settings: ClassifierTraining,
         *,
         classes: Sequence[str],
-        resume: Checkpoint | None = None,
     ) -> None:
         self.backbone = backbone
         config = ClassifierConfig(
@@ -143,7 +140,7 @@ class LatentClassifierRun(_ClassRun):
         with seeded(settings.seed):
             self.classifier = LatentClassifier(config).to(backbone.device)
         self._pool: dict[int, tuple[Tensor, Tensor]] = {}
-        super().__init__(self.classifier, classes, pictures, settings, resume)
+        super().__init__(self.classifier, classes, pictures, settings)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -237,12 +234,11 @@ class PictureClassifierRun(_ClassRun):
         *,
         classes: Sequence[str],
         device: torch.device,
-        resume: Checkpoint | None = None,
     ) -> None:
         with seeded(settings.seed):
             self.classifier = IconClassifier(classes, size=min(pictures.size), channels=settings.widths).to(device)
         self.device = device
-        super().__init__(self.classifier, classes, pictures, settings, resume)
+        super().__init__(self.classifier, classes, pictures, settings)
 
     def loss(self) -> Tensor:
         images, captions = self.pictures.batch(self.rng, self.settings.batch)

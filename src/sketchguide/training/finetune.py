@@ -131,7 +131,6 @@ class FineTuneRun(TrainingRun):
         *,
         prompt: str,
         paired: bool | None = None,
-        resume: Checkpoint | None = None,
     ) -> None:
         backbone = tunable(backbone)
         if not bool((drawings.amax(dim=(1, 2, 3)) > 0.05).all()):
@@ -177,12 +176,14 @@ class FineTuneRun(TrainingRun):
         self._walk: dict[str, Any] | None = None
         self._scaler = torch.amp.GradScaler(backbone.device.type, enabled=self._dtype == torch.float16)
         optimizer = torch.optim.Adam(self.trained, lr=self.peak, betas=(0.9, 0.999))
-        super().__init__(nn.ParameterList(self.trained), optimizer, seed=settings.seed, resume=resume)
-        if resume is not None:
-            self._average = [value.to(p) for value, p in zip(resume.state["average"], self.trained, strict=True)]
-            self._updates = int(resume.state["updates"])
-            self._scaler.load_state_dict(resume.state["scaler"])
-            self._walk = resume.state["walk"]
+        super().__init__(nn.ParameterList(self.trained), optimizer, seed=settings.seed)
+
+    def go_on(self, latest: Checkpoint) -> None:
+        super().go_on(latest)
+        self._average = [value.to(p) for value, p in zip(latest.state["average"], self.trained, strict=True)]
+        self._updates = int(latest.state["updates"])
+        self._scaler.load_state_dict(latest.state["scaler"])
+        self._walk = latest.state["walk"]
 
     @property
     def config(self) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from sketchguide.classifiers import save_classifier
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.fingerprints import fingerprint_of_model
 from sketchguide.loading import choose_device, load_backbone
-from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.classifier import (
     ClassifierTraining,
     LatentClassifierRun,
@@ -73,8 +72,8 @@ class Part(ABC):
         return self.held_out.fixed(count)
 
     @abstractmethod
-    def run(self, resume: Checkpoint | None = None) -> Any:
-        """A run that trains it, from the beginning or after a checkpoint."""
+    def run(self) -> Any:
+        """A new run that trains it."""
 
     @abstractmethod
     def save(self, run: Any, path: Path) -> None:
@@ -88,8 +87,8 @@ class Part(ABC):
 class SketcherPart(Part):
     """The photo-to-sketch network P."""
 
-    def run(self, resume: Checkpoint | None = None) -> SketcherRun:
-        return SketcherRun(self.pictures, SketcherTraining(**self.given), device=self.device, resume=resume)
+    def run(self) -> SketcherRun:
+        return SketcherRun(self.pictures, SketcherTraining(**self.given), device=self.device)
 
     def save(self, run: Any, path: Path) -> None:
         run.module.save(path)
@@ -104,10 +103,10 @@ class SketchAttentionPart(Part):
 
     of_the_model = True
 
-    def run(self, resume: Checkpoint | None = None) -> ToldRun:
+    def run(self) -> ToldRun:
         settings = ToldTraining(**self.given)
         told = begin_sketch_attention(self.backbone, seed=settings.seed)
-        return ToldRun(told, self.pictures, EXTRACTORS["edges"], settings, resume=resume)
+        return ToldRun(told, self.pictures, EXTRACTORS["edges"], settings)
 
     def save(self, run: Any, path: Path) -> None:
         run.module.save(path)
@@ -134,9 +133,9 @@ class ClassifierPart(Part):
         held_out = [example for example in held_out if example.caption in self.classes]
         super().__init__(model, training, held_out, device=device, given=given)
 
-    def run(self, resume: Checkpoint | None = None) -> Any:
+    def run(self) -> Any:
         settings = replace(ClassifierTraining(**self.given), widths=(32, 64, 128, 192))
-        return PictureClassifierRun(self.pictures, settings, classes=self.classes, device=self.device, resume=resume)
+        return PictureClassifierRun(self.pictures, settings, classes=self.classes, device=self.device)
 
     def save(self, run: Any, path: Path) -> None:
         save_classifier(run.classifier, path)
@@ -153,10 +152,10 @@ class LatentClassifierPart(ClassifierPart):
     of_the_model = True
     _count = SCORED
 
-    def run(self, resume: Checkpoint | None = None) -> LatentClassifierRun:
+    def run(self) -> LatentClassifierRun:
         own: dict[str, Any] = {"steps": 6000, "batch": 128, "rate": 4e-3}
         settings = ClassifierTraining(**(own | self.given))
-        return LatentClassifierRun(self.backbone, self.pictures, settings, classes=self.classes, resume=resume)
+        return LatentClassifierRun(self.backbone, self.pictures, settings, classes=self.classes)
 
     def save(self, run: LatentClassifierRun, path: Path) -> None:
         run.classifier.save(path)  # before what may fail

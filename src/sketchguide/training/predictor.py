@@ -19,7 +19,6 @@ from sketchguide.levels import Level, check_window
 from sketchguide.predictors import LatentPredictor, PredictorConfig, check_reads, choose_taps
 from sketchguide.seeds import generators, seeded
 from sketchguide.taps import tapped
-from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Pictures
 from sketchguide.training.run import Noisy, TrainingRun, add_noise, describe
 
@@ -75,8 +74,6 @@ class PredictorRun(TrainingRun):
         pictures: Pictures,
         extractor: Extractor,
         settings: PredictorTraining,
-        *,
-        resume: Checkpoint | None = None,
     ) -> None:
         self.backbone = backbone
         self.pictures = pictures
@@ -105,7 +102,7 @@ class PredictorRun(TrainingRun):
         with seeded(settings.seed):
             self.predictor = LatentPredictor(config).to(backbone.device)
         optimizer = torch.optim.Adam(self.predictor.parameters(), lr=settings.rate)
-        super().__init__(self.predictor, optimizer, seed=settings.seed, pictures=pictures, resume=resume)
+        super().__init__(self.predictor, optimizer, seed=settings.seed, pictures=pictures)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -38,8 +39,8 @@ class TrainingStep(NamedTuple):
 class TrainingRun(ABC):
     """Iterate it for steps, ask `state` for a checkpoint; `module` is what learns.
 
-    A run restored from a checkpoint goes on as if it had never stopped. `pictures` is what batches are drawn from.
-    `settings`, a frozen dataclass, have at least the number of `steps` and the learning `rate`.
+    `pictures` is what batches are drawn from. `settings`, a frozen dataclass, have at least the number of `steps` and
+    the learning `rate`.
     """
 
     settings: Any
@@ -51,7 +52,6 @@ class TrainingRun(ABC):
         *,
         seed: int,
         pictures: Pictures | None = None,
-        resume: Checkpoint | None = None,
     ) -> None:
         self.module = module
         self._drawn = pictures
@@ -60,15 +60,18 @@ class TrainingRun(ABC):
         self.step = 0
         self.skipped = 0
         self.seconds = 0.0
-        if resume is not None:
-            module.load_state_dict(resume.state["module"])
-            optimizer.load_state_dict(resume.state["optimizer"])
-            self.rng.set_state(resume.state["rng"])
-            self.step = resume.step
-            self.skipped = int(resume.state["skipped"])
-            self.seconds = float(resume.state["seconds"])
-            if pictures is not None:
-                pictures.used.update(resume.state["used"].tolist())
+
+    def go_on(self, latest: Checkpoint) -> None:
+        """Be a new run of the same settings as it was at `latest`, as if it had never stopped."""
+        self.module.load_state_dict(latest.state["module"])
+        self.optimizer.load_state_dict(latest.state["optimizer"])
+        self.rng.set_state(latest.state["rng"])
+        self.step = latest.step
+        self.skipped = int(latest.state["skipped"])
+        self.seconds = float(latest.state["seconds"])
+        self.settings = replace(self.settings, steps=latest.meta.get("steps", self.settings.steps))
+        if self._drawn is not None:
+            self._drawn.used.update(latest.state["used"].tolist())
 
     @property
     def progress(self) -> float:
@@ -84,7 +87,7 @@ class TrainingRun(ABC):
         """The loss of a fresh batch, drawn with `self.rng`; its graph leads to the parameters of `module`."""
 
     def state(self) -> dict[str, Any]:
-        """Everything that `resume` needs."""
+        """Everything that `go_on` needs."""
         return {
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -165,7 +168,7 @@ def describe(backbone: Backbone, captions: Sequence[str]) -> Condition:
     return told.guided(SCALE.default) if backbone.distilled else told
 
 
-def warn_of_cut(backbone: Backbone, captions: Sequence[str]) -> None:
+def warn_of_long_captions(backbone: Backbone, captions: Sequence[str]) -> None:
     """Warn (SketchguideWarning) of captions that are longer than the text encoder reads, and say what is lost of the
     longest.
 

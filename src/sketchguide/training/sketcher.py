@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from sketchguide.errors import UsageError
 from sketchguide.seeds import seeded
 from sketchguide.sketchers import STYLES, Sketcher, SketcherConfig
-from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Pictures
 from sketchguide.training.run import TrainingRun, check_settings, largest_pool
 
@@ -52,7 +51,6 @@ class SketcherRun(TrainingRun):
         settings: SketcherTraining,
         *,
         device: torch.device,
-        resume: Checkpoint | None = None,
     ) -> None:
         self.pictures = pictures
         self.settings = settings
@@ -63,7 +61,7 @@ class SketcherRun(TrainingRun):
         with seeded(settings.seed):
             self.sketcher = Sketcher(config).to(device)
         optimizer = torch.optim.Adam(self.sketcher.parameters(), lr=settings.rate)
-        super().__init__(self.sketcher, optimizer, seed=settings.seed, pictures=pictures, resume=resume)
+        super().__init__(self.sketcher, optimizer, seed=settings.seed, pictures=pictures)
 
     @property
     def config(self) -> dict[str, Any]:

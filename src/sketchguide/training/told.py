@@ -18,7 +18,6 @@ from sketchguide.errors import UsageError
 from sketchguide.extractors import Extractor
 from sketchguide.levels import Level
 from sketchguide.seeds import generators, seeded
-from sketchguide.training.checkpoints import Checkpoint
 from sketchguide.training.data import Pictures
 from sketchguide.training.run import TrainingRun, add_noise, describe
 
@@ -69,8 +68,6 @@ class ToldRun(TrainingRun):
         pictures: Pictures,
         extractor: Extractor,
         settings: ToldTraining,
-        *,
-        resume: Checkpoint | None = None,
     ) -> None:
         self.told = told
         self.pictures = pictures
@@ -80,7 +77,7 @@ class ToldRun(TrainingRun):
         control.to(memory_format=torch.channels_last if told.device.type == "cpu" else torch.preserve_format)
         control.train().requires_grad_(True)
         optimizer = torch.optim.AdamW(control.parameters(), lr=settings.rate, weight_decay=settings.decay)
-        super().__init__(control, optimizer, seed=settings.seed, pictures=pictures, resume=resume)
+        super().__init__(control, optimizer, seed=settings.seed, pictures=pictures)
 
     @property
     def config(self) -> dict[str, Any]:
