@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -109,12 +108,9 @@ class SketchAttention(nn.Module):
     def load(cls, path: Path) -> SketchAttention:
         """The network that `save` wrote; eval mode, frozen, on the CPU. Raises WeightsError for anything else."""
 
-        def build(config: dict[str, Any]) -> SketchAttention:
-            for name in ("paths", "channels", "strides"):
-                config[name] = tuple(config[name])
-            return cls(SketchAttentionConfig(**config))
-
-        return read_network(path, kind=KIND, build=build, field="attention")
+        return read_network(
+            path, kind=KIND, build=lambda config: cls(SketchAttentionConfig(**config)), field="attention"
+        )
 
 
 @dataclass(eq=False)

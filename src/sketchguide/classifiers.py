@@ -11,7 +11,6 @@ from difflib import SequenceMatcher
 from heapq import nlargest
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -203,13 +202,7 @@ class LatentClassifier(nn.Module):
     def load(cls, path: Path) -> LatentClassifier:
         """The classifier that `save` wrote; eval mode, frozen, on the CPU. Raises WeightsError for anything else."""
 
-        def build(config: dict[str, Any]) -> LatentClassifier:
-            for name in ("classes", "widths", "window"):
-                config[name] = tuple(config[name])
-            config["temperatures"] = tuple((time, value) for time, value in config.get("temperatures", ()))
-            return cls(ClassifierConfig(**config))
-
-        return read_network(path, kind=KIND, build=build, field="classifier")
+        return read_network(path, kind=KIND, build=lambda config: cls(ClassifierConfig(**config)), field="classifier")
 
 
 class _Ways(nn.Module):

@@ -6,6 +6,7 @@ A latent is `alpha * clean + sigma * noise`. Variance-preserving models (SD) hav
 
 from __future__ import annotations
 
+from collections.abc import Sized
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -45,6 +46,14 @@ def check_window(window: Window) -> None:
 def check_every(every: int) -> None:
     if every < 1 or every % 1:
         raise UsageError(f"every is {every}; it must be a whole number, at least 1.", field="every")
+
+
+def check_one_or_each(given: Sized, pictures: Sized, name: str, *, field: str = "") -> None:
+    """UsageError unless one is `given` for all pictures or one for each; `name` is what messages call several."""
+    if len(given) not in (1, len(pictures)):
+        raise UsageError(
+            f"{len(given)} {name} for {len(pictures)} pictures.", hint="Give one, or one for each.", field=field
+        )
 
 
 class Prediction(NamedTuple):

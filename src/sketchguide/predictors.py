@@ -204,11 +204,8 @@ class LatentPredictor(nn.Module):
         """Load from a folder, a `.safetensors` file or a hub id (`owner/name`); eval mode, frozen, on the CPU."""
 
         def build(config: dict[str, Any]) -> LatentPredictor:
-            config.setdefault("clean_widths", ())  # older files
-            for name in ("taps", "channels", "widths", "clean_widths", "window"):
-                config[name] = tuple(config[name])
-            counts = [*config["channels"], *config["widths"], *config["clean_widths"], config["latent_channels"]]
-            counts.append(config.get("stride", 1) ** 2)
+            sizes = (*config["channels"], *config["widths"], *config.get("clean_widths", ()))
+            counts = (*sizes, config["latent_channels"], config.get("stride", 1) ** 2)
             if not all(type(count) is int and 0 < count < 2**14 for count in counts):
                 raise ValueError("its sizes are beyond measure")
             return cls(PredictorConfig(**config))

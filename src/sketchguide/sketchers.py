@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -104,11 +103,7 @@ class Sketcher(nn.Module):
     def load(cls, path: Path) -> Sketcher:
         """The network that `save` wrote; eval mode, frozen, on the CPU. Raises WeightsError for anything else."""
 
-        def build(config: dict[str, Any]) -> Sketcher:
-            config["styles"] = tuple(config["styles"])
-            return cls(SketcherConfig(**config))
-
-        return read_network(path, kind=KIND, build=build, field="sketcher")
+        return read_network(path, kind=KIND, build=lambda config: cls(SketcherConfig(**config)), field="sketcher")
 
 
 class Styled(nn.Module):

@@ -106,13 +106,16 @@ def write_network(network: nn.Module, path: Path, *, kind: str, config: Mapping[
 
 
 def read_network(path: Path, *, kind: str, build: Callable[[dict[str, Any]], Network], field: str) -> Network:
-    """The network that `write_network` wrote, made by `build` from its configuration; frozen, eval mode, on the CPU.
+    """The network that `write_network` wrote, made by `build` from its configuration, in which lists are tuples again;
+    frozen, eval mode, on the CPU.
 
     Raises WeightsError, naming `field`, for a file that is damaged, of another kind, or does not hold what it says.
     """
     tensors, header = read_weights(path, field=field)
     try:
-        values: dict[str, Any] = dict(json.loads(header.get("sketchguide", "")))
+        values: dict[str, Any] = {
+            name: as_tuples(value) for name, value in dict(json.loads(header.get("sketchguide", ""))).items()
+        }
         if values.pop("kind") != kind or values.pop("version") != 1:
             raise ValueError("it is of another kind")
         network = build(values)
@@ -125,6 +128,11 @@ def read_network(path: Path, *, kind: str, build: Callable[[dict[str, Any]], Net
             field=field,
         ) from error
     return network.eval().requires_grad_(False)
+
+
+def as_tuples(value: Any) -> Any:
+    """A JSON value as it was before, where its lists were tuples."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list) else value
 
 
 def parts_of(name: str, tensor: Any) -> Iterator[tuple[str, Tensor]]:

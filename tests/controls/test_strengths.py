@@ -54,7 +54,7 @@ def test_a_strength_for_each_image() -> None:
     found = Proportional((0.5, 2.0))(gradient, move, NOW, CARRIED)
     whole = Proportional(1.0)(gradient, move, NOW, CARRIED)
     assert torch.allclose(found, whole * torch.tensor([0.5, 2.0])[:, None, None, None])
-    with pytest.raises(UsageError, match="3 strengths for 2 images"):
+    with pytest.raises(UsageError, match="3 strengths for 2 pictures"):
         Proportional((1.0, 1.0, 1.0))(gradient, move, NOW, CARRIED)
 
 

@@ -16,6 +16,7 @@ from sketchguide.backbones.told import Told
 from sketchguide.backbones.transformer import POOLED, arguments_of_flux, packed
 from sketchguide.backbones.unet import arguments
 from sketchguide.errors import MismatchError, UsageError
+from sketchguide.weights import as_tuples
 
 # What diffusers' networks call that which is added to them.
 SKIPS = "down_block_additional_residuals"
@@ -194,10 +195,10 @@ def _check_alike(told: Told, keys: Sequence[str], *, hint: str) -> None:
     ours: Any = told.control.config
     theirs: Any = getattr(told.network, "config", {})
     for key in keys:
-        if _plain(ours[key]) != _plain(theirs.get(key)):
+        if as_tuples(ours[key]) != as_tuples(theirs.get(key)):
             raise MismatchError(
-                f"This ControlNet has {key} {_plain(ours[key])} and does not fit {told.name!r}, which has "
-                f"{_plain(theirs.get(key))}.",
+                f"This ControlNet has {key} {as_tuples(ours[key])} and does not fit {told.name!r}, which has "
+                f"{as_tuples(theirs.get(key))}.",
                 hint=hint,
                 field="controlnet",
             )
@@ -224,7 +225,3 @@ def _latent_of(told: Told) -> Tensor:
     """The latent (B or 1, C, h, w) of the image, as ControlNets of transformers take it."""
     _check_channels(told, 3)
     return told.inner.encode(told.image * 2 - 1)
-
-
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value  # JSON has made lists of tuples

@@ -23,7 +23,7 @@ from sketchguide.backbones.around import Around
 from sketchguide.backbones.base import Condition
 from sketchguide.backbones.pipeline import check_keeps_weights
 from sketchguide.errors import MismatchError, UsageError
-from sketchguide.levels import Level, Prediction, Window, check_window, is_open
+from sketchguide.levels import Level, Prediction, Window, check_one_or_each, check_window, is_open
 
 _FAMILIES = {"unet": "UNets", "transformer": "Stable Diffusion 3's transformers", "flux": "Flux's transformers"}
 
@@ -103,8 +103,7 @@ class Told(Around, ABC):
                 field="image",
             )
         check_keeps_weights(self.control, latent)
-        if len(self.image) not in (1, len(latent)):
-            raise UsageError(f"{len(self.image)} images for {len(latent)} pictures.", field="image")
+        check_one_or_each(self.image, latent, "images", field="image")
         added = self._added(latent, times, condition)
         if not added:
             yield condition

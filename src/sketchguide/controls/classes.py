@@ -14,7 +14,7 @@ from sketchguide.classifiers import LatentClassifier
 from sketchguide.controls.base import Step, Strength
 from sketchguide.controls.strengths import Score
 from sketchguide.errors import UsageError
-from sketchguide.levels import Window, check_every, check_window
+from sketchguide.levels import Window, check_every, check_one_or_each, check_window
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,7 @@ class ClassGuide:
         return ()
 
     def loss(self, step: Step) -> Tensor:
-        if len(self.targets) not in (1, len(step.latent)):
-            raise UsageError(f"{len(self.targets)} classes for {len(step.latent)} pictures.", field="class")
+        check_one_or_each(self.targets, step.latent, "classes", field="class")
         logits = self.classifier(step.latent, step.level)
         targets = torch.tensor(self.targets, device=logits.device).expand(len(logits))
         return F.cross_entropy(logits, targets, reduction="none")

@@ -14,7 +14,7 @@ from sketchguide.controls.strengths import Proportional
 from sketchguide.defaults import BLANK, WIDEN
 from sketchguide.errors import UsageError
 from sketchguide.images import from_ink
-from sketchguide.levels import Window, check_every, check_window
+from sketchguide.levels import Window, check_every, check_one_or_each, check_window
 from sketchguide.predictors import LatentPredictor
 from sketchguide.sketch import SpatialMap
 
@@ -109,10 +109,9 @@ class LatentGuide:
                 "width).",
                 field="sketch",
             )
-        if len(self.target) not in (1, len(step.latent)):
-            raise UsageError(f"{len(self.target)} drawings for {len(step.latent)} pictures.", field="sketch")
-        if self.weight is not None and len(self.weight) not in (1, len(step.latent)):
-            raise UsageError(f"{len(self.weight)} weights for {len(step.latent)} pictures.", field="weight")
+        check_one_or_each(self.target, step.latent, "drawings", field="sketch")
+        if self.weight is not None:
+            check_one_or_each(self.weight, step.latent, "weights", field="weight")
         if step.level.progress < self.handover:
             read = self.predictor(step.features, step.level, size)
         else:

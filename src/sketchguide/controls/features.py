@@ -21,7 +21,7 @@ from torch.nn.functional import adaptive_avg_pool2d
 from sketchguide.backbones.base import Backbone, Condition
 from sketchguide.defaults import Branches, Decay
 from sketchguide.errors import TapError, UsageError
-from sketchguide.levels import Level, Window
+from sketchguide.levels import Level, Window, check_one_or_each
 from sketchguide.predictors import token_grid
 from sketchguide.taps import Rewrite, TapInfo, tapped
 
@@ -172,10 +172,9 @@ class PlugAndPlay:
     def _blend(self, theirs: Tensor, size: tuple[int, int], own: Tensor) -> Tensor:
         if theirs.shape[1:] != own.shape[1:]:
             raise UsageError("The source and the picture differ in size.", hint="Resize the source.", field="source")
-        if len(theirs) not in (1, len(own)):
-            raise UsageError(f"{len(theirs)} sources for {len(own)} pictures.", hint="Give one, or one for each.")
-        if self.mask is not None and len(self.mask) not in (1, len(own)):
-            raise UsageError(f"{len(self.mask)} masks for {len(own)} pictures.", field="mask")
+        check_one_or_each(theirs, own, "sources")
+        if self.mask is not None:
+            check_one_or_each(self.mask, own, "masks", field="mask")
         # lerp keeps every bit at a share of 0 and of 1
         return torch.lerp(own, theirs.expand_as(own), self._share(own, size))
 

@@ -11,7 +11,7 @@ from sketchguide.controls.base import Step, Strength
 from sketchguide.controls.strengths import Proportional
 from sketchguide.errors import UsageError
 from sketchguide.images import from_ink
-from sketchguide.levels import Window, check_every, check_window
+from sketchguide.levels import Window, check_every, check_one_or_each, check_window
 from sketchguide.perception import Features, identity_loss, perceptual_loss
 from sketchguide.sketchers import Sketcher
 
@@ -55,10 +55,9 @@ class SketchGuide:
         return ()
 
     def loss(self, step: Step) -> Tensor:
-        if len(self.ink) not in (1, len(step.latent)):
-            raise UsageError(f"{len(self.ink)} drawings for {len(step.latent)} pictures.", field="sketch")
-        if self.reference is not None and len(self.reference) not in (1, len(step.latent)):
-            raise UsageError(f"{len(self.reference)} references for {len(step.latent)} pictures.", field="reference")
+        check_one_or_each(self.ink, step.latent, "drawings", field="sketch")
+        if self.reference is not None:
+            check_one_or_each(self.reference, step.latent, "references", field="reference")
         images = self.decode(step.prediction.clean)
         if images.shape[-2:] != self.ink.shape[-2:]:
             raise UsageError(

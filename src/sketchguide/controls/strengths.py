@@ -11,7 +11,7 @@ from torch import Tensor
 
 from sketchguide.controls.base import Strength
 from sketchguide.errors import UsageError
-from sketchguide.levels import Level
+from sketchguide.levels import Level, check_one_or_each
 from sketchguide.solvers import Carried
 
 LEAST_SIGNAL = 1e-3  # alpha; below are levels of zero terminal SNR, where the shift of the clean estimate has no limit
@@ -49,8 +49,7 @@ class Proportional:
     def __call__(self, gradient: Tensor, move: Tensor, now: Level, carried: Carried) -> Tensor:
         del now, carried
         beta = torch.tensor(self._each(), device=gradient.device, dtype=gradient.dtype)
-        if len(beta) not in (1, len(gradient)):
-            raise UsageError(f"{len(beta)} strengths for {len(gradient)} images.", field="strength")
+        check_one_or_each(beta, gradient, "strengths", field="strength")
         direction = _unit(gradient)
         if self.even:
             pixels = direction.norm(dim=1, keepdim=True).clamp_min(1e-12)
@@ -105,6 +104,5 @@ class Within:
         return bool(self.strength)
 
     def __call__(self, gradient: Tensor, move: Tensor, now: Level, carried: Carried) -> Tensor:
-        if len(self.mask) not in (1, len(gradient)):
-            raise UsageError(f"{len(self.mask)} masks for {len(gradient)} pictures.", field="mask")
+        check_one_or_each(self.mask, gradient, "masks", field="mask")
         return self.strength(gradient * self.mask, move * self.mask, now, carried)

@@ -135,8 +135,13 @@ def bootstrap_interval(
     statistics = means[0] if over is None else (means[0] / means[1])[means[1] != 0]
     if not len(statistics):  # rather than no interval, all that there is
         statistics = torch.tensor([estimate], dtype=torch.float64)
+    return percentiles(estimate, statistics, level=level)
+
+
+def percentiles(estimate: float, drawn: Tensor, *, level: float) -> Interval:
+    """The interval that holds the share `level` of what bootstrap samples gave, (S,); NaN where one gave nothing."""
     tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = statistics.quantile(tails).tolist()
+    low, high = drawn.nanquantile(tails).tolist()
     return Interval(estimate=estimate, low=low, high=high)
 
 

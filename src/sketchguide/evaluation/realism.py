@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from sketchguide.errors import UsageError
-from sketchguide.evaluation.metrics import Interval, check_bootstrap
+from sketchguide.evaluation.metrics import Interval, check_bootstrap, percentiles
 
 
 def kid(
@@ -99,12 +99,6 @@ def kid_samples(
         multiplicities(len(members), samples, generator), multiplicities(len(reference), samples, generator)
     )
     return float(estimate), drawn
-
-
-def percentiles(estimate: float, drawn: Tensor, *, level: float) -> Interval:
-    tails = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
-    low, high = drawn.nanquantile(tails).tolist()  # a sample of one and the same item has no pairs
-    return Interval(estimate=estimate, low=low, high=high)
 
 
 def fid(

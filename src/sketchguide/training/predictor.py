@@ -21,6 +21,7 @@ from sketchguide.seeds import generators, seeded
 from sketchguide.taps import tapped
 from sketchguide.training.data import Pictures
 from sketchguide.training.run import Noisy, TrainingRun, add_noise, describe
+from sketchguide.weights import as_tuples
 
 SPOILT = 0.4  # noise that clean latents are read through at most: what the network predicts is never quite clean
 
@@ -57,7 +58,7 @@ class PredictorTraining:
         """These settings, with all others than those named `but` as they are in the `config` of a checkpoint: defaults
         may have changed since."""
         saved = {one.name: config[one.name] for one in fields(self) if one.name in config and one.name not in but}
-        return replace(self, **{name: tuple(v) if isinstance(v, list) else v for name, v in saved.items()})
+        return replace(self, **{name: as_tuples(value) for name, value in saved.items()})
 
 
 class PredictorRun(TrainingRun):
