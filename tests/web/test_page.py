@@ -1080,8 +1080,8 @@ def test_a_tab_that_is_loaded_again_leaves_the_latest_drawing_to_new_ones(page: 
 
 def test_an_alarm_moves_nothing(page: Page):
     before = page.locator("#paper").bounding_box()
-    page.evaluate("for (const one of ['banner', 'unkept']) document.getElementById(one).hidden = false")
-    expect(page.locator("#unkept")).to_be_in_viewport()
+    page.evaluate("Object.assign(document.getElementById('banner'), { textContent: 'Away', hidden: false })")
+    expect(page.locator("#banner")).to_be_in_viewport()
     assert page.locator("#paper").bounding_box() == before
 
 
@@ -1102,6 +1102,17 @@ def test_a_warning_is_said_once_and_stays_closed(page: Page):
     page.click("#dice")
     expect(page.locator("#history img")).to_have_count(2)
     assert page.evaluate("said") == 0
+    page.evaluate("document.getElementById('sizes').selectedIndex = 0")
+    page.locator("#sizes").dispatch_event("change")
+    expect(page.locator("#history img")).to_have_count(3)
+    page.fill("#prompt", "")
+    page.click("#dice")
+    expect(told).to_contain_text("Say what it is")
+    page.click("#heard")  # which closes this alone
+    page.fill("#prompt", "a cat")
+    page.evaluate("document.getElementById('sizes').selectedIndex = 2")
+    page.locator("#sizes").dispatch_event("change")
+    expect(told).to_contain_text("The size is")
 
 
 def test_thick_lines_are_rubbed_out_as_wide_as_the_eraser(page: Page):

@@ -102,8 +102,9 @@ def create_app(
 
 def _add_page(app: FastAPI) -> None:
     content = {
-        file.name: (file.read_bytes(), KINDS[file.name.partition(".")[2]])
+        file.name: (file.read_bytes(), KINDS[kind])
         for file in files("sketchguide.web").joinpath("page").iterdir()
+        if (kind := file.name.partition(".")[2]) in KINDS  # and no file of an editor
     }
 
     @app.get("/", include_in_schema=False)

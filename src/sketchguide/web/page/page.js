@@ -47,7 +47,7 @@ let notes = []; // what was said of the file that was opened last
 let opened = null; // that file where it is a picture of lines: {file, polarity}
 let promptless = false; // it was said that there is no prompt
 let looking = false; // at another picture than the one that is being made
-let warned = ""; // the warnings of a picture that were said last
+let warned = ""; // the warnings of a picture that are on display
 let closed = ""; // those that were closed: the next strokes bring them again
 let history = []; // pictures, the latest last
 const thumbnails = new Map(); // their buttons
@@ -59,6 +59,7 @@ const newSeed = () => Math.floor(Math.random() * 1e9);
 // --- saying things
 
 function tell(messages, { error = false } = {}) {
+  warned = "";
   $("told").replaceChildren(
     ...messages.map((text) => Object.assign(document.createElement("p"), { textContent: text, className: error ? "error" : "" })),
   );
@@ -83,8 +84,8 @@ function warn(mine, warnings) {
   if (!warnings.length || mine.warned === now) return;
   mine.warned = now;
   if (now === closed) return;
-  warned = now;
   say(warnings);
+  warned = now;
 }
 
 const failed = (error) => tell([error.message], { error: true });
@@ -191,7 +192,7 @@ async function watch(mine) {
   if (made) {
     warn(mine, end.warnings);
     const keeping = remember(made);
-    if (looking) say([AHEAD]);
+    if (looking) say([...(JSON.stringify(end.warnings) === closed ? [] : end.warnings), AHEAD]);
     else show(made);
     $("done").textContent = `Picture done, seed ${made.map(({ seed }) => seed).join(", ")}`;
     await keeping;
@@ -681,7 +682,7 @@ function wire() {
     await forgetPictures(forgotten).catch(() => {});
   };
   $("heard").onclick = () => {
-    closed = warned;
+    closed = warned || closed;
     note([]);
   };
   document.addEventListener("keydown", (event) => {
