@@ -1,5 +1,5 @@
-from collections.abc import Generator
-from dataclasses import replace
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.backbones.wrapped import with_controlnet
+from sketchguide.controls.base import Step
 from sketchguide.controls.edges import target_of
 from sketchguide.controls.strengths import Proportional
 from sketchguide.defaults import HANDOVER
@@ -24,6 +25,7 @@ from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideWar
 from sketchguide.fingerprints import fingerprint
 from sketchguide.generation import Progress, generate, run
 from sketchguide.guidance import latent_guide
+from sketchguide.images import to_base64
 from sketchguide.loading import load_backbone
 from sketchguide.lora import LORA_FILE
 from sketchguide.pictures import Picture
@@ -75,6 +77,35 @@ def test_the_guide_pulls_as_the_request_says(tiny: Tiny, predictor: LatentPredic
     assert guide.window == (0, tiny().levels(30)[18].progress)  # which is open no more
     few = latent_guide(Request.checked(prompt="", seed=1, steps=12), [CROSS.rasterize(size=SIZE)], tiny(), predictor)
     assert (few.every, few.strength) == (1, Proportional(1.15))
+
+
+@dataclass
+class Darker:
+    backbone: UNetBackbone
+    reads: Sequence[str] = ()
+    window: tuple[float, float] = (0.0, 1.0)
+    every: int = 1
+    strength: Proportional = field(default_factory=lambda: Proportional(1.0))
+
+    def loss(self, step: Step) -> Tensor:
+        return self.backbone.decode(step.prediction.clean).mean(dim=(1, 2, 3))
+
+
+def test_a_guide_of_ones_own_pulls_beside_the_drawing(tiny: Tiny, predictor: LatentPredictor) -> None:
+    asked = Request.checked(prompt="a cat", sketch=CROSS.to_json(), seed=7, steps=3, size=SIZE, count=2)
+    settings: dict[str, Any] = {"backbone": tiny(), "predictor": predictor}
+
+    def light(request: Request = asked, **more: Any) -> list[float]:
+        events = run(request, **settings, **more)
+        return [float(pixels(event.image).mean()) for event in events if isinstance(event, Picture)]
+
+    guides = [Darker(tiny())]
+    assert all(dark < plain - 1 for dark, plain in zip(light(guides=guides), light(), strict=True))
+    picture = to_base64(Image.linear_gradient("L").resize(SIZE).convert("RGB"))
+    edit = asked.model_copy(update={"edit": Edit.checked(picture=picture, margin=1), "count": 1})
+    assert light(edit, guides=guides)[0] < light(edit)[0] - 1
+    with pytest.raises(UsageError, match="The guide Plain is no dataclass"):
+        light(guides=[type("Plain", (), {})()])
 
 
 def test_a_seed_is_the_same_picture_in_any_batch(tiny: Tiny, predictor: LatentPredictor) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -52,6 +53,8 @@ def test_the_examples_of_the_page_about_python_run(
     assert made["green"].image.tobytes() != made["mushroom"].image.tobytes()
     assert made["photo"].rasterize(size=(64, 64)).ink.max() > 0.5
     assert len(made["frames"]) == 2
+    assert np.asarray(made["dark"].image).mean() < np.asarray(Image.open("apple.png")).mean()
+    assert Path("cat-7.png").is_file()
 
 
 def test_the_readme_names_exactly_the_two_set_up_commands():

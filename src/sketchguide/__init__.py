@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sketchguide.backbones.base import Backbone
     from sketchguide.backbones.wrapped import with_controlnet, with_t2i_adapter
     from sketchguide.classifiers import LatentClassifier
+    from sketchguide.controls.base import Guide, Injection, Step, Strength
     from sketchguide.controls.classes import ClassGuide
     from sketchguide.controls.edges import LatentGuide, target_of
     from sketchguide.controls.features import NegativePrompt, PlugAndPlay
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from sketchguide.levels import Level
     from sketchguide.loading import from_pipe, load_backbone, load_predictor
     from sketchguide.lora import load_lora, unload_lora
-    from sketchguide.pictures import Picture
+    from sketchguide.pictures import Picture, recall
     from sketchguide.predictors import LatentPredictor
     from sketchguide.request import Request
     from sketchguide.sampling import sample
@@ -46,6 +47,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "Backbone": "backbones.base",
     "ClassGuide": "controls.classes",
+    "Guide": "controls.base",
+    "Injection": "controls.base",
     "LatentClassifier": "classifiers",
     "LatentGuide": "controls.edges",
     "LatentPredictor": "predictors",
@@ -64,6 +67,8 @@ _HOMES = {
     "SketchguideError": "errors",
     "SketchguideWarning": "errors",
     "SpatialMap": "sketch",
+    "Step": "controls.base",
+    "Strength": "controls.base",
     "Stroke": "strokes",
     "edit": "editing",
     "from_pipe": "loading",
@@ -74,6 +79,7 @@ _HOMES = {
     "load_lora": "lora",
     "load_predictor": "loading",
     "read_ndjson": "sketch",
+    "recall": "pictures",
     "run": "generation",
     "sample": "sampling",
     "tapped": "taps",
@@ -88,6 +94,8 @@ _HOMES = {
 __all__ = [
     "Backbone",
     "ClassGuide",
+    "Guide",
+    "Injection",
     "LatentClassifier",
     "LatentGuide",
     "LatentPredictor",
@@ -106,6 +114,8 @@ __all__ = [
     "SketchguideError",
     "SketchguideWarning",
     "SpatialMap",
+    "Step",
+    "Strength",
     "Stroke",
     "edit",
     "from_pipe",
@@ -116,6 +126,7 @@ __all__ = [
     "load_lora",
     "load_predictor",
     "read_ndjson",
+    "recall",
     "run",
     "sample",
     "tapped",

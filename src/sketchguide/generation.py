@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -26,7 +26,7 @@ from sketchguide.controls.classes import ClassGuide
 from sketchguide.controls.strengths import Within
 from sketchguide.errors import UsageError, warn
 from sketchguide.fingerprints import fingerprint, identity_of
-from sketchguide.guidance import Controls, Pull, at_try, controls_of, follows
+from sketchguide.guidance import Controls, at_try, controls_of, follows
 from sketchguide.images import to_images
 from sketchguide.levels import Level
 from sketchguide.loading import load_backbone
@@ -109,11 +109,13 @@ def run(
     backbone: Backbone | None = None,
     predictor: LatentPredictor | None = None,
     only: int | None = None,
+    guides: Sequence[Guide] = (),
 ) -> Generator[Progress | Picture]:
     """Carry out `request`: Progress after every step, a Picture when one is finished.
 
     With `prompts` it is carried out for each of them in place of its own; the layout's source runs once for all.
-    `only` makes just the picture of that index. A LoRA that the request names is on the backbone meanwhile, in place of
+    `only` makes just the picture of that index. `guides` pull all pictures besides what the request asks for; they are
+    dataclasses, and no part of the recipe. A LoRA that the request names is on the backbone meanwhile, in place of
     one that `load_lora` loaded. Raises UsageError where another run on the same network is under way, that is has begun
     and was neither taken to its end nor closed, and one of them has such a LoRA.
     """
@@ -121,13 +123,15 @@ def run(
         raise UsageError("prompts is one text; it must be a list of them.", hint="Give [prompt].", field="prompt")
     if only is not None and not 0 <= only < request.count:
         raise UsageError(f"Picture {only} was asked for; the request makes {request.count}.", field="only")
+    if others := [type(guide).__name__ for guide in guides if not is_dataclass(guide)]:
+        raise UsageError(f"The guide {others[0]} is no dataclass.", hint="Decorate it: @dataclass.", field="guides")
     if backbone is None:
         backbone = load_backbone(request.model, device=request.device, dtype=request.dtype)
     else:
         check_given(backbone, request)
     lora = None if request.lora is None else wearing(request.lora, backbone, scale=request.lora_scale)
     with under_way(backbone, alone=lora is not None), lora or nullcontext():
-        yield from _carried_out(request, Remembering(backbone), predictor, prompts=prompts, only=only)
+        yield from _carried_out(request, Remembering(backbone), predictor, guides, prompts=prompts, only=only)
 
 
 @contextmanager
@@ -148,7 +152,13 @@ def under_way(backbone: Backbone, *, alone: bool) -> Generator[None]:
 
 
 def _carried_out(
-    request: Request, backbone: Backbone, predictor: LatentPredictor | None, *, prompts: Sequence[str], only: int | None
+    request: Request,
+    backbone: Backbone,
+    predictor: LatentPredictor | None,
+    guides: Sequence[Guide],
+    *,
+    prompts: Sequence[str],
+    only: int | None,
 ) -> Iterator[Progress | Picture]:
     size = check_size(request.size or backbone.default_size, backbone)
     sketch = None if request.sketch is None else Sketch.from_json(request.sketch)
@@ -164,6 +174,7 @@ def _carried_out(
     start = laid_out(request, backbone, image, sketch, size)
     controls = controls_of(request, backbone, start.drawing, predictor)
     made_with |= controls.made_with
+    controls.guides.extend(guides)
     recogniser = _recogniser(request, requests, controls.guides, backbone)
     if recogniser is not None:
         made_with["recogniser"] = fingerprint(recogniser.classifier)
@@ -231,7 +242,7 @@ def _moments(
     """The walk of the pictures with the numbers `rows` among `seeds`, at try `number` of each."""
     guides, chosen = at_try(number, request, controls.guides, [seeds[row] for row in rows])
     if isinstance(source, Change) and (mask := source.mask(controls.told)) is not None:
-        guides = [replace(guide, strength=Within(guide.strength, mask)) for guide in guides]
+        guides = [replace(cast(Any, guide), strength=Within(guide.strength, mask)) for guide in guides]
     prompts = [request.prompt] * len(rows)
     return walk(request, controls.told, prompts=prompts, seeds=chosen, guides=guides, source=source)
 
@@ -242,7 +253,7 @@ def _shared(source: Borrowed | Change | None) -> Evaluations:
 
 
 def _recogniser(
-    request: Request, requests: Sequence[Request], guides: Sequence[Pull], backbone: Backbone
+    request: Request, requests: Sequence[Request], guides: Sequence[Guide], backbone: Backbone
 ) -> Recogniser | None:
     """What pictures are to pass; None where each is tried once, and where another try would be no other picture."""
     if request.tries == 1:

@@ -13,6 +13,7 @@ from sketchguide.attention import SketchAttention
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.wrapped import with_sketch_attention
 from sketchguide.classifiers import LatentClassifier
+from sketchguide.controls.base import Guide
 from sketchguide.controls.classes import ClassGuide
 from sketchguide.controls.edges import LatentGuide, target_of
 from sketchguide.controls.likeness import SketchGuide
@@ -31,14 +32,14 @@ from sketchguide.sketch import SpatialMap
 from sketchguide.sketchers import Sketcher
 from sketchguide.sources import steps_of
 
-Pull = LatentGuide | SketchGuide | ClassGuide
+Drawn = LatentGuide | SketchGuide  # what pulls to a drawing
 
 
 class Controls(NamedTuple):
     """What acts on the pictures of a request."""
 
     told: Backbone
-    guides: list[Pull]
+    guides: list[Guide]
     made_with: dict[str, str]  # fingerprints of the networks among it
 
 
@@ -72,17 +73,19 @@ def controls_of(
     return controls
 
 
-def weakened(guides: Sequence[Pull], share: float) -> list[Pull]:
+def weakened(guides: Sequence[Guide], share: float) -> list[Guide]:
     """Those that pull to a drawing do it by `share` of their strength; the others stay as they are."""
     return [
-        replace(guide, strength=guide.strength.times(share)) if isinstance(guide.strength, Proportional) else guide
+        replace(guide, strength=guide.strength.times(share))
+        if isinstance(guide, Drawn) and isinstance(guide.strength, Proportional)
+        else guide
         for guide in guides
     ]
 
 
 def at_try(
-    number: int, request: Request, guides: Sequence[Pull], seeds: Sequence[int]
-) -> tuple[Sequence[Pull], Sequence[int]]:
+    number: int, request: Request, guides: Sequence[Guide], seeds: Sequence[int]
+) -> tuple[Sequence[Guide], Sequence[int]]:
     """What pulls at try `number`, and the seeds it starts from: a drawing pulls less, and where none does the noise is
     another."""
     if follows(guides):
@@ -90,9 +93,9 @@ def at_try(
     return guides, [another(seed, number) for seed in seeds]
 
 
-def follows(guides: Sequence[Pull]) -> bool:
+def follows(guides: Sequence[Guide]) -> bool:
     """Whether a drawing pulls."""
-    return any(isinstance(guide.strength, Proportional) and guide.strength for guide in guides)
+    return any(isinstance(guide, Drawn) and bool(guide.strength) for guide in guides)
 
 
 def _predictor(request: Request, backbone: Backbone, loaded: LatentPredictor | None) -> LatentPredictor | None:
