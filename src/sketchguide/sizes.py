@@ -55,8 +55,13 @@ def batch_size(size: tuple[int, int], backbone: Backbone, *, guided: bool) -> in
 
     It is the same on every machine, since the rounding of a picture depends on it.
     """
+    return min(BATCH, most_at_once(size, backbone, guided=guided))
+
+
+def most_at_once(size: tuple[int, int], backbone: Backbone, *, guided: bool) -> int:
+    """How many pictures of `size` (width, height) memory is meant to suffice for."""
     area = max(1, math.prod(size) // backbone.stride**2)
-    return min(BATCH, max(1, (_GUIDED_ROOM if guided else _ROOM) // area))
+    return max(1, (_GUIDED_ROOM if guided else _ROOM) // area)
 
 
 def fitting_size(aspect: float, backbone: Backbone) -> tuple[int, int]:

@@ -204,6 +204,28 @@ def test_own_drawings_can_be_spoiled(sketchguide: Run, bench: list[str], tmp_pat
     assert rows["own", lgp]["f1"] != rows["own-thick", lgp]["f1"]
 
 
+def test_drawings_of_ones_own_are_measured(sketchguide: Run, bench: list[str], drawing: Path, tmp_path: Path):
+    folder = tmp_path / "mine"
+    (folder / "round").mkdir(parents=True)
+    (folder / "round" / "a.svg").write_bytes(drawing.read_bytes())
+    line = Image.new("L", (64, 64), 255)
+    line.paste(0, (10, 30, 54, 33))
+    line.save(folder / "line.png")
+    (folder / "line.txt").write_text("a road")
+    options = [*bench[: bench.index("--method") + 2], "--drawings", folder, "-o", tmp_path / "run", "--json"]
+    result = sketchguide(*options)
+    assert result.code == 0, result.err
+    (row,) = result.json["rows"]
+    assert (row["set"], row["drawings"]) == ("drawings", 2)
+    assert row["right"] is None
+    lines = (tmp_path / "run" / "results.jsonl").read_text().splitlines()
+    assert {json.loads(one)["prompt"] for one in lines} == {"a road", "round"}
+    assert sketchguide(*options, "--set", "drawings-thick").code == 0
+    refused = sketchguide(*bench, "--set", "drawings", "-o", tmp_path / "other")
+    assert refused.code == 2
+    assert "The set 'drawings' needs a folder. Give --drawings FOLDER." in " ".join(refused.err.split())
+
+
 def test_a_method_that_never_works_costs_its_own_rows_alone(
     sketchguide: Run, bench: list[str], done: tuple[Path, Any], trained: tuple[Path, Any]
 ):

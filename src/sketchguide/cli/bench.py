@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 METHODS = ("text", "lgp", "lgp-paper", "sdedit")
 SETS = ("quickdraw", "icons", "tuberlin")
 OWN = "own"  # edge maps of the model's own pictures: needs no data
+GIVEN = "drawings"  # of whoever measures
 OWN_PROMPTS = (
     "a red apple", "a cat", "a house", "a car", "an umbrella", "a fish", "a guitar", "a tree", "a key", "a star",
     "a banana", "an airplane",
 )  # fmt: skip
 SKETCHES, QUICK = 200, 12
+BATCH = 25
 FIRST_SEED = SEED._replace(default=1000)
 MEMORY_STEPS = 5  # a walk this short needs as much memory as a long one
 WHAT, MEASURE = "What is compared", "How it is measured"
@@ -55,10 +57,20 @@ def command(
         list[str] | None,
         typer.Option(
             "--set",
-            help=f"quickdraw, icons, tuberlin or {OWN} (edges of pictures that the model makes itself), also spoiled: "
-            "quickdraw-thick, -thin, -broken, -shifted, -inverted, -stray. Give it several times. Default: "
-            f"{', '.join(SETS)}; without --data, {OWN}.",
+            help=f"quickdraw, icons, tuberlin, {GIVEN} (those of --drawings) or {OWN} (edges of pictures that the "
+            "model makes itself), also spoiled: quickdraw-thick, -thin, -broken, -shifted, -inverted, -stray. Give it "
+            f"several times. Default: those that there are; where there are none, {OWN}.",
             metavar="NAME",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    given: Annotated[
+        Path | None,
+        typer.Option(
+            "--drawings",
+            help="Folder of your own drawings, SVG or pictures, with prompts as `sketchguide train` has captions: a "
+            "metadata.jsonl, a .txt beside each, or the name of the sub-folder.",
+            metavar="FOLDER",
             rich_help_panel=WHAT,
         ),
     ] = None,
@@ -126,7 +138,15 @@ def command(
             rich_help_panel=MEASURE,
         ),
     ] = None,
-    batch: Annotated[int, typer.Option(help="Pictures made at once.", min=1, max=1024, metavar="N")] = 25,
+    batch: Annotated[
+        int | None,
+        typer.Option(
+            help=f"Pictures made at once. Default {BATCH}, of large models fewer: what a guide keeps takes memory.",
+            min=1,
+            max=1024,
+            metavar="N",
+        ),
+    ] = None,
     model: Annotated[str, typer.Option(help="The model all methods run on.", metavar="NAME|PATH|HUB_ID")] = MODEL,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, mps, …", metavar="NAME")] = "auto",
     fresh: Annotated[bool, typer.Option("--fresh", help="Forget what the folder holds.")] = False,
@@ -145,7 +165,8 @@ def command(
     report = Report.of(context, as_json=as_json)
     count = sketches or (QUICK if quick else SKETCHES)
     methods = list(dict.fromkeys(method or METHODS))
-    names = list(dict.fromkeys(sets or (SETS if data is not None else (OWN,))))
+    there = [*(SETS if data is not None else ()), *([GIVEN] if given is not None else ())]
+    names = list(dict.fromkeys(sets or there or (OWN,)))
     compare = list(dict.fromkeys(compare or ["lgp" if "lgp" in methods else methods[-1]]))
     if others := [name for name in compare if name not in methods]:
         raise UsageError(
@@ -157,6 +178,8 @@ def command(
         raise UsageError(
             f"The set {missing[0]!r} needs data.", hint=f"Give --data, or --set {OWN}, which needs none.", field="data"
         )
+    if given is None and any(name.partition("-")[0] == GIVEN for name in names):
+        raise UsageError(f"The set {GIVEN!r} needs a folder.", hint="Give --drawings FOLDER.", field="drawings")
     if weights is not None and data is None:
         report.warn("Without --data there is no artwork to compare with, and so no KID.")
     is_folder(output)  # or nothing yet, but no file
@@ -176,6 +199,7 @@ def command(
         from sketchguide.machine import hardware
         from sketchguide.methods import Batch
         from sketchguide.request import Request
+        from sketchguide.sizes import most_at_once
 
         last = seed + SEED_STRIDE * (seeds - 1) + count - 1
         if last > SEED.high:
@@ -184,13 +208,14 @@ def command(
                 hint="Give a smaller --seed, or fewer --seeds.",
                 field="seed",
             )
-        kinds = {name: split_name(name, (OWN, *SETS)) for name in names}
+        kinds = {name: split_name(name, (OWN, GIVEN, *SETS)) for name in names}
         if count > SCORED and any(base == "quickdraw" for base, _ in kinds.values()):
             report.warn(
                 f"Of Quick, Draw! the embedded model and its judge know all but the first {SCORED} drawings: figures "
                 f"over {count} flatter it."
             )
         backbone = load_backbone(model, device=device)
+        batch = batch or min(BATCH, most_at_once(backbone.default_size, backbone, guided=True))
         built = {name: build_method(name, backbone) for name in methods}
         if weights is None:
             report.warn("Without --weights the edges are found as in training, which flatters LGP; there is no KID.")
@@ -198,12 +223,12 @@ def command(
         request = Request.checked(prompt="", seed=seed, model=backbone.name)
         config = made_with(backbone, request, judges, batch=batch)
         bar.update(task, description="Drawings")
-        drawings = _drawings(kinds, backbone, data, count, batch=batch)
+        drawings = _drawings(kinds, backbone, data, given, count, batch=batch)
         asked = {answer for some in drawings.values() for drawing in some for answer in drawing.answers}
         if judges.classifier is not None and asked.isdisjoint(judges.classifier.classes):
             report.warn(
                 "--classifier knows none of the things that are drawn, so nothing is recognised: drawings of "
-                f"{OWN} have no classes, others those of class_map.json."
+                f"{OWN} and {GIVEN} have no classes, others those of class_map.json."
             )
         with locked(output):
             if fresh:
@@ -267,13 +292,23 @@ def command(
 
 
 def _drawings(
-    kinds: Mapping[str, tuple[str, str]], backbone: Backbone, data: Path | None, count: int, *, batch: int
+    kinds: Mapping[str, tuple[str, str]],
+    backbone: Backbone,
+    data: Path | None,
+    folder: Path | None,
+    count: int,
+    *,
+    batch: int,
 ) -> dict[str, Sequence[Drawing]]:
-    from sketchguide.evaluation.drawings import load_set, own_edges, spoiled
+    from sketchguide.evaluation.drawings import given, load_set, own_edges, spoiled
 
     sets: dict[str, Sequence[Drawing]] = {}
     own: list[Drawing] = []  # made once, however many ways they are spoiled
     for name, (base, kind) in kinds.items():
+        if base == GIVEN and folder is not None:
+            drawn = given(folder, count=count, size=backbone.default_size)
+            sets[name] = spoiled(drawn, kind, size=backbone.default_size) if kind else drawn
+            continue
         if base != OWN and data is not None:
             sets[name] = load_set(name, data, count=count, size=backbone.default_size)
             continue

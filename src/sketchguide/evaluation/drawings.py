@@ -1,12 +1,14 @@
 """The drawings that pictures are asked to follow, each with the prompt it stands for.
 
 They are read from a folder with `quickdraw/`, `tuberlin/`, `emoji128/` and `class_map.json`, of which the project ships
-nothing; `own_edges` needs no data. Free-hand drawings are of classes that the embedded models know as icons.
+nothing, or from any folder (`given`); `own_edges` needs no data. Free-hand drawings of the former are of classes that
+the embedded models know as icons.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +32,7 @@ from sketchguide.extractors import EXTRACTORS
 from sketchguide.images import open_image, to_tensor
 from sketchguide.request import Request
 from sketchguide.sketch import Sketch, SpatialMap, read_ndjson
+from sketchguide.training.data import SUFFIXES, find_examples
 from sketchguide.walking import walk
 
 STYLES = ("fluent3d", "noto", "emojitwo", "blobmoji")
@@ -164,6 +167,18 @@ def own_edges(
         for i, prompt, picture in zip(numbers, asked, pictures, strict=True):
             name = f"{i:04d}-{'-'.join(prompt.split())}"
             chosen.append(Drawing(name, prompt, edges(picture), picture=picture))
+    return chosen
+
+
+def given(folder: Path, *, count: int, size: Size) -> list[Drawing]:
+    """`count` drawings below `folder`, SVG or pictures, or all where there are fewer, with captions for prompts as
+    `find_examples` reads them. Raises UsageError for a folder without drawings, SketchError for one that is no drawing.
+    """
+    chosen: list[Drawing] = []
+    for i, example in enumerate(find_examples(folder, limit=count, suffixes=(*SUFFIXES, ".svg"))):
+        sketch = Sketch.open(example.path)
+        name = f"{i:04d}-{re.sub(r'[^A-Za-z0-9]+', '-', example.path.stem)}"
+        chosen.append(Drawing(name, example.caption, sketch.rasterize(size=size), source=sketch))
     return chosen
 
 

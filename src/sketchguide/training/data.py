@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import stat
 import unicodedata
 import warnings
 from collections import Counter
@@ -23,10 +24,10 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from sketchguide.errors import SketchguideError, TrainingError, UsageError, warn
-from sketchguide.files import is_file
+from sketchguide.files import is_file, look_at
 from sketchguide.images import FORMATS, MAX_PIXELS, MAX_SIDE, MIN_SIDE, open_image, to_tensor
 
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _LIST, _TABLE = "metadata.jsonl", "metadata.csv"
 _SUBFOLDER = "a .txt beside each picture, or the name of the sub-folder it is in"
 _SOURCES = f"Captions come from {_LIST} or {_TABLE}, {_SUBFOLDER}."
@@ -183,9 +184,11 @@ class Pictures:
         return warped.clamp(-1, 1)
 
 
-def find_examples(folder: Path, *, limit: int | None = None, seed: int = 0) -> list[Example]:
-    """Every captioned picture below `folder`, in the order of their paths; or `limit` of them, drawn by `seed`. A
-    picture with several captions is an example for each.
+def find_examples(
+    folder: Path, *, limit: int | None = None, seed: int = 0, suffixes: Sequence[str] = SUFFIXES
+) -> list[Example]:
+    """Every captioned picture (a file with one of these `suffixes`) below `folder`, in the order of their paths; or
+    `limit` of them, drawn by `seed`. A picture with several captions is an example for each.
 
     The caption comes from `metadata.jsonl` (one object a line: `file_name`, relative to that file, and `text` or
     `caption`) or `metadata.csv` (columns of these names), else from the `.txt` beside the picture (`apple.txt` or
@@ -201,7 +204,8 @@ def find_examples(folder: Path, *, limit: int | None = None, seed: int = 0) -> l
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}; it is at least 1.", field="limit")
     try:
-        what = "" if folder.is_dir() else "is a file, not a folder" if folder.exists() else "does not exist"
+        there = look_at(folder)
+        what = "does not exist" if there is None else "" if stat.S_ISDIR(there.st_mode) else "is a file, not a folder"
     except OSError as error:  # what it lies in may not be looked at, or its name is too long
         what = f"cannot be looked at: {error.strerror}"
     if what:
@@ -220,7 +224,7 @@ def find_examples(folder: Path, *, limit: int | None = None, seed: int = 0) -> l
     known = set(files)
     captions = [pair for path in lists for pair in _listed(path, known)]
     named = {path for path, _ in captions}
-    pictures = [path for path in files if path.suffix.lower() in _SUFFIXES and path not in named]
+    pictures = [path for path in files if path.suffix.lower() in suffixes and path not in named]
     texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
     bare = [path for path in pictures if listed.isdisjoint(path.parents)]
     captions += [(path, _caption_beside(path, texts, folder)) for path in bare]
@@ -234,7 +238,7 @@ def find_examples(folder: Path, *, limit: int | None = None, seed: int = 0) -> l
         )
     if not captions:
         raise UsageError(
-            f"The data folder {folder} has no pictures ({', '.join(_SUFFIXES)}).",
+            f"The data folder {folder} has no pictures ({', '.join(suffixes)}).",
             hint=_SOURCES,
             field="data",
         )
