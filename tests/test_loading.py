@@ -134,7 +134,10 @@ def test_whatever_the_network_raises_is_one_sentence(monkeypatch: pytest.MonkeyP
 
 
 def test_a_hub_that_does_not_answer_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
     def download(source: str, **settings: object) -> None:
+        asked.append(source)
         assert settings["use_safetensors"] is True
         assert not settings.get("trust_remote_code")
         raise OSError(f"cannot reach the host for {source}\nand much more")
@@ -142,9 +145,14 @@ def test_a_hub_that_does_not_answer_is_said_to_be(monkeypatch: pytest.MonkeyPatc
     index = {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", loading.AUTOENCODER]}
     index |= {part: ["diffusers", "Any"] for part in ("text_encoder", "tokenizer")}
     monkeypatch.setattr("diffusers.DiffusionPipeline.load_config", lambda _: index)
+    channels = {"in_channels": 4, "out_channels": 4}, {"in_channels": 3, "out_channels": 3, "latent_channels": 4}
+    configs = dict(zip(("unet", "vae"), channels, strict=True))
+    monkeypatch.setattr(loading, "_config_of", lambda _, part, __: configs[part])
     monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", download)
     with pytest.raises(ModelNotFoundError, match=r"'owner/model-1\.5'") as caught:
         load_backbone("owner/model-1.5")
+    assert asked == ["owner/model-1.5"]
+    assert "cannot reach the host" in caught.value.message
     assert "much more" not in caught.value.message
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 import torch
 from accelerate.hooks import (
@@ -14,6 +15,7 @@ from accelerate.hooks import (
     add_hook_to_module,
     remove_hook_from_module,
 )
+from huggingface_hub.errors import RemoteEntryNotFoundError
 from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 
@@ -225,6 +227,35 @@ def test_a_lora_comes_from_the_hub_by_its_usual_name(
     load_lora("someone/style", styled)
     assert asked == [("someone/style", LORA_FILE)]
     assert not torch.allclose(seen_by(styled), seen, atol=1e-5)
+
+
+@pytest.mark.parametrize("hub", [True, False])
+def test_the_only_file_of_another_name_is_taken(
+    styled: UNetBackbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: bool
+) -> None:
+    folder = tmp_path / "style"
+    lora_of("unet", folder / "my-style.safetensors", "to_q")
+    lora_of("unet", folder / "older" / "my-style.safetensors", "to_q")
+    files = ["README.md", "my-style.safetensors", "older/my-style.safetensors"]
+
+    def download(_: str, file: str) -> str:
+        if file not in files:
+            answer = httpx2.Response(404, request=httpx2.Request("GET", "https://hub.example/" + file))
+            raise RemoteEntryNotFoundError(f"no {file}", response=answer)
+        return str(folder / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    monkeypatch.setattr("sketchguide.lora.list_repo_files", lambda _: files)
+    name: str | Path = "someone/style" if hub else folder
+    seen = seen_by(styled)
+    load_lora(name, styled)
+    assert not torch.allclose(seen_by(styled), seen, atol=1e-5)
+    unload_lora(styled)
+    files.append("other.safetensors")
+    lora_of("unet", folder / "other.safetensors", "to_q")
+    with pytest.raises(ModelNotFoundError) as caught:
+        load_lora(name, styled)
+    assert "several files: my-style.safetensors, other.safetensors. Give the one" in caught.value.hint
 
 
 @pytest.mark.parametrize(

@@ -528,9 +528,11 @@ def test_what_is_probably_not_meant_is_told(tiny: Tiny, settings: dict[str, Any]
         make(tiny, **({"steps": 1} | settings))
 
 
+PAGE = Path(__file__).parents[1] / "docs" / "plug-and-play.md"
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="the source archive comes without docs")
 def test_settings_are_documented() -> None:
+    page = PAGE.read_text(encoding="utf-8")
     assert all(field.description for field in LayoutSettings.model_fields.values())
-    assert all(f"`{name}`" in DOCS for name in LayoutSettings.model_fields)
-
-
-DOCS = (Path(__file__).parents[1] / "docs" / "plug-and-play.md").read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in LayoutSettings.model_fields)

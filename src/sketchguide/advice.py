@@ -28,6 +28,12 @@ class Need:
     met: Callable[[Request, Backbone], bool]
 
 
+def _pulled_before(request: Request) -> bool:
+    """Whether the picture that it starts from was pulled to a drawing, and is to be walked again."""
+    given = request.layout or request.edit
+    return given is not None and given.made is not None and given.made.request.sketch is not None
+
+
 _SKETCH = Need("a sketch", lambda request, _: request.sketch is not None)
 _DRAWING = replace(_SKETCH, words="a drawing")
 _CLASS = Need("a class", lambda request, _: request.class_name is not None)
@@ -55,7 +61,7 @@ NEEDS: Mapping[str, Need] = MappingProxyType(
         "picture_features": _LIKE,
         "recogniser": _TRIES,
         "sure": _TRIES,
-        "predictor": _DRAWING,
+        "predictor": Need("a drawing", lambda request, _: request.sketch is not None or _pulled_before(request)),
         **dict.fromkeys(PULLING, _DRAWING),
     }
 )

@@ -39,6 +39,16 @@ def replacing(path: Path, *, field: str = "output") -> Generator[Path]:
         raise OutputError(f"{str(path)!r} cannot be written: {reason}.", hint=hint, field=field) from error
 
 
+def look_at(path: Path) -> os.stat_result | None:
+    """What there is at `path`; None where nothing is. Raises OSError where it may not be looked at, or its name is too
+    long: from Python 3.14 on `exists` and its like say of those that they are not there.
+    """
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name that no file can have
+        return None
+
+
 def is_file(path: Path) -> bool:
     """Whether there is an ordinary file; a name that no file can have, or one that may not be looked at, is none."""
     try:

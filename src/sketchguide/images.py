@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import stat
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFont, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from sketchguide.errors import GuidanceError, OutputError, SketchError, UsageError, warn
-from sketchguide.files import replacing
+from sketchguide.files import look_at, replacing
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -48,11 +49,12 @@ def read_file(path: str | Path, *, limit: int = MAX_BYTES, field: str = "image")
     """
     path = Path(path)
     try:
-        if path.is_dir():
-            raise SketchError(f"{path} is a folder.", hint="Give the file itself.", field=field)
-        if not path.exists():
+        there = look_at(path)
+        if there is None:
             raise SketchError(f"There is no file {path}.", hint="Check the name and the folder.", field=field)
-        if not path.is_file():
+        if stat.S_ISDIR(there.st_mode):
+            raise SketchError(f"{path} is a folder.", hint="Give the file itself.", field=field)
+        if not stat.S_ISREG(there.st_mode):
             raise SketchError(f"{path} is not an ordinary file.", field=field)
         with path.open("rb") as file:
             data = file.read(limit + 1)

@@ -7,7 +7,7 @@ import inspect
 import json
 import warnings
 from collections.abc import Collection, Generator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -169,7 +169,8 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
         family, network = _family_of(kinds), _network_of(kinds)
         if family is None:
             raise _unsupported(str(index.get("_class_name", name)), kinds)
-        family.check_channels(str(name), *(_config_of(source, part, kinds[part]) for part in (network, "vae")))
+        with suppress(KeyError):  # of one that leaves defaults out: those stand in the configuration of what is loaded
+            family.check_channels(str(name), *(_config_of(source, part, kinds[part]) for part in (network, "vae")))
         variant = _variant_of(source, network)
         spared: dict[str, Any] = {part: None for part, entry in index.items() if entry == [None, None]}
         if "safety_checker" in kinds:

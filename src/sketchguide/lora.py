@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -12,12 +13,15 @@ from weakref import WeakKeyDictionary
 
 import torch
 from accelerate.hooks import AlignDevicesHook, CpuOffload
+from huggingface_hub import list_repo_files, snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
 from torch import nn
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.pipeline import PipelineBackbone, text_encoders
 from sketchguide.backbones.transformer import FluxBackbone
-from sketchguide.errors import MismatchError, UsageError, reason_of
+from sketchguide.errors import MismatchError, ModelNotFoundError, UsageError, reason_of
+from sketchguide.files import is_dir
 from sketchguide.weights import find_file, read_weights
 
 LORA = "sketchguide"  # the name of the adapter
@@ -50,7 +54,7 @@ def load_lora(name: str | Path, backbone: Backbone, *, scale: float = 1.0) -> Ba
         )
     if not math.isfinite(scale):
         raise UsageError(f"lora_scale is {scale}; it must be a number, usually 0 to 1.", field="lora_scale")
-    file = find_file(name, LORA_FILE, kind="LoRA", field="lora")
+    file = _file_of(name)
     read_weights(file, field="lora")  # refuses damage; diffusers reads the file again, for the scales in its header
     before = _worn(backbone)
     _check_others(backbone)
@@ -62,6 +66,35 @@ def load_lora(name: str | Path, backbone: Backbone, *, scale: float = 1.0) -> Ba
             _put_on(backbone, before)
         raise
     return backbone
+
+
+def _file_of(name: str | Path) -> Path:
+    """LORA_FILE of a folder or a hub id, or where there is none the only file of weights there; or the file itself."""
+    try:
+        return find_file(name, LORA_FILE, kind="LoRA", field="lora")
+    except ModelNotFoundError as error:
+        others: list[str] = []
+        if is_dir(Path(name)):
+            others = sorted(file.name for file in Path(name).glob("*.safetensors"))
+        elif isinstance(error.__cause__, RemoteEntryNotFoundError | LocalEntryNotFoundError):
+            others = _weights_on_hub(str(name), reached=isinstance(error.__cause__, RemoteEntryNotFoundError))
+        if len(others) == 1:
+            return find_file(name, others[0], kind="LoRA", field="lora")
+        if others:
+            error.hint = f"It has several files: {', '.join(others[:5])}. Give the one that is meant."
+        raise
+
+
+def _weights_on_hub(name: str, *, reached: bool) -> list[str]:
+    """The files of weights at the top of a repository; where the hub was not reached, of those that were fetched."""
+    try:
+        if reached:
+            files = list_repo_files(name)
+        else:
+            files = [file.name for file in Path(snapshot_download(name, local_files_only=True)).iterdir()]
+    except Exception:  # also of the hub's HTTP library: what led here says what is wrong
+        return []
+    return sorted(file for file in files if re.fullmatch(r"[^/]+\.safetensors", file))
 
 
 @contextmanager

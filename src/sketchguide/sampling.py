@@ -237,7 +237,9 @@ def _gradient(loss: Tensor, seen: Tensor, *, keep: bool, half: bool) -> Tensor |
         except RuntimeError as error:
             if any(words in str(error) for words in _NO_FORMULA):
                 raise UsageError(
-                    f"No gradient gets through the network: {reason_of(error)}", hint=UNBROKEN, field="model"
+                    f"No gradient gets through the network, or through the loss of what pulls: {reason_of(error)}",
+                    hint=f"Of the network: {UNBROKEN}",
+                    field="model",
                 ) from error
             raise
         if found is None:  # pyright: ignore[reportUnnecessaryComparison]

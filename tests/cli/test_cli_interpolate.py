@@ -127,8 +127,16 @@ def test_what_cannot_be_written_is_told_before_the_work(sketchguide: Run, quickl
 def test_a_film_has_every_frame_there_and_back(sketchguide: Run, quickly: list[str], tmp_path: Path) -> None:
     import av
 
-    result = sketchguide("interpolate", "1", "2", "--prompt", "a", *quickly, "-o", tmp_path / "out.mp4")
+    film = ["interpolate", "1", "2", "--prompt", "a", *quickly]
+    once = sketchguide(*film, "--once", "--rate", "25", "-o", tmp_path / "once.mp4")
+    assert "3 frames, spherical" in once.out
+    with av.open(str(tmp_path / "once.mp4")) as shown:
+        assert shown.streams.video[0].average_rate == 25
+        assert len(list(shown.decode(video=0))) == 3
+    (tmp_path / "once.mp4").unlink()
+    result = sketchguide(*film, "-o", tmp_path / "out.mp4")
     assert (result.code, result.err) == (0, "")
+    assert "3 frames, 4 with the way back, spherical" in result.out
     assert [file.name for file in tmp_path.iterdir()] == ["out.mp4"]
     with av.open(str(tmp_path / "out.mp4")) as film:
         told = film.streams.video[0].codec_context

@@ -71,7 +71,8 @@ def test_what_a_generated_source_names_is_found_elsewhere(
     lost = sketchguide(*again)
     assert lost.code == 2
     assert f"{far} names it as seen from the folder where it was made" in lost.err
-    assert sketchguide(*again, "--predictor", trained[0]).code == 0
+    found = sketchguide(*again, "--predictor", trained[0])
+    assert (found.code, found.err) == (0, "")
 
 
 def test_a_small_drawing_on_a_picture_is_as_small_as_it_is_meant(
@@ -232,7 +233,8 @@ def test_wrong_use(sketchguide: Run, photo: Path, tmp_path: Path):
     _fails(sketchguide("translate", photo), 2, "PROMPT")
     _fails(sketchguide("translate", photo, "a", "-o", tmp_path / "a.jpg"), 2, "does not end in .png")
     _fails(sketchguide("translate", photo, "a", "-o", tmp_path), 2, "is a folder")
-    _fails(sketchguide("translate", photo, "a", "-o", "/proc/out.png"), 1, "Nothing can be written")
+    if Path("/proc").exists():
+        _fails(sketchguide("translate", photo, "a", "-o", "/proc/out.png"), 1, "Nothing can be written")
     result = sketchguide("translate", photo, "a", "--tau-f", "2", "-o", tmp_path / "a.png", "--json")
     assert (result.code, result.err, result.json["error"]["field"]) == (2, "", "tau_f")
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sketchguide.cli.generate import Job, carry_out, check_output, given, named_in
+from sketchguide.cli.generate import MOVABLE, Job, carry_out, check_output, given, named_in
 from sketchguide.cli.options import INPUT, OutputOption, PolarityOption, with_options
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.defaults import AMOUNT, MARGIN, MAX_PADDING, SourceKind
@@ -110,9 +110,9 @@ def command(
         hush_libraries()
         from sketchguide.seeds import random_seed
 
-        with named_in(recipe, asked):
+        with named_in(recipe, asked, movable=MOVABLE):
             backbone = backbone_for(options)
         values = {"seed": random_seed(), **options}
         request = prepare(opened, prompt, drawing, backbone, changes=changes, **values)
-    with named_in(recipe, asked):
+    with named_in(recipe, asked, movable=MOVABLE):
         carry_out(Job(request=request, backbone=backbone, inputs=inputs), report, output=output)

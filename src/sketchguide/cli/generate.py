@@ -7,8 +7,9 @@ import os
 import re
 import secrets
 import shlex
+import stat
 import unicodedata
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +30,7 @@ from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.signals import Stopped, unstopped
 from sketchguide.defaults import Polarity
 from sketchguide.errors import ModelNotFoundError, OutputError, UsageError, warn
+from sketchguide.files import look_at
 
 if TYPE_CHECKING:
     from sketchguide.backbones.base import Backbone
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from sketchguide.sketch import Sketch
 
 LONGEST_NAME = 40
+MOVABLE = ("model", "lora", "predictor")  # of a generated source; its other parts are found by its recipe alone
 SMALL = 0.1  # of a picture: what fills less of it hardly becomes a thing
 _ROOMY = 96  # pixels: below, the longest seed has no room for a word before it
 
@@ -103,16 +106,19 @@ def command(
 
 
 @contextmanager
-def named_in(source: Path | None, options: Mapping[str, Any]) -> Generator[None]:
-    """Within the block a ModelNotFoundError of what `source` names, and the given `options` do not, says whence."""
+def named_in(
+    source: Path | None, options: Mapping[str, Any], *, movable: Collection[str] | None = None
+) -> Generator[None]:
+    """Within the block a ModelNotFoundError of what `source` names, and the given `options` do not, says whence; and
+    that an option can say where it is now, where it is one of those that are `movable`, None being all.
+    """
     try:
         yield
     except ModelNotFoundError as error:
-        if source is not None and error.field not in options:
-            error.hint += (
-                f" {source} names it as seen from the folder where it was made: run this there, or say where it is "
-                f"now with --{error.field.replace('_', '-')}."
-            )
+        known = movable is None or error.field in movable
+        if source is not None and not (known and error.field in options):
+            error.hint += f" {source} names it as seen from the folder where it was made: run this there"
+            error.hint += f", or say where it is now with --{error.field.replace('_', '-')}." if known else "."
         raise
 
 
@@ -344,16 +350,18 @@ def check_writable(path: Path | None, *, inputs: Sequence[Path | None] = ()) -> 
     folder = Path() if path is None else Path(os.path.realpath(path)).parent  # where a link leads to
     trial = folder / f".{secrets.token_hex(8)}.part"
     try:
-        if path is not None and path.is_dir():
-            raise UsageError(f"{path} is a folder.", hint=f"Give a file in it: {path / 'picture.png'}.", field="output")
-        if path is not None and path.exists() and not path.is_file():
-            raise UsageError(f"{path} is a device, not a file.", field="output")
-        if path is not None and path.exists() and any(one and one.exists() and path.samefile(one) for one in inputs):
-            raise UsageError(
-                f"{path} is what the picture is made from; it would be lost.",
-                hint="Give another name with -o.",
-                field="output",
-            )
+        if path is not None and (there := look_at(path)) is not None:
+            if stat.S_ISDIR(there.st_mode):
+                file = path / "picture.png"
+                raise UsageError(f"{path} is a folder.", hint=f"Give a file in it: {file}.", field="output")
+            if not stat.S_ISREG(there.st_mode):
+                raise UsageError(f"{path} is a device, not a file.", field="output")
+            if any(one and one.exists() and path.samefile(one) for one in inputs):
+                raise UsageError(
+                    f"{path} is what the picture is made from; it would be lost.",
+                    hint="Give another name with -o.",
+                    field="output",
+                )
         if not folder.is_dir():
             what = "is not a folder" if folder.exists() else "does not exist"
             raise UsageError(f"The folder {folder} {what}.", hint="Create it first.", field="output")

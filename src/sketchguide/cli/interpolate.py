@@ -51,6 +51,10 @@ def command(
     way: Annotated[
         str, typer.Option(help="spherical, linear (pales in the middle) or trigonometric.", metavar="NAME")
     ] = "spherical",
+    once: Annotated[
+        bool, typer.Option("--once", help="A GIF or MP4 goes from A to B; without it, there and back again.")
+    ] = False,
+    rate: Annotated[int, typer.Option(help="Frames per second of a GIF or MP4.", min=1, max=50, metavar="N")] = RATE,
     as_json: JsonFlag = False,
     seed: Annotated[
         int | None, typer.Option(help=f"Of every frame, where A and B are drawings: {SEED}.", metavar="N")
@@ -73,6 +77,7 @@ def command(
     sketchguide interpolate 3 8 --prompt "a fish" --sketch a.svg --sketch b.svg -o fish.png
 
     Pictures are inverted first: the noise is found that the model turns into them.
+    Between drawings the lines of one fade into those of the other.
     """
     report = Report.of(context, as_json=as_json)
     if output.suffix.lower() not in (".png", ".gif", ".mp4"):
@@ -116,34 +121,34 @@ def command(
             raise
         finally:
             if pictures:
-                _save(pictures, output)
+                shown = _save(pictures, output, rate=rate, once=once)
                 report.facts = {"path": str(output), "frames": len(pictures), "way": way}
-                report.say(f"{output}: {len(pictures)} frames, {way}")
+                moving = f", {shown} with the way back" if shown > len(pictures) else ""
+                report.say(f"{output}: {len(pictures)} frames{moving}, {way}")
 
 
-def _save(pictures: list[Image.Image], path: Path) -> None:
-    """A strip as PNG; as GIF or MP4 there and back again, a tenth of a second each."""
+def _save(pictures: list[Image.Image], path: Path, *, rate: int, once: bool) -> int:
+    """A strip as PNG; a GIF or MP4 that goes there and, unless `once`, back again. Returns how many frames it has."""
     from sketchguide.images import save_png, sheet
 
     if path.suffix.lower() == ".png":
         save_png(sheet(pictures, columns=len(pictures)), path)
-        return
-    there_and_back = [*pictures, *pictures[-2:0:-1]]
+        return len(pictures)
+    shown = pictures if once else [*pictures, *pictures[-2:0:-1]]
     with replacing(path) as part:
         if path.suffix.lower() == ".mp4":
-            _write_mp4(there_and_back, part)
+            _write_mp4(shown, part, rate=rate)
         else:
-            there_and_back[0].save(
-                part, format="GIF", save_all=True, append_images=there_and_back[1:], duration=100, loop=0
-            )
+            shown[0].save(part, format="GIF", save_all=True, append_images=shown[1:], duration=1000 / rate, loop=0)
+    return len(shown)
 
 
-def _write_mp4(pictures: list[Image.Image], path: Path) -> None:
+def _write_mp4(pictures: list[Image.Image], path: Path, *, rate: int) -> None:
     import av
 
     try:
         with av.open(str(path), "w", format="mp4") as file:
-            stream = file.add_stream(CODEC, rate=RATE, options={"crf": "16"})
+            stream = file.add_stream(CODEC, rate=rate, options={"crf": "16"})
             stream.width, stream.height = (side + side % 2 for side in pictures[0].size)  # its chroma wants even sides
             stream.pix_fmt = "yuv420p"
             # Players take what says nothing for BT.709 or BT.601 by its height, and would shift the colours.

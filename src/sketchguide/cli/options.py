@@ -369,7 +369,8 @@ ModelOption = Annotated[
 LoraOption = Annotated[
     str | None,
     typer.Option(
-        help="A LoRA on top of the model: a folder that `sketchguide finetune` wrote, a file or a hub id.",
+        help="A LoRA on top of the model: a folder that `sketchguide finetune` wrote, a .safetensors file (of "
+        "diffusers, kohya's scripts or ComfyUI), or a hub id.",
         metavar="PATH|HUB_ID",
         rich_help_panel=MODELS,
     ),

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sketchguide.cli.generate import Job, carry_out, check_output, given, named_in
+from sketchguide.cli.generate import MOVABLE, Job, carry_out, check_output, given, named_in
 from sketchguide.cli.options import KindOption, OutputOption, PolarityOption, SketchOption, with_options
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.defaults import ALPHA, NEAR, RECURRENCE, SHARE, TAU_A, TAU_F, Branches, Decay, SourceKind, Start
@@ -171,10 +171,10 @@ def command(
         hush_libraries()
         from sketchguide.seeds import random_seed
 
-        with named_in(recipe, asked):
+        with named_in(recipe, asked, movable=MOVABLE):
             backbone = backbone_for(options)
         request = prepare(opened, prompts[0], backbone, layout=layout, **{"seed": random_seed(), **options})
-    with named_in(recipe, asked):
+    with named_in(recipe, asked, movable=MOVABLE):
         carry_out(Job(request=request, prompts=prompts, backbone=backbone, inputs=inputs), report, output=output)
     cost: dict[str, int] = report.facts["evaluations"]
     parts = ", ".join(f"{number} {name}" for name, number in cost.items() if number)
