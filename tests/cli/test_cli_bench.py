@@ -212,14 +212,15 @@ def test_drawings_of_ones_own_are_measured(sketchguide: Run, bench: list[str], d
     line.paste(0, (10, 30, 54, 33))
     line.save(folder / "line.png")
     (folder / "line.txt").write_text("a road")
+    line.save(folder / "red-apple_2.png")
     options = [*bench[: bench.index("--method") + 2], "--drawings", folder, "-o", tmp_path / "run", "--json"]
     result = sketchguide(*options)
     assert result.code == 0, result.err
     (row,) = result.json["rows"]
-    assert (row["set"], row["drawings"]) == ("drawings", 2)
+    assert (row["set"], row["drawings"]) == ("drawings", 3)
     assert row["right"] is None
     lines = (tmp_path / "run" / "results.jsonl").read_text().splitlines()
-    assert {json.loads(one)["prompt"] for one in lines} == {"a road", "round"}
+    assert {json.loads(one)["prompt"] for one in lines} == {"a road", "round", "red apple"}
     assert sketchguide(*options, "--set", "drawings-thick").code == 0
     refused = sketchguide(*bench, "--set", "drawings", "-o", tmp_path / "other")
     assert refused.code == 2

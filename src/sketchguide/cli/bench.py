@@ -69,7 +69,7 @@ def command(
         typer.Option(
             "--drawings",
             help="Folder of your own drawings, SVG or pictures, with prompts as `sketchguide train` has captions: a "
-            "metadata.jsonl, a .txt beside each, or the name of the sub-folder.",
+            "metadata.jsonl, a .txt beside each, the name of the sub-folder; else the words of the file's own name.",
             metavar="FOLDER",
             rich_help_panel=WHAT,
         ),

@@ -175,7 +175,7 @@ def given(folder: Path, *, count: int, size: Size) -> list[Drawing]:
     `find_examples` reads them. Raises UsageError for a folder without drawings, SketchError for one that is no drawing.
     """
     chosen: list[Drawing] = []
-    for i, example in enumerate(find_examples(folder, limit=count, suffixes=(*SUFFIXES, ".svg"))):
+    for i, example in enumerate(find_examples(folder, limit=count, suffixes=(*SUFFIXES, ".svg"), named=True)):
         sketch = Sketch.open(example.path)
         name = f"{i:04d}-{re.sub(r'[^A-Za-z0-9]+', '-', example.path.stem)}"
         chosen.append(Drawing(name, example.caption, sketch.rasterize(size=size), source=sketch))

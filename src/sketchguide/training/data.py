@@ -8,6 +8,7 @@ import io
 import json
 import math
 import os
+import re
 import stat
 import unicodedata
 import warnings
@@ -185,7 +186,12 @@ class Pictures:
 
 
 def find_examples(
-    folder: Path, *, limit: int | None = None, seed: int = 0, suffixes: Sequence[str] = SUFFIXES
+    folder: Path,
+    *,
+    limit: int | None = None,
+    seed: int = 0,
+    suffixes: Sequence[str] = SUFFIXES,
+    named: bool = False,
 ) -> list[Example]:
     """Every captioned picture (a file with one of these `suffixes`) below `folder`, in the order of their paths; or
     `limit` of them, drawn by `seed`. A picture with several captions is an example for each.
@@ -193,7 +199,8 @@ def find_examples(
     The caption comes from `metadata.jsonl` (one object a line: `file_name`, relative to that file, and `text` or
     `caption`) or `metadata.csv` (columns of these names), else from the `.txt` beside the picture (`apple.txt` or
     `apple.png.txt`), else from the name of the sub-folder it is in. A folder with such a list takes part with the
-    pictures in it, and no others. Pictures in `folder` itself that have no caption get an empty one. Hidden files are
+    pictures in it, and no others. Pictures in `folder` itself that have no caption get an empty one or, where they are
+    `named` for what they show, the words of their name (`red-apple-2.png`). Hidden files are
     left out. A SketchguideWarning counts pictures without a caption, those that a list leaves out, and those captioned
     by their folder where a .txt seems to be meant.
 
@@ -223,11 +230,13 @@ def find_examples(
     listed |= {path.parent for path in lists}
     known = set(files)
     captions = [pair for path in lists for pair in _listed(path, known)]
-    named = {path for path, _ in captions}
-    pictures = [path for path in files if path.suffix.lower() in suffixes and path not in named]
+    mentioned = {path for path, _ in captions}
+    pictures = [path for path in files if path.suffix.lower() in suffixes and path not in mentioned]
     texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
     bare = [path for path in pictures if listed.isdisjoint(path.parents)]
-    captions += [(path, _caption_beside(path, texts, folder)) for path in bare]
+    for path in bare:
+        caption = _caption_beside(path, texts, folder)
+        captions.append((path, _words_of(path) if named and caption is None else caption))
     beside = {place for path in files if path not in texts.values() for place in (path, path.with_suffix(""))}
     _warn_of_texts(bare, texts, folder, {place.name for place in texts if place not in beside})
     if not captions and lists:
@@ -246,7 +255,7 @@ def find_examples(
         names = " or ".join(sorted({path.name for path in lists}))
         warn(f"{_are(unlisted, f' in {folder}')} not in {names} and left out.")
     if without := sum(caption is None for _, caption in captions):
-        warn(f"{_are(without, f' in {folder}')} without a caption and trained with an empty one. {_SOURCES}")
+        warn(f"{_are(without, f' in {folder}')} without a caption and get an empty one. {_SOURCES}")
     examples = [Example(path, caption or "", path.relative_to(folder).as_posix()) for path, caption in captions]
     if limit is None:
         return sorted(examples, key=lambda example: example.name)
@@ -458,6 +467,11 @@ def _caption_beside(path: Path, texts: Mapping[Path, Path], folder: Path) -> str
         f"The folder name {path.parent.name!r}",
         hint=f"Rename the folder, or give captions in {_LIST} or a .txt beside each picture.",
     )
+
+
+def _words_of(path: Path) -> str:
+    """Of its name, without numbers at its end."""
+    return " ".join(re.sub(r"[\W_\d]+$", "", path.stem).replace("_", " ").replace("-", " ").split())
 
 
 def _read(path: Path) -> bytes:
