@@ -410,12 +410,68 @@ def test_bad_input_is_named(tiny: Tiny) -> None:
     blank = Sketch.from_strokes([[[3.0, 3.0], [4.0, 4.0]]])
     with pytest.raises(UsageError, match="nothing would change"):
         make(tiny, strength=0, sketch=blank)
-    with pytest.raises(UsageError, match="An edit needs a sketch, and no layout"):
+    with pytest.raises(UsageError, match="An edit needs a sketch or a mask, and no layout"):
         Request.checked(prompt="a cat", seed=0, edit={"picture": ""})
-    with pytest.raises(UsageError, match="An edit needs a sketch, and no layout"):
+    with pytest.raises(UsageError, match="An edit needs a sketch or a mask, and no layout"):
         Request.checked(
             prompt="", seed=0, edit={"picture": ""}, sketch=BOX.to_json(), layout=Layout.checked(picture="")
         )
+
+
+def half_white(size: tuple[int, int] = SIZE) -> Image.Image:
+    """A mask of the right half."""
+    mask = Image.new("L", size, 0)
+    mask.paste(255, (size[0] // 2, 0, *size))
+    return mask
+
+
+@pytest.mark.parametrize("drawn", [True, False])
+def test_what_is_white_in_a_mask_changes_and_nothing_else(tiny: Tiny, predictor: LatentPredictor, drawn: bool) -> None:
+    settings: dict[str, Any] = {"sketch": BOX, "predictor": predictor} if drawn else {}
+    settings |= {"mask": half_white((64, 64)), "seed": 7, "steps": STEPS, "size": SIZE, "amount": 1}
+    (picture,) = edit(ball(), "a cat", backbone=tiny(), **settings)
+    difference = np.abs(pixels(picture) - pixels(ball())).max(axis=2)
+    assert difference[:, :16].max() == 0
+    assert (difference[:, 20:] > 10).mean() > 0.5
+    events = run(picture.request, backbone=tiny(), predictor=predictor if drawn else None)
+    (again,) = [event for event in events if isinstance(event, Picture)]
+    assert again.image.tobytes() == picture.image.tobytes()
+
+
+def test_a_mask_lies_over_the_whole_picture_whatever_the_model_sees(tiny: Tiny) -> None:
+    large = ball().resize((320, 160))
+    mask = Image.new("L", (640, 320), 0)
+    mask.paste(255, (400, 100, 480, 180))
+    settings: dict[str, Any] = {"size": SIZE, "padding_mask_crop": 4, "seed": 7, "steps": 2}
+    (picture,) = edit(large, "a cat", mask=mask, backbone=tiny(), **settings)
+    changed = np.abs(pixels(picture) - pixels(large)).max(axis=2) > 0
+    rows, columns = (np.flatnonzero(changed.any(axis=axis)) for axis in (1, 0))
+    assert 50 <= rows.min() <= rows.max() < 90
+    assert 200 <= columns.min() <= columns.max() < 240
+    assert changed[54:86, 204:236].mean() > 0.9
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({}, "Nothing says what is to change. Give a sketch, a mask or both."),
+        ({"mask": Image.new("L", (20, 40), 255)}, "The mask is 20 × 40, the picture 32 × 32."),
+        ({"mask": Image.new("L", (320, 320), 0)}, "The mask is black"),
+    ],
+)
+def test_masks_that_cannot_be_used(tiny: Tiny, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        edit(ball(), "a cat", backbone=tiny(), steps=2, size=SIZE, **settings)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_mask_finer_than_what_the_model_sees_is_told(tiny: Tiny) -> None:
+    mask = Image.new("L", (2000, 2000), 0)
+    mask.putpixel((1000, 1000), 255)
+    with pytest.raises(UsageError, match="no pixel of the 32 × 32 that the model sees"):
+        edit(ball(), "a cat", mask=mask, backbone=tiny(), steps=2, size=SIZE)
+    with pytest.warns(SketchguideWarning, match="^margin changes nothing: the mask"):
+        edit(ball(), "a cat", mask=half_white(), margin=0.2, backbone=tiny(), steps=2, size=SIZE)
 
 
 def test_the_drawn_area_is_filled_though_lines_do_not_quite_close() -> None:

@@ -10,18 +10,20 @@ from PIL import Image
 
 from sketchguide.arguments import backbone_for, carrying, named
 from sketchguide.backbones.base import Backbone
-from sketchguide.errors import warn
+from sketchguide.errors import UsageError, warn
 from sketchguide.generation import pictures_of
-from sketchguide.images import as_picture, to_base64
-from sketchguide.overlays import changed_region, seen_aspect, seen_region
+from sketchguide.images import as_picture, carried, from_base64, to_base64
+from sketchguide.overlays import seen_aspect, seen_region
 from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Edit, EditSettings, Request
 from sketchguide.seeds import random_seed
 from sketchguide.sizes import check_size, fitting_size, warn_of_size
 from sketchguide.sketch import Sketch, as_sketch
+from sketchguide.starting import region_changed
 from sketchguide.translation import as_made, laid_on
 
+MASK_SIDE = 2048  # pixels of the longer side of a mask that a request carries
 COARSE = 2.0  # times that what changes may be enlarged without a warning
 
 
@@ -29,7 +31,8 @@ def edit(
     image: Image.Image | Picture | str | Path,
     prompt: str,
     *,
-    sketch: Sketch | str | Path,
+    sketch: Sketch | str | Path | None = None,
+    mask: Image.Image | str | Path | None = None,
     backbone: Backbone | None = None,
     predictor: LatentPredictor | str | Path | None = None,
     seed: int | None = None,
@@ -39,6 +42,9 @@ def edit(
 
     What is inside the drawing, and near it, is walked again from its own latents; the rest keeps its pixels. The lines
     pull by LGP, and by sketch attention where `attention` names some; `strength=0` leaves it to that alone.
+
+    With `mask`, a picture of the aspect of `image` or its file, what is white in it changes instead, and there need be
+    no sketch.
 
     The pictures have the size of `image`, upright, in RGB. The model works at `size` (width, height), by default its
     own number of pixels in the picture's aspect, and what it changes is scaled to the picture's pixels. With
@@ -53,10 +59,12 @@ def edit(
     Raises a SketchguideError; warns (SketchguideWarning) as `generate` does, where what would change does not fit the
     size, and where it is drawn at less than half the picture's resolution.
     """
-    sketch = as_sketch(sketch)
+    sketch = None if sketch is None else as_sketch(sketch)
     values = carrying({"seed": random_seed() if seed is None else seed, **settings})
     changes = {name: values.pop(name) for name in EditSettings.model_fields if name in values}
-    check(prompt, changes, values)
+    if mask is not None:
+        changes["mask"] = mask_carried(mask)
+    check(prompt, changes, values, drawn=sketch is not None)
     values = named(values, backbone, predictor)
     if changes.get("source") == "generated":
         changes, values = as_made(image, changes, values)
@@ -67,8 +75,15 @@ def edit(
     return pictures_of(request, backbone=backbone, predictor=predictor)
 
 
-def check(prompt: str, changes: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-    """UsageError for what needs neither the model nor the picture to be known as wrong."""
+def mask_carried(mask: Image.Image | str | Path) -> str:
+    """A mask, or its file, as a request carries it."""
+    return carried(mask, field="mask", side=MASK_SIDE)
+
+
+def check(prompt: str, changes: Mapping[str, Any], values: Mapping[str, Any], *, drawn: bool) -> None:
+    """UsageError for what needs neither the model nor the picture to be known as wrong; `drawn`: there is a sketch."""
+    if not drawn and changes.get("mask") is None:
+        raise UsageError("Nothing says what is to change.", hint="Give a sketch, a mask or both.", field="sketch")
     EditSettings.checked(**changes)
     Request.checked(**{"seed": 0, **values, "prompt": prompt})
 
@@ -76,7 +91,7 @@ def check(prompt: str, changes: Mapping[str, Any], values: Mapping[str, Any]) ->
 def prepare(
     image: Image.Image,
     prompt: str,
-    sketch: Sketch,
+    sketch: Sketch | None,
     backbone: Backbone,
     *,
     changes: Mapping[str, Any],
@@ -87,10 +102,14 @@ def prepare(
     `changes` has fields of EditSettings, `values` other fields of Request, of which `size` is what the model works at.
     Warns where that leaves something out, or is much coarser than the picture.
     """
-    size, laid = values.pop("size", None), laid_on(image, sketch)
+    size, laid = values.pop("size", None), None if sketch is None else laid_on(image, sketch)
     kept = Edit.checked(picture=to_base64(image), **changes)
+    if kept.mask is not None:
+        _check_mask(from_base64(kept.mask, field="mask"), image)
+        if "margin" in changes:
+            warn("margin changes nothing: the mask says what changes.")
     padding = kept.padding_mask_crop
-    changed = changed_region(laid, image.size, kept.margin)
+    changed = region_changed(kept, laid, image.size)
     aspect = seen_aspect(changed, image.size, own=backbone.default_size, padding=padding)
     size = check_size(size or fitting_size(aspect, backbone), backbone)
     warn_of_size(size, backbone)
@@ -101,4 +120,15 @@ def prepare(
     if (times := seen.width / size[0]) >= COARSE:
         finer = "" if padding is not None else " With padding_mask_crop it sees only what changes, and draws it finer."
         warn(f"{backbone.name} works at {made}: what changes is drawn in that and enlarged {times:.1f} times.{finer}")
-    return Request.checked(prompt=prompt, sketch=laid.to_json(), edit=kept, size=size, **values)
+    drawing = None if laid is None else laid.to_json()
+    return Request.checked(prompt=prompt, sketch=drawing, edit=kept, size=size, **values)
+
+
+def _check_mask(mask: Image.Image, image: Image.Image) -> None:
+    """UsageError where it has not the aspect of the picture."""
+    if abs(mask.width * image.height - mask.height * image.width) > 0.02 * mask.width * image.height:
+        raise UsageError(
+            f"The mask is {mask.width} × {mask.height}, the picture {image.width} × {image.height}.",
+            hint="Save it in the size of the picture, or in its shape.",
+            field="mask",
+        )

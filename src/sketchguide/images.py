@@ -322,8 +322,8 @@ def to_base64(image: Image.Image, *, field: str = "image") -> str:
     return text
 
 
-def carried(picture: Image.Image | str | Path, *, field: str = "image") -> str:
-    """A picture or its file as a request carries it to be looked at: shrunk to 512 pixels a side, if it has more.
+def carried(picture: Image.Image | str | Path, *, field: str = "image", side: int = CARRIED_SIDE) -> str:
+    """A picture or its file as a request carries it to be looked at: shrunk to `side` pixels a side, if it has more.
 
     Raises as `as_picture` does, and SketchError for one more than 32 times as wide as high, or as high as wide.
     """
@@ -334,7 +334,7 @@ def carried(picture: Image.Image | str | Path, *, field: str = "image") -> str:
             hint="Cut it to what matters.",
             field=field,
         )
-    image.thumbnail((CARRIED_SIDE, CARRIED_SIDE), Image.Resampling.LANCZOS)
+    image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return to_base64(image)
 
 

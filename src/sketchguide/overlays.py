@@ -11,7 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -63,6 +65,41 @@ def changed_region(sketch: Sketch, size: tuple[int, int], margin: float) -> Regi
         (int(found[0]), int(found[-1]) + 1) for found in (area.any(dim=axis).nonzero() for axis in (1, 0))
     )
     return Region(left * width / columns, top * height / rows, right * width / columns, bottom * height / rows)
+
+
+def masked_region(mask: Image.Image, size: tuple[int, int]) -> Region:
+    """The box around what is white in a mask that lies over a picture of `size` (width, height).
+
+    Raises UsageError where nothing is.
+    """
+    box = Image.fromarray(_white(mask)).getbbox()
+    if box is None:
+        raise UsageError(
+            "The mask is black: nothing would change.", hint="Paint what is to change white.", field="mask"
+        )
+    across, down = size[0] / mask.width, size[1] / mask.height
+    return Region(box[0] * across, box[1] * down, box[2] * across, box[3] * down)
+
+
+def masked_area(mask: Image.Image, region: Region, whole: tuple[int, int], *, size: tuple[int, int]) -> Tensor:
+    """What is white in a mask over a picture of the size `whole`, as one (1, 1, H, W) of 0 and 1 of what a model sees
+    of it, `region`, at `size` (width, height). Raises UsageError where nothing is left of it there.
+    """
+    across, down = mask.width / whole[0], mask.height / whole[1]
+    box = (region.left * across, region.top * down, region.right * across, region.bottom * down)
+    seen = mask.convert("L").resize(size, Image.Resampling.BILINEAR, box=box)
+    area = torch.from_numpy(_white(seen)).float()[None, None]
+    if not area.any():
+        raise UsageError(
+            f"What is white in the mask is no pixel of the {size[0]} × {size[1]} that the model sees.",
+            hint="Let it see a crop with padding_mask_crop.",
+            field="mask",
+        )
+    return area
+
+
+def _white(mask: Image.Image) -> NDArray[np.bool_]:
+    return np.asarray(mask.convert("L")) > 127
 
 
 def padded(region: Region, padding: int, size: tuple[int, int]) -> Region:

@@ -16,9 +16,9 @@ from sketchguide.guidance import at_try, controls_of
 from sketchguide.images import from_base64, to_tensor
 from sketchguide.inversion import Trajectory
 from sketchguide.loading import load_predictor
-from sketchguide.overlays import Overlay, changed_region, seen_region
+from sketchguide.overlays import Overlay, Region, changed_region, masked_area, masked_region, seen_region
 from sketchguide.predictors import LatentPredictor
-from sketchguide.request import Recipe, Request
+from sketchguide.request import Edit, Recipe, Request
 from sketchguide.sampling import Moment
 from sketchguide.seeds import generators
 from sketchguide.sketch import Sketch, SpatialMap
@@ -80,19 +80,31 @@ def laid_out(
 ) -> Start:
     """`image` and `sketch` at the `size` (width, height) that the model works at; of an edit the part that it sees.
 
-    Raises UsageError for an edit by a blank drawing.
+    Raises UsageError for an edit by a blank drawing, or a mask of which the model sees nothing.
     """
-    if request.edit is None or image is None or sketch is None:
+    if request.edit is None or image is None:
         picture = None if image is None else to_tensor([image])
         return Start(picture, None if sketch is None else sketch.rasterize(size=size), None)
-    margin, padding = request.edit.margin, request.edit.padding_mask_crop
-    sketch = sketch.on_canvas(image.width / image.height)
-    region = seen_region(changed_region(sketch, image.size, margin), image.size, working=size, padding=padding)
-    drawing = sketch.cropped(region.within(image.size)).rasterize(size=size)
-    side = max(image.size) * size[0] / region.width
-    area = drawn_area(torch.tensor(drawing.ink)[None, None], margin, side=side)
+    sketch = None if sketch is None else sketch.on_canvas(image.width / image.height)
+    changed = region_changed(request.edit, sketch, image.size)
+    region = seen_region(changed, image.size, working=size, padding=request.edit.padding_mask_crop)
+    drawing = None if sketch is None else sketch.cropped(region.within(image.size)).rasterize(size=size)
+    if request.edit.mask is not None:
+        area = masked_area(from_base64(request.edit.mask, field="mask"), region, image.size, size=size)
+    else:
+        assert drawing is not None  # one of the two is there
+        side = max(image.size) * size[0] / region.width
+        area = drawn_area(torch.tensor(drawing.ink)[None, None], request.edit.margin, side=side)
     seen = to_tensor([image.resize(size, Image.Resampling.LANCZOS, box=region)])
     return Start(seen, drawing, Overlay(image, region, seen, area, blending(area, backbone)))
+
+
+def region_changed(edit: Edit, sketch: Sketch | None, size: tuple[int, int]) -> Region:
+    """The box in a picture of `size` (width, height) around what an edit changes: by its mask, else by the sketch."""
+    if edit.mask is not None:
+        return masked_region(from_base64(edit.mask, field="mask"), size)
+    assert sketch is not None  # one of the two is there
+    return changed_region(sketch, size, edit.margin)
 
 
 def source_of(

@@ -32,6 +32,26 @@ def test_a_picture_is_changed_and_from_repeats_it(
     assert (tmp_path / "again.png").read_bytes() == out.read_bytes()
 
 
+def test_a_mask_says_what_changes_and_from_repeats_it(sketchguide: Run, photo: Path, quick: list[str], tmp_path: Path):
+    mask, out = tmp_path / "mask.png", tmp_path / "pear.png"
+    white = Image.new("L", (64, 64), 0)
+    white.paste(255, (32, 0, 64, 64))
+    white.save(mask)
+    words = ["edit", photo, "a pear", *quick, "--seed", "7", "-o", out]
+    result = sketchguide(*words, "--mask", mask)
+    assert (result.code, result.err) == (0, "")
+    with Image.open(out) as made, Image.open(photo) as before:
+        changed = np.any(np.asarray(made.convert("RGB")) != np.asarray(before.convert("RGB")), axis=2)
+    assert not changed[:, :32].any()
+    assert changed[:, 36:].mean() > 0.5
+    mask.unlink()  # the picture carries it
+    assert sketchguide("generate", "--from", out, "-o", tmp_path / "again.png").code == 0
+    assert (tmp_path / "again.png").read_bytes() == out.read_bytes()
+    nothing = sketchguide(*words)
+    assert nothing.code == 2
+    assert "Nothing says what is to change. Give a sketch, a mask or both." in " ".join(nothing.err.split())
+
+
 def test_attention_is_trained_and_edits(
     sketchguide: Run, photo: Path, drawing: Path, quick: list[str], model: Path, tmp_path: Path
 ):

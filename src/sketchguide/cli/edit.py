@@ -21,13 +21,22 @@ def command(
     image: Annotated[Path, typer.Argument(help="The picture to change.", metavar="IMAGE")],
     prompt: Annotated[str, typer.Argument(help="What it shows afterwards.")],
     sketch: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             help="The drawing to follow, on a canvas of the picture's aspect: SVG, a picture, Quick, Draw! ndjson.",
             metavar="FILE",
             rich_help_panel=INPUT,
         ),
-    ],
+    ] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="A picture of IMAGE's aspect that says what changes, white on black, in place of --margin; with it "
+            "there need be no --sketch.",
+            metavar="FILE",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
     polarity: PolarityOption = None,
     output: OutputOption = None,
     as_json: JsonFlag = False,
@@ -76,6 +85,7 @@ def command(
     sketchguide edit cat.png "a cat" --sketch cat.svg --margin 1
     sketchguide edit cat.png "a cat" --sketch cat.svg --attention icons-64-parts
     sketchguide edit photo.jpg "a cup" --sketch cup.svg --padding-mask-crop 32
+    sketchguide edit photo.jpg "a cup" --mask mask.png
 
     What lies outside the drawing keeps its pixels, and the picture its size.
     The lines pull by LGP, and by sketch attention where it is given
@@ -83,7 +93,7 @@ def command(
     needed to make it again: sketchguide generate --from.
     """
     report = Report.of(context, as_json=as_json)
-    inputs = (image, sketch, options["like"])
+    inputs = (image, sketch, mask, options["like"])
     check_output(output)
     options = given(sketch=None, polarity=None, **options)
     settings: dict[str, Any] = {
@@ -97,16 +107,21 @@ def command(
     with report.progress() as bar:
         bar.add_task("Loading", total=None)
         from sketchguide.arguments import backbone_for
-        from sketchguide.editing import check, prepare
+        from sketchguide.editing import check, mask_carried, prepare
         from sketchguide.images import open_image
         from sketchguide.sketch import Sketch
         from sketchguide.translation import as_made
 
-        check(prompt, changes, options)  # before the model is loaded
+        if sketch is None and polarity is not None:
+            report.warn("--polarity changes nothing without --sketch.")
+        if mask is not None:
+            changes["mask"] = mask_carried(mask)
+        check(prompt, changes, options, drawn=sketch is not None)  # before the model is loaded
         asked, recipe = options, image if source == "generated" else None
         if recipe is not None:
             changes, options = as_made(recipe, changes, options)
-        opened, drawing = open_image(image, paper="white"), Sketch.open(sketch, polarity=polarity or "auto")
+        opened = open_image(image, paper="white")
+        drawing = None if sketch is None else Sketch.open(sketch, polarity=polarity or "auto")
         hush_libraries()
         from sketchguide.seeds import random_seed
 
