@@ -32,6 +32,11 @@ def ball(colour: str, size: tuple[int, int] = (64, 64)) -> Image.Image:
     return image
 
 
+@pytest.fixture(autouse=True)
+def small_pictures(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny(), "default_size", (32, 32))
+
+
 def test_the_ends_are_the_pictures_of_their_seeds(tiny: Tiny) -> None:
     backbone = tiny()
     frames = interpolate(3, 8, "a duck", frames=3, backbone=backbone, steps=3)

@@ -62,6 +62,13 @@ def few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sketchguide.request.Request", SimpleNamespace(checked=partial(Request.checked, steps=3)))
 
 
+@pytest.fixture
+def untrained(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tuning takes no step and shows nothing: for what is told before it."""
+    monkeypatch.setattr("sketchguide.cli.finetune.carry_through", lambda *_, **__: None)
+    monkeypatch.setattr("sketchguide.cli.finetune._preview", lambda *_: 0.5)
+
+
 @pytest.fixture(scope="session")
 def tuning(model: Path, drawing: Path, pictures: Path, parts: Path) -> list[str]:
     photo = pictures / "red ball" / "0.png"
@@ -266,6 +273,7 @@ def test_the_sketch_loss_keeps_the_thing_in_a_picture(
     assert "no file" in missing.err
 
 
+@pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize("answer", [0, 1])
 def test_the_class_is_what_the_given_drawing_classifier_sees(
     sketchguide: Run, tuning: list[str], tmp_path: Path, answer: int
@@ -572,6 +580,7 @@ def test_without_photos_the_references_are_made(sketchguide: Run, tuning: list[s
         assert result.json["steps"] == 2
 
 
+@pytest.mark.usefixtures("untrained")
 @pytest.mark.parametrize(("prompt", "told"), [("a red bal", True), ("a big  Red Ball", False)])
 def test_a_misspelt_class_is_answered_with_the_nearest(
     sketchguide: Run, tuning: list[str], tmp_path: Path, prompt: str, told: bool
@@ -583,6 +592,7 @@ def test_a_misspelt_class_is_answered_with_the_nearest(
     assert any("'a red bal' names none" in one and "red ball?" in one for one in result.json["warnings"]) is told
 
 
+@pytest.mark.usefixtures("untrained")
 def test_photos_of_another_shape_are_said_to_be_cut(sketchguide: Run, tuning: list[str], tmp_path: Path) -> None:
     Image.new("RGB", (96, 64), "red").save(tmp_path / "wide.png")
     words = [*tuning, "--photo", str(tmp_path / "wide.png"), "--steps", "1", "--batch", "1"]
