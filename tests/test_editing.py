@@ -451,6 +451,21 @@ def test_a_mask_lies_over_the_whole_picture_whatever_the_model_sees(tiny: Tiny) 
     assert changed[54:86, 204:236].mean() > 0.9
 
 
+def test_what_a_mask_cannot_do_is_told(tiny: Tiny, predictor: LatentPredictor) -> None:
+    settings: dict[str, Any] = {"backbone": tiny(), "seed": 7, "steps": 2, "size": SIZE}
+    corner = Image.new("L", SIZE, 0)
+    corner.paste(255, (24, 24, 32, 32))
+    with pytest.warns(SketchguideWarning) as told:
+        edit(ball(), "a cat", sketch=BOX, mask=corner, predictor=predictor, **settings)
+    assert any(str(one.message).startswith("Nothing of the drawing lies in what the mask changes") for one in told)
+    scratch = Image.new("L", (320, 320), 0)
+    scratch.paste(255, (100, 0, 110, 320))
+    for image, how in ((ball(), "changes hardly"), (ball().resize((320, 320)), "does not change")):
+        with pytest.warns(SketchguideWarning) as told:
+            edit(image, "a cat", mask=scratch, **settings)
+        assert any("is thinner than the model sees" in str(one.message) and how in str(one.message) for one in told)
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

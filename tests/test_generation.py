@@ -91,6 +91,11 @@ class Darker:
         return self.backbone.decode(step.prediction.clean).mean(dim=(1, 2, 3))
 
 
+@dataclass
+class Fixed(Darker):
+    strength: Proportional = field(init=False, default_factory=lambda: Proportional(1.0))
+
+
 def test_a_guide_of_ones_own_pulls_beside_the_drawing(tiny: Tiny, predictor: LatentPredictor) -> None:
     asked = Request.checked(prompt="a cat", sketch=CROSS.to_json(), seed=7, steps=3, size=SIZE, count=2)
     settings: dict[str, Any] = {"backbone": tiny(), "predictor": predictor}
@@ -104,8 +109,9 @@ def test_a_guide_of_ones_own_pulls_beside_the_drawing(tiny: Tiny, predictor: Lat
     picture = to_base64(Image.linear_gradient("L").resize(SIZE).convert("RGB"))
     edit = asked.model_copy(update={"edit": Edit.checked(picture=picture, margin=1), "count": 1})
     assert light(edit, guides=guides)[0] < light(edit)[0] - 1
-    with pytest.raises(UsageError, match="The guide Plain is no dataclass"):
-        light(guides=[type("Plain", (), {})()])
+    for other in (Darker, Fixed(tiny()), object()):
+        with pytest.raises(UsageError, match="is no dataclass that is given a strength"):
+            light(guides=[other])
 
 
 def test_a_seed_is_the_same_picture_in_any_batch(tiny: Tiny, predictor: LatentPredictor) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import is_dataclass, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -123,8 +123,12 @@ def run(
         raise UsageError("prompts is one text; it must be a list of them.", hint="Give [prompt].", field="prompt")
     if only is not None and not 0 <= only < request.count:
         raise UsageError(f"Picture {only} was asked for; the request makes {request.count}.", field="only")
-    if others := [type(guide).__name__ for guide in guides if not is_dataclass(guide)]:
-        raise UsageError(f"The guide {others[0]} is no dataclass.", hint="Decorate it: @dataclass.", field="guides")
+    if others := [guide for guide in guides if not _is_movable(guide)]:
+        raise UsageError(
+            f"The guide {others[0]!r} is no dataclass that is given a strength.",
+            hint="Decorate its class with @dataclass, let strength be a field of it, and give an object.",
+            field="guides",
+        )
     if backbone is None:
         backbone = load_backbone(request.model, device=request.device, dtype=request.dtype)
     else:
@@ -132,6 +136,13 @@ def run(
     lora = None if request.lora is None else wearing(request.lora, backbone, scale=request.lora_scale)
     with under_way(backbone, alone=lora is not None), lora or nullcontext():
         yield from _carried_out(request, Remembering(backbone), predictor, guides, prompts=prompts, only=only)
+
+
+def _is_movable(guide: object) -> bool:
+    """Whether the same guide can be made with another strength, as edits need it."""
+    if isinstance(guide, type) or not is_dataclass(guide):
+        return False
+    return any(one.name == "strength" and one.init for one in fields(guide))
 
 
 @contextmanager

@@ -81,7 +81,8 @@ def _file_of(name: str | Path) -> Path:
         if len(others) == 1:
             return find_file(name, others[0], kind="LoRA", field="lora")
         if others:
-            error.hint = f"It has several files: {', '.join(others[:5])}. Give the one that is meant."
+            fetch = "" if is_dir(Path(name)) else f": the path that `hf download {name} FILE` prints"
+            error.hint = f"It has several files: {', '.join(others[:5])}. Give the one that is meant{fetch}."
         raise
 
 

@@ -184,13 +184,34 @@ class Overlay:
         """What the model made (B, 3, H, W), laid over what it saw."""
         return torch.lerp(self.seen.to(made), made, self.mask.to(made))
 
+    @property
+    def most(self) -> float:
+        """How much what changes most does, 0 to 1."""
+        return float((self.mask if self._is_whole else self._shrunk(self._spread)).max())
+
+    @property
+    def _is_whole(self) -> bool:
+        """Whether the model sees the whole picture, pixel by pixel."""
+        return self.image.size == self._size and tuple(self.region) == (0, 0, *self._size)
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        """(width, height) that the model works at."""
+        return self.mask.shape[-1], self.mask.shape[-2]
+
+    @property
+    def _spread(self) -> int:
+        """Pixels of the model's by which scaling spreads the mask."""
+        width, height = self._size
+        return math.ceil(max(1.0, width / self.region.width, height / self.region.height))
+
     def laid(self, made: Tensor) -> Image.Image:
         """What the model made (3, H, W), laid over the whole picture, in its size.
 
         Not a pixel outside the area changes: before it is scaled the mask is shrunk by as much as that spreads it.
         """
         height, width = made.shape[-2:]
-        if self.image.size == (width, height) and tuple(self.region) == (0, 0, width, height):
+        if self._is_whole:
             (image,) = to_images(self.blended(made[None]))
             return image
         left, top = math.ceil(self.region.left), math.ceil(self.region.top)
@@ -203,7 +224,7 @@ class Overlay:
             min(height, (bottom - self.region.top) * down),
         )
         (patch,) = to_images(made[None])
-        mask = from_grey(self._shrunk(math.ceil(max(1.0, across, down)))[0, 0].cpu().numpy())
+        mask = from_grey(self._shrunk(self._spread)[0, 0].cpu().numpy())
         size = (right - left, bottom - top)
         image = self.image.copy()
         image.paste(

@@ -91,12 +91,21 @@ def laid_out(
     drawing = None if sketch is None else sketch.cropped(region.within(image.size)).rasterize(size=size)
     if request.edit.mask is not None:
         area = masked_area(from_base64(request.edit.mask, field="mask"), region, image.size, size=size)
+        if drawing is not None and not drawing.blank and float((torch.tensor(drawing.ink) * area[0, 0]).max()) < _BLANK:
+            warn("Nothing of the drawing lies in what the mask changes: it is pulled to blank paper there.")
     else:
         assert drawing is not None  # one of the two is there
         side = max(image.size) * size[0] / region.width
         area = drawn_area(torch.tensor(drawing.ink)[None, None], request.edit.margin, side=side)
     seen = to_tensor([image.resize(size, Image.Resampling.LANCZOS, box=region)])
-    return Start(seen, drawing, Overlay(image, region, seen, area, blending(area, backbone)))
+    overlay = Overlay(image, region, seen, area, blending(area, backbone))
+    if request.edit.mask is not None and (most := overlay.most) < 0.5:
+        what = "changes hardly" if most else "does not change"
+        warn(
+            f"What is white in the mask is thinner than the model sees, and {what}: widen it, or show it a crop with "
+            "padding_mask_crop."
+        )
+    return Start(seen, drawing, overlay)
 
 
 def region_changed(edit: Edit, sketch: Sketch | None, size: tuple[int, int]) -> Region:

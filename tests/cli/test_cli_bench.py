@@ -222,6 +222,13 @@ def test_drawings_of_ones_own_are_measured(sketchguide: Run, bench: list[str], d
     lines = (tmp_path / "run" / "results.jsonl").read_text().splitlines()
     assert {json.loads(one)["prompt"] for one in lines} == {"a road", "round", "red apple"}
     assert sketchguide(*options, "--set", "drawings-thick").code == 0
+    inside = sketchguide(*bench, "--drawings", folder, "-o", folder / "run")
+    assert inside.code == 2
+    assert "would be taken for drawings" in inside.err
+    (folder / "12.svg").write_bytes(drawing.read_bytes())
+    assert "1 picture in" in sketchguide(*options[:-3], "-o", tmp_path / "numbered").err
+    none = sketchguide(*bench, "--drawings", tmp_path / "none", "-o", tmp_path / "other", "--json")
+    assert (none.code, none.json["error"]["field"]) == (2, "drawings")
     refused = sketchguide(*bench, "--set", "drawings", "-o", tmp_path / "other")
     assert refused.code == 2
     assert "The set 'drawings' needs a folder. Give --drawings FOLDER." in " ".join(refused.err.split())

@@ -57,6 +57,13 @@ def test_pictures_are_inverted_and_a_gif_comes_and_goes(sketchguide: Run, quickl
     assert any("cut at the middle" in warning for warning in result.json["warnings"])
     with Image.open(tmp_path / "out.gif") as gif:
         assert gif.n_frames in (2, 3, 4)  # equal neighbours are merged
+        assert gif.info["duration"] % 100 == 0
+    assert (
+        sketchguide("interpolate", "1", "2", *quickly, "--prompt", "a", "--rate", "35", "-o", tmp_path / "f.gif").code
+        == 0
+    )
+    with Image.open(tmp_path / "f.gif") as gif:
+        assert gif.info["duration"] == 30
 
 
 def test_the_frames_at_both_ends_are_the_pictures(sketchguide: Run, photo: Path, tmp_path: Path) -> None:

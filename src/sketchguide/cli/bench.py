@@ -180,6 +180,12 @@ def command(
         )
     if given is None and any(name.partition("-")[0] == GIVEN for name in names):
         raise UsageError(f"The set {GIVEN!r} needs a folder.", hint="Give --drawings FOLDER.", field="drawings")
+    if given is not None and output.resolve().is_relative_to(given.resolve()):
+        raise UsageError(
+            f"{output} lies in {given}, and what is made there would be taken for drawings.",
+            hint="Give another folder for the results.",
+            field="output",
+        )
     if weights is not None and data is None:
         report.warn("Without --data there is no artwork to compare with, and so no KID.")
     is_folder(output)  # or nothing yet, but no file

@@ -140,7 +140,7 @@ def command(
         int,
         typer.Option(
             help="Pictures per step that begin with noise of their own, beside the pairs: they make other seeds follow "
-            "the drawings. Each takes the memory of a pair. 0: none, as in the paper.",
+            "the drawings. Each takes the time of a pair. 0: none, as in the paper.",
             metavar="N",
             rich_help_panel=TRAINING,
         ),

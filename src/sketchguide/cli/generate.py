@@ -116,7 +116,7 @@ def named_in(
         yield
     except ModelNotFoundError as error:
         known = movable is None or error.field in movable
-        if source is not None and not (known and error.field in options):
+        if source is not None and error.field not in options:
             error.hint += f" {source} names it as seen from the folder where it was made: run this there"
             error.hint += f", or say where it is now with --{error.field.replace('_', '-')}." if known else "."
         raise

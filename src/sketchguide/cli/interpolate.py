@@ -54,7 +54,15 @@ def command(
     once: Annotated[
         bool, typer.Option("--once", help="A GIF or MP4 goes from A to B; without it, there and back again.")
     ] = False,
-    rate: Annotated[int, typer.Option(help="Frames per second of a GIF or MP4.", min=1, max=50, metavar="N")] = RATE,
+    rate: Annotated[
+        int,
+        typer.Option(
+            help="Frames per second of an MP4, or a GIF, which counts in hundredths of a second.",
+            min=1,
+            max=50,
+            metavar="N",
+        ),
+    ] = RATE,
     as_json: JsonFlag = False,
     seed: Annotated[
         int | None, typer.Option(help=f"Of every frame, where A and B are drawings: {SEED}.", metavar="N")
@@ -139,7 +147,8 @@ def _save(pictures: list[Image.Image], path: Path, *, rate: int, once: bool) -> 
         if path.suffix.lower() == ".mp4":
             _write_mp4(shown, part, rate=rate)
         else:
-            shown[0].save(part, format="GIF", save_all=True, append_images=shown[1:], duration=1000 / rate, loop=0)
+            duration = 10 * round(100 / rate)  # in hundredths of a second, which Pillow would cut off
+            shown[0].save(part, format="GIF", save_all=True, append_images=shown[1:], duration=duration, loop=0)
     return len(shown)
 
 

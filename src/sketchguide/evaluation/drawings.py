@@ -174,8 +174,13 @@ def given(folder: Path, *, count: int, size: Size) -> list[Drawing]:
     """`count` drawings below `folder`, SVG or pictures, or all where there are fewer, with captions for prompts as
     `find_examples` reads them. Raises UsageError for a folder without drawings, SketchError for one that is no drawing.
     """
+    try:
+        examples = find_examples(folder, limit=count, suffixes=(*SUFFIXES, ".svg"), named=True)
+    except UsageError as error:
+        error.field = "drawings"
+        raise
     chosen: list[Drawing] = []
-    for i, example in enumerate(find_examples(folder, limit=count, suffixes=(*SUFFIXES, ".svg"), named=True)):
+    for i, example in enumerate(examples):
         sketch = Sketch.open(example.path)
         name = f"{i:04d}-{re.sub(r'[^A-Za-z0-9]+', '-', example.path.stem)}"
         chosen.append(Drawing(name, example.caption, sketch.rasterize(size=size), source=sketch))

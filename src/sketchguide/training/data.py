@@ -216,7 +216,7 @@ def find_examples(
     except OSError as error:  # what it lies in may not be looked at, or its name is too long
         what = f"cannot be looked at: {error.strerror}"
     if what:
-        raise UsageError(f"The data folder {folder} {what}.", hint="Give a folder of pictures.", field="data")
+        raise UsageError(f"The folder {folder} {what}.", hint="Give a folder of pictures.", field="data")
     files = _files(folder)
     if tables := [path for path in files if path.name == "metadata.parquet"]:
         raise UsageError(
@@ -229,7 +229,7 @@ def find_examples(
     lists += [path for path in files if path.name == _TABLE and path.parent not in listed]
     listed |= {path.parent for path in lists}
     known = set(files)
-    captions = [pair for path in lists for pair in _listed(path, known)]
+    captions: list[tuple[Path, str | None]] = [pair for path in lists for pair in _listed(path, known)]
     mentioned = {path for path, _ in captions}
     pictures = [path for path in files if path.suffix.lower() in suffixes and path not in mentioned]
     texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
@@ -247,7 +247,7 @@ def find_examples(
         )
     if not captions:
         raise UsageError(
-            f"The data folder {folder} has no pictures ({', '.join(suffixes)}).",
+            f"The folder {folder} has no pictures ({', '.join(suffixes)}).",
             hint=_SOURCES,
             field="data",
         )
@@ -469,9 +469,10 @@ def _caption_beside(path: Path, texts: Mapping[Path, Path], folder: Path) -> str
     )
 
 
-def _words_of(path: Path) -> str:
-    """Of its name, without numbers at its end."""
-    return " ".join(re.sub(r"[\W_\d]+$", "", path.stem).replace("_", " ").replace("-", " ").split())
+def _words_of(path: Path) -> str | None:
+    """Of its name, without numbers at its end; None where there are none."""
+    words = re.sub(r"[\s\d_-]+$", "", unicodedata.normalize("NFC", path.stem)).replace("_", " ").replace("-", " ")
+    return _clean(words, f"The name of {path.name!r}", hint="Rename the file.") if words.strip() else None
 
 
 def _read(path: Path) -> bytes:

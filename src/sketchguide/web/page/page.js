@@ -192,8 +192,11 @@ async function watch(mine) {
   if (made) {
     warn(mine, end.warnings);
     const keeping = remember(made);
-    if (looking) say([...(JSON.stringify(end.warnings) === closed ? [] : end.warnings), AHEAD]);
-    else show(made);
+    if (looking) {
+      const told = JSON.stringify(end.warnings);
+      say([...(told === closed ? [] : end.warnings), AHEAD]);
+      warned = end.warnings.length ? told : "";
+    } else show(made);
     $("done").textContent = `Picture done, seed ${made.map(({ seed }) => seed).join(", ")}`;
     await keeping;
     if (!job) rememberJob(null); // until then a page that is loaded anew fetches them again
