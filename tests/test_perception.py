@@ -91,6 +91,21 @@ def test_torchvision_with_weights_from_a_file(tmp_path: Path) -> None:
         load_features(f"torchvision:squeezenet1_1={tmp_path / 'other.safetensors'}")
 
 
+@pytest.mark.parametrize(
+    ("name", "stages"),
+    [
+        ("resnet18", ("relu", "layer1", "layer2", "layer3", "layer4")),
+        ("vgg11", ("features.4", "features.9", "features.14", "features.19", "features")),
+        ("mobilenet_v3_small", ("features.0", "features.1", "features.3", "features.8", "features")),
+    ],
+)
+def test_stages_are_what_blocks_end_with(name: str, stages: tuple[str, ...]) -> None:
+    """Not what is inside the next one, and of a module that is called twice not what it was at first."""
+    features = Features(models.get_model(name, weights=None))
+    assert features.taps == stages
+    assert [2 ** (i + 1) for i in range(5)] == [64 // stage.shape[2] for stage in features(torch.rand(1, 3, 64, 64))]
+
+
 def test_a_vision_transformer_gives_its_blocks() -> None:
     network = models.VisionTransformer(
         image_size=224, patch_size=32, num_layers=4, num_heads=2, hidden_dim=16, mlp_dim=16, num_classes=3

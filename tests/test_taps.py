@@ -113,6 +113,22 @@ def test_an_error_inside_is_not_hidden_by_a_tap_not_reached(net: Net) -> None:
         raise ZeroDivisionError
 
 
+def test_a_module_that_is_called_twice_is_surveyed_as_it_is_read() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.act, self.down = nn.ReLU(), nn.Conv2d(3, 6, 3, stride=2, padding=1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.act(self.down(self.act(x)))
+
+    net, x = Twice(), torch.zeros(1, 3, 8, 12)
+    with tapped(net, ("act",)) as record:
+        net(x)
+    assert record["act"].shape == (1, 6, 4, 6)
+    assert TapInfo("act", 6, 2) in survey(net, lambda: net(x), grid=(8, 12))
+
+
 def test_a_survey_finds_channels_and_strides() -> None:
     class Picture(nn.Module):
         def __init__(self) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from sketchguide.weights import opened, read_weights
 
 _IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _SIDE = 224  # what networks are trained on that say nothing else
-_HEADS = ("classifier", "fc", "head")  # what turns features into classes
+_HEADS = ("avgpool", "classifier", "fc", "head")  # what turns features into classes
 _PROBE = (64, 96)  # not square, so that tokens are never taken for a picture
 
 
@@ -204,7 +205,8 @@ def _trained_on(
 
 
 def _stages(network: nn.Module, size: tuple[int, int], side: int) -> tuple[tuple[str, ...], bool]:
-    """The last place of each size; of a network that keeps one size (a ViT), four blocks spread over its depth.
+    """The last place of each size, and none inside a block that shrinks it; of a network that keeps one size (a ViT),
+    four blocks spread over its depth.
 
     And whether the network refuses pictures of `size` (height, width) and takes squares of `side` pixels only.
     """
@@ -229,8 +231,13 @@ def _stages(network: nn.Module, size: tuple[int, int], side: int) -> tuple[tuple
                 hint="Use a network that is made for pictures.",
             ) from error
     last: dict[int, str] = {}
+    strides = {tap.path: tap.stride for tap in places}
     for tap in places:
-        if tap.stride is not None and 2 <= tap.stride <= min(size) // 2 and tap.path.split(".")[0] not in _HEADS:
+        if tap.stride is None or not 2 <= tap.stride <= min(size) // 2 or tap.path.split(".")[0] in _HEADS:
+            continue
+        around = accumulate(tap.path.split(".")[:-1], "{}.{}".format)
+        blocks = [path for path in around if not isinstance(network.get_submodule(path), nn.Sequential)]
+        if all(strides.get(path) in (None, tap.stride) for path in blocks):  # else it is on its way to the next size
             last[tap.stride] = tap.path
     if len(last) > 1:
         return tuple(last[stride] for stride in sorted(last)), fixed

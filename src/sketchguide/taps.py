@@ -163,7 +163,8 @@ def _has(network: nn.Module, path: str) -> bool:
 
 
 def survey(network: nn.Module, run: Callable[[], object], *, grid: tuple[int, int]) -> list[TapInfo]:
-    """Every place that yields a tensor while `run()` calls the network once on a latent of `grid` (h, w) pixels.
+    """Every place that yields a tensor while `run()` calls the network once on a latent of `grid` (h, w) pixels; of one
+    that is called several times its last output, as `tapped` has it.
 
     Strides are found from shapes: (B, C, h, w) outputs directly, (B, N, C) outputs where N tiles the grid. Give a grid
     that is not square and no multiple of the prompt's length, so that neither can be taken for the other.
@@ -174,7 +175,7 @@ def survey(network: nn.Module, run: Callable[[], object], *, grid: tuple[int, in
     def hook(path: str) -> Callable[[nn.Module, Any, Any], None]:
         def on_output(module: nn.Module, _: Any, output: Any) -> None:
             value = _value(module, output)
-            if not isinstance(value, Tensor) or path in found:
+            if not isinstance(value, Tensor):
                 return
             if value.ndim == 4:
                 down, right = height / value.shape[2], width / value.shape[3]
