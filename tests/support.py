@@ -4,7 +4,8 @@ predictor in a moment, damage."""
 import importlib.util
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
@@ -22,14 +23,18 @@ from torch import Tensor
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.controls.base import Step, Strength
+from sketchguide.controls.strengths import Proportional
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.generation import generate
 from sketchguide.images import save_png
+from sketchguide.levels import Level, Window
 from sketchguide.methods import Batch, Method
 from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.seeds import seeded
 from sketchguide.sketch import Sketch, SpatialMap
+from sketchguide.taps import Rewrite
 from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.data import Pictures, find_examples
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
@@ -41,6 +46,32 @@ Run = TypeVar("Run", bound=TrainingRun)
 
 SIZE = (32, 32)
 CROSS = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, 0.8]]])
+
+
+@dataclass(frozen=True)
+class Rewriting:
+    """An injection that rewrites the same places in the same way at every level."""
+
+    table: Mapping[str, Rewrite]
+    window: Window = (0.0, 1.0)
+
+    def rewrites(self, level: Level) -> Mapping[str, Rewrite]:
+        del level
+        return self.table
+
+
+@dataclass(frozen=True)
+class Pull:
+    """A guide with any loss."""
+
+    of: Callable[[Step], Tensor]
+    reads: Sequence[str] = ()
+    window: Window = (0.0, 1.0)
+    strength: Strength = field(default_factory=lambda: Proportional(0.5))
+    every: int = 1
+
+    def loss(self, step: Step) -> Tensor:
+        return self.of(step)
 
 
 def small_stable_diffusion(*, seed: int = 0) -> StableDiffusionPipeline:

@@ -4,8 +4,8 @@ The eleventh (imports go up the table only, the public list is exact) is in test
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from sketchguide.backbones.base import Condition
 from sketchguide.backbones.tiny import tiny_stable_diffusion, tiny_stable_diffusion_xl
 from sketchguide.backbones.unet import UNetBackbone
-from sketchguide.controls.base import Step, Strength
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.strengths import Proportional, Score
 from sketchguide.errors import GuidanceError, MismatchError, TapError, UsageError
@@ -30,7 +29,7 @@ from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
 from sketchguide.solvers import SOLVERS
 from sketchguide.taps import Rewrite, tapped
-from support import MakePredictor, Tiny, relative
+from support import MakePredictor, Pull, Rewriting, Tiny, relative
 
 GRID = (16, 16)
 STEPS = 4
@@ -44,32 +43,6 @@ EVERY_SOLVER = pytest.mark.parametrize("solver", SOLVERS)
 QUERY = "up_blocks.1.attentions.1.transformer_blocks.0.attn1.to_q"
 KEY = "up_blocks.1.attentions.1.transformer_blocks.0.attn1.to_k"
 FEATURE = "up_blocks.1.resnets.1.conv2"
-
-
-@dataclass(frozen=True)
-class Rewriting:
-    """An injection that rewrites the same places in the same way at every level."""
-
-    table: Mapping[str, Rewrite]
-    window: Window = (0.0, 1.0)
-
-    def rewrites(self, level: Level) -> Mapping[str, Rewrite]:
-        del level
-        return self.table
-
-
-@dataclass(frozen=True)
-class Pull:
-    """A guide with any loss."""
-
-    of: Callable[[Step], Tensor]
-    reads: Sequence[str] = ()
-    window: Window = (0.0, 1.0)
-    strength: Strength = field(default_factory=lambda: Proportional(0.5))
-    every: int = 1
-
-    def loss(self, step: Step) -> Tensor:
-        return self.of(step)
 
 
 def walk(

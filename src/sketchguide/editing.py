@@ -12,15 +12,15 @@ from sketchguide.arguments import backbone_for, carrying, named
 from sketchguide.backbones.base import Backbone
 from sketchguide.errors import UsageError, warn
 from sketchguide.generation import pictures_of
-from sketchguide.images import as_picture, carried, from_base64, to_base64
-from sketchguide.overlays import seen_aspect, seen_region
+from sketchguide.images import as_picture, carried, to_base64
+from sketchguide.overlays import region_changed, seen_aspect, seen_region
 from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Edit, EditSettings, Request
 from sketchguide.seeds import random_seed
-from sketchguide.sizes import check_size, fitting_size, warn_of_size
+from sketchguide.sizes import check_size, cut_off, fitting_size, warn_of_size
 from sketchguide.sketch import Sketch, as_sketch
-from sketchguide.starting import region_changed
+from sketchguide.starting import mask_of
 from sketchguide.translation import as_made, laid_on
 
 MASK_SIDE = 2048  # pixels of the longer side of a mask that a request carries
@@ -104,12 +104,12 @@ def prepare(
     """
     size, laid = values.pop("size", None), None if sketch is None else laid_on(image, sketch)
     kept = Edit.checked(picture=to_base64(image), **changes)
-    if kept.mask is not None:
-        _check_mask(from_base64(kept.mask, field="mask"), image)
+    if (mask := mask_of(kept)) is not None:
+        _check_mask(mask, image)
         if "margin" in changes:
             warn("margin changes nothing: the mask says what changes.")
     padding = kept.padding_mask_crop
-    changed = region_changed(kept, laid, image.size)
+    changed = region_changed(mask, laid, image.size, kept.margin)
     aspect = seen_aspect(changed, image.size, own=backbone.default_size, padding=padding)
     size = check_size(size or fitting_size(aspect, backbone), backbone)
     warn_of_size(size, backbone)
@@ -126,7 +126,7 @@ def prepare(
 
 def _check_mask(mask: Image.Image, image: Image.Image) -> None:
     """UsageError where it has not the aspect of the picture."""
-    if abs(mask.width * image.height - mask.height * image.width) > 0.02 * mask.width * image.height:
+    if cut_off(mask.size, image.size) > 0.02:
         raise UsageError(
             f"The mask is {mask.width} × {mask.height}, the picture {image.width} × {image.height}.",
             hint="Save it in the size of the picture, or in its shape.",

@@ -81,6 +81,14 @@ def masked_region(mask: Image.Image, size: tuple[int, int]) -> Region:
     return Region(box[0] * across, box[1] * down, box[2] * across, box[3] * down)
 
 
+def region_changed(mask: Image.Image | None, sketch: Sketch | None, size: tuple[int, int], margin: float) -> Region:
+    """The box in a picture of `size` (width, height) around what an edit changes: by its mask, else by its sketch."""
+    if mask is not None:
+        return masked_region(mask, size)
+    assert sketch is not None  # one of the two is there
+    return changed_region(sketch, size, margin)
+
+
 def masked_area(mask: Image.Image, region: Region, whole: tuple[int, int], *, size: tuple[int, int]) -> Tensor:
     """What is white in a mask over a picture of the size `whole`, as one (1, 1, H, W) of 0 and 1 of what a model sees
     of it, `region`, at `size` (width, height). Raises UsageError where nothing is left of it there.

@@ -16,7 +16,7 @@ from sketchguide.guidance import at_try, controls_of
 from sketchguide.images import from_base64, to_tensor
 from sketchguide.inversion import Trajectory
 from sketchguide.loading import load_predictor
-from sketchguide.overlays import Overlay, Region, changed_region, masked_area, masked_region, seen_region
+from sketchguide.overlays import Overlay, masked_area, region_changed, seen_region
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Edit, Recipe, Request
 from sketchguide.sampling import Moment
@@ -86,11 +86,12 @@ def laid_out(
         picture = None if image is None else to_tensor([image])
         return Start(picture, None if sketch is None else sketch.rasterize(size=size), None)
     sketch = None if sketch is None else sketch.on_canvas(image.width / image.height)
-    changed = region_changed(request.edit, sketch, image.size)
+    mask = mask_of(request.edit)
+    changed = region_changed(mask, sketch, image.size, request.edit.margin)
     region = seen_region(changed, image.size, working=size, padding=request.edit.padding_mask_crop)
     drawing = None if sketch is None else sketch.cropped(region.within(image.size)).rasterize(size=size)
-    if request.edit.mask is not None:
-        area = masked_area(from_base64(request.edit.mask, field="mask"), region, image.size, size=size)
+    if mask is not None:
+        area = masked_area(mask, region, image.size, size=size)
         if drawing is not None and not drawing.blank and float((torch.tensor(drawing.ink) * area[0, 0]).max()) < _BLANK:
             warn("Nothing of the drawing lies in what the mask changes: it is pulled to blank paper there.")
     else:
@@ -99,7 +100,7 @@ def laid_out(
         area = drawn_area(torch.tensor(drawing.ink)[None, None], request.edit.margin, side=side)
     seen = to_tensor([image.resize(size, Image.Resampling.LANCZOS, box=region)])
     overlay = Overlay(image, region, seen, area, blending(area, backbone))
-    if request.edit.mask is not None and (most := overlay.most) < 0.5:
+    if mask is not None and (most := overlay.most) < 0.5:
         what = "changes hardly" if most else "does not change"
         warn(
             f"What is white in the mask is thinner than the model sees, and {what}: widen it, or show it a crop with "
@@ -108,12 +109,8 @@ def laid_out(
     return Start(seen, drawing, overlay)
 
 
-def region_changed(edit: Edit, sketch: Sketch | None, size: tuple[int, int]) -> Region:
-    """The box in a picture of `size` (width, height) around what an edit changes: by its mask, else by the sketch."""
-    if edit.mask is not None:
-        return masked_region(from_base64(edit.mask, field="mask"), size)
-    assert sketch is not None  # one of the two is there
-    return changed_region(sketch, size, edit.margin)
+def mask_of(edit: Edit) -> Image.Image | None:
+    return None if edit.mask is None else from_base64(edit.mask, field="mask")
 
 
 def source_of(

@@ -1,7 +1,6 @@
 """The laws of the core (tests/test_laws.py has them for UNets) for transformers that walk by flow."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,11 +11,10 @@ from sketchguide.backbones.tiny import tiny_flux, tiny_stable_diffusion_3
 from sketchguide.controls.base import Step
 from sketchguide.controls.strengths import Proportional, Score
 from sketchguide.errors import TapError
-from sketchguide.levels import Level
 from sketchguide.loading import from_pipe
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
-from support import relative
+from support import Pull, Rewriting, relative
 
 STEPS = 3
 
@@ -32,28 +30,6 @@ def query(backbone: Any) -> str:
     path = "transformer_blocks.1.attn.to_q"
     assert path in {tap.path for tap in backbone.taps}
     return path
-
-
-@dataclass(frozen=True)
-class Rewriting:
-    table: Mapping[str, Callable[[Tensor], Tensor]]
-    window: tuple[float, float] = (0.0, 1.0)
-
-    def rewrites(self, level: Level) -> Mapping[str, Callable[[Tensor], Tensor]]:
-        del level
-        return self.table
-
-
-@dataclass(frozen=True)
-class Pull:
-    of: Callable[[Step], Tensor]
-    reads: Sequence[str] = ()
-    window: tuple[float, float] = (0.0, 1.0)
-    strength: Any = field(default_factory=lambda: Proportional(0.5))
-    every: int = 1
-
-    def loss(self, step: Step) -> Tensor:
-        return self.of(step)
 
 
 def towards_nothing(step: Step) -> Tensor:

@@ -87,6 +87,14 @@ def opened_anew(page: Page, url: str) -> None:
     expect(page.locator("#model")).to_have_text("tiny")
 
 
+def another_tab(page: Page, served: Served) -> Page:
+    """The page once more in the same browser, ready."""
+    other = page.context.new_page()
+    other.goto(served.url)
+    expect(other.locator("#model")).to_have_text("tiny")
+    return other
+
+
 def setting(page: Page, name: str, value: str) -> None:
     page.locator("details").evaluate("one => (one.open = true)")
     page.fill(f"#set-{name}", value)
@@ -572,16 +580,13 @@ def test_other_pages_get_nothing_by_a_token_of_theirs(browser: Browser, desk: De
 
 def test_a_tab_that_was_not_drawn_in_leaves_the_drawing_of_another_alone(page: Page, served: Served):
     page.uncheck("#live")
-    stale = page.context.new_page()
-    stale.goto(served.url)
-    expect(stale.locator("#model")).to_have_text("tiny")
+    stale = another_tab(page, served)
     draw_line(page, (0.2, 0.2), (0.8, 0.2))
     stale.evaluate("window.dispatchEvent(new Event('pagehide'))")
     stale.close()
     assert len(strokes(page)) == 1
     page.close()
-    fresh = stale.context.new_page()
-    fresh.goto(served.url)
+    fresh = another_tab(stale, served)
     expect(fresh.locator("#clear")).to_be_enabled()
     fresh.close()
 
@@ -589,8 +594,7 @@ def test_a_tab_that_was_not_drawn_in_leaves_the_drawing_of_another_alone(page: P
 def test_each_tab_comes_back_with_its_own_drawing(page: Page, served: Served):
     page.uncheck("#live")
     draw_line(page, (0.2, 0.2), (0.8, 0.2))
-    other = page.context.new_page()
-    other.goto(served.url)
+    other = another_tab(page, served)
     expect(other.locator("#clear")).to_be_enabled()  # it goes on with the latest
     other.click("#clear")
     page.reload()
@@ -1025,9 +1029,7 @@ def test_pictures_are_forgotten_when_that_is_meant(page: Page):
 
 
 def test_the_pictures_of_another_tab_are_not_forgotten(page: Page, served: Served):
-    other = page.context.new_page()
-    other.goto(served.url)
-    expect(other.locator("#model")).to_have_text("tiny")
+    other = another_tab(page, served)
     page.click("#draw")
     expect(page.locator("#history img")).to_have_count(1)
     other.fill("#prompt", "a dog")
@@ -1063,16 +1065,13 @@ def test_an_earlier_picture_is_looked_at_while_another_is_made(page: Page, held:
 
 def test_a_tab_that_is_loaded_again_leaves_the_latest_drawing_to_new_ones(page: Page, served: Served):
     page.uncheck("#live")
-    stale = page.context.new_page()
-    stale.goto(served.url)
-    expect(stale.locator("#model")).to_have_text("tiny")
+    stale = another_tab(page, served)
     draw_line(page, (0.2, 0.2), (0.8, 0.2))
     stale.reload()
     expect(stale.locator("#model")).to_have_text("tiny")
     expect(stale.locator("#clear")).to_be_disabled()
     page.close()
-    fresh = stale.context.new_page()
-    fresh.goto(served.url)
+    fresh = another_tab(stale, served)
     expect(fresh.locator("#clear")).to_be_enabled()
     fresh.close()
     stale.close()

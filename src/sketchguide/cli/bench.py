@@ -309,17 +309,17 @@ def _drawings(
     from sketchguide.evaluation.drawings import given, load_set, own_edges, spoiled
 
     sets: dict[str, Sequence[Drawing]] = {}
-    own: list[Drawing] = []  # made once, however many ways they are spoiled
+    whole: dict[str, list[Drawing]] = {}  # made once, however many ways they are spoiled
+    size = backbone.default_size
     for name, (base, kind) in kinds.items():
+        if base in SETS and data is not None:
+            sets[name] = load_set(name, data, count=count, size=size)
+            continue
         if base == GIVEN and folder is not None:
-            drawn = given(folder, count=count, size=backbone.default_size)
-            sets[name] = spoiled(drawn, kind, size=backbone.default_size) if kind else drawn
-            continue
-        if base != OWN and data is not None:
-            sets[name] = load_set(name, data, count=count, size=backbone.default_size)
-            continue
-        own = own or own_edges(backbone, count=count, prompts=OWN_PROMPTS, batch=batch)
-        sets[name] = spoiled(own, kind, size=backbone.default_size) if kind else own
+            whole[base] = whole.get(base) or given(folder, count=count, size=size)
+        else:
+            whole[base] = whole.get(base) or own_edges(backbone, count=count, prompts=OWN_PROMPTS, batch=batch)
+        sets[name] = spoiled(whole[base], kind, size=size) if kind else whole[base]
     return sets
 
 
