@@ -194,7 +194,8 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
             ) from error
         raise ModelNotFoundError(
             f"No model {name!r} here, and the hub gave none of that name: {reason}",
-            hint="Check the name and the network; `sketchguide models` lists what is at hand.",
+            hint="Check the name and the network, and where it is gated or private, that you have its licence and are "
+            "logged in (`hf auth login`); `sketchguide models` lists what is at hand.",
             field="model",
         ) from error
     pipeline.set_progress_bar_config(disable=True)
