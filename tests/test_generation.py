@@ -1,5 +1,6 @@
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from sketchguide.lora import LORA_FILE
 from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Edit, Request
-from sketchguide.sketch import SpatialMap
+from sketchguide.sketch import Sketch, SpatialMap
 from support import CROSS, SIZE, Tiny, draw, lora_of, pixels
 
 
@@ -120,6 +121,22 @@ def test_a_seed_is_the_same_picture_in_any_batch(tiny: Tiny, predictor: LatentPr
     assert [picture.seed for picture in several] == [5, 6, 7]
     assert np.abs(pixels(several[2].image) - pixels(alone.image)).max() <= 2
     assert np.abs(pixels(several[1].image) - pixels(alone.image)).max() > 20
+
+
+def test_a_predictor_is_looked_for_before_the_model_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That may take half an hour."""
+    tiny_stable_diffusion().save_pretrained(tmp_path)
+    monkeypatch.setattr(generation, "load_backbone", lambda *_, **__: pytest.fail("it was loaded"))
+    make = partial(generate, "a cat", sketch=CROSS, seed=1, steps=1, size=SIZE)
+    with pytest.raises(UsageError, match="has no predictor of its own"):
+        make(model=str(tmp_path))
+    with pytest.raises(ModelNotFoundError, match="no/such/edges"):
+        make(model=str(tmp_path), predictor="no/such/edges")
+    with pytest.raises(ModelNotFoundError, match="No model .*no/such/model"):
+        make(model="no/such/model")
+    for needless in ({"strength": 0}, {"sketch_loss": 1}, {"sketch": None}, {"sketch": Sketch()}):
+        with pytest.raises(pytest.fail.Exception, match="it was loaded"):
+            make(model=str(tmp_path), **needless)
 
 
 def test_a_recipe_names_what_was_loaded_already(predictor: LatentPredictor, tmp_path: Path) -> None:

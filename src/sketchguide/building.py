@@ -85,12 +85,12 @@ def _text(_: Asked) -> Built:
 
 
 def _lgp(asked: Asked) -> Built:
-    loaded, record = _predictor(asked, asked.options.get("predictor") or own_predictor(asked.backbone))
+    loaded, record = _predictor(asked, asked.options.get("predictor") or own_predictor(asked.backbone.name))
     return Built(latent_guidance(loaded), (record,))
 
 
 def _lgp_paper(asked: Asked) -> Built:
-    chosen = asked.options.get("predictor") or own_predictor(asked.backbone, "latent")
+    chosen = asked.options.get("predictor") or own_predictor(asked.backbone.name, "latent")
     loaded, record = _predictor(asked, chosen)
     if loaded.config.reads != "latent":
         raise UsageError(
@@ -106,7 +106,7 @@ def _pnp(asked: Asked) -> Built:
 
 
 def _lgp_pnp(asked: Asked) -> Built:
-    loaded, record = _predictor(asked, asked.options.get("predictor") or own_predictor(asked.backbone))
+    loaded, record = _predictor(asked, asked.options.get("predictor") or own_predictor(asked.backbone.name))
     return Built(plug_and_play(_layout(asked, LGP_PNP), loaded), (record,))
 
 

@@ -26,10 +26,10 @@ from sketchguide.controls.classes import ClassGuide
 from sketchguide.controls.strengths import Within
 from sketchguide.errors import UsageError, warn
 from sketchguide.fingerprints import fingerprint, identity_of
-from sketchguide.guidance import Controls, at_try, controls_of, follows
+from sketchguide.guidance import Controls, at_try, controls_of, follows, needs_predictor
 from sketchguide.images import to_images
 from sketchguide.levels import Level
-from sketchguide.loading import load_backbone
+from sketchguide.loading import check_predictor, load_backbone
 from sketchguide.lora import wearing
 from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
@@ -130,6 +130,9 @@ def run(
             field="guides",
         )
     if backbone is None:
+        drawn = request.sketch is not None and Sketch.from_json(request.sketch).filled
+        if drawn and predictor is None and needs_predictor(request):
+            check_predictor(request.predictor, request.model)
         backbone = load_backbone(request.model, device=request.device, dtype=request.dtype)
     else:
         check_given(backbone, request)

@@ -98,15 +98,20 @@ def follows(guides: Sequence[Guide]) -> bool:
     return any(isinstance(guide, Drawn) and bool(guide.strength) for guide in guides)
 
 
+def needs_predictor(request: Request) -> bool:
+    """Whether nothing but a predictor can pull to the drawing of `request` as it asks for."""
+    otherwise = request.attention is not None or bool(request.sketch_loss)
+    return request.strength != 0 and (request.predictor is not None or not otherwise)
+
+
 def _predictor(request: Request, backbone: Backbone, loaded: LatentPredictor | None) -> LatentPredictor | None:
     """What pulls to the drawing, the one that is `loaded` if any is; none where nothing is to, or where another control
     takes its place: warns of the settings that change nothing then."""
-    otherwise = request.attention is not None or request.sketch_loss
     if request.strength == 0:
         why, meant = "strength is 0", {"strength"}
     elif loaded is not None:
         return loaded
-    elif otherwise and request.predictor is None and not has_predictor(backbone):
+    elif not needs_predictor(request) and not has_predictor(backbone.name):
         why, meant = f"{backbone.name} has no predictor that pulls", set[str]()
     else:
         return load_predictor(request.predictor, backbone)

@@ -159,27 +159,56 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
 
     where = choose_device(device)
     chosen = (torch.float32 if where.type == "cpu" else torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
-    source = _source(name)
+    source, index = find_model(name)
     if isinstance(source, Path):
         check_weights(source)
-    try:
+    kinds = _kinds_of(index)
+    with _told_of(name, source), _without_bars() if EMBEDDED in Path(source).parents else nullcontext():
+        variant = _variant_of(source, _network_of(kinds))
+        spared: dict[str, Any] = {part: None for part, entry in index.items() if entry == [None, None]}
+        if "safety_checker" in kinds:
+            spared |= {"safety_checker": None, "requires_safety_checker": False}
+        encoders = _text_encoders(source, index, chosen)
+        pipeline = DiffusionPipeline.from_pretrained(
+            source, dtype=chosen, use_safetensors=True, variant=variant, **encoders, **spared
+        )
+    pipeline.set_progress_bar_config(disable=True)
+    for part, module in pipeline.components.items():
+        if not isinstance(module, nn.Module):
+            continue
+        if missing := [name for name, parameter in module.named_parameters() if parameter.is_meta]:
+            raise _incomplete(part, source, missing)
+        if not all(_is_finite(part) for named in module.named_parameters() for _, part in parts_of(*named)):
+            raise WeightsError(
+                f"The weights of {part} in {source} are not finite.", hint="Get them again.", field="model"
+            )
+    return from_pipe(pipeline.to(where), name=str(name))
+
+
+def find_model(name: str | Path) -> tuple[str | Path, Mapping[str, Any]]:
+    """Where the model called `name` is, and its model_index.json, before any weights are read or even fetched.
+
+    Raises as `load_backbone` for a model that is not there or not supported.
+    """
+    from diffusers import DiffusionPipeline
+
+    source = _source(name)
+    with _told_of(name, source):
         index: Any = DiffusionPipeline.load_config(source)
         kinds = _kinds_of(index)
-        # before any weights are read, or even fetched
         family, network = _family_of(kinds), _network_of(kinds)
         if family is None:
             raise _unsupported(str(index.get("_class_name", name)), kinds)
         with suppress(KeyError):  # of one that leaves defaults out: those stand in the configuration of what is loaded
             family.check_channels(str(name), *(_config_of(source, part, kinds[part]) for part in (network, "vae")))
-        variant = _variant_of(source, network)
-        spared: dict[str, Any] = {part: None for part, entry in index.items() if entry == [None, None]}
-        if "safety_checker" in kinds:
-            spared |= {"safety_checker": None, "requires_safety_checker": False}
-        with _without_bars() if EMBEDDED in Path(source).parents else nullcontext():
-            encoders = _text_encoders(source, index, chosen)
-            pipeline = DiffusionPipeline.from_pretrained(
-                source, dtype=chosen, use_safetensors=True, variant=variant, **encoders, **spared
-            )
+    return source, index
+
+
+@contextmanager
+def _told_of(name: str | Path, source: str | Path) -> Generator[None]:
+    """Within the block errors of the libraries about the model `name`, which is at `source`, are told as ours."""
+    try:
+        yield
     except (SketchguideError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # not only their own: those of the hub's HTTP library come through
@@ -198,17 +227,6 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
             "logged in (`hf auth login`); `sketchguide models` lists what is at hand.",
             field="model",
         ) from error
-    pipeline.set_progress_bar_config(disable=True)
-    for part, module in pipeline.components.items():
-        if not isinstance(module, nn.Module):
-            continue
-        if missing := [name for name, parameter in module.named_parameters() if parameter.is_meta]:
-            raise _incomplete(part, source, missing)
-        if not all(_is_finite(part) for named in module.named_parameters() for _, part in parts_of(*named)):
-            raise WeightsError(
-                f"The weights of {part} in {source} are not finite.", hint="Get them again.", field="model"
-            )
-    return from_pipe(pipeline.to(where), name=str(name))
 
 
 @contextmanager
@@ -404,23 +422,36 @@ def load_predictor(name: str | Path | None, backbone: Backbone) -> LatentPredict
 
     None means the one that ships with the backbone's model.
     """
-    name = own_predictor(backbone) if name is None else name
-    source: str | Path = name
-    if match := [s for s in shipped() if s.name == str(name)]:
-        match[0].verify()
-        source = match[0].folder
-    predictor = LatentPredictor.from_pretrained(source).to(backbone.device)
-    predictor.source = str(name)
+    predictor = read_predictor(name or own_predictor(backbone.name)).to(backbone.device)
     predictor.check_fits(backbone)
     return predictor
 
 
-def own_predictor(backbone: Backbone, reads: Reads = "ink") -> str:
-    """The name of the predictor that ships with the backbone's model; UsageError where there is none."""
-    name = shipped_predictor(backbone.name, reads)
-    if not has_predictor(backbone, reads):
+def check_predictor(name: str | Path | None, model: str) -> None:
+    """Raises as `load_predictor`, but before a model that comes without one is loaded, or even fetched, which may take
+    long."""
+    if not has_predictor(model):
+        find_model(model)
+        read_predictor(name or own_predictor(model))
+
+
+def read_predictor(name: str | Path) -> LatentPredictor:
+    """The predictor called `name` (shipped, folder, file or hub id), on the CPU, for whatever model."""
+    source: str | Path = name
+    if match := [s for s in shipped() if s.name == str(name)]:
+        match[0].verify()
+        source = match[0].folder
+    predictor = LatentPredictor.from_pretrained(source)
+    predictor.source = str(name)
+    return predictor
+
+
+def own_predictor(model: str, reads: Reads = "ink") -> str:
+    """The name of the predictor that ships with the model of that name; UsageError where there is none."""
+    name = shipped_predictor(model, reads)
+    if not has_predictor(model, reads):
         raise UsageError(
-            f"{backbone.name!r} has no predictor of its own{'' if reads == 'ink' else ' that reads latents'}.",
+            f"{model!r} has no predictor of its own{'' if reads == 'ink' else ' that reads latents'}.",
             hint="Name one (--predictor; of a method predictor=NAME), or train it: "
             f"`sketchguide train --model … --data … --reads {reads} -o …`.",
             field="predictor",
@@ -428,9 +459,9 @@ def own_predictor(backbone: Backbone, reads: Reads = "ink") -> str:
     return name
 
 
-def has_predictor(backbone: Backbone, reads: Reads = "ink") -> bool:
-    """Whether a predictor ships with the backbone's model."""
-    return any(one.name == shipped_predictor(backbone.name, reads) for one in shipped())
+def has_predictor(model: str, reads: Reads = "ink") -> bool:
+    """Whether a predictor ships with the model of that name."""
+    return any(one.name == shipped_predictor(model, reads) for one in shipped())
 
 
 def shipped_predictor(model: str, reads: Reads) -> str:

@@ -176,7 +176,7 @@ def command(
         str | None,
         typer.Option(
             help="Network whose features say what a picture shows: a classifier file, torchvision:NAME, timm:NAME or "
-            "transformers:ID; of torchvision and timm also =WEIGHTS.safetensors. Default: the classifier that is shipped.",
+            "transformers:ID; torchvision and timm also =WEIGHTS.safetensors. Default: the classifier that is shipped.",
             metavar="NAME",
             rich_help_panel=JUDGES,
         ),

@@ -174,7 +174,7 @@ def open_desk(
     device: str | None,
     dtype: str | None,
 ) -> Desk:
-    from sketchguide.loading import load_backbone, load_predictor
+    from sketchguide.loading import check_predictor, load_backbone, load_predictor
     from sketchguide.lora import wearing
     from sketchguide.request import Request
     from sketchguide.web.jobs import Desk
@@ -185,6 +185,7 @@ def open_desk(
     Request.checked(prompt="", seed=SEED.default, **settings)
 
     def load() -> tuple[Backbone, LatentPredictor]:
+        check_predictor(predictor, model or MODEL)
         backbone = load_backbone(model or MODEL, device=device or "auto", dtype=find_dtype(dtype or "auto"))
         if lora is not None:
             with wearing(lora, backbone, scale=settings["lora_scale"]):
