@@ -29,6 +29,7 @@ JUDGED = ("--classifier", JUDGE)
 
 # What tables need, as folders in --out: {out} and {shared} stand for the options of these names.
 PICTURES, LGP = "{out}/icon-pictures", "{out}/lgp-300"
+OWN, LGP_OF_OWN = "{out}/own-pictures", "{out}/lgp-own"
 CONTROLNET, ADAPTER = "{out}/controlnet-1000", "{out}/t2i-adapter-1000"
 
 LGP_300 = f"lgp:predictor={LGP}"
@@ -42,10 +43,12 @@ Command = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Part:
-    """Something that tables need. It is finished when `file` is in its folder."""
+    """Something that tables need. It is finished when `file` is in its folder. What the command writes is the folder,
+    or `within` it."""
 
     file: str
     command: Command
+    within: str = ""
 
 
 def _peer(kind: str, rate: str) -> Command:
@@ -53,15 +56,21 @@ def _peer(kind: str, rate: str) -> Command:
     return ("python", "benchmarks/peers/train.py", kind, *data, "--rate", rate, "--steps", "600", "--bf16", "-o")
 
 
+def _predictor(pictures: str) -> Part:
+    few = ("--images", "300", "--steps", "240", "--fresh", "-o")
+    data = ("--data", pictures, "--model", "icons-64", "--map", "edges")
+    return Part("training.json", ("sketchguide", "train", *data, *few))
+
+
 PARTS: Mapping[str, Part] = {
     PICTURES: Part("metadata.jsonl", ("python", "recipes/icons/pictures.py", "--data", "{shared}/data", "--out")),
-    LGP: Part(
-        "training.json",
-        (
-            *("sketchguide", "train", "--data", PICTURES, "--model", "icons-64", "--map", "edges"),
-            *("--images", "300", "--steps", "240", "--fresh", "-o"),
-        ),
+    LGP: _predictor(PICTURES),
+    OWN: Part(
+        "picture-341.png",
+        ("sketchguide", "generate", "--prompts", "benchmarks/things.txt", "--seed", "1", "-o"),
+        within="picture.png",
     ),
+    LGP_OF_OWN: _predictor(OWN),
     CONTROLNET: Part("training.json", _peer("controlnet", "2e-3")),
     ADAPTER: Part("training.json", _peer("t2i-adapter", "3e-3")),
 }
@@ -164,6 +173,12 @@ TABLES: Mapping[str, Table] = {
         *("text", EVERY_STEP, *(f"{peer}{more}" for peer in PEERS for more in ("", ",negative_time=0.3"))),
         compare=(EVERY_STEP,),
     ),
+    "own": bench(
+        "a predictor that learnt from the model's own pictures",
+        *("text", LGP_300, f"lgp:predictor={LGP_OF_OWN}"),
+        sketches=200,
+        compare=(LGP_300,),
+    ),
     "tries": by_set(
         "tried again until recognised",
         *("text", "lgp", f"lgp:{TRIED}", f"lgp:{TRIED_15}", f"lgp:{TRIED_15},sure=0.7"),
@@ -215,7 +230,8 @@ def parts_of(command: Command) -> list[str]:
 def steps_to(name: str, table: Table) -> Iterator[tuple[str, Command, str | None]]:
     """The folders and commands of a table's parts, with the files that say they are done, and then of its runs."""
     for part in dict.fromkeys(part for run in table.runs.values() for part in parts_of(run.command)):
-        yield part, (*PARTS[part].command, part), PARTS[part].file
+        made = PARTS[part]
+        yield part, (*made.command, "/".join(filter(None, (part, made.within)))), made.file
     for about, run in table.runs.items():
         folder = folder_of(name, about)
         yield folder, (*run.command, folder), None
@@ -267,6 +283,7 @@ def main() -> None:
             if args.print or file is None or not (ROOT / filled(folder) / file).is_file():
                 print(shlex.join(words), flush=True)
                 if not args.print:
+                    (ROOT / words[-1]).parent.mkdir(parents=True, exist_ok=True)
                     run(words)
         if not args.print:
             keep(name, TABLES[name], filled)

@@ -64,6 +64,18 @@ def test_what_a_table_needs_is_made_once_and_before_it(tables: Tables, ran: list
     assert json.loads((tmp_path / "results" / "spoiled.json").read_text()) == {"of": "spoiled"}
 
 
+def test_pictures_that_the_model_makes_itself_go_into_a_folder_that_is_there(
+    tables: Tables, ran: list[list[str]], tmp_path: Path
+) -> None:
+    module = tables("own")
+    module.main()
+    (made,) = (Path(words[-1]) for words in ran if "generate" in words)
+    assert made == tmp_path / "runs" / "own-pictures" / "picture.png"
+    assert made.parent.is_dir()
+    prompts = (SCRIPT.parent / "things.txt").read_text().splitlines()
+    assert module.PARTS[module.OWN].file == f"picture-{len(prompts)}.png"
+
+
 def test_a_curve_brings_its_plot(tables: Tables, ran: list[list[str]], tmp_path: Path) -> None:
     tables("strength").main()
     assert len(ran) == 1

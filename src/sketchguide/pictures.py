@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +76,19 @@ def recall(source: str | Path | bytes) -> Recipe:
             "of frames, and none that another program saved again.",
             field="from",
         ) from error
+
+
+def prompt_in(path: Path) -> str | None:
+    """The prompt of a PNG that sketchguide wrote, None of any other file; only its header is read."""
+    if path.suffix.lower() != ".png":
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"PIL\.")
+            with Image.open(path, formats=("PNG",)) as image:
+                return str(json.loads(image.info[RECIPE_KEY])["request"]["prompt"])
+    except Exception:  # the decoders raise nearly everything on damaged files
+        return None
 
 
 def carries_recipe(data: bytes) -> bool:

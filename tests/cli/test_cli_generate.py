@@ -50,6 +50,45 @@ def three(sketchguide: Run, quick: list[str], tmp_path_factory: pytest.TempPathF
     return paths
 
 
+def test_each_line_of_a_file_is_a_prompt(sketchguide: Run, quick: list[str], tmp_path: Path):
+    prompts = tmp_path / "things.txt"
+    prompts.write_bytes("\ufeffa cat\r\n\r\n  a blue duck \n".encode())
+    made = ["--prompts", prompts, *quick, "--seed", "5", "--count", "2", "-o", tmp_path / "thing.png"]
+    result = sketchguide("generate", *made)
+    assert result.code == 0, result.err
+    paths = [tmp_path / f"thing-{number}.png" for number in (1, 2, 3, 4)]
+    assert result.out.splitlines()[:-1] == [f"{path} (seed {5 + i % 2})" for i, path in enumerate(paths)]
+    recipes = [recall(path) for path in paths]
+    assert [(one.request.prompt, one.index) for one in recipes] == [
+        ("a cat", 0), ("a cat", 1), ("a blue duck", 0), ("a blue duck", 1),
+    ]  # fmt: skip
+    again = sketchguide("generate", "--from", paths[3], "-o", tmp_path / "again.png")
+    assert again.code == 0, again.err
+    assert (tmp_path / "again.png").read_bytes() == paths[3].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "message"),
+    [
+        (None, (), "cannot be read: No such file"),
+        (b"\n \n", (), "has no prompts"),
+        (b"a caf\xe9", (), "are not UTF-8 text"),
+        (b"a cat", ("a dog",), "--prompts and PROMPT exclude each other"),
+        (b"a cat", ("--sheet",), "--prompts and --sheet exclude each other"),
+        (b"a cat", ("--from", "cat.png"), "--prompts and --from exclude each other"),
+    ],
+)
+def test_a_file_of_prompts_that_is_none(
+    sketchguide: Run, quick: list[str], tmp_path: Path, content: bytes | None, more: tuple[str, ...], message: str
+):
+    prompts = tmp_path / "things.txt"
+    if content is not None:
+        prompts.write_bytes(content)
+    result = sketchguide("generate", *more, "--prompts", prompts, *quick, "-o", tmp_path / "thing.png")
+    assert result.code == 2
+    assert message in " ".join(result.err.split())
+
+
 def test_what_is_not_recognised_is_tried_again_and_told(
     sketchguide: Run, quick: list[str], drawing: Path, trained: tuple[Path, Any], tmp_path: Path
 ):

@@ -9,7 +9,8 @@ from PIL import Image, ImageDraw, ImageFile
 from torch import Tensor
 
 from sketchguide.errors import SketchguideWarning, TrainingError, UsageError
-from sketchguide.images import to_images, to_tensor
+from sketchguide.images import save_png, to_images, to_tensor
+from sketchguide.pictures import RECIPE_KEY
 from sketchguide.training.data import Augmentation, Example, Pictures, digest, find_examples, readable, split
 
 STILL = Augmentation(flip=False, scale=(1.0, 1.0), rotate=0.0, shift=0.0)
@@ -80,6 +81,20 @@ class TestCaptions:
             ("train/b.png", "first"),
             ("train/b.png", "second"),
             ("train/x/a.png", "an a"),
+        ]
+
+    def test_a_picture_of_ours_brings_its_prompt(self, tmp_path: Path) -> None:
+        recipe = {RECIPE_KEY: json.dumps({"request": {"prompt": "a  red duck"}})}
+        for name in ("mine.png", "birds/mine.png", "birds/told.png"):
+            (tmp_path / name).parent.mkdir(exist_ok=True)
+            save_png(Image.new("RGB", (24, 24)), tmp_path / name, text=recipe)
+        save_png(Image.new("RGB", (24, 24)), tmp_path / "birds" / "other.png", text={RECIPE_KEY: "[]"})
+        (tmp_path / "birds" / "told.txt").write_text("a swan")
+        assert [(e.name, e.caption) for e in find_examples(tmp_path)] == [
+            ("birds/mine.png", "a red duck"),
+            ("birds/other.png", "birds"),
+            ("birds/told.png", "a swan"),
+            ("mine.png", "a red duck"),
         ]
 
     def test_none_at_all_is_empty_with_one_warning(self, tmp_path: Path) -> None:

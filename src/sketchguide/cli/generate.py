@@ -50,6 +50,15 @@ def command(
     prompt: Annotated[
         str | None, typer.Argument(help="What the picture shows. With --from it may be left out.")
     ] = None,
+    listed: Annotated[
+        Path | None,
+        typer.Option(
+            "--prompts",
+            help="A text file with a prompt on each line: pictures of each of them, as many as --count says.",
+            metavar="FILE.txt",
+            rich_help_panel=INPUT,
+        ),
+    ] = None,
     sketch: SketchOption = None,
     polarity: PolarityOption = None,
     trim: TrimOption = False,
@@ -75,12 +84,17 @@ def command(
     sketchguide generate "a red apple" --sketch apple.svg -o apple.png
     sketchguide generate "a red apple" --sketch apple.svg --strength 2 --seed 7
     sketchguide generate "a noto sailboat" --count 9 --sheet -o boats.png
+    sketchguide generate --prompts things.txt --count 3 -o things/picture.png
     sketchguide generate --from apple.png --steps 50 -o finer.png
 
     Every PNG carries all that is needed to make it again: see --from.
     """
     report = Report.of(context, as_json=as_json)
-    if prompt is None and source is None:
+    prompts = () if listed is None else _read_prompts(listed)
+    if prompts and (prompt is not None or source is not None or as_sheet):
+        other = "PROMPT" if prompt is not None else "--from" if source is not None else "--sheet"
+        raise UsageError(f"--prompts and {other} exclude each other.", hint="Leave one of them out.", field="prompts")
+    if prompt is None and source is None and not prompts:
         raise UsageError(
             "There is no prompt.",
             hint='Say what the picture shows: sketchguide generate "a red apple".',
@@ -95,14 +109,31 @@ def command(
     if trim and sketch is None and source is None:
         raise UsageError("--trim cuts a drawing, and there is none.", hint="Give --sketch.", field="trim")
     like: Path | None = options["like"]
+    prompt = prompts[0] if prompts else prompt
     options = given(prompt=prompt, sketch=sketch, polarity=polarity, trim=trim, **options)
     job = _fresh(options) if source is None else _recalled(source, options, trim=trim and sketch is None)
-    job = replace(job, inputs=(sketch, like, source))
+    job = replace(job, prompts=prompts, inputs=(sketch, like, source))
     if as_sheet and job.only is not None:
         report.warn("--sheet changes nothing: one picture of several is made again.")
     again = job.sheet and job.request.count > 1
     with named_in(source, options):
         carry_out(job, report, output=output, as_sheet=again or (as_sheet and job.only is None))
+
+
+def _read_prompts(path: Path) -> tuple[str, ...]:
+    """The lines of a text file that are not blank; UsageError where there are none."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise UsageError(f"The prompts {path} cannot be read: {error.strerror}.", field="prompts") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"The prompts {path} are not UTF-8 text.", hint="Save them as UTF-8.", field="prompts"
+        ) from error
+    prompts = tuple(line.strip() for line in lines if line.strip())
+    if not prompts:
+        raise UsageError(f"The file {path} has no prompts.", hint="Write one on each line.", field="prompts")
+    return prompts
 
 
 @contextmanager

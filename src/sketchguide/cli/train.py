@@ -38,8 +38,8 @@ def command(
     data: Annotated[
         Path,
         typer.Option(
-            help="Folder of pictures. Captions come from metadata.jsonl or .csv, a .txt beside each picture, or the "
-            "name of the sub-folder it is in.",
+            help="Folder of pictures. Captions come from metadata.jsonl or .csv, a .txt beside each picture, the "
+            "recipe of one of ours, or the name of the sub-folder it is in.",
             metavar="FOLDER",
             rich_help_panel=DATA,
         ),
@@ -136,7 +136,8 @@ def command(
     sketchguide train --data pictures/ -o my-predictor --minutes 5 --resume
     sketchguide generate "a red apple" --sketch apple.svg --predictor my-predictor
 
-    A few hundred captioned pictures are enough. Checkpoints are saved every
+    A few hundred captioned pictures are enough; where you have none, let the
+    model make them (`sketchguide generate --prompts`). Checkpoints are saved every
     minute and when the run is stopped (Ctrl-C); --resume, with the other
     options as before, goes on as if nothing had happened.
     """

@@ -27,10 +27,11 @@ from torch.nn import functional as F
 from sketchguide.errors import SketchguideError, TrainingError, UsageError, warn
 from sketchguide.files import is_file, look_at
 from sketchguide.images import FORMATS, MAX_PIXELS, MAX_SIDE, MIN_SIDE, open_image, to_tensor
+from sketchguide.pictures import prompt_in
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _LIST, _TABLE = "metadata.jsonl", "metadata.csv"
-_SUBFOLDER = "a .txt beside each picture, or the name of the sub-folder it is in"
+_SUBFOLDER = "a .txt beside each picture, the recipe of one of ours, or the name of the sub-folder it is in"
 _SOURCES = f"Captions come from {_LIST} or {_TABLE}, {_SUBFOLDER}."
 _CORRUPT = 0.1  # share of files that may be unreadable
 _NAMED = 20  # unreadable files that are named at once
@@ -198,10 +199,11 @@ def find_examples(
 
     The caption comes from `metadata.jsonl` (one object a line: `file_name`, relative to that file, and `text` or
     `caption`) or `metadata.csv` (columns of these names), else from the `.txt` beside the picture (`apple.txt` or
-    `apple.png.txt`), else from the name of the sub-folder it is in. A folder with such a list takes part with the
-    pictures in it, and no others. Pictures in `folder` itself that have no caption get an empty one or, where they are
-    `named` for what they show, the words of their name (`red-apple-2.png`). Hidden files are
-    left out. A SketchguideWarning counts pictures without a caption, those that a list leaves out, and those captioned
+    `apple.png.txt`), else from the recipe of a PNG that sketchguide made, else from the name of the sub-folder it is
+    in. A folder with such a list takes part with the pictures in it, and no others. Pictures in `folder` itself that
+    have no caption get an empty one or, where they are `named` for what they show, the words of their name
+    (`red-apple-2.png`). Hidden files are left out. A SketchguideWarning counts pictures without a caption, those that a
+    list leaves out, and those captioned
     by their folder where a .txt seems to be meant.
 
     Of the same files the same are drawn, on any machine; a larger limit adds to those of a smaller one.
@@ -234,11 +236,17 @@ def find_examples(
     pictures = [path for path in files if path.suffix.lower() in suffixes and path not in mentioned]
     texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
     bare = [path for path in pictures if listed.isdisjoint(path.parents)]
+    ours = {path: prompt for path in bare if not _text_beside(path, texts) and (prompt := prompt_in(path)) is not None}
     for path in bare:
-        caption = _caption_beside(path, texts, folder)
+        caption = _clean(ours[path], f"The recipe of {path}") if path in ours else _caption_beside(path, texts, folder)
         captions.append((path, _words_of(path) if named and caption is None else caption))
     beside = {place for path in files if path not in texts.values() for place in (path, path.with_suffix(""))}
-    _warn_of_texts(bare, texts, folder, {place.name for place in texts if place not in beside})
+    _warn_of_texts(
+        [path for path in bare if path not in ours],
+        texts,
+        folder,
+        {place.name for place in texts if place not in beside},
+    )
     if not captions and lists:
         raise UsageError(
             f"The list {lists[0]} names no picture.",
