@@ -19,6 +19,12 @@ LOSS = {"sketch_loss": 1.0, **DRAWN}
 IDLE: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "attention": ("parts", "a sketch", DRAWN),
     "attention_scale": (0.5, "attention", {"attention": "parts", **DRAWN}),
+    "controlnet": ("lines", "a sketch", DRAWN),
+    "controlnet_scale": (0.5, "controlnet", {"controlnet": "lines", **DRAWN}),
+    "controlnet_end": (0.5, "controlnet", {"controlnet": "lines", **DRAWN}),
+    "t2i_adapter": ("lines", "a sketch", DRAWN),
+    "t2i_adapter_scale": (0.5, "t2i_adapter", {"t2i_adapter": "lines", **DRAWN}),
+    "t2i_adapter_end": (0.5, "t2i_adapter", {"t2i_adapter": "lines", **DRAWN}),
     "negative_time": (0.1, "a negative pass", {"scale": 4}),
     "lora_scale": (0.5, "lora", {"lora": "parts"}),
     "class_scale": (3.0, "a class", {"class_name": "a cat"}),
@@ -63,7 +69,7 @@ def test_each_setting_that_needs_something_is_told_of_without_it_alone(tiny: Tin
 
 
 def test_settings_are_told_of_in_the_order_of_the_table(tiny: Tiny) -> None:
-    met = {"attention", "sketch_loss", "like"}  # by which others act
+    met = {"attention", "controlnet", "t2i_adapter", "sketch_loss", "like"}  # by which others act
     idle = {name: value for name, (value, _, _) in reversed(IDLE.items()) if name not in met}
     messages = told(tiny(), **idle, scale=1)
     assert [message.split()[0] for message in messages] == [*(name for name in NEEDS if name in idle), "scale"]

@@ -41,6 +41,7 @@ TABLE = (
     "inversion",
     "interpolation",
     "loading",
+    "adapters",
     "lora",
     "fingerprints",
     "recognition",

@@ -36,6 +36,8 @@ def _pulled_before(request: Request) -> bool:
 
 _SKETCH = Need("a sketch", lambda request, _: request.sketch is not None)
 _DRAWING = replace(_SKETCH, words="a drawing")
+_CONTROLNET = Need("controlnet", lambda request, _: request.controlnet is not None)
+_T2I_ADAPTER = Need("t2i_adapter", lambda request, _: request.t2i_adapter is not None)
 _CLASS = Need("a class", lambda request, _: request.class_name is not None)
 _SKETCH_LOSS = Need("sketch_loss", lambda request, _: request.sketch_loss != 0)
 _LIKE = Need("like", lambda request, _: request.like is not None)
@@ -46,6 +48,10 @@ NEEDS: Mapping[str, Need] = MappingProxyType(
     {
         "attention": _SKETCH,
         "attention_scale": Need("attention", lambda request, _: request.attention is not None),
+        "controlnet": _SKETCH,
+        **dict.fromkeys(("controlnet_scale", "controlnet_end"), _CONTROLNET),
+        "t2i_adapter": _SKETCH,
+        **dict.fromkeys(("t2i_adapter_scale", "t2i_adapter_end"), _T2I_ADAPTER),
         "negative_time": Need(
             "a negative pass",  # 0 is what it is without one, too
             lambda request, backbone: not request.negative_time or has_negative_pass(request, backbone),

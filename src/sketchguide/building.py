@@ -10,15 +10,12 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple, cast
 
-import diffusers
-
+from sketchguide.adapters import Adapter, load_adapter
 from sketchguide.attention import SketchAttention
 from sketchguide.backbones.base import Backbone
-from sketchguide.backbones.wrapped import CONTROLNETS
 from sketchguide.classifiers import LatentClassifier, load_classifier
 from sketchguide.defaults import PULLING
-from sketchguide.errors import ModelNotFoundError, SketchguideError, UsageError, WeightsError, reason_of
-from sketchguide.files import is_file
+from sketchguide.errors import ModelNotFoundError, UsageError
 from sketchguide.loading import find_features, find_part, load_predictor, own_predictor, shipped
 from sketchguide.methods import (
     SDEDIT_AMOUNT,
@@ -44,7 +41,6 @@ from sketchguide.request import FOR_DRAWINGS, LayoutSettings, Request
 from sketchguide.sampling import Moment
 from sketchguide.sketchers import Sketcher
 from sketchguide.sources import levels_of, places_of, steps_of
-from sketchguide.weights import read_weights
 
 PAPER: Mapping[str, str] = MappingProxyType(
     {
@@ -134,14 +130,14 @@ def _sdedit(asked: Asked) -> Built:
 
 def _controlnet(asked: Asked) -> Built:
     weight = _number(asked, "weight", 1)
-    peer = _peer(asked, CONTROLNETS.get(asked.backbone.family, "ControlNetModel"))
+    peer = _peer(asked, "controlnet")
     mode = int(_number(asked, "mode", 0)) if "mode" in asked.options else None
     return Built(controlnet(peer.network, weight, mode), (peer,))
 
 
 def _t2i_adapter(asked: Asked) -> Built:
     weight = _number(asked, "weight", 1)
-    peer = _peer(asked, "T2IAdapter")
+    peer = _peer(asked, "t2i_adapter")
     return Built(t2i_adapter(peer.network, weight), (peer,))
 
 
@@ -175,9 +171,9 @@ def build_method(description: str, backbone: Backbone) -> Built:
     Options are those of WALKING (`text:steps=20`), of CLASSIFYING (`lgp:class_scale=4`; `classifier` is a folder or
     file of `sketchguide component`) and those that METHODS lists, which act in that method: PULLING
     (`lgp:strength=3,stop=0.5`), `predictor` (shipped name, folder, hub id), `sketcher` and `drawing` (files of
-    `sketchguide component`), `path` (for the peers a folder that diffusers' `from_pretrained` reads, for sketch
-    attention one of `sketchguide component`, or its file), `weight`, `mode`, `amount`, TRYING (`lgp:tries=3,sure=0.7`;
-    `recogniser` is a folder or file), and for Plug-and-Play the fields of LayoutSettings.
+    `sketchguide component`), `path` (for the peers a folder or hub id, as diffusers' `from_pretrained` reads them; for
+    sketch attention a folder of `sketchguide component`, or its file), `weight`, `mode`, `amount`, TRYING
+    (`lgp:tries=3,sure=0.7`; `recogniser` is a folder or file), and for Plug-and-Play the fields of LayoutSettings.
     Raises UsageError for anything else.
     """
     name, options = _parsed(description)
@@ -253,29 +249,16 @@ def _layout(asked: Asked, usual: Mapping[str, Any]) -> LayoutSettings:
     return layout
 
 
-def _peer(asked: Asked, kind: str) -> Trained:
-    """What that class of diffusers loads from the folder `path`."""
+def _peer(asked: Asked, adapter: Adapter) -> Trained:
+    """What `path` names, with its record."""
     path = asked.options.get("path")
-    if not path or not is_file(Path(path) / "config.json"):
-        needed = f"{asked.name} needs a folder: {asked.name}:path=FOLDER."
+    if not path:
         raise ModelNotFoundError(
-            f"{path} is no folder that a {kind} can be loaded from." if path else needed,
-            hint="Give one that was made for this model; benchmarks/peers/train.py trains some for UNets.",
+            f"{asked.name} needs a folder: {asked.name}:path=FOLDER.",
+            hint="benchmarks/peers/train.py trains some for UNets; a hub id goes as well.",
             field="method",
         )
-    try:
-        for file in Path(path).glob("*.safetensors"):
-            read_weights(file, field="method")  # refuses damage, and values that are not finite
-        network = getattr(diffusers, kind).from_pretrained(path, use_safetensors=True, dtype=asked.backbone.dtype)
-        return Trained(network.to(asked.backbone.device), _read(Path(path) / "training.json"))
-    except (OSError, ValueError, RuntimeError, TypeError) as error:
-        if isinstance(error, SketchguideError):
-            raise
-        raise WeightsError(
-            f"{path} does not load as a {kind}: {reason_of(error)}",
-            hint="Train it again, or get it again.",
-            field="method",
-        ) from error
+    return Trained(load_adapter(adapter, path, asked.backbone, field="method"), _read(Path(path) / "training.json"))
 
 
 def _report(part: Path) -> Mapping[str, Any]:

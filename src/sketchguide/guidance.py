@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import torch
 
+from sketchguide.adapters import load_adapter
 from sketchguide.attention import SketchAttention
 from sketchguide.backbones.base import Backbone
-from sketchguide.backbones.wrapped import with_sketch_attention
+from sketchguide.backbones.wrapped import with_controlnet, with_sketch_attention, with_t2i_adapter
 from sketchguide.classifiers import LatentClassifier
 from sketchguide.controls.base import Guide
 from sketchguide.controls.classes import ClassGuide
@@ -64,6 +65,7 @@ def controls_of(
             ink = torch.tensor(drawing.ink)[None, None]
             told = with_sketch_attention(backbone, attention, ink, scale=request.attention_scale)
             controls = controls._replace(told=told)
+        controls = _with_adapters(controls, request, drawing)
     if request.class_name is not None:
         named, model = request.classifier, backbone.name
         classifier = LatentClassifier.load(find_part(named, "latent-classifier", field="classifier", model=model))
@@ -71,6 +73,22 @@ def controls_of(
         controls.made_with["classifier"] = fingerprint(classifier)
         controls.guides.append(class_guide(request, [classifier.class_number(request.class_name)], classifier))
     return controls
+
+
+def _with_adapters(controls: Controls, request: Request, drawing: SpatialMap) -> Controls:
+    """`controls` with the ControlNet and the T2I-Adapter of `request`, which are shown the drawing."""
+    told, made_with = controls.told, dict(controls.made_with)
+    if request.controlnet is not None:
+        network = load_adapter("controlnet", request.controlnet, told)
+        made_with["controlnet"] = fingerprint(network)
+        window = (0.0, _within(request, request.controlnet_end))
+        told = with_controlnet(told, network, drawing, scale=request.controlnet_scale, window=window)
+    if request.t2i_adapter is not None:
+        network = load_adapter("t2i_adapter", request.t2i_adapter, told)
+        made_with["t2i_adapter"] = fingerprint(network)
+        window = (0.0, _within(request, request.t2i_adapter_end))
+        told = with_t2i_adapter(told, network, drawing, scale=request.t2i_adapter_scale, window=window)
+    return controls._replace(told=told, made_with=made_with)
 
 
 def weakened(guides: Sequence[Guide], share: float) -> list[Guide]:
@@ -100,7 +118,8 @@ def follows(guides: Sequence[Guide]) -> bool:
 
 def needs_predictor(request: Request) -> bool:
     """Whether nothing but a predictor can pull to the drawing of `request` as it asks for."""
-    otherwise = request.attention is not None or bool(request.sketch_loss)
+    others = (request.attention, request.controlnet, request.t2i_adapter)
+    otherwise = any(one is not None for one in others) or bool(request.sketch_loss)
     return request.strength != 0 and (request.predictor is not None or not otherwise)
 
 

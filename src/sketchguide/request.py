@@ -10,6 +10,8 @@ from typing import Annotated, Any, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sketchguide.defaults import (
+    ADAPTER_END,
+    ADAPTER_SCALE,
     ALPHA,
     AMOUNT,
     ATTENTION_SCALE,
@@ -261,6 +263,16 @@ class Request(Checked):
     edit: Edit | None = Field(default=None, description="a picture that is changed: `sketchguide edit`")
     attention: str | None = Field(default=None, description="folder or file of sketch attention; none: without it")
     attention_scale: Finite = ranged(ATTENTION_SCALE, "how much of what sketch attention adds; 0 ignores it")
+    controlnet: str | None = Field(
+        default=None, description="folder or hub id of a ControlNet that is shown the drawing; none: without one"
+    )
+    controlnet_scale: Finite = ranged(ADAPTER_SCALE, "how much of what the ControlNet adds; 0 ignores it")
+    controlnet_end: Finite = ranged(ADAPTER_END, "part of the steps after which it adds nothing")
+    t2i_adapter: str | None = Field(
+        default=None, description="folder or hub id of a T2I-Adapter that is shown the drawing; none: without one"
+    )
+    t2i_adapter_scale: Finite = ranged(ADAPTER_SCALE, "how much of what the T2I-Adapter adds; 0 ignores it")
+    t2i_adapter_end: Finite = ranged(ADAPTER_END, "part of the steps after which it adds nothing")
     device: str = Field(default="auto", max_length=64)
     dtype: DType = "auto"
 

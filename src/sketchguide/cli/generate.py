@@ -251,6 +251,8 @@ def _recalled(source: Path, options: Mapping[str, Any], *, trim: bool) -> Job:
         "lora_scale": {"model"},
         "predictor": {"predictor"},
         "attention": {"attention"},
+        "controlnet": {"controlnet"},
+        "t2i_adapter": {"t2i_adapter"},
         "classifier": {"classifier"},
         "sketcher": {"sketcher"},
         "drawing_features": {"drawing_features"},

@@ -13,6 +13,8 @@ import typer
 from typer.core import TyperCommand, TyperOption
 
 from sketchguide.defaults import (
+    ADAPTER_END,
+    ADAPTER_SCALE,
     ATTENTION_SCALE,
     BLANK,
     CLASS_SCALE,
@@ -240,6 +242,67 @@ AttentionScaleOption = Annotated[
     typer.Option(
         help=f"How much of what sketch attention adds: {ATTENTION_SCALE}. 0 ignores it.",
         metavar="S",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+ControlNetOption = Annotated[
+    str | None,
+    typer.Option(
+        "--controlnet",
+        help="A ControlNet for drawings or scribbles, made for the model, that is shown the drawing, white on black: a "
+        "diffusers folder or a hub id. It acts beside a predictor, or where the model has none, alone. Default: none.",
+        metavar="PATH|HUB_ID",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+ControlNetScaleOption = Annotated[
+    float | None,
+    typer.Option(
+        "--controlnet-scale",
+        help=f"How much of what it adds: {ADAPTER_SCALE}. 0 ignores it.",
+        metavar="S",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+ControlNetEndOption = Annotated[
+    float | None,
+    typer.Option(
+        "--controlnet-end",
+        help=f"Part of the steps after which it adds nothing: {ADAPTER_END}.",
+        metavar="T",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+T2IAdapterOption = Annotated[
+    str | None,
+    typer.Option(
+        "--t2i-adapter",
+        help="A T2I-Adapter for drawings, likewise. Default: none.",
+        metavar="PATH|HUB_ID",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+T2IAdapterScaleOption = Annotated[
+    float | None,
+    typer.Option(
+        "--t2i-adapter-scale",
+        help=f"How much of what it adds: {ADAPTER_SCALE}. 0 ignores it.",
+        metavar="S",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
+T2IAdapterEndOption = Annotated[
+    float | None,
+    typer.Option(
+        "--t2i-adapter-end",
+        help=f"Part of the steps after which it adds nothing: {ADAPTER_END}.",
+        metavar="T",
         rich_help_panel=GUIDANCE,
     ),
 ]
@@ -499,6 +562,12 @@ REQUEST: dict[str, Any] = {
     "predictor": PredictorOption,
     "attention": AttentionOption,
     "attention_scale": AttentionScaleOption,
+    "controlnet": ControlNetOption,
+    "controlnet_scale": ControlNetScaleOption,
+    "controlnet_end": ControlNetEndOption,
+    "t2i_adapter": T2IAdapterOption,
+    "t2i_adapter_scale": T2IAdapterScaleOption,
+    "t2i_adapter_end": T2IAdapterEndOption,
     "class_name": ClassOption,
     "class_scale": ClassScaleOption,
     "classifier": ClassifierOption,

@@ -1,0 +1,54 @@
+"""ControlNets and T2I-Adapters of diffusers, from the names of their folders or repositories on the hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import diffusers
+import torch
+from torch import nn
+
+from sketchguide.backbones.base import Backbone
+from sketchguide.backbones.wrapped import CONTROLNETS
+from sketchguide.errors import ModelNotFoundError, SketchguideError, WeightsError, reason_of
+from sketchguide.files import is_dir, is_file
+from sketchguide.weights import is_hub_id, read_weights
+
+Adapter = Literal["controlnet", "t2i_adapter"]
+
+
+def load_adapter(adapter: Adapter, name: str | Path, backbone: Backbone, *, field: str | None = None) -> nn.Module:
+    """The ControlNet or T2I-Adapter in the folder `name`, or of that hub id, in the dtype and on the device of
+    `backbone`; errors are about `field`, by default the adapter. Only safetensors weights are read.
+
+    Raises ModelNotFoundError, WeightsError (truncated, pickled, incomplete or not finite). Whether it fits the backbone
+    is found by `with_controlnet` and `with_t2i_adapter`.
+    """
+    field = field or adapter
+    kind = "T2IAdapter" if adapter == "t2i_adapter" else CONTROLNETS.get(backbone.family, "ControlNetModel")
+    local = is_file(Path(name) / "config.json")
+    if not local and (is_dir(Path(name)) or not is_hub_id(str(name))):
+        raise ModelNotFoundError(
+            f"{name} is no folder that a {kind} can be loaded from.",
+            hint="Give one that was made for this model, or its hub id (owner/name).",
+            field=field,
+        )
+    try:
+        for file in Path(name).glob("*.safetensors") if local else ():
+            read_weights(file, field=field)  # refuses damage, and values that are not finite
+        loaded = getattr(diffusers, kind).from_pretrained(name, use_safetensors=True, dtype=backbone.dtype)
+        network: nn.Module = loaded.to(backbone.device)  # fails for one whose weights are incomplete
+    except (SketchguideError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # not only their own: those of the hub's HTTP library come through
+        if local:
+            raise WeightsError(
+                f"{name} does not load as a {kind}: {reason_of(error)}", hint="Get it again.", field=field
+            ) from error
+        raise ModelNotFoundError(
+            f"No {kind} {str(name)!r} here, and the hub gave none of that name: {reason_of(error)}",
+            hint="Check the name and the network.",
+            field=field,
+        ) from error
+    return network
