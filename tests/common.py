@@ -12,6 +12,7 @@ from PIL import Image
 from drawings import EXAMPLES
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.classifiers import ClassifierConfig, LatentClassifier
 from sketchguide.methods import Batch
 from sketchguide.predictors import LatentPredictor, PredictorConfig, choose_taps
 from sketchguide.request import Request
@@ -76,6 +77,17 @@ def make_predictor(tiny: Tiny) -> MakePredictor:
 @pytest.fixture(scope="session")
 def predictor(make_predictor: MakePredictor) -> LatentPredictor:
     return make_predictor()
+
+
+@pytest.fixture(scope="session")
+def classifier() -> LatentClassifier:
+    """An untrained one for `tiny`, of the classes a, b and c."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        config = ClassifierConfig(
+            classes=("a", "b", "c"), latent_channels=4, stride=2, family="unet", backbone="tiny", widths=(16, 16)
+        )
+        return LatentClassifier(config).requires_grad_(False)
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ predictor in a moment, damage."""
 import importlib.util
 import pickle
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -43,6 +43,7 @@ from sketchguide.training.run import TrainingRun
 Tiny = Callable[..., UNetBackbone]
 MakePredictor = Callable[..., LatentPredictor]
 Run = TypeVar("Run", bound=TrainingRun)
+Result = TypeVar("Result")
 
 SIZE = (32, 32)
 CROSS = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, 0.8]]])
@@ -110,6 +111,15 @@ def made(method: Method, batch: Batch) -> Tensor:
     """The latents that `method` ends with."""
     *_, last = method(batch)
     return last.latent
+
+
+def returned(steps: Generator[Any, None, Result]) -> Result:
+    """What a generator ends with when all its steps have been taken."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
 
 
 def lora_of(part: str, file: Path, *layers: str) -> Path:

@@ -1,15 +1,21 @@
 """Changing a picture by a drawing on it."""
 
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torch import Tensor
 
 from sketchguide.attention import SketchAttention, describe_attention
+from sketchguide.classifiers import LatentClassifier
+from sketchguide.controls.base import Guide
+from sketchguide.controls.classes import ClassGuide
 from sketchguide.controls.edges import LatentGuide
-from sketchguide.controls.strengths import Proportional, Within
+from sketchguide.controls.strengths import Proportional, Score, Within
 from sketchguide.editing import edit
 from sketchguide.errors import SketchguideError, SketchguideWarning, UsageError
 from sketchguide.generation import run
@@ -19,10 +25,12 @@ from sketchguide.overlays import changed_region, seen_region
 from sketchguide.pictures import Picture, recall
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import EditSettings, Layout, Request
+from sketchguide.sampling import Moment
+from sketchguide.seeds import generators, noise
 from sketchguide.sketch import Sketch
-from sketchguide.sources import Change, change, drawn_area
+from sketchguide.sources import Change, change, drawn_area, on_latents
 from sketchguide.walking import walk
-from support import MakePredictor, Tiny
+from support import MakePredictor, Pull, Tiny, returned
 
 SIZE = (32, 32)
 STEPS = 4
@@ -262,13 +270,7 @@ def test_an_inverted_picture_that_is_not_pulled_stays_itself(tiny: Tiny, source:
     clean = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
     settings = EditSettings.checked(source=source, source_prompt="a cat", amount=0.2)
     request = Request.checked(prompt="a cat", seed=0, scale=1, steps=40, size=SIZE)
-    preparing = change(settings, request, tiny(), clean)
-    while True:
-        try:
-            next(preparing)
-        except StopIteration as end:
-            changing = end.value
-            break
+    changing = returned(change(settings, request, tiny(), clean))
     *_, last = walk(request, tiny(), prompts=["a cat"], seeds=[0], source=changing)
     assert low <= float((last.latent - clean).norm() / clean.norm()) < high
 
@@ -360,12 +362,17 @@ def test_a_canvas_of_another_aspect_is_told(tiny: Tiny, predictor: LatentPredict
         make(tiny, sketch=wide, predictor=predictor)
 
 
-def test_nothing_outside_moves_at_any_step(tiny: Tiny, predictor: LatentPredictor) -> None:
-    """Neither by the walk nor by a guide that pulls there too."""
-    backbone, clean = tiny(), torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
+def middle_of_a_picture() -> tuple[Tensor, Tensor, Tensor]:
+    """Latents, and their middle as a mask of latent pixels and of pixels."""
+    clean = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(3))
     mask = torch.zeros(1, 1, 16, 16)
     mask[..., 4:12, 4:12] = 1
-    area = torch.nn.functional.interpolate(mask, scale_factor=backbone.stride)
+    return clean, mask, torch.nn.functional.interpolate(mask, scale_factor=2)
+
+
+def test_nothing_outside_moves_at_any_step(tiny: Tiny, predictor: LatentPredictor) -> None:
+    """Neither by the walk nor by a guide that pulls there too."""
+    backbone, (clean, mask, area) = tiny(), middle_of_a_picture()
     request = Request.checked(prompt="a cat", seed=0, steps=4, size=SIZE)
     levels = backbone.levels(4)
     source = invert(backbone, clean, levels, backbone.describe([""]))
@@ -377,6 +384,63 @@ def test_nothing_outside_moves_at_any_step(tiny: Tiny, predictor: LatentPredicto
         apart = (moment.latent - source.at(moment.level)).abs()
         assert (apart * (1 - mask)).max() == 0
         assert (apart * mask).max() > 1e-3
+
+
+def test_within_the_area_a_step_is_as_if_all_changed(tiny: Tiny, classifier: LatentClassifier) -> None:
+    """Also what a classifier makes of it, which goes by what the solver carries."""
+    clean, mask, area = middle_of_a_picture()
+    request = Request.checked(prompt="a cat", seed=0, steps=2, size=SIZE, scale=1)
+    guide = ClassGuide(classifier, [1], strength=Within(Score(40.0), mask))
+
+    def step(area: Tensor | None, *guides: Guide) -> Tensor:
+        changing = Change(clean, 2, area=area)
+        return next(walk(request, tiny(), prompts=["a cat"], seeds=[0], guides=guides, source=changing)).latent
+
+    assert torch.equal(step(area, guide) * mask, step(None, guide) * mask)
+    assert not torch.allclose(step(area, guide), step(area), atol=1e-3)
+
+
+def test_one_noise_is_on_a_picture_at_all_levels(tiny: Tiny) -> None:
+    """Else what is kept would flicker about what is walked."""
+    clean, _, area = middle_of_a_picture()
+    source = Change(clean, 2, area=area).source(generators([5, 6]))
+    drawn = noise(generators([5, 6]), (4, 16, 16))
+    for level in tiny().levels(3)[:2]:
+        assert torch.allclose(source.at(level), level.alpha * clean + level.sigma * drawn)
+
+
+def test_all_that_pulls_does_so_within_the_area(
+    tiny: Tiny,
+    predictor: LatentPredictor,
+    classifier: LatentClassifier,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    classifier.save(tmp_path / "latent-classifier.safetensors")
+    taken: list[Any] = []
+
+    def watched(*given: Any, guides: Sequence[Guide], **more: Any) -> Iterator[Moment]:
+        taken.extend(guides)
+        return walk(*given, guides=guides, **more)
+
+    monkeypatch.setattr("sketchguide.generation.walk", watched)
+    request = Request.checked(
+        prompt="a cat",
+        seed=7,
+        steps=2,
+        size=SIZE,
+        sketch=BOX.to_json(),
+        edit={"picture": to_base64(ball()), "margin": 0.05},
+        class_name="b",
+        classifier=str(tmp_path),
+    )
+    own = Pull(lambda step: step.latent.square().mean(dim=(1, 2, 3)))
+    next(run(request, backbone=tiny(), predictor=predictor, guides=[own]))
+    area = drawn_area(torch.tensor(BOX.rasterize(size=SIZE).ink)[None, None], 0.05)
+    assert [type(guide) for guide in taken] == [LatentGuide, ClassGuide, Pull]
+    for guide in taken:
+        assert isinstance(guide.strength, Within)
+        assert torch.equal(guide.strength.mask, on_latents(area, tiny()))
 
 
 def test_a_little_change_is_pulled_too(tiny: Tiny, predictor: LatentPredictor) -> None:

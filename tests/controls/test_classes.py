@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from sketchguide.backbones.base import Condition
 from sketchguide.backbones.unet import UNetBackbone
-from sketchguide.classifiers import ClassifierConfig, LatentClassifier
+from sketchguide.classifiers import LatentClassifier
 from sketchguide.controls.base import Guide, trained_on
 from sketchguide.controls.classes import ClassGuide
 from sketchguide.controls.edges import LatentGuide
@@ -25,16 +25,6 @@ GRID = (16, 16)
 
 def start() -> Tensor:
     return noise(generators([3, 4]), (4, *GRID))
-
-
-@pytest.fixture(scope="module")
-def classifier() -> LatentClassifier:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(2)
-        config = ClassifierConfig(
-            classes=("a", "b", "c"), latent_channels=4, stride=2, family="unet", backbone="tiny", widths=(16, 16)
-        )
-        return LatentClassifier(config).requires_grad_(False)
 
 
 def walk(backbone: UNetBackbone, *guides: Guide, scale: float = 1.0) -> Tensor:

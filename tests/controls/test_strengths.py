@@ -99,6 +99,16 @@ def test_masks_are_one_or_one_for_each_picture() -> None:
         Within(Proportional(1.5), torch.ones(3, 1, *gradient.shape[2:]))(gradient, move, NOW, CARRIED)
 
 
+def test_what_lies_outside_a_mask_neither_moves_nor_counts() -> None:
+    gradient, move = pair()
+    mask = torch.zeros(1, 1, *gradient.shape[2:])
+    mask[..., 1:3, 2:6] = 1
+    found = Within(Proportional(1.5), mask)(gradient, move, NOW, CARRIED)
+    way = (1.5 * (move * mask).flatten(1).norm(dim=1)).tolist()
+    assert found.flatten(1).norm(dim=1).tolist() == pytest.approx(way, rel=1e-5)
+    assert not (found * (1 - mask)).any()
+
+
 def test_where_hardly_any_signal_is_the_score_does_not_pull() -> None:
     """As the schedulers of sigmas write zero terminal SNR: alpha is 2^-12, not 0."""
     gradient, move = pair()
