@@ -12,7 +12,6 @@ from sketchguide.backbones.tiny import tiny_flux, tiny_stable_diffusion, tiny_st
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.controls.base import Step
 from sketchguide.controls.features import NegativePrompt, Places, PlugAndPlay
-from sketchguide.controls.strengths import Proportional
 from sketchguide.errors import UsageError
 from sketchguide.generation import generate
 from sketchguide.images import to_tensor
@@ -22,7 +21,7 @@ from sketchguide.loading import from_pipe, load_backbone
 from sketchguide.sampling import Evaluations, sample
 from sketchguide.seeds import generators, noise, seeded
 from sketchguide.solvers import DDIM
-from support import Tiny
+from support import Pull, Tiny
 
 SHAPE = (4, 8, 8)
 
@@ -333,30 +332,31 @@ def test_repeats_run_without_injections() -> None:
     assert last.evaluations == Evaluations(16, 0)
 
 
-def test_a_guide_that_pulls_at_every_other_step_does_so_in_recurrence_too() -> None:
+@pytest.mark.parametrize(("every", "expected"), [(1, [0.0, 0.25, 0.5, 0.75]), (2, [0.0, 0.5])])
+def test_a_guide_pulls_in_recurrence_where_it_does_without_and_at_no_repeat(every: int, expected: list[float]) -> None:
     toy, levels = Toy(), cosine(4)
     seen: list[float] = []
 
-    class Push:
-        reads: Sequence[str] = ()
-        window = (0.0, 1.0)
-        strength = Proportional(0.1)
-        every = 2
+    def loss(step: Step) -> Tensor:
+        seen.append(step.level.progress)
+        return step.latent.square().flatten(1).mean(dim=1)
 
-        def loss(self, step: Step) -> Tensor:
-            seen.append(step.level.progress)
-            return step.latent.square().flatten(1).mean(dim=1)
-
-    list(recur(toy, TOLD, begin(1), levels, generators=generators([3]), times=1, guides=[Push()]))
-    assert seen == [0.0, 0.5]
+    list(recur(toy, TOLD, begin(1), levels, generators=generators([3]), times=1, guides=[Pull(loss, every=every)]))
+    assert seen == expected
 
 
-def test_no_recurrence_is_sample() -> None:
-    toy, levels = Toy(), cosine(4)
-    settings: dict[str, Any] = {"negative": Condition(torch.ones(1, 2, 3)), "scale": 3.0, "solver": DDIM(eta=1.0)}
-    *_, plain = sample(toy, TOLD, begin(1), levels, generators=generators([3]), **settings)
+def test_by_default_steps_of_the_first_half_are_taken_again_twice() -> None:
+    *_, last = recur(Toy(), TOLD, begin(1), cosine(10), generators=generators([3]))
+    assert last.evaluations == Evaluations(10 + 2 * 4, 0)
+
+
+def test_no_recurrence_is_sample(tiny: Tiny) -> None:
+    backbone, levels = tiny(), tiny().levels(2)
+    told, negative = (backbone.describe([prompt]) for prompt in ("a cat", "a dog"))
+    settings: dict[str, Any] = {"negative": negative, "scale": 3.0, "negative_time": 0.3, "solver": DDIM(eta=1.0)}
+    *_, plain = sample(backbone, told, begin(1), levels, generators=generators([3]), **settings)
     for none in ({"times": 0}, {"window": (0.5, 0.5)}):
-        *_, same = recur(toy, TOLD, begin(1), levels, generators=generators([3]), **none, **settings)
+        *_, same = recur(backbone, told, begin(1), levels, generators=generators([3]), **none, **settings)
         assert torch.equal(same.latent, plain.latent)
         assert same.evaluations == plain.evaluations
 
