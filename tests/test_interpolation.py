@@ -46,6 +46,17 @@ def test_the_sphere_is_walked_at_an_even_pace_row_by_row() -> None:
     assert torch.allclose(walk[2][:1], spherical(first[:1], second[:1], 0.5), atol=1e-6)
 
 
+def test_the_trigonometric_way_turns_without_regard_to_the_ends_lengths() -> None:
+    """Of a long end it has more than the way along the sphere, which goes by the directions alone."""
+    first, second = ends()
+    long = 3 * second
+    mixed = math.cos(math.pi / 8) * first + math.sin(math.pi / 8) * long
+    expected = mixed / mixed.norm() * (0.75 * first.norm() + 0.25 * long.norm())
+    found = between(first, long, frames=5, way="trigonometric")[1:2]
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert not torch.allclose(found, spherical(first, long, 0.25), atol=0.1)
+
+
 def test_equal_and_opposite_ends_stay_finite() -> None:
     first, _ = ends(8)
     assert torch.allclose(spherical(first, first, 0.3), first, atol=1e-4)

@@ -54,6 +54,18 @@ def test_the_last_step_to_no_noise_is_the_clean_image(solver: DDIM) -> None:
     assert torch.allclose(found, prediction.clean, atol=1e-5)
 
 
+def test_near_the_picture_consistency_keeps_some_of_the_latent() -> None:
+    """Luo et al. 2023: at time 1, which is scaled to 10, with a sigma of the data of 0.5."""
+    latent, prediction = guess()
+    near, ones = NOW._replace(time=1), torch.ones_like(latent)
+    clean = 0.25 / 100.25 * latent + 10 / math.sqrt(100.25) * prediction.clean
+    last = Consistency()(latent, prediction, near, LAST, previous=None, noise=no_noise)
+    assert torch.allclose(last, clean, atol=1e-5)
+    inside = Consistency()(latent, prediction, near, TO, previous=None, noise=lambda: ones)
+    assert torch.allclose(inside, 0.8 * clean + 0.6 * ones, atol=1e-5)
+    assert Consistency().carried(near, LAST).clean == pytest.approx(10 / math.sqrt(100.25))
+
+
 def test_a_first_multistep_step_is_ddim() -> None:
     latent, prediction = guess()
     ours = Multistep()(latent, prediction, NOW, TO, previous=None, noise=no_noise)
