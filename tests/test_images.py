@@ -161,11 +161,27 @@ def test_of_several_frames_the_first_is_used_with_a_warning(kind: str) -> None:
 # -- what is refused
 
 
+@pytest.mark.parametrize(
+    ("start", "kind"),
+    [
+        (b"%PDF-1.7", "a PDF document"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n", "a PostScript document"),
+        (b"8BPS\0\1", "a Photoshop document"),
+        (b"gimp xcf v011", "a GIMP document"),
+        (b"PK\x03\x04", "a document or archive (zip)"),
+    ],
+)
+def test_documents_are_told_from_pictures(tmp_path: Path, start: bytes, kind: str) -> None:
+    (tmp_path / "page.png").write_bytes(start + bytes(200))
+    with pytest.raises(SketchError) as caught:
+        open_image(tmp_path / "page.png", field="sketch")
+    assert caught.value.message.endswith(f"page.png is {kind}, which is not read.")
+    assert (caught.value.hint, caught.value.field) == ("Export the page or drawing as PNG.", "sketch")
+
+
 def test_empty_and_foreign_files_are_refused(tmp_path: Path) -> None:
     for name, data in {
         "text.png": b"hello, I am no picture",
-        "archive.png": b"PK\x03\x04" + bytes(200),
-        "page.png": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 50 50\n",
         "drawing.png": b"<svg xmlns='http://www.w3.org/2000/svg'/>",
         "icon.png": encoded(noise(32, 32), "ICO"),
     }.items():
@@ -220,7 +236,7 @@ def test_sides_out_of_range_are_refused(width: int, height: int) -> None:
 @pytest.mark.parametrize(("width", "height"), [(8000, 8000), (50_000, 50_000), (2**31 - 1, 2**31 - 1)])
 def test_pixel_bombs_are_refused_from_the_header(width: int, height: int) -> None:
     bomb = png_header(width, height) + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
-    with pytest.raises(SketchError, match="pixels; at most 32 million are allowed"):
+    with pytest.raises(SketchError, match="pixels; at most 36 million are allowed"):
         open_image(bomb)
 
 

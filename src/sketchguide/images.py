@@ -26,9 +26,16 @@ if TYPE_CHECKING:
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 _HEIF = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis")  # brands
+_DOCUMENTS = {  # by how their files begin
+    b"%PDF": "a PDF document",
+    b"%!PS": "a PostScript document",
+    b"8BPS": "a Photoshop document",
+    b"gimp xcf": "a GIMP document",
+    b"PK\x03\x04": "a document or archive (zip)",  # Krita's, OpenRaster, Procreate's
+}
 MIN_SIDE = 16
 MAX_SIDE = 8192
-MAX_PIXELS = 32_000_000
+MAX_PIXELS = 36_000_000  # a page of A4 at 600 dpi has 35 million
 MAX_BYTES = 256 * 2**20
 
 Paper = Literal["white", "black"]
@@ -73,7 +80,7 @@ def read_file(path: str | Path, *, limit: int = MAX_BYTES, field: str = "image")
 def open_image(source: str | Path | bytes, *, field: str = "image", paper: Paper | None = None) -> Image.Image:
     """A picture file (or its bytes) as RGB, upright, on paper, fully decoded.
 
-    PNG, JPEG, WebP, BMP, GIF and TIFF; each side 16 to 8192 pixels and at most 32 megapixels, read from the header
+    PNG, JPEG, WebP, BMP, GIF and TIFF; each side 16 to 8192 pixels and at most 36 megapixels, read from the header
     before anything is decoded. EXIF rotation and colour profiles are applied, 16-bit grey is rescaled, CMYK becomes
     RGB. Transparent pictures are laid on `paper`; None: on white, or on black when they hold hardly anything that is
     not as light. Of an animated picture the first frame is used, with a warning.
@@ -147,6 +154,11 @@ def _opened(data: bytes, *, name: str, field: str) -> Image.Image:
             raise SketchError(
                 f"{name} is a HEIC or AVIF picture, which is not read.", hint="Export it as JPEG.", field=field
             ) from error
+        for start, kind in _DOCUMENTS.items():
+            if data.startswith(start):
+                raise SketchError(
+                    f"{name} is {kind}, which is not read.", hint="Export the page or drawing as PNG.", field=field
+                ) from error
         allowed = ", ".join(FORMATS).replace("WEBP", "WebP")
         strokes = " Drawings may be SVG or Quick, Draw! ndjson too." if field == "sketch" else ""
         raise SketchError(f"{name} is not a readable picture; allowed are {allowed}.{strokes}", field=field) from error

@@ -106,7 +106,7 @@ class Sketch:
 
     Attributes:
         strokes: the lines, in drawing order.
-        raster: (H, W) float32 ink in [0, 1], each side 16 to 8192 and at most 32 million pixels, or None; stretched
+        raster: (H, W) float32 ink in [0, 1], each side 16 to 8192 and at most 36 million pixels, or None; stretched
             over the canvas and kept in 256 levels (so that `to_json` loses nothing).
         aspect: width / height of the canvas, 1/32 to 32.
         name: what the drawing is called, for messages and labels.

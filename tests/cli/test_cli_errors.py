@@ -53,7 +53,8 @@ def _huge_png() -> bytes:
         ("corrupt.png", b"\x89PNG\r\n\x1a\nnonsense", "corrupt.png"),
         ("text.png", b"not a picture", "not a readable picture"),
         ("broken.svg", b"<svg><path", "not well-formed SVG"),
-        ("huge.png", _huge_png(), "at most 32 million"),
+        ("huge.png", _huge_png(), "at most 36 million"),
+        ("scan.pdf", b"%PDF-1.7\n", "is a PDF document, which is not read."),
         ("photo.heic", b"\0\0\0\x18ftypheic" + bytes(200), "is a HEIC or AVIF picture, which is not read."),
     ],
 )

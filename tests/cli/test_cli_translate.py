@@ -192,7 +192,7 @@ def _png(width: int, height: int) -> bytes:
         ("empty.png", b"", "is empty"),
         ("text.png", b"not a picture", "not a readable picture"),
         ("corrupt.png", b"\x89PNG\r\n\x1a\nnonsense", "corrupt.png"),
-        ("huge.png", _png(10_000, 10_000), "at most 32 million"),
+        ("huge.png", _png(10_000, 10_000), "at most 36 million"),
         ("small.png", _png(8, 8), "each side must be 16"),
         ("broken.svg", b"<svg><path", "not well-formed SVG"),
     ],
