@@ -1,5 +1,6 @@
 """ControlNets and T2I-Adapters that a request names."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,13 +13,15 @@ from torch import nn
 from sketchguide.adapters import Adapter, load_adapter
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.wrapped import with_controlnet, with_t2i_adapter
-from sketchguide.errors import ModelNotFoundError, SketchguideWarning
+from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideWarning
 from sketchguide.generation import generate, run
 from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
 from support import CROSS, SIZE, Tiny, pixels
 
 WRAPS: dict[Adapter, Callable[..., Backbone]] = {"controlnet": with_controlnet, "t2i_adapter": with_t2i_adapter}
+
+CLASSES: dict[Adapter, str] = {"controlnet": "ControlNetModel", "t2i_adapter": "T2IAdapter"}
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +84,25 @@ def test_settings_of_a_predictor_that_is_not_there_are_told_of(tiny: Tiny, folde
 
 
 @pytest.mark.parametrize("kind", list(WRAPS))
+def test_one_of_another_class_is_refused_where_what_they_share_would_load(
+    tiny: Tiny, folders: dict[Adapter, Path], tmp_path: Path, kind: Adapter
+) -> None:
+    shutil.copytree(folders[kind], tmp_path, dirs_exist_ok=True)
+    config = tmp_path / "config.json"
+    config.write_text(config.read_text().replace(f'"{CLASSES[kind]}"', '"ControlNetUnionModel"'))
+    with pytest.raises(MismatchError, match=f"is a ControlNetUnionModel; {kind} takes a {CLASSES[kind]}") as caught:
+        drawn(tiny(), **{kind: str(tmp_path)})
+    assert caught.value.field == kind
+
+
+@pytest.mark.parametrize("kind", list(WRAPS))
 def test_one_that_is_not_there_is_named(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Adapter
 ) -> None:
+    file = tmp_path / "lines.safetensors"
+    file.touch()
+    with pytest.raises(ModelNotFoundError, match="is a single file"):
+        drawn(tiny(), **{kind: str(file)})
     for name in (tmp_path, tmp_path / "nowhere", "nowhere"):
         with pytest.raises(ModelNotFoundError, match=r"is no folder that a \w+ can be loaded from") as caught:
             drawn(tiny(), **{kind: str(name)})
@@ -92,8 +111,6 @@ def test_one_that_is_not_there_is_named(
     def missing(name: str, **_: object) -> None:
         raise OSError(f"{name} is not a valid model identifier")
 
-    monkeypatch.setattr(
-        getattr(diffusers, "T2IAdapter" if kind == "t2i_adapter" else "ControlNetModel"), "from_pretrained", missing
-    )
+    monkeypatch.setattr(getattr(diffusers, CLASSES[kind]), "load_config", missing)
     with pytest.raises(ModelNotFoundError, match=r"the hub gave none of that name: owner/lines is not a valid"):
         drawn(tiny(), **{kind: "owner/lines"})

@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
-from sketchguide import generation
+from sketchguide import arguments, generation
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
@@ -126,7 +126,7 @@ def test_a_seed_is_the_same_picture_in_any_batch(tiny: Tiny, predictor: LatentPr
 def test_a_predictor_is_looked_for_before_the_model_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """That may take half an hour."""
     tiny_stable_diffusion().save_pretrained(tmp_path)
-    monkeypatch.setattr(generation, "load_backbone", lambda *_, **__: pytest.fail("it was loaded"))
+    monkeypatch.setattr(arguments, "load_backbone", lambda *_, **__: pytest.fail("it was loaded"))
     make = partial(generate, "a cat", sketch=CROSS, seed=1, steps=1, size=SIZE)
     with pytest.raises(UsageError, match="has no predictor of its own"):
         make(model=str(tmp_path))

@@ -103,7 +103,7 @@ def train(args: argparse.Namespace) -> None:
         bf16=args.bf16,
         seed=args.seed,
     )
-    examples = find_examples(args.data, limit=args.images, seed=args.seed)
+    examples = find_examples(args.data, limit=args.images, seed=args.seed, recipes=True)
     training, held_out = split(examples, seed=args.seed)
     checkpoints = Checkpoints(args.output / "checkpoints", keep=1)
     hush_libraries()

@@ -11,7 +11,7 @@ from torch import nn
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.wrapped import CONTROLNETS
-from sketchguide.errors import ModelNotFoundError, SketchguideError, WeightsError, reason_of
+from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideError, WeightsError, reason_of
 from sketchguide.files import is_dir, is_file
 from sketchguide.weights import is_hub_id, read_weights
 
@@ -22,22 +22,32 @@ def load_adapter(adapter: Adapter, name: str | Path, backbone: Backbone, *, fiel
     """The ControlNet or T2I-Adapter in the folder `name`, or of that hub id, in the dtype and on the device of
     `backbone`; errors are about `field`, by default the adapter. Only safetensors weights are read.
 
-    Raises ModelNotFoundError, WeightsError (truncated, pickled, incomplete or not finite). Whether it fits the backbone
-    is found by `with_controlnet` and `with_t2i_adapter`.
+    Raises ModelNotFoundError, MismatchError (of another class), WeightsError (truncated, pickled, incomplete or not
+    finite). Whether it fits the backbone is found by `with_controlnet` and `with_t2i_adapter`.
     """
     field = field or adapter
     kind = "T2IAdapter" if adapter == "t2i_adapter" else CONTROLNETS.get(backbone.family, "ControlNetModel")
-    local = is_file(Path(name) / "config.json")
-    if not local and (is_dir(Path(name)) or not is_hub_id(str(name))):
+    path = Path(name)
+    local = is_file(path / "config.json")
+    if is_file(path):
+        raise ModelNotFoundError(
+            f"{name} is a single file, not a diffusers folder.",
+            hint=f"Load it by {kind}.from_single_file of diffusers, and give what its save_pretrained writes.",
+            field=field,
+        )
+    if not local and (is_dir(path) or not is_hub_id(str(name))):
         raise ModelNotFoundError(
             f"{name} is no folder that a {kind} can be loaded from.",
             hint="Give one that was made for this model, or its hub id (owner/name).",
             field=field,
         )
     try:
-        for file in Path(name).glob("*.safetensors") if local else ():
+        for file in path.glob("*.safetensors") if local else ():
             read_weights(file, field=field)  # refuses damage, and values that are not finite
-        loaded = getattr(diffusers, kind).from_pretrained(name, use_safetensors=True, dtype=backbone.dtype)
+        of = getattr(diffusers, kind)
+        if (found := of.load_config(name).get("_class_name", kind)) != kind:  # else what they share would be loaded
+            raise MismatchError(f"{name} is a {found}; {adapter} takes a {kind} here.", field=field)
+        loaded = of.from_pretrained(name, use_safetensors=True, dtype=backbone.dtype)
         network: nn.Module = loaded.to(backbone.device)  # fails for one whose weights are incomplete
     except (SketchguideError, MemoryError, torch.OutOfMemoryError):
         raise

@@ -13,7 +13,7 @@ from sketchguide.defaults import DType
 from sketchguide.errors import UsageError
 from sketchguide.fingerprints import dtype_of
 from sketchguide.images import carried
-from sketchguide.loading import load_backbone
+from sketchguide.loading import check_predictor, load_backbone
 from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
@@ -51,11 +51,18 @@ def named(
     return {**values, **names}
 
 
-def backbone_for(values: Mapping[str, Any]) -> Backbone:
-    """The model that these fields of a Request name."""
-    names = {name: values[name] for name in ("model", "device", "dtype") if name in values}
-    chosen = Request.checked(prompt="", seed=0, **names)
-    return load_backbone(chosen.model, device=chosen.device, dtype=chosen.dtype)
+def backbone_for(values: Mapping[str, Any], *, drawn: bool) -> Backbone:
+    """The model that these fields of a Request name, as `backbone_of` has it."""
+    return backbone_of(Request.checked(**{**values, "prompt": "", "seed": 0}), drawn=drawn)
+
+
+def backbone_of(request: Request, *, drawn: bool) -> Backbone:
+    """The model that `request` names. Raises as `load_predictor`, before a model is fetched, where it is `drawn`, so
+    that something has to pull, and nothing that is loaded does.
+    """
+    if drawn and request.needs_predictor:
+        check_predictor(request.predictor, request.model)
+    return load_backbone(request.model, device=request.device, dtype=request.dtype)
 
 
 def check_given(backbone: Backbone, request: Request) -> None:

@@ -69,7 +69,8 @@ def edit(
     if changes.get("source") == "generated":
         changes, values = as_made(image, changes, values)
     opened = as_picture(image.image if isinstance(image, Picture) else image, paper="white")
-    backbone = backbone or backbone_for(values)
+    drawn = sketch is not None and not isinstance(predictor, LatentPredictor)
+    backbone = backbone or backbone_for(values, drawn=drawn)
     values["model"] = backbone.name
     request = prepare(opened, prompt, sketch, backbone, changes=changes, **values)
     return pictures_of(request, backbone=backbone, predictor=predictor)

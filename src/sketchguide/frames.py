@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sketchguide.advice import warn_of_cut, warn_of_needs
-from sketchguide.arguments import backbone_for, check_given, named
+from sketchguide.arguments import backbone_of, check_given, named
 from sketchguide.backbones.around import Remembering
 from sketchguide.backbones.base import Backbone
 from sketchguide.controls.edges import LatentGuide
@@ -126,7 +126,8 @@ def frames_between(
     values = {"scale": 1.0 if inverted else SCALE.default, **values, "solver": "ddim"}
     request = Request.checked(prompt=prompt or "", **values)
     if backbone is None:
-        backbone = backbone_for(values)
+        pulled = bool(ends.drawings) and not isinstance(predictor, LatentPredictor)
+        backbone = backbone_of(request, drawn=pulled)
     else:
         check_given(backbone, request)
     _warn(request, ends, backbone, seeded=seeded, predictor=predictor, polarity=polarity, way=way)

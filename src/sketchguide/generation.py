@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import sketchguide
 from sketchguide.advice import warn_of_request
-from sketchguide.arguments import carrying, check_given, named
+from sketchguide.arguments import backbone_of, carrying, check_given, named
 from sketchguide.backbones.around import Remembering
 from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import load_classifier
@@ -26,10 +26,9 @@ from sketchguide.controls.classes import ClassGuide
 from sketchguide.controls.strengths import Within
 from sketchguide.errors import UsageError, warn
 from sketchguide.fingerprints import fingerprint, identity_of
-from sketchguide.guidance import Controls, at_try, controls_of, follows, needs_predictor
+from sketchguide.guidance import Controls, at_try, controls_of, follows
 from sketchguide.images import to_images
 from sketchguide.levels import Level
-from sketchguide.loading import check_predictor, load_backbone
 from sketchguide.lora import wearing
 from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
@@ -130,10 +129,8 @@ def run(
             field="guides",
         )
     if backbone is None:
-        drawn = request.sketch is not None and Sketch.from_json(request.sketch).filled
-        if drawn and predictor is None and needs_predictor(request):
-            check_predictor(request.predictor, request.model)
-        backbone = load_backbone(request.model, device=request.device, dtype=request.dtype)
+        drawn = request.sketch is not None and Sketch.from_json(request.sketch).filled > 0
+        backbone = backbone_of(request, drawn=drawn and predictor is None)
     else:
         check_given(backbone, request)
     lora = None if request.lora is None else wearing(request.lora, backbone, scale=request.lora_scale)
@@ -177,7 +174,8 @@ def _carried_out(
     size = check_size(request.size or backbone.default_size, backbone)
     sketch = None if request.sketch is None else Sketch.from_json(request.sketch)
     image = picture_to_start_from(request, size)
-    requests = [Request.checked(**{**request.model_dump(), "prompt": prompt}) for prompt in prompts] or [request]
+    said = [Request.checked(prompt=prompt, seed=0).prompt for prompt in prompts]
+    requests = [request.model_copy(update={"prompt": prompt}) for prompt in said] or [request]
     warn_of_request(requests, sketch, image, backbone)
     made_with = {"sketchguide": sketchguide.__version__, "torch": torch.__version__, **identity_of(backbone)}
     if request.tries == 1:  # else they are refused

@@ -116,13 +116,6 @@ def follows(guides: Sequence[Guide]) -> bool:
     return any(isinstance(guide, Drawn) and bool(guide.strength) for guide in guides)
 
 
-def needs_predictor(request: Request) -> bool:
-    """Whether nothing but a predictor can pull to the drawing of `request` as it asks for."""
-    others = (request.attention, request.controlnet, request.t2i_adapter)
-    otherwise = any(one is not None for one in others) or bool(request.sketch_loss)
-    return request.strength != 0 and (request.predictor is not None or not otherwise)
-
-
 def _predictor(request: Request, backbone: Backbone, loaded: LatentPredictor | None) -> LatentPredictor | None:
     """What pulls to the drawing, the one that is `loaded` if any is; none where nothing is to, or where another control
     takes its place: warns of the settings that change nothing then."""
@@ -130,7 +123,7 @@ def _predictor(request: Request, backbone: Backbone, loaded: LatentPredictor | N
         why, meant = "strength is 0", {"strength"}
     elif loaded is not None:
         return loaded
-    elif not needs_predictor(request) and not has_predictor(backbone.name):
+    elif not request.needs_predictor and not has_predictor(backbone.name):
         why, meant = f"{backbone.name} has no predictor that pulls", set[str]()
     else:
         return load_predictor(request.predictor, backbone)

@@ -422,7 +422,8 @@ def load_predictor(name: str | Path | None, backbone: Backbone) -> LatentPredict
 
     None means the one that ships with the backbone's model.
     """
-    predictor = read_predictor(name or own_predictor(backbone.name)).to(backbone.device)
+    name = own_predictor(backbone.name) if name is None else name
+    predictor = read_predictor(name).to(backbone.device)
     predictor.check_fits(backbone)
     return predictor
 
@@ -432,7 +433,7 @@ def check_predictor(name: str | Path | None, model: str) -> None:
     long."""
     if not has_predictor(model):
         find_model(model)
-        read_predictor(name or own_predictor(model))
+        read_predictor(own_predictor(model) if name is None else name)
 
 
 def read_predictor(name: str | Path) -> LatentPredictor:

@@ -10,6 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from sketchguide.errors import SketchError, UsageError
+from sketchguide.files import is_file
 from sketchguide.images import read_png_text, save_png, to_png
 from sketchguide.request import Recipe, Request
 from sketchguide.sampling import Evaluations
@@ -79,14 +80,16 @@ def recall(source: str | Path | bytes) -> Recipe:
 
 
 def prompt_in(path: Path) -> str | None:
-    """The prompt of a PNG that sketchguide wrote, None of any other file; only its header is read."""
-    if path.suffix.lower() != ".png":
+    """The prompt of a picture that sketchguide wrote as PNG, None of any other file and of a sheet; only its header is
+    read."""
+    if path.suffix.lower() != ".png" or not is_file(path):
         return None
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
             with Image.open(path, formats=("PNG",)) as image:
-                return str(json.loads(image.info[RECIPE_KEY])["request"]["prompt"])
+                recipe = json.loads(image.info[RECIPE_KEY])
+                return None if recipe.get("sheet") else str(recipe["request"]["prompt"])
     except Exception:  # the decoders raise nearly everything on damaged files
         return None
 

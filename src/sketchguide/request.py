@@ -293,6 +293,13 @@ class Request(Checked):
         return self.every or (1 if self.steps <= FEW_STEPS and self.strength is None else EVERY.default)
 
     @property
+    def needs_predictor(self) -> bool:
+        """Whether nothing but a predictor can pull to a drawing as it asks for."""
+        others = (self.attention, self.controlnet, self.t2i_adapter)
+        otherwise = any(one is not None for one in others) or bool(self.sketch_loss)
+        return self.strength != 0 and (self.predictor is not None or not otherwise)
+
+    @property
     def beta(self) -> float:
         """`strength`, or its default: the rarer the pulls, the harder; softer with few steps, which mend little."""
         usual = STRENGTH.default * self.pulling_every / EVERY.default * min(1.0, self.steps / SOFT_STEPS)

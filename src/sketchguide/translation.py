@@ -68,7 +68,8 @@ def translate(
         source = taken(image.image, drawn=bool(drawn))
     else:
         source = image if isinstance(image, Sketch) else taken(image, drawn=drawn)
-    backbone = backbone or backbone_for(values)
+    pulled = sketch is not None and sketch.filled > 0 and not isinstance(predictor, LatentPredictor)
+    backbone = backbone or backbone_for(values, drawn=pulled)
     values["model"] = backbone.name
     request = prepare(source, prompts[0], backbone, layout=layout, **values)
     return pictures_of(request, prompts=prompts, backbone=backbone, predictor=predictor)

@@ -64,7 +64,6 @@ def loaded_once() -> Iterator[None]:
         return kept[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sketchguide.generation.load_backbone", load)
         patch.setattr("sketchguide.arguments.load_backbone", load)
         yield
 

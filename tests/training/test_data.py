@@ -90,12 +90,21 @@ class TestCaptions:
             save_png(Image.new("RGB", (24, 24)), tmp_path / name, text=recipe)
         save_png(Image.new("RGB", (24, 24)), tmp_path / "birds" / "other.png", text={RECIPE_KEY: "[]"})
         (tmp_path / "birds" / "told.txt").write_text("a swan")
-        assert [(e.name, e.caption) for e in find_examples(tmp_path)] == [
+        sheet = {RECIPE_KEY: json.dumps({"request": {"prompt": "a duck"}, "sheet": True})}
+        save_png(Image.new("RGB", (24, 24)), tmp_path / "birds" / "sheet.png", text=sheet)
+        assert [(e.name, e.caption) for e in find_examples(tmp_path, recipes=True)] == [
             ("birds/mine.png", "a red duck"),
             ("birds/other.png", "birds"),
+            ("birds/sheet.png", "birds"),
             ("birds/told.png", "a swan"),
             ("mine.png", "a red duck"),
         ]
+
+    def test_a_recipe_is_no_class(self, tmp_path: Path) -> None:
+        (tmp_path / "birds").mkdir()
+        recipe = {RECIPE_KEY: json.dumps({"request": {"prompt": "a red duck"}})}
+        save_png(Image.new("RGB", (24, 24)), tmp_path / "birds" / "mine.png", text=recipe)
+        assert [e.caption for e in find_examples(tmp_path)] == ["birds"]
 
     def test_none_at_all_is_empty_with_one_warning(self, tmp_path: Path) -> None:
         paint(tmp_path / "a.png")

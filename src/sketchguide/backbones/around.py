@@ -105,6 +105,9 @@ class Around:
         return self.inner.decode(latents)
 
 
+_KEPT = 4  # conditions: those of a source, of the negative pass and of the prompt at hand
+
+
 @dataclass(frozen=True, eq=False)
 class Remembering(Around):
     """`inner`, whose text encoders read the same prompts once: for one run, in which nothing changes what they say.
@@ -120,6 +123,8 @@ class Remembering(Around):
         if isinstance(prompts, str):
             return self.inner.describe(prompts)  # which refuses it
         texts = tuple(dict.fromkeys(prompts))
-        if texts not in self._known:
-            self._known[texts] = self.inner.describe(texts)
-        return self._known[texts].rows([texts.index(prompt) for prompt in prompts])
+        known = self._known.pop(texts) if texts in self._known else self.inner.describe(texts)
+        self._known[texts] = known  # the last that was asked for
+        if len(self._known) > _KEPT:
+            del self._known[next(iter(self._known))]
+        return known.rows([texts.index(prompt) for prompt in prompts])

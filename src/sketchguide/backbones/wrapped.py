@@ -59,8 +59,8 @@ def with_controlnet(
     Raises MismatchError for one made for another network, UsageError for an image or setting that cannot be used.
     """
     kind = _check_is(_KINDS, controlnet, "with_controlnet")
-    controlnet.eval().requires_grad_(False)
-    image = _as_tensor(image, channels=3)
+    config: Any = controlnet.eval().requires_grad_(False).config
+    image = _as_tensor(image, channels=config.get("conditioning_channels", 3))
     if kind == "FluxControlNetModel":
         return FluxControlNetBackbone(backbone, controlnet, image, scale, window, mode)
     if mode is not None:

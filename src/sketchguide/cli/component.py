@@ -129,11 +129,12 @@ def command(
         from sketchguide.training.data import digest, find_examples, split
         from sketchguide.training.parts import PARTS, WATCHED
 
-        examples = find_examples(data)
+        recipes = part == "sketch-attention"  # for the others a caption is a class
+        examples = find_examples(data, recipes=recipes)
         if held_out is None:
             training, scored = split(examples, seed=seed)
         else:
-            training, scored = examples, find_examples(held_out)
+            training, scored = examples, find_examples(held_out, recipes=recipes)
             if both := {one.path.resolve() for one in training} & {one.path.resolve() for one in scored}:
                 report.warn(f"{len(both)} of the held-out pictures are trained on too: what they say is too good.")
         options = {"steps": steps, "batch": batch, "rate": rate, "bf16": bf16, "seed": seed}

@@ -121,7 +121,9 @@ def command(
 
 
 def _read_prompts(path: Path) -> tuple[str, ...]:
-    """The lines of a text file that are not blank; UsageError where there are none."""
+    """The lines of a text file that are not blank; UsageError where there are none, or one is no prompt."""
+    from sketchguide.request import Request
+
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
@@ -131,6 +133,11 @@ def _read_prompts(path: Path) -> tuple[str, ...]:
             f"The prompts {path} are not UTF-8 text.", hint="Save them as UTF-8.", field="prompts"
         ) from error
     prompts = tuple(line.strip() for line in lines if line.strip())
+    for number, line in enumerate(lines, 1):
+        try:
+            Request.checked(prompt=line.strip(), seed=0)
+        except UsageError as error:
+            raise UsageError(f"In {path}, line {number}: {error.message}", hint=error.hint, field="prompts") from error
     if not prompts:
         raise UsageError(f"The file {path} has no prompts.", hint="Write one on each line.", field="prompts")
     return prompts
@@ -246,7 +253,7 @@ def _recalled(source: Path, options: Mapping[str, Any], *, trim: bool) -> Job:
         "steps": {"levels"},
         "size": {"levels"},
         "solver": {"levels", "solver"},
-        "dtype": {"dtype", "model"},
+        "dtype": {"dtype", "model", "controlnet", "t2i_adapter"},
         "lora": {"model"},
         "lora_scale": {"model"},
         "predictor": {"predictor"},
@@ -258,7 +265,7 @@ def _recalled(source: Path, options: Mapping[str, Any], *, trim: bool) -> Job:
         "drawing_features": {"drawing_features"},
         "picture_features": {"picture_features"},
         "recogniser": {"recogniser"},
-        "device": {"device", "dtype", "model"},
+        "device": {"device", "dtype", "model", "controlnet", "t2i_adapter"},
     }
     meant = {name for option in options for name in changed.get(option, ())}
     kept = {name: value for name, value in recipe.made_with.items() if name not in meant}

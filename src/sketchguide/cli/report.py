@@ -32,7 +32,7 @@ JsonFlag = Annotated[
 
 DEBUG = "SKETCHGUIDE_DEBUG"
 SPEED_OVER = 600  # seconds of a progress bar: a step may take minutes, and two are the least that tell a speed
-SETTING = re.compile(r"^[a-z_]+(?= )|(?<= )[a-z]+(?:_[a-z]+)+(?=[ ,:]|\.?$|\. )")  # in messages
+SETTING = re.compile(r"^[a-z0-9_]+(?= )|(?<= )[a-z0-9]+(?:_[a-z]+)+(?=[ ,:]|\.?$|\. )")  # in messages
 SYNONYMS: Mapping[str, str] = MappingProxyType(  # what others call options, and what we do
     {
         "beta": "--strength",
@@ -257,6 +257,8 @@ def _wrong_use(error: Any, arguments: Sequence[str]) -> tuple[str, str]:
 def _other_options(error: Any) -> str:
     """What is like an option that the command has not, and which commands have it."""
     own, others = error.ctx.command, getattr(error.ctx.find_root().command, "commands", {})
+    if error.option_name == "--prompt" and any(parameter.name == "prompt" for parameter in own.params):
+        return 'The prompt goes without an option, in quotes: "a red apple".'
     synonym = SYNONYMS.get(error.option_name.lstrip("-"), "")
     near = [synonym] if _has(own, synonym) else sorted(error.possibilities or ())
     having = [f"`sketchguide {name}`" for name, command in others.items() if _has(command, error.option_name)]

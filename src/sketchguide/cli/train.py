@@ -163,7 +163,7 @@ def command(
             raise UsageError(f"Unknown map {map_kind!r}.", hint=f"Choose one of: {', '.join(EXTRACTORS)}.", field="map")
         options = {"steps": steps, "batch": batch, "rate": rate, "reads": reads, "seed": seed}
         asked = PredictorTraining(**{name: value for name, value in options.items() if value is not None})  # pyright: ignore[reportArgumentType]
-        examples = find_examples(data, limit=images, seed=asked.seed)
+        examples = find_examples(data, limit=images, seed=asked.seed, recipes=True)
         if images is not None and (found := len({example.name for example in examples})) < images:
             report.warn(f"images is {images}, but {data} has only {found}.")
         examples = readable(examples)

@@ -31,7 +31,7 @@ from sketchguide.pictures import prompt_in
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 _LIST, _TABLE = "metadata.jsonl", "metadata.csv"
-_SUBFOLDER = "a .txt beside each picture, the recipe of one of ours, or the name of the sub-folder it is in"
+_SUBFOLDER = "a .txt beside each picture, or the name of the sub-folder it is in"
 _SOURCES = f"Captions come from {_LIST} or {_TABLE}, {_SUBFOLDER}."
 _CORRUPT = 0.1  # share of files that may be unreadable
 _NAMED = 20  # unreadable files that are named at once
@@ -193,15 +193,16 @@ def find_examples(
     seed: int = 0,
     suffixes: Sequence[str] = SUFFIXES,
     named: bool = False,
+    recipes: bool = False,
 ) -> list[Example]:
     """Every captioned picture (a file with one of these `suffixes`) below `folder`, in the order of their paths; or
     `limit` of them, drawn by `seed`. A picture with several captions is an example for each.
 
     The caption comes from `metadata.jsonl` (one object a line: `file_name`, relative to that file, and `text` or
     `caption`) or `metadata.csv` (columns of these names), else from the `.txt` beside the picture (`apple.txt` or
-    `apple.png.txt`), else from the recipe of a PNG that sketchguide made, else from the name of the sub-folder it is
-    in. A folder with such a list takes part with the pictures in it, and no others. Pictures in `folder` itself that
-    have no caption get an empty one or, where they are `named` for what they show, the words of their name
+    `apple.png.txt`), else with `recipes` from that of a PNG that sketchguide made, else from the name of the sub-folder
+    it is in. A folder with such a list takes part with the pictures in it, and no others. Pictures in `folder` itself
+    that have no caption get an empty one or, where they are `named` for what they show, the words of their name
     (`red-apple-2.png`). Hidden files are left out. A SketchguideWarning counts pictures without a caption, those that a
     list leaves out, and those captioned
     by their folder where a .txt seems to be meant.
@@ -236,7 +237,8 @@ def find_examples(
     pictures = [path for path in files if path.suffix.lower() in suffixes and path not in mentioned]
     texts = {path.with_suffix(""): path for path in files if path.suffix.lower() == ".txt"}
     bare = [path for path in pictures if listed.isdisjoint(path.parents)]
-    ours = {path: prompt for path in bare if not _text_beside(path, texts) and (prompt := prompt_in(path)) is not None}
+    untold = [path for path in bare if recipes and not _text_beside(path, texts)]
+    ours = {path: prompt for path in untold if (prompt := prompt_in(path)) is not None}
     for path in bare:
         caption = _clean(ours[path], f"The recipe of {path}") if path in ours else _caption_beside(path, texts, folder)
         captions.append((path, _words_of(path) if named and caption is None else caption))
