@@ -80,13 +80,15 @@ def small_stable_diffusion(*, seed: int = 0) -> StableDiffusionPipeline:
     no matter: a pass takes a third of the time.
     """
     pipeline = tiny_stable_diffusion(seed=seed)
-    shape = {
+    shape: dict[str, Any] = {
         "layers_per_block": 1,
         "down_block_types": ("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
         "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
     }
     with seeded(seed):
-        unet = UNet2DConditionModel.from_config(dict(pipeline.unet.config) | shape)
+        # as keywords: what the config says it has by default is dropped from it, whatever its value
+        unet = UNet2DConditionModel.from_config(pipeline.unet.config, **shape)
+    assert unet.config.layers_per_block == 1
     return StableDiffusionPipeline(**(pipeline.components | {"unet": unet}), requires_safety_checker=False)
 
 

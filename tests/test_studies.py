@@ -19,10 +19,9 @@ from sketchguide.evaluation.drawings import Drawing, class_map, load_set
 from sketchguide.files import locked
 from sketchguide.loading import load_backbone
 from sketchguide.methods import Built
-from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.training.predictor import PredictorTraining
-from support import load_script, small_stable_diffusion
+from support import MakePredictor, load_script, small_stable_diffusion
 
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 pytestmark = pytest.mark.shared
@@ -94,12 +93,12 @@ def test_a_curve_over_training_pictures(
 def test_a_curve_of_each_method_over_its_strength(
     study: Study,
     options: list[str | Path],
-    predictor: LatentPredictor,
+    make_predictor: MakePredictor,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out, lines, control = tmp_path / "curve", tmp_path / "lines", tmp_path / "control"
-    predictor.save_pretrained(lines)
+    make_predictor(taps=("mid_block.resnets.0",), channels=(32,)).save_pretrained(lines)
     unet: Any = load_backbone(options[options.index("--model") + 1]).network
     network = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(4, 8))
     torch.nn.init.normal_(network.controlnet_mid_block.weight, generator=torch.Generator().manual_seed(1))
