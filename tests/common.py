@@ -17,19 +17,17 @@ from sketchguide.methods import Batch
 from sketchguide.predictors import LatentPredictor, PredictorConfig, choose_taps
 from sketchguide.request import Request
 from sketchguide.sketch import Sketch
-from support import MakePredictor, Tiny, a_map
+from support import MakePredictor, Tiny, a_map, small_stable_diffusion
 
 # The processes of one test run share the cores; each with a thread per core would be slower than one process.
 torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
 
 
-@pytest.fixture(scope="session")
-def tiny() -> Tiny:
-    """`tiny(prediction_type="v_prediction", …)`: a backbone whose scheduler has these settings.
+def backbones_of(base: StableDiffusionPipeline) -> Tiny:
+    """`make(prediction_type="v_prediction", …)`: a backbone of `base` whose scheduler has these settings.
 
-    All of them share one set of random weights: a test that changes the network makes its own `tiny_stable_diffusion`.
+    All of them share one set of random weights: a test that changes the network makes its own pipeline.
     """
-    base = tiny_stable_diffusion()
     made: dict[tuple[Any, ...], UNetBackbone] = {}
 
     def make(**scheduler: Any) -> UNetBackbone:
@@ -47,10 +45,9 @@ def tiny() -> Tiny:
     return make
 
 
-@pytest.fixture(scope="session")
-def make_predictor(tiny: Tiny) -> MakePredictor:
-    """`make_predictor(seed=1, …)`: an untrained predictor for `tiny`, in eval mode; the rest goes into its config."""
-    taps = choose_taps(tiny().taps)
+def predictors_of(backbone: UNetBackbone) -> MakePredictor:
+    """`make(seed=1, …)`: an untrained predictor for `backbone`, in eval mode; the rest goes into its config."""
+    taps = choose_taps(backbone.taps)
 
     def make(seed: int = 1, **config: Any) -> LatentPredictor:
         settings: dict[str, Any] = {
@@ -75,6 +72,27 @@ def make_predictor(tiny: Tiny) -> MakePredictor:
 
 
 @pytest.fixture(scope="session")
+def whole() -> Tiny:
+    return backbones_of(tiny_stable_diffusion())
+
+
+@pytest.fixture(scope="session")
+def small() -> Tiny:
+    return backbones_of(small_stable_diffusion())
+
+
+@pytest.fixture(scope="module")
+def tiny(request: pytest.FixtureRequest) -> Tiny:
+    """`whole`, or `small` in a file that says `NETWORK = "small"`: the blocks of the network are no matter to it."""
+    return request.getfixturevalue(getattr(request.module, "NETWORK", "whole"))
+
+
+@pytest.fixture(scope="module")
+def make_predictor(tiny: Tiny) -> MakePredictor:
+    return predictors_of(tiny())
+
+
+@pytest.fixture(scope="module")
 def predictor(make_predictor: MakePredictor) -> LatentPredictor:
     return make_predictor()
 

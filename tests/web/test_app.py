@@ -21,6 +21,7 @@ from sketchguide.sketch import Sketch
 from sketchguide.web.app import FIELDS, MOST, STARTED_WITH, create_app
 from sketchguide.web.jobs import Desk
 
+NETWORK = "small"
 Ended = Callable[..., dict[str, Any]]
 
 

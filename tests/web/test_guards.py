@@ -15,6 +15,7 @@ from sketchguide.web.app import create_app
 from sketchguide.web.guards import Guards
 from sketchguide.web.jobs import Desk
 
+NETWORK = "small"
 TOKEN = "0123456789abcdef"
 
 

@@ -18,6 +18,8 @@ from sketchguide.web import jobs as jobs_module
 from sketchguide.web.jobs import Desk, Job
 from support import Tiny
 
+NETWORK = "small"
+
 
 def asked(desk: Desk, **values: Any) -> Request:
     return Request.checked(**named(ASKED | values, desk.backbone, desk.predictor))

@@ -24,6 +24,7 @@ from sketchguide.web import jobs
 from sketchguide.web.jobs import Desk
 from support import Tiny
 
+NETWORK = "small"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
