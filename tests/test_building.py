@@ -20,6 +20,8 @@ from sketchguide.sketchers import Sketcher, SketcherConfig
 from sketchguide.walking import walk
 from support import MakePredictor, Tiny, a_map, made
 
+NETWORK = "small"
+
 
 @pytest.mark.parametrize("text", ['{"seconds": 1', "[]", "5", "null"])
 def test_a_damaged_record_of_training_is_named(batch: Batch, predictor: LatentPredictor, tmp_path: Path, text: str):
@@ -77,8 +79,9 @@ def test_the_paper_reads_latents(make_predictor: MakePredictor, batch: Batch, tm
     assert "--reads latent" in str(caught.value.hint)
 
 
-def test_peers_are_loaded_from_their_folders(batch: Batch, tmp_path: Path):
-    backbone = batch.backbone
+def test_peers_are_loaded_from_their_folders(batch: Batch, whole: Tiny, tmp_path: Path):
+    backbone = whole()  # a T2IAdapter fits no other
+    batch = replace(batch, backbone=backbone)
     network = ControlNetModel.from_unet(backbone.network, conditioning_embedding_out_channels=(8, 16))
     torch.nn.init.normal_(network.controlnet_mid_block.weight)
     network.save_pretrained(tmp_path / "controlnet")

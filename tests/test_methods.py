@@ -20,6 +20,8 @@ from sketchguide.request import LayoutSettings
 from sketchguide.walking import walk
 from support import made
 
+NETWORK = "small"
+
 
 def test_every_row_has_its_own_prompt_map_and_seed(batch: Batch, predictor: LatentPredictor):
     method = latent_guidance(predictor)

@@ -34,6 +34,7 @@ from sketchguide.sketch import Sketch
 from sketchguide.translation import translate
 from support import CROSS, Tiny
 
+NETWORK = "small"
 SIZE = (32, 32)
 END = Level(0.0, 1.0, 0.0, 1.0)
 
