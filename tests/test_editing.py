@@ -32,6 +32,7 @@ from sketchguide.sources import Change, change, drawn_area, on_latents
 from sketchguide.walking import walk
 from support import MakePredictor, Pull, Tiny, returned
 
+NETWORK = "small"
 SIZE = (32, 32)
 STEPS = 4
 BOX = Sketch.from_strokes([[[0.35, 0.35], [0.65, 0.35], [0.65, 0.65], [0.35, 0.65], [0.35, 0.36]]])

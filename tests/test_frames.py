@@ -17,6 +17,7 @@ from sketchguide.predictors import LatentPredictor
 from sketchguide.sketch import Sketch
 from support import Tiny, lora_of
 
+NETWORK = "small"
 ACROSS = Sketch.from_strokes([[(0.1, 0.5), (0.9, 0.5)]])
 DOWN = Sketch.from_strokes([[(0.5, 0.1), (0.5, 0.9)]])
 

@@ -17,6 +17,7 @@ from sketchguide.sketch import Sketch
 from sketchguide.starting import picture_to_start_from, steps_to_find, steps_walked
 from support import CROSS, Tiny
 
+NETWORK = "small"
 SIZE = (32, 32)
 STEPS = 3
 

@@ -24,6 +24,7 @@ from sketchguide.sources import SOURCE_SEED, near_strokes
 from sketchguide.translation import open_source, prepare, taken, translate
 from support import CROSS, Tiny
 
+NETWORK = "small"
 SIZE = (32, 32)
 STEPS = 3
 
@@ -155,13 +156,16 @@ def generated(tiny: Tiny, **settings: Any) -> Picture:
     return [event for event in run(Request.checked(**given), backbone=tiny()) if isinstance(event, Picture)][-1]
 
 
-def test_a_generated_source_with_its_own_prompt_is_the_picture_itself(tiny: Tiny, tmp_path: Path) -> None:
-    """Its features at every level are those that made it. An inversion only comes near."""
-    source = generated(tiny, count=2, scale=3.0, solver="dpm++2m", negative="a dog")
+def test_a_generated_source_with_its_own_prompt_is_the_picture_itself(whole: Tiny, tmp_path: Path) -> None:
+    """Its features at every level are those that made it. An inversion only comes near.
+
+    Here the small network makes more of how a batch is rounded.
+    """
+    source = generated(whole, count=2, scale=3.0, solver="dpm++2m", negative="a dog")
     source.save(tmp_path / "cat.png")
     same = {"image": tmp_path / "cat.png", "scale": 3.0, "negative": "a dog"}
-    (again,) = make(tiny, "a cat", source="generated", **same)
-    (near,) = make(tiny, "a cat", source="inverted", source_prompt="a cat", solver="dpm++2m", **same)
+    (again,) = make(whole, "a cat", source="generated", **same)
+    (near,) = make(whole, "a cat", source="inverted", source_prompt="a cat", solver="dpm++2m", **same)
     assert difference(again, source) <= 1
     assert difference(near, source) > 1
     assert again.evaluations == Evaluations(STEPS, STEPS, source=STEPS, inversion=2 * STEPS)
