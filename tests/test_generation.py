@@ -33,7 +33,9 @@ from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Edit, Request
 from sketchguide.sketch import Sketch, SpatialMap
-from support import CROSS, SIZE, Tiny, draw, lora_of, pixels
+from support import CROSS, SIZE, Tiny, draw, lora_of, pixels, small_stable_diffusion
+
+NETWORK = "small"
 
 
 def test_a_drawing_changes_the_picture(tiny: Tiny, predictor: LatentPredictor) -> None:
@@ -140,7 +142,7 @@ def test_a_predictor_is_looked_for_before_the_model_is_fetched(tmp_path: Path, m
 
 
 def test_a_recipe_names_what_was_loaded_already(predictor: LatentPredictor, tmp_path: Path) -> None:
-    tiny_stable_diffusion().save_pretrained(tmp_path / "model")
+    small_stable_diffusion().save_pretrained(tmp_path / "model")
     predictor.save_pretrained(tmp_path / "lines", card="")
     backbone = load_backbone(tmp_path / "model", dtype="bfloat16")
     lines = LatentPredictor.from_pretrained(tmp_path / "lines")
@@ -173,7 +175,7 @@ def test_a_recipe_tells_other_levels_and_a_wrapped_model_apart() -> None:
 
 
 def test_a_controlnet_and_a_drawing_that_pulls_act_together(predictor: LatentPredictor) -> None:
-    plain = UNetBackbone(tiny_stable_diffusion(), name="tiny")
+    plain = UNetBackbone(small_stable_diffusion(), name="tiny")
     control = ControlNetModel.from_unet(plain.network, conditioning_embedding_out_channels=(4, 8))
     for block in control.controlnet_down_blocks:
         torch.nn.init.normal_(block.weight, std=0.2, generator=torch.Generator().manual_seed(1))

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.controls.base import Step
 from sketchguide.controls.features import NegativePrompt
@@ -16,8 +15,9 @@ from sketchguide.levels import Level, Prediction, Window, check_window, is_open
 from sketchguide.sampling import Moment, pulling_at, sample
 from sketchguide.seeds import generators, noise
 from sketchguide.solvers import DDIM
-from support import Tiny
+from support import Tiny, small_stable_diffusion
 
+NETWORK = "small"
 KEY = "mid_block.attentions.0.transformer_blocks.0.attn1.to_k"
 
 
@@ -195,7 +195,7 @@ def test_a_guide_whose_loss_depends_on_something_else_is_refused(tiny: Tiny) -> 
 
 
 def test_where_the_gradient_ends_inside_the_network_is_named() -> None:
-    backbone = UNetBackbone(tiny_stable_diffusion())
+    backbone = UNetBackbone(small_stable_diffusion())
     path = KEY.removesuffix(".to_k")
     attention = backbone.network.get_submodule(path)
     forward = attention.forward
@@ -211,7 +211,7 @@ def test_an_operation_without_a_gradient_is_told_of() -> None:
     def doubled(x: Tensor) -> Tensor:
         return x * 2
 
-    backbone = UNetBackbone(tiny_stable_diffusion())
+    backbone = UNetBackbone(small_stable_diffusion())
     last = backbone.network.conv_out
     forward = last.forward
     last.forward = lambda x: doubled(forward(x))
@@ -318,7 +318,7 @@ def test_small_and_large_gradients_survive_float16(tiny: Tiny, factor: float) ->
             self.seen.append(step)
             return factor * step.features[KEY].float().square().flatten(1).mean(dim=1)
 
-    half = UNetBackbone(tiny_stable_diffusion().to(torch.float16), name="half")
+    half = UNetBackbone(small_stable_diffusion().to(torch.float16), name="half")
     pulls: list[Tensor] = []
     for backbone in (tiny(), half):
         plain, pulled = (walk(backbone, begin(), steps=1, guides=guides)[0].latent for guides in ([], [Scaled()]))
@@ -348,7 +348,7 @@ def test_law_04_in_float16_the_gradient_of_a_neighbour_does_not_matter() -> None
         def loss(self, step: Step) -> Tensor:
             return torch.tensor(self.factors) * step.features[KEY].float().square().flatten(1).mean(dim=1)
 
-    half = UNetBackbone(tiny_stable_diffusion().to(torch.float16), name="half")
+    half = UNetBackbone(small_stable_diffusion().to(torch.float16), name="half")
 
     def pulled(count: int, *factors: float) -> Tensor:
         return walk(half, begin(count), steps=1, guides=[Uneven(factors=factors)])[0].latent[0].flatten()
@@ -360,7 +360,7 @@ def test_law_04_in_float16_the_gradient_of_a_neighbour_does_not_matter() -> None
 
 @pytest.mark.parametrize("half", [False, True], ids=["float32", "float16"])
 def test_a_latent_that_is_not_finite_is_found(tiny: Tiny, half: bool) -> None:
-    backbone = UNetBackbone(tiny_stable_diffusion().to(torch.float16), name="half") if half else tiny()
+    backbone = UNetBackbone(small_stable_diffusion().to(torch.float16), name="half") if half else tiny()
     told = backbone.describe(["a cat"])
     told.embedding[0, 0, 0] = float("inf")
     with pytest.raises(GuidanceError, match="The latent is not finite at step 0%") as caught:

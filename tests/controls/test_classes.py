@@ -20,6 +20,7 @@ from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
 from support import Tiny
 
+NETWORK = "small"
 GRID = (16, 16)
 
 

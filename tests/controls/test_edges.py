@@ -17,6 +17,7 @@ from sketchguide.sketch import Sketch
 from sketchguide.taps import tapped
 from support import MakePredictor, Tiny
 
+NETWORK = "small"
 GRID = (16, 24)
 CROSS = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, 0.8]]])
 

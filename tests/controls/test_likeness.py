@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.classifiers import IconClassifier
 from sketchguide.controls.base import Guide
@@ -14,13 +13,14 @@ from sketchguide.perception import Features, identity_loss, perceptual_loss
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
 from sketchguide.sketchers import Sketcher, SketcherConfig
+from support import small_stable_diffusion
 
 SIDE = 32
 
 
 @pytest.fixture(scope="module")
 def backbone() -> UNetBackbone:
-    pipeline = tiny_stable_diffusion()
+    pipeline = small_stable_diffusion()
     pipeline.vae.register_to_config(scaling_factor=10.0)
     return UNetBackbone(pipeline, name="tiny")
 
