@@ -125,8 +125,8 @@ def returned(steps: Generator[Any, None, Result]) -> Result:
 
 
 def lora_of(part: str, file: Path, *layers: str) -> Path:
-    """A file with random layers for one network of a tiny model."""
-    network = getattr(tiny_stable_diffusion(), part)
+    """A file with random layers for one network of a small model."""
+    network = getattr(small_stable_diffusion(), part)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(5)
         inject_adapter_in_model(LoraConfig(r=2, init_lora_weights=False, target_modules=list(layers)), network)

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.errors import SketchguideWarning, UsageError
 from sketchguide.fingerprints import fingerprint_of_model
@@ -15,7 +14,7 @@ from sketchguide.generation import Progress, generate
 from sketchguide.lora import LORA_FILE
 from sketchguide.predictors import LatentPredictor
 from sketchguide.sketch import Sketch
-from support import Tiny, lora_of
+from support import Tiny, lora_of, small_stable_diffusion
 
 NETWORK = "small"
 ACROSS = Sketch.from_strokes([[(0.1, 0.5), (0.9, 0.5)]])
@@ -110,7 +109,7 @@ def test_all_steps_are_told_of(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_lora_is_off_the_model_afterwards(tmp_path: Path) -> None:
     lora_of("unet", tmp_path / LORA_FILE, "to_q")
-    backbone = UNetBackbone(tiny_stable_diffusion(), name="tiny")
+    backbone = UNetBackbone(small_stable_diffusion(), name="tiny")
     before = fingerprint_of_model(backbone)
     settings: dict[str, Any] = {"prompt": "a duck", "frames": 2, "backbone": backbone, "steps": 2}
     plain, with_lora = (interpolate(1, 2, **settings, **lora) for lora in ({}, {"lora": str(tmp_path)}))

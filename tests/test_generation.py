@@ -236,11 +236,11 @@ def test_a_recipe_says_how_many_threads_drew(tiny: Tiny) -> None:
 
 
 def test_a_lora_is_on_the_backbone_for_its_request_alone(tmp_path: Path) -> None:
-    tuned = tiny_stable_diffusion()
+    tuned = small_stable_diffusion()
     tuned.unet.add_adapter(LoraConfig(r=2, init_lora_weights=False, target_modules=["to_q", "to_v"]))
     layers = {f"unet.{name}": tensor for name, tensor in get_peft_model_state_dict(tuned.unet).items()}
     save_file(layers, tmp_path / LORA_FILE)
-    backbone = UNetBackbone(tiny_stable_diffusion(), name="tiny")
+    backbone = UNetBackbone(small_stable_diffusion(), name="tiny")
 
     def make(**settings: Any) -> Image.Image:
         return generate("a cat", backbone=backbone, seed=1, steps=2, size=SIZE, **settings)[0].image
@@ -261,7 +261,7 @@ def test_a_lora_is_on_the_backbone_for_its_request_alone(tmp_path: Path) -> None
 
 def test_a_run_with_a_lora_and_another_run_are_not_under_way_at_once(tmp_path: Path) -> None:
     lora_of("unet", tmp_path / LORA_FILE, "to_q")
-    backbone = UNetBackbone(tiny_stable_diffusion(), name="tiny")
+    backbone = UNetBackbone(small_stable_diffusion(), name="tiny")
 
     def begun(**settings: Any) -> Generator[Progress | Picture]:
         request = Request.checked(prompt="a cat", seed=1, steps=2, size=SIZE, **settings)

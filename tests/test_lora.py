@@ -20,12 +20,11 @@ from peft import LoraConfig, inject_adapter_in_model
 from safetensors.torch import load_file, save_file
 
 from sketchguide import generate
-from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.errors import MismatchError, ModelNotFoundError, UsageError, WeightsError
 from sketchguide.fingerprints import fingerprint_of_model
 from sketchguide.lora import LORA, LORA_FILE, load_lora, unload_lora, wearing
-from support import empty, lora_of, pickled, truncated
+from support import empty, lora_of, pickled, small_stable_diffusion, truncated
 
 
 @pytest.fixture
@@ -33,7 +32,7 @@ def styled(monkeypatch: pytest.MonkeyPatch) -> UNetBackbone:
     """A backbone with two LoRAs of the user, of which one acts, at 0.6."""
     # transformers asks for a newer peft than there may be, without needing it for what is tested here
     monkeypatch.setattr("transformers.integrations.peft.MIN_PEFT_VERSION", "0.18")
-    pipeline: Any = tiny_stable_diffusion()
+    pipeline: Any = small_stable_diffusion()
     config = LoraConfig(r=2, lora_alpha=2, init_lora_weights=False, target_modules=["to_q"])
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")
@@ -159,7 +158,7 @@ def test_a_lora_that_another_backbone_loaded_comes_back(styled: UNetBackbone, tm
 
 
 def test_the_dropout_of_a_lora_that_was_loaded_later_drops_nothing() -> None:
-    backbone = UNetBackbone(tiny_stable_diffusion())
+    backbone = UNetBackbone(small_stable_diffusion())
     before = seen_by(backbone)
     config = LoraConfig(r=2, lora_dropout=0.5, init_lora_weights=False, target_modules=["to_q"])
     inject_adapter_in_model(config, backbone.network)
@@ -306,7 +305,7 @@ def test_one_that_does_not_fit_leaves_offloading_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hook: Any, method: str
 ) -> None:
     """diffusers takes the hooks off before it loads, and leaves them off where it fails."""
-    backbone = UNetBackbone(tiny_stable_diffusion(), name="tiny")
+    backbone = UNetBackbone(small_stable_diffusion(), name="tiny")
     add_hook_to_module(backbone.network, SequentialHook(hook))
     called: list[Any] = []
     monkeypatch.setattr(backbone.pipeline, method, lambda device: called.append(device))
