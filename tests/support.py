@@ -92,6 +92,16 @@ def small_stable_diffusion(*, seed: int = 0) -> StableDiffusionPipeline:
     return StableDiffusionPipeline(**(pipeline.components | {"unet": unet}), requires_safety_checker=False)
 
 
+def shallow(pipeline: Any, *, seed: int = 0) -> Any:
+    """`pipeline` with three blocks in its transformer, and of Flux two more of a single stream, for tests of seams."""
+    config = pipeline.transformer.config
+    few = {"num_layers": 3} | ({"num_single_layers": 2} if "num_single_layers" in config else {})
+    with seeded(seed):
+        pipeline.register_modules(transformer=type(pipeline.transformer).from_config(config, **few))
+    assert len(pipeline.transformer.transformer_blocks) == 3
+    return pipeline
+
+
 def pixels(image: Image.Image) -> NDArray[np.int16]:
     return np.asarray(image).astype(np.int16)
 

@@ -30,7 +30,7 @@ from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
 from sketchguide.sketch import Sketch
 from sketchguide.walking import walk_from
-from support import changed, relative, trained
+from support import changed, relative, shallow, trained
 
 Make = Callable[..., Any]
 
@@ -45,7 +45,7 @@ def make(request: pytest.FixtureRequest) -> Make:
 
 @pytest.fixture(scope="module")
 def flowing(make: Make) -> Any:
-    return from_pipe(make(), name="flowing")
+    return from_pipe(shallow(make()), name="flowing")
 
 
 @pytest.fixture(scope="module")

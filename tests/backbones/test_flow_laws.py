@@ -14,14 +14,14 @@ from sketchguide.errors import TapError
 from sketchguide.loading import from_pipe
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
-from support import Pull, Rewriting, relative
+from support import Pull, Rewriting, relative, shallow
 
 STEPS = 3
 
 
 @pytest.fixture(scope="module", params=[tiny_stable_diffusion_3, tiny_flux], ids=["sd3", "flux"])
 def backbone(request: pytest.FixtureRequest) -> Any:
-    return from_pipe(request.param(), name="flowing")
+    return from_pipe(shallow(request.param()), name="flowing")
 
 
 @pytest.fixture(scope="module")
