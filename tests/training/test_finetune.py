@@ -276,7 +276,7 @@ def test_a_pipeline_that_cannot_be_written_leaves_the_earlier_one(
 def test_losses_are_scaled_in_float16(judges: Judges, full: bool) -> None:
     """Gradients too large for it cost a step and lower the scale; the weights learn nothing bad, and go on."""
     pipeline = small_stable_diffusion().to(torch.float16)
-    run = tune(UNetBackbone(pipeline, name="tiny"), judges, steps=5, full=full, gradient="step", count=2)
+    run = tune(UNetBackbone(pipeline, name="tiny"), judges, steps=5, full=full, gradient="step", count=2, unseen=0)
     run._scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60)
     before = [p.detach().clone() for p in run.trained]
     assert {p.dtype for p in run.trained} == {torch.float32}
