@@ -18,7 +18,7 @@ from sketchguide.fingerprints import fingerprint, fingerprint_of_model
 from sketchguide.loading import from_pipe
 from sketchguide.predictors import LatentPredictor
 from sketchguide.translation import translate
-from support import Tiny
+from support import Tiny, small_stable_diffusion
 
 
 def test_fingerprints_follow_the_weights(predictor: LatentPredictor) -> None:
@@ -59,7 +59,7 @@ def test_offloaded_weights_have_the_fingerprint_of_those_at_hand() -> None:
 
 @pytest.mark.parametrize("kind", ["leaf_level", "block_level"])
 def test_weights_on_a_disk_have_the_fingerprint_of_those_at_hand(kind: str, tmp_path: Path) -> None:
-    pipeline: Any = tiny_stable_diffusion()
+    pipeline: Any = small_stable_diffusion()
     before = fingerprint(pipeline.unet)
     cpu = torch.device("cpu")
     groups = {} if kind == "leaf_level" else {"num_blocks_per_group": 2}
