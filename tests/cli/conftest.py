@@ -51,7 +51,7 @@ def signals_are_heard() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def loaded_once() -> Iterator[None]:
+def loaded_once() -> Iterator[Callable[..., Any]]:
     """Commands that make pictures leave a model as it was, so one that is loaded serves the next of them too."""
     kept: dict[Any, Any] = {}
 
@@ -65,7 +65,7 @@ def loaded_once() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sketchguide.arguments.load_backbone", load)
-        yield
+        yield load
 
 
 @pytest.fixture(scope="session")

@@ -28,8 +28,8 @@ def bench(model: Path, trained: tuple[Path, Any]) -> list[str]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def quick_drawings() -> Iterator[None]:
-    """The model draws its own set in three steps, and the same set once."""
+def quick_drawings(loaded_once: Callable[..., Any]) -> Iterator[None]:
+    """The model draws its own set in three steps, and the same set once; it is loaded once."""
     own, made = drawings.own_edges, dict[tuple[Any, ...], list[Any]]()
 
     def once(backbone: Any, **asked: Any) -> list[Any]:
@@ -40,6 +40,7 @@ def quick_drawings() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(drawings, "own_edges", once)
+        patched.setattr("sketchguide.loading.load_backbone", loaded_once)
         yield
 
 
