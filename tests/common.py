@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
-from PIL import Image
 
 from drawings import EXAMPLES
 from sketchguide.backbones.tiny import tiny_stable_diffusion
@@ -17,7 +16,7 @@ from sketchguide.methods import Batch
 from sketchguide.predictors import LatentPredictor, PredictorConfig, choose_taps
 from sketchguide.request import Request
 from sketchguide.sketch import Sketch
-from support import MakePredictor, Tiny, a_map, small_stable_diffusion
+from support import MakePredictor, Tiny, a_map, draw_boxes, small_stable_diffusion
 
 # The processes of one test run share the cores; each with a thread per core would be slower than one process.
 torch.set_num_threads(max(1, torch.get_num_threads() // int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))))
@@ -135,9 +134,5 @@ def shared() -> Path:
 def boxes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Six captioned pictures to train on."""
     folder = tmp_path_factory.mktemp("boxes")
-    for i in range(6):
-        picture = Image.new("RGB", (64, 64), "white")
-        picture.paste((40 * i, 120, 250 - 40 * i), (8 + 3 * i, 12, 40 + 3 * i, 50))
-        picture.save(folder / f"{i}.png")
-        (folder / f"{i}.txt").write_text("a box")
+    draw_boxes(folder, count=6)
     return folder

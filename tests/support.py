@@ -27,7 +27,6 @@ from sketchguide.controls.base import Step, Strength
 from sketchguide.controls.strengths import Proportional
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.generation import generate
-from sketchguide.images import save_png
 from sketchguide.levels import Level, Window
 from sketchguide.methods import Batch, Method
 from sketchguide.pictures import Picture
@@ -169,12 +168,18 @@ def changed(one: Picture, other: Picture) -> int:
     return int(np.abs(np.asarray(one.image).astype(int) - np.asarray(other.image)).max())
 
 
+def draw_boxes(folder: Path, *, count: int) -> None:
+    """Captioned pictures to train on."""
+    for i in range(count):
+        picture = Image.new("RGB", (64, 64), "white")
+        picture.paste((40 * i, 120, 250 - 40 * i), (8 + 3 * i, 12, 40 + 3 * i, 50))
+        picture.save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text("a box")
+
+
 def trained(backbone: Backbone, folder: Path, **settings: Any) -> LatentPredictor:
-    """A predictor of two steps, of pictures of the model's own in `folder`, saved and loaded again."""
-    for seed in range(3):
-        (picture,) = generate("a cat", backbone=backbone, seed=seed, steps=1, size=(64, 64))
-        save_png(picture.image, folder / f"{seed}.png")
-        (folder / f"{seed}.txt").write_text("a cat")
+    """A predictor of two steps, saved in `folder` and loaded again."""
+    draw_boxes(folder, count=3)
     pictures = Pictures(find_examples(folder), size=(64, 64))
     training = PredictorTraining(steps=2, batch=2, views=1, **settings)
     run = PredictorRun(backbone, pictures, EXTRACTORS["edges"], training)
