@@ -1,3 +1,4 @@
+import hashlib
 import inspect
 import json
 import shutil
@@ -46,7 +47,7 @@ from sketchguide.loading import (
 )
 from sketchguide.lora import load_lora
 from sketchguide.predictors import LatentPredictor
-from sketchguide.sketchers import Sketcher
+from sketchguide.sketchers import Sketcher, SketcherConfig
 from sketchguide.weights import parts_of
 from support import Tiny, empty, pickled, truncated
 
@@ -440,15 +441,20 @@ def test_sound_weights_pass(original: Path) -> None:
 @pytest.fixture
 def embedded(predictor: LatentPredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A package that ships one predictor for the tiny model."""
-    import hashlib
-
     home = tmp_path / "models"
     file = predictor.save_pretrained(home / "tiny-edges")
-    data = file.read_bytes()
-    entry = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (home / "manifest.json").write_text(json.dumps({"tiny-edges/predictor.safetensors": entry}))
+    list_files(home)
     monkeypatch.setattr(loading, "EMBEDDED", home)
     return file
+
+
+def list_files(home: Path) -> None:
+    """Write the manifest of the weight files that are there."""
+    entries: dict[str, Any] = {}
+    for file in home.rglob("*.safetensors"):
+        data = file.read_bytes()
+        entries[str(file.relative_to(home))] = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (home / "manifest.json").write_text(json.dumps(entries))
 
 
 def test_a_shipped_predictor_belongs_to_its_model(tiny: Tiny, embedded: Path, predictor: LatentPredictor) -> None:
@@ -458,13 +464,26 @@ def test_a_shipped_predictor_belongs_to_its_model(tiny: Tiny, embedded: Path, pr
         assert fingerprint(load_predictor(name, tiny())) == fingerprint(predictor)
 
 
-def test_a_flipped_bit_in_a_shipped_file_is_noticed(tiny: Tiny, embedded: Path) -> None:
-    data = bytearray(embedded.read_bytes())
+@pytest.mark.parametrize("kind", ["model", "predictor", "parts"])
+def test_a_flipped_bit_in_a_shipped_file_is_noticed(tiny: Tiny, embedded: Path, original: Path, kind: str) -> None:
+    home = embedded.parents[1]
+    shutil.copytree(original, home / "tiny")
+    Sketcher(SketcherConfig(width=8, blocks=1)).save(home / "tiny-parts" / "sketcher.safetensors")
+    (home / "tiny-parts" / "sketcher-report.json").write_text("{}")
+    list_files(home)
+    file, load = {
+        "model": (home / "tiny" / UNET, lambda: load_backbone("tiny", device="cpu")),
+        "predictor": (embedded, lambda: load_predictor(None, tiny())),
+        "parts": (home / "tiny-parts" / "sketcher.safetensors", lambda: find_part(None, "sketcher", field="sketcher")),
+    }[kind]
+    data = bytearray(file.read_bytes())
     data[-7] ^= 0x10
-    embedded.write_bytes(data)
-    LatentPredictor.from_pretrained(embedded)  # the format does not notice
-    with pytest.raises(WeightsError, match="sha256"):
-        load_predictor(None, tiny())
+    file.write_bytes(data)
+    with pytest.raises(WeightsError, match="sha256") as caught:
+        load()
+    assert caught.value.field == kind
+    list_files(home)
+    load()  # the format does not notice
 
 
 @pytest.mark.parametrize("cut", [10, 10**9], ids=["truncated", "empty"])
