@@ -20,9 +20,11 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sketchguide.attention import SketchAttention, describe_attention
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.classifiers import IconClassifier, save_classifier
 from sketchguide.controls.base import Step, Strength
 from sketchguide.controls.strengths import Proportional
 from sketchguide.extractors import EXTRACTORS
@@ -33,6 +35,7 @@ from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.seeds import seeded
 from sketchguide.sketch import Sketch, SpatialMap
+from sketchguide.sketchers import Sketcher, SketcherConfig
 from sketchguide.taps import Rewrite
 from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.data import Pictures, find_examples
@@ -131,6 +134,25 @@ def returned(steps: Generator[Any, None, Result]) -> Result:
             next(steps)
         except StopIteration as end:
             return end.value
+
+
+def attention_for(backbone: Backbone, *, acts: bool = True) -> SketchAttention:
+    """Sketch attention that has learned nothing; what it adds is random, or nothing."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        attention = SketchAttention(describe_attention(backbone.taps, backbone=backbone.name, pixels=backbone.stride))
+        for layer in attention.layers if acts else ():
+            torch.nn.init.normal_(layer.get_parameter("out.weight"), std=0.2)
+    return attention
+
+
+def save_sketch_loss(folder: Path) -> None:
+    """What the sketch loss needs, as it is before training: what draws, and what compares drawings."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        Sketcher(SketcherConfig(width=8, blocks=1)).save(folder / "sketcher.safetensors")
+        drawing = IconClassifier(("a", "b"), size=32, channels=(8, 16))
+        save_classifier(drawing, folder / "drawing-classifier.safetensors")
 
 
 def lora_of(part: str, file: Path, *layers: str) -> Path:

@@ -16,9 +16,9 @@ from sketchguide.guidance import latent_guide
 from sketchguide.methods import Batch, latent_guidance, plug_and_play, text_to_image
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import LayoutSettings, Request
-from sketchguide.sketchers import Sketcher, SketcherConfig
+from sketchguide.sketchers import Sketcher
 from sketchguide.walking import walk
-from support import MakePredictor, Tiny, a_map, made
+from support import MakePredictor, Tiny, a_map, attention_for, made, save_sketch_loss
 
 NETWORK = "small"
 
@@ -98,10 +98,8 @@ def test_peers_are_loaded_from_their_folders(batch: Batch, whole: Tiny, tmp_path
 
 
 def test_the_sketch_loss_pulls_with_the_parts_named(batch: Batch, tmp_path: Path):
-    Sketcher(SketcherConfig(width=8, blocks=1)).save(tmp_path / "sketcher.safetensors")
-    drawing = tmp_path / "drawing-classifier.safetensors"
-    save_classifier(IconClassifier(("a", "b"), size=32, channels=(8, 16)), drawing)
-    described = f"sketch-loss:sketcher={tmp_path},drawing={drawing}"
+    save_sketch_loss(tmp_path)
+    described = f"sketch-loss:sketcher={tmp_path},drawing={tmp_path / 'drawing-classifier.safetensors'}"
     plain = made(text_to_image, batch)
     assert not torch.allclose(made(build_method(described, batch.backbone).method, batch), plain)
     off = made(build_method(f"{described},strength=0", batch.backbone).method, batch)
@@ -110,8 +108,7 @@ def test_the_sketch_loss_pulls_with_the_parts_named(batch: Batch, tmp_path: Path
 
 def test_every_setting_that_a_method_takes_acts(batch: Batch, make_predictor: MakePredictor, tmp_path: Path):
     make_predictor(clean_widths=(8,)).save_pretrained(tmp_path)
-    Sketcher(SketcherConfig(width=8, blocks=1)).save(tmp_path / "sketcher.safetensors")
-    save_classifier(IconClassifier(("a", "b"), size=32, channels=(8, 16)), tmp_path / "drawing-classifier.safetensors")
+    save_sketch_loss(tmp_path)
     own = {"lgp": f"predictor={tmp_path}", "sketch-loss": f"sketcher={tmp_path},drawing={tmp_path}"}
     other = {"strength": 5, "stop": 0.3, "every": 3, "even": 0.6, "blank": 1, "widen": 1, "handover": 1}
     walking = {"negative": "a dog", "steps": 3, "scale": 1, "negative_time": 0.4, "solver": "euler"}
@@ -126,8 +123,7 @@ def test_every_setting_that_a_method_takes_acts(batch: Batch, make_predictor: Ma
 
 
 def test_the_sketch_loss_brings_two_networks_and_their_records(batch: Batch, tmp_path: Path):
-    Sketcher(SketcherConfig(width=8, blocks=1)).save(tmp_path / "sketcher.safetensors")
-    save_classifier(IconClassifier(("a", "b"), size=32, channels=(8, 16)), tmp_path / "drawing-classifier.safetensors")
+    save_sketch_loss(tmp_path)
     (tmp_path / "sketcher-report.json").write_text('{"seconds": 3}')
     (tmp_path / "drawing-classifier-report.json").write_text('{"seconds": 4}')
     built = build_method(f"sketch-loss:sketcher={tmp_path},drawing={tmp_path}", batch.backbone)
@@ -172,17 +168,25 @@ def test_what_acts_less_by_share_is_the_same_with_less_of_it(batch: Batch, predi
     """What until_recognised rests on, for every method that takes tries."""
     network = ControlNetModel.from_unet(batch.backbone.network, conditioning_embedding_out_channels=(8, 16))
     torch.nn.init.normal_(network.controlnet_mid_block.weight)
-    peer = "controlnet:path={}"
     network.save_pretrained(tmp_path / "controlnet")
     predictor.save_pretrained(tmp_path / "lgp")
-    for whole, half in (
-        (f"lgp:predictor={tmp_path}/lgp,strength=2", f"lgp:predictor={tmp_path}/lgp,strength=1"),
-        (f"{peer},weight=1".format(tmp_path / "controlnet"), f"{peer},weight=0.5".format(tmp_path / "controlnet")),
-    ):
-        less = made(build_method(whole, batch.backbone).method, batch.of([1, 0], 0.5))
-        wanted = made(build_method(half, batch.backbone).method, batch.of([1, 0], 1))
-        torch.testing.assert_close(less, wanted)
-        assert not torch.allclose(less, made(build_method(whole, batch.backbone).method, batch.of([1, 0], 1)))
+    save_sketch_loss(tmp_path)
+    attention_for(batch.backbone).save(tmp_path / "sketch-attention.safetensors")
+    acting = {
+        "lgp": "predictor={}/lgp,strength={}",
+        "lgp-pnp": "predictor={}/lgp,source=noised,strength={}",
+        "sketch-loss": "sketcher={0},drawing={0},strength={1}",
+        "sketch-attention": "path={},weight={}",
+        "controlnet": "path={}/controlnet,weight={}",
+    }
+    like_others = {"lgp-paper": "lgp", "t2i-adapter": "controlnet"}  # they act by the same lines
+    assert {*acting, *like_others} == {name for name, kind in METHODS.items() if "tries" in kind.takes}
+    for name, options in acting.items():
+        described = f"{name}:{options},steps=1"
+        whole, half = (build_method(described.format(tmp_path, by), batch.backbone).method for by in (2, 1))
+        less = made(whole, batch.of([1, 0], 0.5))
+        torch.testing.assert_close(less, made(half, batch.of([1, 0], 1)))
+        assert not torch.allclose(less, made(whole, batch.of([1, 0], 1))), name
 
 
 def test_pictures_are_tried_again_until_they_are_recognised(batch: Batch, predictor: LatentPredictor, tmp_path: Path):

@@ -10,7 +10,6 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from sketchguide.attention import SketchAttention, describe_attention
 from sketchguide.classifiers import LatentClassifier
 from sketchguide.controls.base import Guide
 from sketchguide.controls.classes import ClassGuide
@@ -30,7 +29,7 @@ from sketchguide.seeds import generators, noise
 from sketchguide.sketch import Sketch
 from sketchguide.sources import Change, change, drawn_area, on_latents
 from sketchguide.walking import walk
-from support import MakePredictor, Pull, Tiny, returned
+from support import MakePredictor, Pull, Tiny, attention_for, returned
 
 NETWORK = "small"
 SIZE = (32, 32)
@@ -292,14 +291,7 @@ def test_lines_and_strength_change_what_is_made(tiny: Tiny, predictor: LatentPre
 
 
 def test_attention_takes_the_place_of_a_predictor(tiny: Tiny, tmp_path: Any) -> None:
-    backbone = tiny()
-    config = describe_attention(backbone.taps, backbone=backbone.name, pixels=backbone.stride)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        attention = SketchAttention(config)
-        for layer in attention.layers:
-            torch.nn.init.normal_(layer.get_parameter("out.weight"), std=0.3)
-    attention.save(tmp_path / "sketch-attention.safetensors")
+    attention_for(tiny()).save(tmp_path / "sketch-attention.safetensors")
     (told,) = make(tiny, attention=str(tmp_path))
     (alone,) = make(tiny, strength=0)
     assert not np.array_equal(pixels(told), pixels(alone))

@@ -21,11 +21,11 @@ from sketchguide.backbones.wrapped import with_controlnet
 from sketchguide.controls.base import Step
 from sketchguide.controls.edges import target_of
 from sketchguide.controls.strengths import Proportional
-from sketchguide.defaults import HANDOVER
+from sketchguide.defaults import EVERY, HANDOVER
 from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideWarning, UsageError
 from sketchguide.fingerprints import fingerprint
 from sketchguide.generation import Progress, generate, run
-from sketchguide.guidance import latent_guide
+from sketchguide.guidance import controls_of, latent_guide
 from sketchguide.images import to_base64
 from sketchguide.loading import load_backbone
 from sketchguide.lora import LORA_FILE
@@ -33,7 +33,7 @@ from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Edit, Request
 from sketchguide.sketch import Sketch, SpatialMap
-from support import CROSS, SIZE, Tiny, draw, lora_of, pixels, small_stable_diffusion
+from support import CROSS, SIZE, Tiny, attention_for, draw, lora_of, pixels, save_sketch_loss, small_stable_diffusion
 
 NETWORK = "small"
 
@@ -80,6 +80,30 @@ def test_the_guide_pulls_as_the_request_says(tiny: Tiny, predictor: LatentPredic
     assert guide.window == (0, tiny().levels(30)[18].progress)  # which is open no more
     few = latent_guide(Request.checked(prompt="", seed=1, steps=12), [CROSS.rasterize(size=SIZE)], tiny(), predictor)
     assert (few.every, few.strength) == (1, Proportional(1.15))
+
+
+def test_the_sketch_loss_pulls_as_the_request_says(tiny: Tiny, tmp_path: Path) -> None:
+    save_sketch_loss(tmp_path)
+    drawing, parts = CROSS.rasterize(size=SIZE), {"sketcher": str(tmp_path), "drawing_features": str(tmp_path)}
+
+    def guide(**settings: Any) -> Any:
+        request = Request.checked(prompt="", seed=1, sketch=CROSS.to_json(), **parts, **settings)
+        (one,) = controls_of(request, tiny(), drawing, None).guides
+        return one
+
+    asked, usual = guide(sketch_loss=3, every=5, stop=0.6), guide(sketch_loss=2, steps=4)
+    assert (asked.strength, asked.every, asked.window) == (Proportional(3), 5, (0, 0.6))
+    assert (usual.strength, usual.every) == (Proportional(2), EVERY.default)
+    assert torch.equal(asked.ink, torch.tensor(drawing.ink)[None, None])
+
+
+def test_sketch_attention_is_shown_the_ink(tiny: Tiny, tmp_path: Path) -> None:
+    attention_for(tiny()).save(tmp_path / "sketch-attention.safetensors")
+    drawing, given = CROSS.rasterize(size=SIZE), {"attention": str(tmp_path), "attention_scale": 0.5}
+    request = Request.checked(prompt="", seed=1, sketch=CROSS.to_json(), **given)
+    told: Any = controls_of(request, tiny(), drawing, None).told
+    assert torch.equal(told.image, torch.tensor(drawing.ink)[None, None])
+    assert told.scale == 0.5
 
 
 @dataclass

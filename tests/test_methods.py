@@ -1,8 +1,9 @@
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from diffusers import ControlNetModel
+from diffusers import ControlNetModel, T2IAdapter
 
 from sketchguide.errors import UsageError
 from sketchguide.guidance import latent_guide
@@ -13,12 +14,14 @@ from sketchguide.methods import (
     latent_guidance,
     plug_and_play,
     sdedit,
+    sketch_attention,
+    t2i_adapter,
     text_to_image,
 )
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import LayoutSettings
 from sketchguide.walking import walk
-from support import made
+from support import attention_for, made
 
 NETWORK = "small"
 
@@ -80,3 +83,16 @@ def test_pictures_take_the_place_of_drawings(batch: Batch):
 def test_a_controlnet_that_has_learned_nothing_changes_nothing(batch: Batch):
     network = ControlNetModel.from_unet(batch.backbone.network, conditioning_embedding_out_channels=(8, 16))
     torch.testing.assert_close(made(controlnet(network), batch), made(text_to_image, batch))
+
+
+def test_what_is_told_of_drawings_is_shown_their_ink(batch: Batch, monkeypatch: pytest.MonkeyPatch):
+    backbone, told = batch.backbone, list[Any]()
+    monkeypatch.setattr("sketchguide.methods.walk", lambda _, wrapped, **__: told.append(wrapped) or iter(()))
+    control = ControlNetModel.from_unet(backbone.network, conditioning_embedding_out_channels=(8, 16))
+    channels = list(backbone.network.config.block_out_channels)
+    adapter = T2IAdapter(in_channels=1, channels=channels, downscale_factor=backbone.stride)
+    for method in (controlnet(control), t2i_adapter(adapter), sketch_attention(attention_for(backbone))):
+        list(method(batch))
+    drawn = torch.stack([torch.tensor(one.ink)[None] for one in batch.maps])
+    for one, shown in zip(told, (drawn.expand(-1, 3, -1, -1), drawn, drawn), strict=True):
+        assert torch.equal(one.image, shown)

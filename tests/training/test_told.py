@@ -94,6 +94,20 @@ def test_the_levels_and_captions_that_the_network_is_asked_at(
     assert captions.count("") == pytest.approx(400 * drop, abs=50 if 0 < drop < 1 else 0)
 
 
+def test_the_control_is_shown_the_lines_of_the_pictures(
+    tiny: Tiny, boxes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tiny(), boxes)
+    images, captions = run.pictures.fixed(2)
+    shown: list[Tensor] = []
+    encode = run.module.encode
+    monkeypatch.setattr(run.module, "encode", lambda image: shown.append(image) or encode(image))
+    run.score(images, captions)
+    (lines,) = shown
+    assert torch.equal(lines, EXTRACTORS["edges"](images))
+    assert 0.02 < float(lines.mean()) < 0.3  # of a box, ink 1
+
+
 @pytest.mark.parametrize("bf16", [False, True])
 def test_bfloat16_is_for_the_pass_alone(tiny: Tiny, boxes: Path, bf16: bool) -> None:
     backbone = tiny()
