@@ -2,7 +2,9 @@
 
 import inspect
 import json
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from starlette.testclient import TestClient
 
 from served import ASKED, CAT
 from sketchguide.cli import serve
-from sketchguide.errors import QueueFullError, SketchguideWarning
+from sketchguide.errors import QueueFullError, SketchguideWarning, warn
 from sketchguide.generation import generate
 from sketchguide.images import read_png_text, to_base64, to_png
 from sketchguide.pictures import RECIPE_KEY, recall
@@ -20,6 +22,7 @@ from sketchguide.request import Request
 from sketchguide.sketch import Sketch
 from sketchguide.web.app import FIELDS, MOST, STARTED_WITH, create_app
 from sketchguide.web.jobs import Desk
+from sketchguide.web.warned import Warned
 
 NETWORK = "small"
 Ended = Callable[..., dict[str, Any]]
@@ -152,6 +155,20 @@ def test_warnings_are_told_to_whoever_asked(ended: Ended):
     blank = Sketch.from_strokes([]).to_json()
     assert any("blank" in one or "no ink" in one for one in ended(sketch=blank)["warnings"])
     assert ended(sketch=CAT)["warnings"] == []
+
+
+def test_warnings_of_two_at_once_do_not_mix():
+    together = threading.Barrier(2, timeout=20)
+
+    def told(word: str) -> list[str]:
+        with warned.told() as found:
+            together.wait()
+            warn(word)
+            together.wait()
+            return list(found)
+
+    with Warned() as warned, ThreadPoolExecutor(2) as threads:
+        assert list(threads.map(told, ("of one", "of the other"))) == [["of one"], ["of the other"]]
 
 
 def test_unknown_jobs_and_pictures(client: TestClient, ended: Ended):

@@ -79,6 +79,13 @@ def test_first_come_first_served(held: Desk, slow: Slow):
     assert [job.pictures[0][0] for job in (first, second, third)] == [1, 2, 3]
 
 
+def test_nobody_can_tell_the_number_of_the_next_job(held: Desk):
+    """Whoever knows it sees the drawing."""
+    first, second = (held.submit(asked(held)).id for _ in range(2))
+    assert min(len(first), len(second)) >= 22  # 128 bits
+    assert sum(one == other for one, other in zip(first, second, strict=True)) < 11
+
+
 def test_a_full_queue_refuses_and_loses_nothing(held: Desk, slow: Slow):
     running = held.submit(asked(held))
     wait(running, "running")
@@ -208,6 +215,18 @@ def test_whoever_comes_back_in_time_finds_the_job_running(held: Desk, slow: Slow
         return states
 
     assert asyncio.run(leave_and_come_back())[-1] == "done"
+
+
+def test_nothing_is_kept_of_those_who_watched(held: Desk, slow: Slow):
+    slow.held = False
+
+    async def watched(job: Job) -> None:
+        async for _ in held.watch(job, heartbeat=1):
+            pass
+
+    for _ in range(4):  # more than are kept
+        asyncio.run(watched(held.submit(asked(held, steps=1))))
+    assert held._watchers == {}  # pyright: ignore[reportPrivateUsage]
 
 
 def test_a_silent_stream_shows_that_it_lives(held: Desk):

@@ -831,6 +831,16 @@ def test_a_setting_out_of_its_range_is_refused_and_said(page: Page, held: thread
     assert saved(page)["settings"] == FAST | {"strength": 1.25}
 
 
+def test_a_prompt_is_no_markup(page: Page):
+    page.uncheck("#live")
+    prompt = "<b id=x>a</b>"
+    page.fill("#prompt", prompt)
+    setting(page, "tries", "2")
+    page.click("#draw")
+    expect(page.locator("#told")).to_contain_text(f"'{prompt}' names none")
+    expect(page.locator("#x")).to_have_count(0)
+
+
 def test_where_no_events_come_through_it_is_asked_now_and_then(page: Page, held: threading.Event):
     asked: list[str] = []
     page.route("**/events", lambda route: (asked.append(route.request.url), route.abort()))
