@@ -2,6 +2,7 @@ import json
 import os
 import re
 import signal
+import site
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sketchguide.classifiers import IconClassifier, save_classifier
 from sketchguide.cli.generate import parse_size, slug
+from sketchguide.defaults import MODEL
 from sketchguide.errors import UsageError
 from sketchguide.images import read_png_text, save_png
 from sketchguide.pictures import Picture, recall
@@ -468,6 +470,18 @@ def test_ctrl_c_in_a_terminal(quick: list[str], tmp_path: Path):
     made = sorted(tmp_path.iterdir())
     assert 8 <= len(made) < 256
     assert all(path.suffix == ".png" and recall(path).request.count == 256 for path in made)
+
+
+def test_a_home_in_which_nothing_can_be_written_is_no_matter(drawing: Path, tmp_path: Path):
+    (tmp_path / "file").touch()  # within which not even root can make anything
+    elsewhere = {"XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HOME", "TORCH_HOME", "MPLCONFIGDIR"}
+    environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
+    environment |= {"HOME": str(tmp_path / "file" / "home"), "PYTHONUSERBASE": site.getuserbase()}
+    command = [sys.executable, "-m", "sketchguide", "generate", "a red apple", "--sketch", str(drawing)]
+    command += ["--steps", "1", "--device", "cpu", "-o", str(tmp_path / "a.png")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert recall(tmp_path / "a.png").request.model == MODEL
 
 
 @pytest.mark.parametrize(
