@@ -2,21 +2,26 @@
 
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import numpy as np
 import pytest
 from diffusers import ControlNetModel, T2IAdapter
+from PIL import Image
 from torch import nn
 
 from sketchguide.adapters import Adapter, load_adapter
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.wrapped import with_controlnet, with_t2i_adapter
-from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideWarning
+from sketchguide.editing import edit
+from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideWarning, UsageError
 from sketchguide.generation import generate, run
 from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
+from sketchguide.translation import translate
 from support import CROSS, SIZE, Tiny, pixels
 
 WRAPS: dict[Adapter, Callable[..., Backbone]] = {"controlnet": with_controlnet, "t2i_adapter": with_t2i_adapter}
@@ -46,7 +51,7 @@ def folders(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[Adapte
 
 
 def drawn(backbone: Backbone, **settings: object) -> Picture:
-    (picture,) = generate("a cat", sketch=CROSS, backbone=backbone, seed=1, steps=4, size=SIZE, **settings)
+    (picture,) = generate("a cat", sketch=CROSS, backbone=backbone, seed=1, steps=2, size=SIZE, **settings)
     return picture
 
 
@@ -55,7 +60,7 @@ def test_one_that_is_named_is_shown_the_drawing(tiny: Tiny, folders: dict[Adapte
     backbone, named = tiny(), {kind: str(folders[kind])}
     image = CROSS.rasterize(size=SIZE)
     network = load_adapter(kind, folders[kind], backbone)
-    for scale, end in ((1.0, 1.0), (0.5, 1.0), (1.0, 0.5), (0.0, 1.0)):
+    for scale, end in ((1.0, 0.5), (0.0, 1.0)):
         told = WRAPS[kind](backbone, network, image, scale=scale, window=(0, end))
         settings = {**named, f"{kind}_scale": scale, f"{kind}_end": end}
         # without a predictor, which the model does not have
@@ -76,6 +81,51 @@ def test_it_acts_beside_a_predictor_and_the_picture_can_be_repeated(
     assert isinstance(again, Picture)
     assert np.array_equal(pixels(again.image), pixels(both.image))
     assert again.made_with == both.made_with
+
+
+def test_in_an_edit_its_end_is_a_part_of_the_steps_that_are_walked(tiny: Tiny, folders: dict[Adapter, Path]) -> None:
+    backbone, picture = tiny(), Image.new("RGB", SIZE, "olive")
+    picture.paste("red", (4, 4, 20, 20))
+    changed = {"sketch": CROSS, "seed": 1, "steps": 8, "amount": 0.5, "margin": 1, "strength": 0}
+
+    def edited(told: Backbone, **settings: Any) -> Any:
+        (made,) = edit(picture, "a cat", backbone=told, **changed, **settings)
+        return pixels(made.image)
+
+    network, image = load_adapter("controlnet", folders["controlnet"], backbone), CROSS.rasterize(size=SIZE)
+    half = with_controlnet(backbone, network, image, window=(0, 0.75))  # of the last four steps the first two
+    named = {"controlnet": str(folders["controlnet"])}
+    assert np.array_equal(edited(backbone, **named, controlnet_end=0.5), edited(half))
+    assert not np.array_equal(edited(half), edited(backbone))
+    assert not np.array_equal(edited(half), edited(backbone, **named))
+
+
+def test_a_generated_source_needs_the_one_that_made_it(
+    tiny: Tiny, folders: dict[Adapter, Path], tmp_path: Path
+) -> None:
+    backbone, lines = tiny(), tmp_path / "lines"
+    shutil.copytree(folders["controlnet"], lines)
+    drawn(backbone, strength=0, controlnet=str(lines)).save(tmp_path / "cat.png")
+    again = partial(translate, tmp_path / "cat.png", "a dog", backbone=backbone, source="generated", seed=1)
+    again()
+    network = load_adapter("controlnet", lines, backbone)
+    next(network.parameters()).data += 1
+    network.save_pretrained(lines)
+    with pytest.raises(UsageError, match="The picture was made with another controlnet"):
+        again()
+
+
+def test_a_mode_is_for_those_that_know_several(tiny: Tiny, folders: dict[Adapter, Path]) -> None:
+    with pytest.raises(UsageError, match="mode is 2, but a ControlNetModel knows one kind") as caught:
+        drawn(tiny(), controlnet=str(folders["controlnet"]), controlnet_mode=2)
+    assert caught.value.field == "controlnet_mode"
+
+
+def test_one_that_does_not_fit_is_about_the_setting(tiny: Tiny, tmp_path: Path) -> None:
+    T2IAdapter(channels=[8, 8], num_res_blocks=1, downscale_factor=8).save_pretrained(tmp_path)
+    with pytest.raises(MismatchError, match="does not fit 'tiny'") as caught:
+        drawn(tiny(), t2i_adapter=str(tmp_path))
+    assert caught.value.field == "t2i_adapter"
 
 
 def test_settings_of_a_predictor_that_is_not_there_are_told_of(tiny: Tiny, folders: dict[Adapter, Path]) -> None:

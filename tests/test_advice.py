@@ -22,6 +22,7 @@ IDLE: dict[str, tuple[Any, str, dict[str, Any]]] = {
     "controlnet": ("lines", "a sketch", DRAWN),
     "controlnet_scale": (0.5, "controlnet", {"controlnet": "lines", **DRAWN}),
     "controlnet_end": (0.5, "controlnet", {"controlnet": "lines", **DRAWN}),
+    "controlnet_mode": (1, "controlnet", {"controlnet": "lines", **DRAWN}),
     "t2i_adapter": ("lines", "a sketch", DRAWN),
     "t2i_adapter_scale": (0.5, "t2i_adapter", {"t2i_adapter": "lines", **DRAWN}),
     "t2i_adapter_end": (0.5, "t2i_adapter", {"t2i_adapter": "lines", **DRAWN}),

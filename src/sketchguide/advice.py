@@ -49,7 +49,7 @@ NEEDS: Mapping[str, Need] = MappingProxyType(
         "attention": _SKETCH,
         "attention_scale": Need("attention", lambda request, _: request.attention is not None),
         "controlnet": _SKETCH,
-        **dict.fromkeys(("controlnet_scale", "controlnet_end"), _CONTROLNET),
+        **dict.fromkeys(("controlnet_scale", "controlnet_end", "controlnet_mode"), _CONTROLNET),
         "t2i_adapter": _SKETCH,
         **dict.fromkeys(("t2i_adapter_scale", "t2i_adapter_end"), _T2I_ADAPTER),
         "negative_time": Need(

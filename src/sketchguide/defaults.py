@@ -88,6 +88,7 @@ MAX_PADDING = 8192  # pixels around what an edit crops to: the longest side of a
 ATTENTION_SCALE = Setting[float](1.0, 0, 4)
 ADAPTER_SCALE = Setting[float](1.0, 0, 4)
 ADAPTER_END = Setting[float](1.0, 0, 1)
+MOST_MODES = 1000  # kinds of images that a ControlNet knows: far more than any does
 CLASS_SCALE = Setting[float](2.0, 0, 100)
 SKETCH_LOSS = Setting[float](0.0, 0, 20)
 IDENTITY = Setting[float](0.4, 0, 1)

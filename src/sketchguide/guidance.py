@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 
-from sketchguide.adapters import load_adapter
+from sketchguide.adapters import Adapter, load_adapter
 from sketchguide.attention import SketchAttention
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.wrapped import with_controlnet, with_sketch_attention, with_t2i_adapter
@@ -20,7 +21,7 @@ from sketchguide.controls.edges import LatentGuide, target_of
 from sketchguide.controls.likeness import SketchGuide
 from sketchguide.controls.strengths import Proportional, Score
 from sketchguide.defaults import EVERY, HANDOVER, PULLING
-from sketchguide.errors import UsageError, warn
+from sketchguide.errors import SketchguideError, UsageError, warn
 from sketchguide.fingerprints import fingerprint
 from sketchguide.images import from_base64, to_tensor
 from sketchguide.loading import find_features, find_part, has_predictor, load_predictor
@@ -81,14 +82,26 @@ def _with_adapters(controls: Controls, request: Request, drawing: SpatialMap) ->
     if request.controlnet is not None:
         network = load_adapter("controlnet", request.controlnet, told)
         made_with["controlnet"] = fingerprint(network)
-        window = (0.0, _within(request, request.controlnet_end))
-        told = with_controlnet(told, network, drawing, scale=request.controlnet_scale, window=window)
+        scale, window = request.controlnet_scale, (0.0, _within(request, request.controlnet_end))
+        with _about("controlnet"):
+            told = with_controlnet(told, network, drawing, scale=scale, window=window, mode=request.controlnet_mode)
     if request.t2i_adapter is not None:
         network = load_adapter("t2i_adapter", request.t2i_adapter, told)
         made_with["t2i_adapter"] = fingerprint(network)
-        window = (0.0, _within(request, request.t2i_adapter_end))
-        told = with_t2i_adapter(told, network, drawing, scale=request.t2i_adapter_scale, window=window)
+        scale, window = request.t2i_adapter_scale, (0.0, _within(request, request.t2i_adapter_end))
+        with _about("t2i_adapter"):
+            told = with_t2i_adapter(told, network, drawing, scale=scale, window=window)
     return controls._replace(told=told, made_with=made_with)
+
+
+@contextmanager
+def _about(adapter: Adapter) -> Generator[None]:
+    """Within the block errors are about the setting that names the adapter, or about its mode."""
+    try:
+        yield
+    except SketchguideError as error:
+        error.field = f"{adapter}_mode" if error.field == "mode" else adapter
+        raise
 
 
 def weakened(guides: Sequence[Guide], share: float) -> list[Guide]:

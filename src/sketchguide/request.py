@@ -27,6 +27,7 @@ from sketchguide.defaults import (
     MARGIN,
     MAX_PADDING,
     MODEL,
+    MOST_MODES,
     NEAR,
     NEGATIVE_TIME,
     RECURRENCE,
@@ -268,6 +269,9 @@ class Request(Checked):
     )
     controlnet_scale: Finite = ranged(ADAPTER_SCALE, "how much of what the ControlNet adds; 0 ignores it")
     controlnet_end: Finite = ranged(ADAPTER_END, "part of the steps after which it adds nothing")
+    controlnet_mode: int | None = Field(
+        default=None, ge=0, le=MOST_MODES, description="which kind of image the drawing is to one that knows several"
+    )
     t2i_adapter: str | None = Field(
         default=None, description="folder or hub id of a T2I-Adapter that is shown the drawing; none: without one"
     )

@@ -17,6 +17,7 @@ import httpx2
 import pytest
 
 from served import ASKED
+from sketchguide import loading
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.cli import main
 from sketchguide.cli.serve import address
@@ -153,7 +154,8 @@ def test_a_host_that_is_not_this_machine(host: str):
     assert "Give --host an address of this machine" in err
 
 
-def test_a_model_without_a_predictor(model: list[str]):
+def test_a_model_without_a_predictor(model: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(loading, "load_backbone", lambda *_, **__: pytest.fail("it was fetched first"))
     code, err = _fails("--port", "0", *model[:2])
     assert code == 2
     assert "no predictor of its own" in err

@@ -277,6 +277,17 @@ ControlNetEndOption = Annotated[
     ),
 ]
 
+ControlNetModeOption = Annotated[
+    int | None,
+    typer.Option(
+        "--controlnet-mode",
+        help="Which kind of image the drawing is to one of Flux that knows several (Union); its page says which number "
+        "is which.",
+        metavar="N",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
 T2IAdapterOption = Annotated[
     str | None,
     typer.Option(
@@ -565,6 +576,7 @@ REQUEST: dict[str, Any] = {
     "controlnet": ControlNetOption,
     "controlnet_scale": ControlNetScaleOption,
     "controlnet_end": ControlNetEndOption,
+    "controlnet_mode": ControlNetModeOption,
     "t2i_adapter": T2IAdapterOption,
     "t2i_adapter_scale": T2IAdapterScaleOption,
     "t2i_adapter_end": T2IAdapterEndOption,
