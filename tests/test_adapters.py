@@ -86,7 +86,7 @@ def test_it_acts_beside_a_predictor_and_the_picture_can_be_repeated(
 def test_in_an_edit_its_end_is_a_part_of_the_steps_that_are_walked(tiny: Tiny, folders: dict[Adapter, Path]) -> None:
     backbone, picture = tiny(), Image.new("RGB", SIZE, "olive")
     picture.paste("red", (4, 4, 20, 20))
-    changed = {"sketch": CROSS, "seed": 1, "steps": 8, "amount": 0.5, "margin": 1, "strength": 0}
+    changed = {"sketch": CROSS, "seed": 1, "steps": 8, "amount": 0.5, "margin": 1, "strength": 0, "size": SIZE}
 
     def edited(told: Backbone, **settings: Any) -> Any:
         (made,) = edit(picture, "a cat", backbone=told, **changed, **settings)

@@ -21,7 +21,7 @@ from sketchguide.methods import (
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import LayoutSettings
 from sketchguide.walking import walk
-from support import attention_for, made
+from support import Tiny, attention_for, made
 
 NETWORK = "small"
 
@@ -85,8 +85,9 @@ def test_a_controlnet_that_has_learned_nothing_changes_nothing(batch: Batch):
     torch.testing.assert_close(made(controlnet(network), batch), made(text_to_image, batch))
 
 
-def test_what_is_told_of_drawings_is_shown_their_ink(batch: Batch, monkeypatch: pytest.MonkeyPatch):
-    backbone, told = batch.backbone, list[Any]()
+def test_what_is_told_of_drawings_is_shown_their_ink(whole: Tiny, batch: Batch, monkeypatch: pytest.MonkeyPatch):
+    backbone, told = whole(), list[Any]()
+    batch = replace(batch, backbone=backbone)
     monkeypatch.setattr("sketchguide.methods.walk", lambda _, wrapped, **__: told.append(wrapped) or iter(()))
     control = ControlNetModel.from_unet(backbone.network, conditioning_embedding_out_channels=(8, 16))
     channels = list(backbone.network.config.block_out_channels)

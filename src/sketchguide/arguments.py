@@ -17,6 +17,7 @@ from sketchguide.loading import check_predictor, load_backbone
 from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
+from sketchguide.sketch import Sketch
 
 
 def carrying(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -51,16 +52,18 @@ def named(
     return {**values, **names}
 
 
-def backbone_for(values: Mapping[str, Any], *, drawn: bool) -> Backbone:
+def backbone_for(values: Mapping[str, Any], *sketches: Sketch | None, predictor: object = None) -> Backbone:
     """The model that these fields of a Request name, as `backbone_of` has it."""
-    return backbone_of(Request.checked(**{**values, "prompt": "", "seed": 0}), drawn=drawn)
+    return backbone_of(Request.checked(**{**values, "prompt": "", "seed": 0}), *sketches, predictor=predictor)
 
 
-def backbone_of(request: Request, *, drawn: bool) -> Backbone:
-    """The model that `request` names. Raises as `load_predictor`, before a model is fetched, where it is `drawn`, so
-    that something has to pull, and nothing that is loaded does.
+def backbone_of(request: Request, *sketches: Sketch | None, predictor: object = None) -> Backbone:
+    """The model that `request` names. Raises as `load_predictor`, before the model is fetched, where the drawing of the
+    request or one of the `sketches` is to pull by a predictor that is not loaded yet.
     """
-    if drawn and request.needs_predictor:
+    own = None if request.sketch is None else Sketch.from_json(request.sketch)
+    pulled = any(sketch is not None and sketch.filled > 0 for sketch in (own, *sketches))
+    if pulled and request.needs_predictor and not isinstance(predictor, LatentPredictor):
         check_predictor(request.predictor, request.model)
     return load_backbone(request.model, device=request.device, dtype=request.dtype)
 

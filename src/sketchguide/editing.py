@@ -69,8 +69,7 @@ def edit(
     if changes.get("source") == "generated":
         changes, values = as_made(image, changes, values)
     opened = as_picture(image.image if isinstance(image, Picture) else image, paper="white")
-    drawn = sketch is not None and not isinstance(predictor, LatentPredictor)
-    backbone = backbone or backbone_for(values, drawn=drawn)
+    backbone = backbone or backbone_for(values, sketch, predictor=predictor)
     values["model"] = backbone.name
     request = prepare(opened, prompt, sketch, backbone, changes=changes, **values)
     return pictures_of(request, backbone=backbone, predictor=predictor)

@@ -126,8 +126,7 @@ def frames_between(
     values = {"scale": 1.0 if inverted else SCALE.default, **values, "solver": "ddim"}
     request = Request.checked(prompt=prompt or "", **values)
     if backbone is None:
-        pulled = bool(ends.drawings) and not isinstance(predictor, LatentPredictor)
-        backbone = backbone_of(request, drawn=pulled)
+        backbone = backbone_of(request, *ends.drawings, predictor=predictor)
     else:
         check_given(backbone, request)
     _warn(request, ends, backbone, seeded=seeded, predictor=predictor, polarity=polarity, way=way)

@@ -129,8 +129,7 @@ def run(
             field="guides",
         )
     if backbone is None:
-        drawn = request.sketch is not None and Sketch.from_json(request.sketch).filled > 0
-        backbone = backbone_of(request, drawn=drawn and predictor is None)
+        backbone = backbone_of(request, predictor=predictor)
     else:
         check_given(backbone, request)
     lora = None if request.lora is None else wearing(request.lora, backbone, scale=request.lora_scale)

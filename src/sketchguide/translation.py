@@ -68,8 +68,7 @@ def translate(
         source = taken(image.image, drawn=bool(drawn))
     else:
         source = image if isinstance(image, Sketch) else taken(image, drawn=drawn)
-    pulled = sketch is not None and sketch.filled > 0 and not isinstance(predictor, LatentPredictor)
-    backbone = backbone or backbone_for(values, drawn=pulled)
+    backbone = backbone or backbone_for(values, predictor=predictor)
     values["model"] = backbone.name
     request = prepare(source, prompts[0], backbone, layout=layout, **values)
     return pictures_of(request, prompts=prompts, backbone=backbone, predictor=predictor)

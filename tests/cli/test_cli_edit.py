@@ -126,7 +126,7 @@ def test_pictures_of_any_kind_are_changed_in_their_size(
         (["--amount", "0"], "amount is 0"),
         (["--padding-mask-crop", "-1"], "--padding-mask-crop is -1; it must be at least 0"),
         (["--padding-mask-crop", "8", "--source", "generated"], "leave --padding-mask-crop out"),
-        (["--size", "2048x16", "--margin", "1"], "leaves less than two pixels"),
+        (["--size", "2048x16", "--margin", "1", "--strength", "0"], "leaves less than two pixels"),
         (["--margin", "-1"], "margin is -1"),
         (["--attention", "nowhere"], "No sketch-attention at 'nowhere'"),
     ],

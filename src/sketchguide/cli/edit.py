@@ -126,7 +126,7 @@ def command(
         from sketchguide.seeds import random_seed
 
         with named_in(recipe, asked, movable=MOVABLE):
-            backbone = backbone_for(options, drawn=drawing is not None)
+            backbone = backbone_for(options, drawing)
         values = {"seed": random_seed(), **options}
         request = prepare(opened, prompt, drawing, backbone, changes=changes, **values)
     with named_in(recipe, asked, movable=MOVABLE):

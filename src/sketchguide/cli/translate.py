@@ -172,7 +172,7 @@ def command(
         from sketchguide.seeds import random_seed
 
         with named_in(recipe, asked, movable=MOVABLE):
-            backbone = backbone_for(options, drawn=sketch is not None)
+            backbone = backbone_for(options)
         request = prepare(opened, prompts[0], backbone, layout=layout, **{"seed": random_seed(), **options})
     with named_in(recipe, asked, movable=MOVABLE):
         carry_out(Job(request=request, prompts=prompts, backbone=backbone, inputs=inputs), report, output=output)
