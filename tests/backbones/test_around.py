@@ -22,6 +22,19 @@ def test_what_it_does_not_say_it_passes_on(tiny: Tiny) -> None:
     assert around.unread(["a " * 100]) == backbone.unread(["a " * 100])
 
 
+def test_of_many_prompts_the_last_ones_are_kept(tiny: Tiny) -> None:
+    """What a large encoder says of one takes megabytes."""
+    backbone = Remembering(tiny())
+    read: list[int] = []
+    counting = tiny().networks["text_encoder"].register_forward_pre_hook(lambda _, given: read.append(len(given[0])))
+    for number in range(20):
+        backbone.describe([""])  # of the negative pass
+        backbone.describe([f"{number} cats"])
+    counting.remove()
+    assert len(read) == 21
+    assert len(backbone._known) == 4
+
+
 def test_the_same_prompts_are_read_once(tiny: Tiny) -> None:
     backbone = Remembering(tiny())
     passes: list[int] = []
