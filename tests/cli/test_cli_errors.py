@@ -166,6 +166,7 @@ def test_a_drawing_in_the_place_of_the_prompt(
         (["generate", "a", "--zzz"], "`sketchguide generate --help` lists what there is."),
         (["generate", "a", "--stepz", "3"], "Did you mean --steps or --stop or --sure?"),
         (["generate", "a", "--beta", "5"], "Did you mean --strength?"),
+        (["generate", "--prompt", "a"], 'The prompt goes without an option, in quotes: "a red apple".'),
         (["generate", "a", "--resolution=64x64"], "Did you mean --size?"),
         (["interpolate", "1", "2", "--cfg", "4"], "Did you mean --scale?"),
         (["generate", "a", "-n", "3"], "Did you mean --count?"),

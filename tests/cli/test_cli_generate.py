@@ -75,6 +75,7 @@ def test_each_line_of_a_file_is_a_prompt(sketchguide: Run, quick: list[str], tmp
         (None, (), "cannot be read: No such file"),
         (b"\n \n", (), "has no prompts"),
         (b"a caf\xe9", (), "are not UTF-8 text"),
+        (b"a cat\n\na\x1bdog", (), "things.txt, line 3: prompt is"),
         (b"a cat", ("a dog",), "--prompts and PROMPT exclude each other"),
         (b"a cat", ("--sheet",), "--prompts and --sheet exclude each other"),
         (b"a cat", ("--from", "cat.png"), "--prompts and --from exclude each other"),
@@ -397,12 +398,15 @@ def test_warnings_call_settings_by_their_options(sketchguide: Run, quick: list[s
         "3",
         "--sketcher",
         "class_scale",
+        "--t2i-adapter-scale",
+        "0.5",
         "-o",
         tmp_path / "a.png",
     ]
     told = sketchguide(*draw).err
     assert "Warning: --class-scale changes nothing without a class." in told
     assert "Warning: --sketcher changes nothing without --sketch-loss." in told
+    assert "Warning: --t2i-adapter-scale changes nothing without --t2i-adapter." in told
     assert "class_scale changes nothing without a class." in sketchguide(*draw, "--json").json["warnings"]
 
 
