@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -79,18 +80,18 @@ def controls_of(
 def _with_adapters(controls: Controls, request: Request, drawing: SpatialMap) -> Controls:
     """`controls` with the ControlNet and the T2I-Adapter of `request`, which are shown the drawing."""
     told, made_with = controls.told, dict(controls.made_with)
-    if request.controlnet is not None:
-        network = load_adapter("controlnet", request.controlnet, told)
-        made_with["controlnet"] = fingerprint(network)
-        scale, window = request.controlnet_scale, (0.0, _within(request, request.controlnet_end))
-        with _about("controlnet"):
-            told = with_controlnet(told, network, drawing, scale=scale, window=window, mode=request.controlnet_mode)
-    if request.t2i_adapter is not None:
-        network = load_adapter("t2i_adapter", request.t2i_adapter, told)
-        made_with["t2i_adapter"] = fingerprint(network)
-        scale, window = request.t2i_adapter_scale, (0.0, _within(request, request.t2i_adapter_end))
-        with _about("t2i_adapter"):
-            told = with_t2i_adapter(told, network, drawing, scale=scale, window=window)
+    wraps: dict[Adapter, Callable[..., Backbone]] = {
+        "controlnet": partial(with_controlnet, mode=request.controlnet_mode),
+        "t2i_adapter": with_t2i_adapter,
+    }
+    for adapter, wrap in wraps.items():
+        name, scale, end = (getattr(request, adapter + setting) for setting in ("", "_scale", "_end"))
+        if name is None:
+            continue
+        network = load_adapter(adapter, name, told)
+        made_with[adapter] = fingerprint(network)
+        with _about(adapter):
+            told = wrap(told, network, drawing, scale=scale, window=(0.0, _within(request, end)))
     return controls._replace(told=told, made_with=made_with)
 
 

@@ -132,15 +132,17 @@ def _read_prompts(path: Path) -> tuple[str, ...]:
         raise UsageError(
             f"The prompts {path} are not UTF-8 text.", hint="Save them as UTF-8.", field="prompts"
         ) from error
-    prompts = tuple(line.strip() for line in lines if line.strip())
+    prompts: list[str] = []
     for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
         try:
-            Request.checked(prompt=line.strip(), seed=0)
+            prompts.append(Request.checked(prompt=line.strip(), seed=0).prompt)
         except UsageError as error:
             raise UsageError(f"In {path}, line {number}: {error.message}", hint=error.hint, field="prompts") from error
     if not prompts:
         raise UsageError(f"The file {path} has no prompts.", hint="Write one on each line.", field="prompts")
-    return prompts
+    return tuple(prompts)
 
 
 @contextmanager

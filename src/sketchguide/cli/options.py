@@ -257,20 +257,18 @@ ControlNetOption = Annotated[
     ),
 ]
 
-ControlNetScaleOption = Annotated[
+AdapterScaleOption = Annotated[
     float | None,
     typer.Option(
-        "--controlnet-scale",
         help=f"How much of what it adds: {ADAPTER_SCALE}. 0 ignores it.",
         metavar="S",
         rich_help_panel=GUIDANCE,
     ),
 ]
 
-ControlNetEndOption = Annotated[
+AdapterEndOption = Annotated[
     float | None,
     typer.Option(
-        "--controlnet-end",
         help=f"Part of the steps after which it adds nothing: {ADAPTER_END}.",
         metavar="T",
         rich_help_panel=GUIDANCE,
@@ -294,26 +292,6 @@ T2IAdapterOption = Annotated[
         "--t2i-adapter",
         help="A T2I-Adapter for drawings, likewise. Default: none.",
         metavar="PATH|HUB_ID",
-        rich_help_panel=GUIDANCE,
-    ),
-]
-
-T2IAdapterScaleOption = Annotated[
-    float | None,
-    typer.Option(
-        "--t2i-adapter-scale",
-        help=f"How much of what it adds: {ADAPTER_SCALE}. 0 ignores it.",
-        metavar="S",
-        rich_help_panel=GUIDANCE,
-    ),
-]
-
-T2IAdapterEndOption = Annotated[
-    float | None,
-    typer.Option(
-        "--t2i-adapter-end",
-        help=f"Part of the steps after which it adds nothing: {ADAPTER_END}.",
-        metavar="T",
         rich_help_panel=GUIDANCE,
     ),
 ]
@@ -574,12 +552,12 @@ REQUEST: dict[str, Any] = {
     "attention": AttentionOption,
     "attention_scale": AttentionScaleOption,
     "controlnet": ControlNetOption,
-    "controlnet_scale": ControlNetScaleOption,
-    "controlnet_end": ControlNetEndOption,
+    "controlnet_scale": AdapterScaleOption,
+    "controlnet_end": AdapterEndOption,
     "controlnet_mode": ControlNetModeOption,
     "t2i_adapter": T2IAdapterOption,
-    "t2i_adapter_scale": T2IAdapterScaleOption,
-    "t2i_adapter_end": T2IAdapterEndOption,
+    "t2i_adapter_scale": AdapterScaleOption,
+    "t2i_adapter_end": AdapterEndOption,
     "class_name": ClassOption,
     "class_scale": ClassScaleOption,
     "classifier": ClassifierOption,
