@@ -32,8 +32,9 @@ from sketchguide.evaluation.features import load_squeezenet
 from sketchguide.evaluation.metrics import accuracy
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.images import from_ink, open_image, save_png, sheet, to_images, to_tensor
-from sketchguide.loading import find_part, load_backbone
+from sketchguide.loading import load_backbone
 from sketchguide.perception import load_features, perceptual_loss
+from sketchguide.shipped import find_part
 from sketchguide.sketch import read_ndjson
 from sketchguide.sketchers import Sketcher
 from sketchguide.training.finetune import FineTuneRun, FineTuning, Judges

@@ -40,6 +40,8 @@ TABLE = (
     "sampling",
     "inversion",
     "interpolation",
+    "shipped",
+    "single_file",
     "loading",
     "adapters",
     "lora",

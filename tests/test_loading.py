@@ -35,18 +35,10 @@ from sketchguide.classifiers import LatentClassifier, load_classifier
 from sketchguide.errors import MismatchError, ModelNotFoundError, UsageError, WeightsError
 from sketchguide.fingerprints import fingerprint
 from sketchguide.images import to_tensor
-from sketchguide.loading import (
-    check_weights,
-    choose_device,
-    find_features,
-    find_part,
-    from_pipe,
-    load_backbone,
-    load_predictor,
-    shipped,
-)
+from sketchguide.loading import check_weights, choose_device, from_pipe, load_backbone, load_predictor
 from sketchguide.lora import load_lora
 from sketchguide.predictors import LatentPredictor
+from sketchguide.shipped import EMBEDDED, find_features, find_part, shipped
 from sketchguide.sketchers import Sketcher, SketcherConfig
 from sketchguide.weights import parts_of
 from support import Tiny, empty, pickled, truncated
@@ -149,6 +141,7 @@ def test_a_hub_that_does_not_answer_is_said_to_be(monkeypatch: pytest.MonkeyPatc
     channels = {"in_channels": 4, "out_channels": 4}, {"in_channels": 3, "out_channels": 3, "latent_channels": 4}
     configs = dict(zip(("unet", "vae"), channels, strict=True))
     monkeypatch.setattr(loading, "_config_of", lambda _, part, __: configs[part])
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda _: [])
     monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", download)
     with pytest.raises(ModelNotFoundError, match=r"'owner/model-1\.5'") as caught:
         load_backbone("owner/model-1.5")
@@ -158,10 +151,6 @@ def test_a_hub_that_does_not_answer_is_said_to_be(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors").touch()
-    with pytest.raises(ModelNotFoundError, match=r"model\.safetensors is a single file") as caught:
-        load_backbone(tmp_path / "model.safetensors")
-    assert "from_single_file" in caught.value.hint
     with pytest.raises(ModelNotFoundError, match=r"model_index\.json"):
         load_backbone(tmp_path)
 
@@ -385,6 +374,52 @@ def test_a_folder_with_half_precision_alone_is_loaded(tmp_path: Path) -> None:
     assert generate("a cat", backbone=load_backbone(tmp_path), steps=1, size=(64, 64), seed=1)
 
 
+FULL, HALF = "unet/model.safetensors", "unet/model.fp16.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("kept", "on_hub", "dtype", "variant"),
+    [
+        ((), (FULL, HALF), torch.bfloat16, "fp16"),
+        ((), (FULL, HALF), torch.float32, None),
+        ((), (HALF,), torch.float32, "fp16"),
+        ((), (FULL, "vae/model.fp16.safetensors", "unet/model.fp16.bin"), torch.float16, None),
+        ((), (), torch.float16, None),
+        ((FULL,), (FULL, HALF), torch.float16, None),
+        ((HALF,), (FULL, HALF), torch.float32, "fp16"),
+    ],
+)
+def test_of_the_hub_the_smaller_weights_are_fetched_where_they_do(
+    kept: tuple[str, ...],
+    on_hub: tuple[str, ...],
+    dtype: torch.dtype,
+    variant: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def snapshot(name: str, *, local_files_only: bool) -> str:
+        assert name == "owner/name"
+        assert local_files_only
+        if not kept:
+            raise LocalEntryNotFoundError("nothing of it is here")
+        return str(tmp_path)
+
+    (tmp_path / "unet").mkdir()
+    for file in kept:
+        (tmp_path / file).touch()
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda _: on_hub)
+    assert loading._variant_of("owner/name", "unet", dtype) == variant
+
+
+def test_a_hub_that_does_not_list_its_files_is_asked_for_whole_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(_: str) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.list_repo_files", unreachable)
+    assert loading._variant_of("owner/name", "unet", torch.float16) is None
+
+
 @pytest.mark.parametrize("damage", [truncated, pickled, empty, not_finite, incomplete, misshapen, only_a_pickle])
 def test_damaged_weights_are_refused_by_name(folder: Path, damage: Callable[[Path], None]) -> None:
     damage(folder / UNET)
@@ -444,7 +479,7 @@ def embedded(predictor: LatentPredictor, tmp_path: Path, monkeypatch: pytest.Mon
     home = tmp_path / "models"
     file = predictor.save_pretrained(home / "tiny-edges")
     list_files(home)
-    monkeypatch.setattr(loading, "EMBEDDED", home)
+    monkeypatch.setattr("sketchguide.shipped.EMBEDDED", home)
     return file
 
 
@@ -496,7 +531,7 @@ def test_a_shipped_file_cut_short_is_noticed(tiny: Tiny, embedded: Path, cut: in
 
 
 def test_a_model_without_a_predictor_says_how_to_get_one(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loading, "EMBEDDED", Path("/nowhere"))
+    monkeypatch.setattr("sketchguide.shipped.EMBEDDED", Path("/nowhere"))
     assert shipped() == []
     with pytest.raises(UsageError, match="'tiny' has no predictor") as caught:
         load_predictor(None, tiny())
@@ -518,8 +553,8 @@ def test_what_the_package_ships_is_sound() -> None:
         pytest.skip("no model is shipped yet")
     for one in shipped():
         one.verify()
-        manifest = json.loads((loading.EMBEDDED / "manifest.json").read_text())
-        files = {str(f.relative_to(loading.EMBEDDED)) for f in one.folder.rglob("*.safetensors")}
+        manifest = json.loads((EMBEDDED / "manifest.json").read_text())
+        files = {str(f.relative_to(EMBEDDED)) for f in one.folder.rglob("*.safetensors")}
         assert files
         assert files <= set(manifest)
         assert not [f for f in one.folder.rglob("*") if f.suffix in (".bin", ".pt", ".pth", ".ckpt", ".pkl")]

@@ -18,8 +18,9 @@ import sketchguide
 from sketchguide.classifiers import find_class_in, load_classifier
 from sketchguide.cli import edit, finetune, generate, interpolate, translate
 from sketchguide.defaults import EVERY, STRENGTH, WIDEN
-from sketchguide.loading import EMBEDDED, load_backbone
+from sketchguide.loading import load_backbone
 from sketchguide.recognition import find_recogniser
+from sketchguide.shipped import EMBEDDED
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

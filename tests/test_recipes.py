@@ -20,7 +20,7 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from sketchguide import generate, load_backbone
 from sketchguide.classifiers import load_classifier
-from sketchguide.loading import EMBEDDED
+from sketchguide.shipped import EMBEDDED
 from sketchguide.training.checkpoints import Checkpoints
 from support import load_script
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from sketchguide import load_backbone, load_predictor
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.classifiers import IconClassifier, load_classifier, save_classifier
-from sketchguide.loading import shipped
+from sketchguide.shipped import shipped
 from sketchguide.training.card import model_card
 from sketchguide.training.predictor import PredictorTraining
 from support import MakePredictor, load_script
@@ -28,7 +28,7 @@ def ship(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]
     models = tmp_path / "package"
     models.mkdir()
     monkeypatch.setattr(module, "MODELS", models)
-    monkeypatch.setattr("sketchguide.loading.EMBEDDED", models)
+    monkeypatch.setattr("sketchguide.shipped.EMBEDDED", models)
 
     def call(*arguments: str | Path) -> Path:
         monkeypatch.setattr("sys.argv", ["ship.py", "--name", "small", *map(str, arguments)])

@@ -22,7 +22,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from sketchguide import LatentPredictor
-from sketchguide.loading import shipped_predictor
+from sketchguide.shipped import shipped_predictor
 from sketchguide.weights import read_weights, write_weights
 
 MODELS = Path(__file__).resolve().parents[2] / "src" / "sketchguide" / "models"

@@ -16,7 +16,7 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import LatentClassifier, load_classifier
 from sketchguide.defaults import PULLING
 from sketchguide.errors import ModelNotFoundError, UsageError
-from sketchguide.loading import find_features, find_part, load_predictor, own_predictor, shipped
+from sketchguide.loading import load_predictor
 from sketchguide.methods import (
     SDEDIT_AMOUNT,
     Batch,
@@ -39,6 +39,7 @@ from sketchguide.predictors import LatentPredictor
 from sketchguide.recognition import Recogniser, find_recogniser
 from sketchguide.request import FOR_DRAWINGS, LayoutSettings, Request
 from sketchguide.sampling import Moment
+from sketchguide.shipped import find_features, find_part, own_predictor, shipped
 from sketchguide.sketchers import Sketcher
 from sketchguide.sources import levels_of, places_of, steps_of
 

@@ -25,12 +25,13 @@ from sketchguide.defaults import EVERY, HANDOVER, PULLING
 from sketchguide.errors import SketchguideError, UsageError, warn
 from sketchguide.fingerprints import fingerprint
 from sketchguide.images import from_base64, to_tensor
-from sketchguide.loading import find_features, find_part, has_predictor, load_predictor
+from sketchguide.loading import load_predictor
 from sketchguide.perception import Features, load_features
 from sketchguide.predictors import LatentPredictor
 from sketchguide.recognition import share_of
 from sketchguide.request import Request
 from sketchguide.seeds import another
+from sketchguide.shipped import find_features, find_part, has_predictor
 from sketchguide.sketch import SpatialMap
 from sketchguide.sketchers import Sketcher
 from sketchguide.sources import steps_of

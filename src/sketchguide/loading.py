@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 import warnings
@@ -20,17 +19,15 @@ from sketchguide.backbones.pipeline import uncompiled
 from sketchguide.backbones.transformer import FluxBackbone, TransformerBackbone
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.defaults import MODEL, DType, find_dtype
-from sketchguide.errors import ModelNotFoundError, SketchguideError, UsageError, WeightsError, reason_of, warn
+from sketchguide.errors import ModelNotFoundError, SketchguideError, UsageError, WeightsError, reason_of
 from sketchguide.files import is_dir, is_file
-from sketchguide.predictors import FILE_NAME as PREDICTOR_FILE
-from sketchguide.predictors import LatentPredictor, Reads
+from sketchguide.predictors import LatentPredictor
+from sketchguide.shipped import has_predictor, own_predictor, shipped
+from sketchguide.single_file import description_of_file, pipeline_of_file
 from sketchguide.weights import is_hub_id, opened, parts_of
 
-Kind = Literal["model", "predictor", "parts"]
 FAMILIES = {family.network_class: family for family in (UNetBackbone, TransformerBackbone, FluxBackbone)}
 AUTOENCODER = "AutoencoderKL"
-RECOGNISER = "recogniser"  # a classifier of pictures that knows the words that a model knows
-EMBEDDED = Path(__file__).parent / "models"
 _GUIDING = (  # classes of diffusers
     "PAGMixin",
     "StableDiffusionAttendAndExcitePipeline",
@@ -40,52 +37,6 @@ _GUIDING = (  # classes of diffusers
     "TextToVideoZeroPipeline",
     "TextToVideoZeroSDXLPipeline",
 )
-
-
-@dataclass(frozen=True)
-class Shipped:
-    """A model or predictor that comes with the package."""
-
-    name: str
-    folder: Path
-    kind: Kind
-
-    @property
-    def size(self) -> int:
-        """Bytes on disk."""
-        return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
-
-    def verify(self) -> None:
-        """Compare every weight file with the manifest: the safetensors format does not notice a flipped bit."""
-        manifest: dict[str, dict[str, Any]] = json.loads((EMBEDDED / "manifest.json").read_text())
-        for relative, expected in manifest.items():
-            file = EMBEDDED / relative
-            if self.folder not in file.parents:
-                continue
-            data = file.read_bytes() if file.is_file() else b""
-            if len(data) != expected["size"] or hashlib.sha256(data).hexdigest() != expected["sha256"]:
-                raise WeightsError(
-                    f"{file} is damaged: {len(data)} bytes; it should be {expected['size']} with sha256 "
-                    f"{expected['sha256']}.",
-                    hint="Install sketchguide again.",
-                    field=self.kind,
-                )
-
-
-def shipped() -> list[Shipped]:
-    """Everything that works offline right after installation."""
-    if not EMBEDDED.is_dir():
-        return []
-    return [Shipped(f.name, f, kind) for f in sorted(EMBEDDED.iterdir()) if (kind := kind_of(f)) is not None]
-
-
-def kind_of(folder: Path) -> Kind | None:
-    """What a folder holds that can be loaded: a diffusers pipeline, a predictor, or trained parts with reports."""
-    if (folder / "model_index.json").exists():
-        return "model"
-    if (folder / PREDICTOR_FILE).exists():
-        return "predictor"
-    return "parts" if any(folder.glob("*-report.json")) else None
 
 
 def is_whole(folder: Path) -> bool:
@@ -103,75 +54,37 @@ def _kinds_of(index: Mapping[str, Any]) -> dict[str, str]:
     return {part: entry[1] for part, entry in index.items() if isinstance(entry, list) and entry[0]}
 
 
-def find_part(name: str | Path | None, part: str, *, field: str, model: str | None = None) -> Path:
-    """The file of a trained part: `name` itself, the one in that folder, or the one shipped under that name; None means
-    the one that is shipped.
+@dataclass(frozen=True)
+class Found:
+    """A model that is there, before any of its weights are read or even fetched."""
 
-    `part` is what `sketchguide component` calls it, or RECOGNISER. Raises ModelNotFoundError, naming `field`; warns
-    (SketchguideWarning) where None finds what was trained for another model than `model`.
-    """
-    file = f"{part}.safetensors"
-    kind = "classifier" if part == RECOGNISER else part
-    name = None if name is None else str(name)
-    if name is not None:
-        path = Path(name)
-        path = path / file if is_dir(path) else path
-        if is_file(path):
-            return path
-    for one in shipped():
-        if one.kind == "parts" and name in (None, one.name) and (one.folder / file).is_file():
-            one.verify()
-            if name is None and model is not None and one.name != f"{model}-parts":
-                warn(
-                    f"The {part} that is shipped was trained for {one.name.removesuffix('-parts')}, not for {model}: "
-                    f"train your own with `sketchguide component {kind}` and give it as {field}."
-                )
-            return one.folder / file
-    if name is not None:
-        raise ModelNotFoundError(
-            f"No {part} at {str(name)!r}.", hint=f"Give a folder with {file}, or that file.", field=field
-        )
-    raise ModelNotFoundError(
-        f"No {part} comes with this version.",
-        hint=f"Train one: sketchguide component {kind} --data FOLDER -o DIR, and give DIR.",
-        field=field,
-    )
-
-
-def find_features(name: str | None, part: str, *, field: str, model: str | None = None) -> str:
-    """What `load_features` takes: `name`, or the file of `part` where that is a folder, a shipped name or None."""
-    if name is None or is_dir(Path(name)) or any(one.kind == "parts" and one.name == name for one in shipped()):
-        return str(find_part(name, part, field=field, model=model))
-    return name
+    source: str | Path  # a folder, a checkpoint of one file, or a hub id
+    described: str | Path  # where the configurations of its parts are: `source`, or for a checkpoint a folder
+    index: Mapping[str, Any]  # its model_index.json
+    kinds: Mapping[str, str]  # the class of each part
 
 
 def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DType = "auto") -> Backbone:
-    """Load a model the package ships (`icons-64`), a diffusers folder, or a hub id (`owner/name`).
+    """Load a model the package ships (`icons-64`), a diffusers folder, a checkpoint of one file, or a hub id
+    (`owner/name`).
 
     `device` is "auto" (CUDA, else Apple's MPS, else the CPU) or any torch device; `dtype` "auto" is float32 on the CPU
-    and bfloat16 elsewhere. Only safetensors weights are read and no remote code is run.
+    and bfloat16 elsewhere. Only safetensors weights are read and no remote code is run. What a checkpoint of one file
+    leaves out, its configuration and tokenizers, is that of the hub's model of its kind.
 
     Raises ModelNotFoundError, WeightsError (truncated, changed, pickled or not finite), UsageError (no such device or
     dtype, or a pipeline of a family that is not supported).
     """
     find_dtype(dtype)
-    from diffusers import DiffusionPipeline
-
     where = choose_device(device)
     chosen = (torch.float32 if where.type == "cpu" else torch.bfloat16) if dtype == "auto" else getattr(torch, dtype)
-    source, index = find_model(name)
+    found = find_model(name)
+    source = found.source
     if isinstance(source, Path):
         check_weights(source)
-    kinds = _kinds_of(index)
-    with _told_of(name, source), _without_bars() if EMBEDDED in Path(source).parents else nullcontext():
-        variant = _variant_of(source, _network_of(kinds))
-        spared: dict[str, Any] = {part: None for part, entry in index.items() if entry == [None, None]}
-        if "safety_checker" in kinds:
-            spared |= {"safety_checker": None, "requires_safety_checker": False}
-        encoders = _text_encoders(source, index, chosen)
-        pipeline = DiffusionPipeline.from_pretrained(
-            source, dtype=chosen, use_safetensors=True, variant=variant, **encoders, **spared
-        )
+    is_embedded = any(one.folder == source for one in shipped())
+    with _told_of(name, source), _without_bars() if is_embedded else nullcontext():
+        pipeline = _pipeline_of(found, chosen)
     pipeline.set_progress_bar_config(disable=True)
     for part, module in pipeline.components.items():
         if not isinstance(module, nn.Module):
@@ -185,23 +98,46 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
     return from_pipe(pipeline.to(where), name=str(name))
 
 
-def find_model(name: str | Path) -> tuple[str | Path, Mapping[str, Any]]:
-    """Where the model called `name` is, and its model_index.json, before any weights are read or even fetched.
+def _pipeline_of(found: Found, dtype: torch.dtype) -> Any:
+    """The pipeline itself, on the CPU, without what looks for indecency."""
+    import diffusers
+
+    spared: dict[str, Any] = {part: None for part, entry in found.index.items() if entry == [None, None]}
+    if "safety_checker" in found.kinds:
+        spared |= {"safety_checker": None, "requires_safety_checker": False}
+    if found.described != found.source:
+        kind = str(found.index["_class_name"])
+        return pipeline_of_file(Path(found.source), Path(found.described), kind=kind, dtype=dtype, **spared)
+    return diffusers.DiffusionPipeline.from_pretrained(
+        found.source,
+        dtype=dtype,
+        use_safetensors=True,
+        variant=_variant_of(found.source, _network_of(found.kinds), dtype),
+        **_text_encoders(found.source, found.index, dtype),
+        **spared,
+    )
+
+
+def find_model(name: str | Path) -> Found:
+    """The model called `name`, before any weights are read or even fetched.
 
     Raises as `load_backbone` for a model that is not there or not supported.
     """
     from diffusers import DiffusionPipeline
 
     source = _source(name)
+    described = source
+    if isinstance(source, Path) and is_file(source):
+        described = description_of_file(source)
     with _told_of(name, source):
-        index: Any = DiffusionPipeline.load_config(source)
+        index: Any = DiffusionPipeline.load_config(described)
         kinds = _kinds_of(index)
         family, network = _family_of(kinds), _network_of(kinds)
         if family is None:
             raise _unsupported(str(index.get("_class_name", name)), kinds)
         with suppress(KeyError):  # of one that leaves defaults out: those stand in the configuration of what is loaded
-            family.check_channels(str(name), *(_config_of(source, part, kinds[part]) for part in (network, "vae")))
-    return source, index
+            family.check_channels(str(name), *(_config_of(described, part, kinds[part]) for part in (network, "vae")))
+    return Found(source, described, index, kinds)
 
 
 @contextmanager
@@ -277,7 +213,7 @@ def _text_encoders(source: str | Path, index: Mapping[str, Any], dtype: torch.dt
                 subfolder=part,
                 dtype=dtype,
                 use_safetensors=True,
-                variant=_variant_of(source, part),
+                variant=_variant_of(source, part, dtype),
                 output_loading_info=True,
             )
             encoders[part], found = loaded
@@ -300,12 +236,38 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     return bool((tensor if tensor.element_size() > 1 else tensor.float()).isfinite().all())  # float8 knows no isfinite
 
 
-def _variant_of(source: str | Path, part: str) -> str | None:
-    """ "fp16" where a folder has the weights of `part` in that precision alone."""
-    if not isinstance(source, Path):
-        return None
-    names = [file.name for file in (source / part).glob("*.safetensors")]
-    return "fp16" if names and all(".fp16" in name for name in names) else None
+def _variant_of(source: str | Path, part: str, dtype: torch.dtype) -> str | None:
+    """ "fp16" where the weights of `part` are at hand in that precision alone; or, of those that are yet to be fetched,
+    where there are none in another or a half precision is asked for.
+    """
+    kept = list((_folder_of(source) / part).glob("*.safetensors"))
+    listed = [] if kept or isinstance(source, Path) else _on_hub(source)
+    names = [file.name for file in kept] or [name for name in listed if name.startswith(f"{part}/")]
+    half = [name for name in names if ".fp16" in name]
+    return "fp16" if half and (len(half) == len(names) or not (kept or dtype.itemsize > 2)) else None
+
+
+def _folder_of(source: str | Path) -> Path:
+    """`source`, or what was fetched of that hub id before; a folder that is not there where that is nothing."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    if isinstance(source, Path):
+        return source
+    try:
+        return Path(snapshot_download(source, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return Path(source)
+
+
+def _on_hub(name: str) -> list[str]:
+    """The safetensors files of a hub id; none where the hub does not tell: to fetch them will say why."""
+    from huggingface_hub import list_repo_files
+
+    try:
+        return [file for file in list_repo_files(name) if file.endswith(".safetensors")]
+    except Exception:  # not only its own: those of its HTTP library come through
+        return []
 
 
 def _incomplete(part: str, source: str | Path, missing: Sequence[str]) -> WeightsError:
@@ -447,29 +409,6 @@ def read_predictor(name: str | Path) -> LatentPredictor:
     return predictor
 
 
-def own_predictor(model: str, reads: Reads = "ink") -> str:
-    """The name of the predictor that ships with the model of that name; UsageError where there is none."""
-    name = shipped_predictor(model, reads)
-    if not has_predictor(model, reads):
-        raise UsageError(
-            f"{model!r} has no predictor of its own{'' if reads == 'ink' else ' that reads latents'}.",
-            hint="Name one (--predictor; of a method predictor=NAME), or train it: "
-            f"`sketchguide train --model … --data … --reads {reads} -o …`.",
-            field="predictor",
-        )
-    return name
-
-
-def has_predictor(model: str, reads: Reads = "ink") -> bool:
-    """Whether a predictor ships with the model of that name."""
-    return any(one.name == shipped_predictor(model, reads) for one in shipped())
-
-
-def shipped_predictor(model: str, reads: Reads) -> str:
-    """The name under which a predictor of edges for `model` ships; by default it is the one that reads ink."""
-    return f"{model}-edges" if reads == "ink" else f"{model}-edges-latent"
-
-
 def choose_device(device: str) -> torch.device:
     """The torch device called `device`; "auto" is the fastest there is."""
     if device == "auto":
@@ -485,41 +424,35 @@ def choose_device(device: str) -> torch.device:
 
 
 def _source(name: str | Path) -> str | Path:
-    """A verified shipped folder, a local folder with a model_index.json, or a hub id."""
+    """A verified shipped folder, a local folder with a model_index.json, a file, or a hub id."""
     text = str(name)
     for one in shipped():
         if one.name == text and one.kind == "model":
             one.verify()
             return one.folder
     path = Path(name)
-    if is_dir(path):
-        if not is_file(path / "model_index.json"):
-            raise ModelNotFoundError(
-                f"{path} is no diffusers pipeline: it has no model_index.json.",
-                hint="Give the folder that `pipeline.save_pretrained` wrote.",
-                field="model",
-            )
-        return path
-    if is_file(path):
+    if is_dir(path) and not is_file(path / "model_index.json"):
         raise ModelNotFoundError(
-            f"{path} is a single file, not a diffusers folder.",
-            hint="Load it by StableDiffusionPipeline.from_single_file of diffusers (SDXL: "
-            "StableDiffusionXLPipeline), and give the pipeline to from_pipe, or the folder that its save_pretrained "
-            "writes as the model.",
+            f"{path} is no diffusers pipeline: it has no model_index.json.",
+            hint="Give the folder that `pipeline.save_pretrained` wrote.",
             field="model",
         )
+    if is_dir(path) or is_file(path):
+        return path
     if is_hub_id(text):
         return text
     known = ", ".join(s.name for s in shipped() if s.kind == "model")
     raise ModelNotFoundError(
         f"No model {text!r}.",
-        hint=f"Shipped: {known}. Or give a diffusers folder or a hub id (owner/name).",
+        hint=f"Shipped: {known}. Or give a diffusers folder, a checkpoint of one file (.safetensors) or a hub id "
+        "(owner/name).",
         field="model",
     )
 
 
-def check_weights(folder: Path) -> None:
-    """WeightsError for a .safetensors file that is truncated or something else in disguise."""
-    for file in sorted(folder.rglob("*.safetensors")):
+def check_weights(source: Path) -> None:
+    """WeightsError for a .safetensors file, `source` or in that folder, that is truncated or something else in
+    disguise."""
+    for file in sorted(source.rglob("*.safetensors")) if is_dir(source) else (source,):
         with opened(file, field="model"):
             pass

@@ -18,8 +18,8 @@ from sketchguide.classifiers import IconClassifier, find_class_in
 from sketchguide.defaults import SURE, TRIES
 from sketchguide.errors import UsageError, warn
 from sketchguide.files import is_file
-from sketchguide.loading import EMBEDDED, RECOGNISER, find_part
 from sketchguide.sampling import Evaluations, Moment
+from sketchguide.shipped import EMBEDDED, RECOGNISER, find_part
 
 
 @dataclass(frozen=True, eq=False)

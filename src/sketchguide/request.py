@@ -193,7 +193,9 @@ class Request(Checked):
     prompt: str = Field(max_length=10_000, description="what the picture shows")
     negative: str = Field(default="", max_length=10_000, description="what it should not show")
     sketch: dict[str, Any] | None = Field(default=None, description="the drawing, as Sketch.to_json() writes it")
-    model: str = Field(default=MODEL, description="shipped name, diffusers folder or hub id")
+    model: str = Field(
+        default=MODEL, description="shipped name, diffusers folder, checkpoint of one file (.safetensors) or hub id"
+    )
     predictor: str | None = Field(default=None, description="shipped name, folder or hub id; none: the model's own")
     lora: str | None = Field(default=None, description="folder, file or hub id of a LoRA; none: the model as it is")
     lora_scale: Finite = ranged(LORA_SCALE, "0 ignores the LoRA")

@@ -193,7 +193,7 @@ def command(
     model: Annotated[
         str,
         typer.Option(
-            help="The model to tune: shipped (see `sketchguide models`), a diffusers folder or a hub id.",
+            help="The model to tune: shipped (see `sketchguide models`), a diffusers folder, a checkpoint of one file or a hub id.",
             metavar="NAME|PATH|HUB_ID",
             rich_help_panel=MODELS,
         ),
@@ -223,9 +223,10 @@ def command(
         hush_libraries()
         from sketchguide.advice import warn_of_cut
         from sketchguide.fingerprints import dtype_of, fingerprint, fingerprint_of_model
-        from sketchguide.loading import find_features, find_part, load_backbone
+        from sketchguide.loading import load_backbone
         from sketchguide.lora import LORA_FILE
         from sketchguide.perception import load_features
+        from sketchguide.shipped import find_features, find_part
         from sketchguide.sketch import Sketch
         from sketchguide.sketchers import Sketcher
         from sketchguide.training.checkpoints import Checkpoints, check_config
@@ -372,7 +373,7 @@ def _recognised(drawings: Tensor, comparing: str, report: Report) -> str:
     """The class that the drawing classifier, the one that compares or else that shipped, sees in all the drawings."""
     from sketchguide.classifiers import load_classifier
     from sketchguide.images import from_ink
-    from sketchguide.loading import find_part
+    from sketchguide.shipped import find_part
 
     own = is_file(Path(comparing))
     classifier = load_classifier(Path(comparing) if own else find_part(None, "drawing-classifier", field="prompt"))

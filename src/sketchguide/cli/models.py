@@ -18,14 +18,14 @@ def command(context: typer.Context, as_json: JsonFlag = False) -> None:
     sketchguide models
     sketchguide generate "a red apple" --model NAME
 
-    Any other diffusers folder or hub id of Stable Diffusion 1.x to 3.5, XL or
-    Flux.1 can be given as --model too.
+    Any other diffusers folder, checkpoint of one file or hub id of Stable
+    Diffusion 1.x to 3.5, XL or Flux.1 can be given as --model too.
     """
     report = Report.of(context, as_json=as_json)
     found = [*_shipped(), *_cached()]
     report.facts = {"models": found}
     if not found:
-        report.say("There are none. Give a diffusers folder or a hub id as --model.")
+        report.say("There are none. Give a diffusers folder, a checkpoint of one file or a hub id as --model.")
         return
     from rich.table import Table
     from rich.text import Text
@@ -41,7 +41,7 @@ def command(context: typer.Context, as_json: JsonFlag = False) -> None:
 
 
 def _shipped() -> Iterator[dict[str, Any]]:
-    from sketchguide.loading import shipped
+    from sketchguide.shipped import shipped
 
     for one in shipped():
         yield _row(one.name, one.folder, one.kind, where="shipped", size=one.size)
@@ -52,7 +52,8 @@ def _cached() -> Iterator[dict[str, Any]]:
     from huggingface_hub import scan_cache_dir
     from huggingface_hub.errors import CacheNotFound
 
-    from sketchguide.loading import is_whole, kind_of
+    from sketchguide.loading import is_whole
+    from sketchguide.shipped import kind_of
 
     try:
         repositories = scan_cache_dir().repos

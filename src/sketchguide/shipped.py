@@ -1,0 +1,129 @@
+"""What comes with the package: models, predictors and trained parts, found by name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sketchguide.errors import ModelNotFoundError, UsageError, WeightsError, warn
+from sketchguide.files import is_dir, is_file
+from sketchguide.predictors import FILE_NAME as PREDICTOR_FILE
+from sketchguide.predictors import Reads
+
+Kind = Literal["model", "predictor", "parts"]
+RECOGNISER = "recogniser"  # a classifier of pictures that knows the words that a model knows
+EMBEDDED = Path(__file__).parent / "models"
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A model or predictor that comes with the package."""
+
+    name: str
+    folder: Path
+    kind: Kind
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return sum(file.stat().st_size for file in self.folder.rglob("*") if file.is_file())
+
+    def verify(self) -> None:
+        """Compare every weight file with the manifest: the safetensors format does not notice a flipped bit."""
+        manifest: dict[str, dict[str, Any]] = json.loads((EMBEDDED / "manifest.json").read_text())
+        for relative, expected in manifest.items():
+            file = EMBEDDED / relative
+            if self.folder not in file.parents:
+                continue
+            data = file.read_bytes() if file.is_file() else b""
+            if len(data) != expected["size"] or hashlib.sha256(data).hexdigest() != expected["sha256"]:
+                raise WeightsError(
+                    f"{file} is damaged: {len(data)} bytes; it should be {expected['size']} with sha256 "
+                    f"{expected['sha256']}.",
+                    hint="Install sketchguide again.",
+                    field=self.kind,
+                )
+
+
+def shipped() -> list[Shipped]:
+    """Everything that works offline right after installation."""
+    if not EMBEDDED.is_dir():
+        return []
+    return [Shipped(f.name, f, kind) for f in sorted(EMBEDDED.iterdir()) if (kind := kind_of(f)) is not None]
+
+
+def kind_of(folder: Path) -> Kind | None:
+    """What a folder holds that can be loaded: a diffusers pipeline, a predictor, or trained parts with reports."""
+    if (folder / "model_index.json").exists():
+        return "model"
+    if (folder / PREDICTOR_FILE).exists():
+        return "predictor"
+    return "parts" if any(folder.glob("*-report.json")) else None
+
+
+def find_part(name: str | Path | None, part: str, *, field: str, model: str | None = None) -> Path:
+    """The file of a trained part: `name` itself, the one in that folder, or the one shipped under that name; None means
+    the one that is shipped.
+
+    `part` is what `sketchguide component` calls it, or RECOGNISER. Raises ModelNotFoundError, naming `field`; warns
+    (SketchguideWarning) where None finds what was trained for another model than `model`.
+    """
+    file = f"{part}.safetensors"
+    kind = "classifier" if part == RECOGNISER else part
+    name = None if name is None else str(name)
+    if name is not None:
+        path = Path(name)
+        path = path / file if is_dir(path) else path
+        if is_file(path):
+            return path
+    for one in shipped():
+        if one.kind == "parts" and name in (None, one.name) and (one.folder / file).is_file():
+            one.verify()
+            if name is None and model is not None and one.name != f"{model}-parts":
+                warn(
+                    f"The {part} that is shipped was trained for {one.name.removesuffix('-parts')}, not for {model}: "
+                    f"train your own with `sketchguide component {kind}` and give it as {field}."
+                )
+            return one.folder / file
+    if name is not None:
+        raise ModelNotFoundError(
+            f"No {part} at {str(name)!r}.", hint=f"Give a folder with {file}, or that file.", field=field
+        )
+    raise ModelNotFoundError(
+        f"No {part} comes with this version.",
+        hint=f"Train one: sketchguide component {kind} --data FOLDER -o DIR, and give DIR.",
+        field=field,
+    )
+
+
+def find_features(name: str | None, part: str, *, field: str, model: str | None = None) -> str:
+    """What `load_features` takes: `name`, or the file of `part` where that is a folder, a shipped name or None."""
+    if name is None or is_dir(Path(name)) or any(one.kind == "parts" and one.name == name for one in shipped()):
+        return str(find_part(name, part, field=field, model=model))
+    return name
+
+
+def own_predictor(model: str, reads: Reads = "ink") -> str:
+    """The name of the predictor that ships with the model of that name; UsageError where there is none."""
+    name = shipped_predictor(model, reads)
+    if not has_predictor(model, reads):
+        raise UsageError(
+            f"{model!r} has no predictor of its own{'' if reads == 'ink' else ' that reads latents'}.",
+            hint="Name one (--predictor; of a method predictor=NAME), or train it: "
+            f"`sketchguide train --model … --data … --reads {reads} -o …`.",
+            field="predictor",
+        )
+    return name
+
+
+def has_predictor(model: str, reads: Reads = "ink") -> bool:
+    """Whether a predictor ships with the model of that name."""
+    return any(one.name == shipped_predictor(model, reads) for one in shipped())
+
+
+def shipped_predictor(model: str, reads: Reads) -> str:
+    """The name under which a predictor of edges for `model` ships; by default it is the one that reads ink."""
+    return f"{model}-edges" if reads == "ink" else f"{model}-edges-latent"

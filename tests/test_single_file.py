@@ -1,0 +1,227 @@
+"""Checkpoints of one file: a small Stable Diffusion under the names that such files have."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+
+from sketchguide import generate, load_backbone, run
+from sketchguide.errors import ModelNotFoundError, SketchguideError, UsageError, WeightsError
+from sketchguide.fingerprints import fingerprint_of_model
+from sketchguide.pictures import recall
+from support import Tiny
+
+KIND = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+LAYERS = 2  # resnets of a block on the way down
+
+IN_RESNETS = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3"}
+IN_RESNETS |= {"time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"}
+ENDS = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2"}
+ENDS |= {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
+IN_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
+
+
+def _renamed(name: str, names: dict[str, str]) -> str:
+    for ours, theirs in names.items():
+        name = re.sub(rf"(^|\.){re.escape(ours)}(?=\.)", rf"\g<1>{theirs}", name)
+    return name
+
+
+def _of_network(name: str, with_attention: list[int]) -> str:
+    if found := re.match(r"(down|up)_blocks\.(\d)\.(resnets|attentions)\.(\d)\.(.*)", name):
+        way, block, kind, layer, rest = found.groups()
+        number = int(block) * (LAYERS + 1) + int(layer) + (way == "down")
+        inner = f"0.{_renamed(rest, IN_RESNETS)}" if kind == "resnets" else f"1.{rest}"
+        return f"{'input' if way == 'down' else 'output'}_blocks.{number}.{inner}"
+    if found := re.match(r"(down|up)_blocks\.(\d)\.\w+samplers\.0\.conv\.(.*)", name):
+        way, block, rest = found.groups()
+        number = (int(block) + 1) * (LAYERS + 1) - (way == "up")
+        inner = "0.op" if way == "down" else f"{2 if int(block) in with_attention else 1}.conv"
+        return f"{'input' if way == 'down' else 'output'}_blocks.{number}.{inner}.{rest}"
+    if found := re.match(r"mid_block\.(resnets|attentions)\.(\d)\.(.*)", name):
+        kind, layer, rest = found.groups()
+        return (
+            f"middle_block.1.{rest}"
+            if kind == "attentions"
+            else (f"middle_block.{2 * int(layer)}.{_renamed(rest, IN_RESNETS)}")
+        )
+    return _renamed(name, ENDS)
+
+
+def _of_autoencoder(name: str, blocks: int) -> str:
+    def numbered(found: re.Match[str]) -> str:
+        way, block = found.groups()
+        return f"{way}.{block if way == 'down' else blocks - 1 - int(block)}"
+
+    name = re.sub(r"(down|up)_blocks\.(\d)", numbered, name)
+    name = re.sub(r"mid_block\.resnets\.(\d)", lambda found: f"mid.block_{int(found[1]) + 1}", name)
+    name = re.sub(r"(down|up)samplers\.0", r"\1sample", name).replace("resnets", "block")
+    if "mid_block.attentions.0" in name:
+        name = _renamed(name.replace("mid_block.attentions.0", "mid.attn_1"), IN_ATTENTION)
+    return name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
+
+
+def of_one_file(pipeline: StableDiffusionPipeline) -> dict[str, torch.Tensor]:
+    """The weights of a pipeline of Stable Diffusion 1.x under the names of its first code, which checkpoints keep."""
+    kinds = pipeline.unet.config.up_block_types
+    with_attention = [number for number, kind in enumerate(kinds) if kind.startswith("CrossAttn")]
+    blocks = len(pipeline.vae.config.up_block_types)
+    tensors = {
+        f"model.diffusion_model.{_of_network(name, with_attention)}": tensor
+        for name, tensor in pipeline.unet.state_dict().items()
+    }
+    for name, tensor in pipeline.vae.state_dict().items():
+        tensors[f"first_stage_model.{_of_autoencoder(name, blocks)}"] = tensor
+    for name, tensor in pipeline.text_encoder.state_dict().items():
+        tensors[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = tensor
+    return {name: tensor.contiguous() for name, tensor in tensors.items()}
+
+
+@pytest.fixture(scope="module")
+def weights(tiny: Tiny) -> dict[str, torch.Tensor]:
+    return of_one_file(tiny().pipeline)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(weights: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("checkpoint") / "style.safetensors"
+    save_file(weights, file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def configured(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The hub's cache, with the configuration that Stable Diffusion 1.5 would have if it were that small."""
+    cache = tmp_path_factory.mktemp("hub")
+    home = cache / f"models--{KIND.replace('/', '--')}"
+    tiny().pipeline.save_pretrained(home / "snapshots" / "0123")
+    for file in home.rglob("*.safetensors"):
+        file.unlink()
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text("0123")
+    return cache
+
+
+@pytest.fixture(autouse=True)
+def cached(configured: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(configured))
+    return configured
+
+
+def test_a_checkpoint_of_one_file_is_the_model_that_its_weights_make(tiny: Tiny, checkpoint: Path) -> None:
+    loaded = load_backbone(checkpoint, device="cpu")
+    assert loaded.name == str(checkpoint)
+    assert fingerprint_of_model(loaded) == fingerprint_of_model(tiny())
+    assert loaded.pipeline.safety_checker is None
+    assert load_backbone(checkpoint, device="cpu", dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_its_pictures_are_made_again_from_their_recipe(checkpoint: Path, tmp_path: Path) -> None:
+    (picture,) = generate("a cat", model=str(checkpoint), device="cpu", seed=3, steps=2)
+    picture.save(tmp_path / "cat.png")
+    request = recall(tmp_path / "cat.png").request
+    assert request.model == str(checkpoint)
+    *_, again = run(request)
+    assert again.image.tobytes() == picture.image.tobytes()
+
+
+def test_its_configuration_is_asked_for_once(checkpoint: Path, cached: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def snapshot(name: str, **settings: Any) -> str:
+        asked.append(name)
+        assert not any("safetensors" in pattern for pattern in settings["allow_patterns"])
+        return str(next(cached.glob("*/snapshots/*")))
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    load_backbone(checkpoint, device="cpu")
+    assert asked == [KIND]
+
+
+def test_one_that_says_that_it_predicts_v_does(
+    weights: dict[str, torch.Tensor], cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = Path(shutil.copytree(next(cached.glob("*/snapshots/*")), tmp_path / "described"))
+    scheduler = EulerDiscreteScheduler.from_config(EulerDiscreteScheduler.load_config(described / "scheduler"))
+    scheduler.save_pretrained(described / "scheduler")
+    index = described / "model_index.json"
+    index.write_text(index.read_text().replace("DDIMScheduler", "EulerDiscreteScheduler"))
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *_, **__: str(described))
+    marked = {**weights, "v_pred": torch.empty(0)}
+    save_file(marked, tmp_path / "v.safetensors")
+    save_file({**marked, "ztsnr": torch.empty(0)}, tmp_path / "zero.safetensors")
+    plain, zero = (load_backbone(tmp_path / f"{name}.safetensors", device="cpu") for name in ("v", "zero"))
+    for backbone in (plain, zero):
+        assert backbone.pipeline.scheduler.config.prediction_type == "v_prediction"
+    assert not plain.pipeline.scheduler.config.rescale_betas_zero_snr
+    assert zero.pipeline.scheduler.config.rescale_betas_zero_snr
+
+
+# --------------------------------------------------------------------------------------------------------- bad input
+
+Change = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
+
+
+def _without(prefix: str) -> Change:
+    return lambda weights: {name: tensor for name, tensor in weights.items() if not name.startswith(prefix)}
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (_without("model."), UsageError, r"no checkpoint of a whole model"),
+        (_without("first_stage_model."), WeightsError, r"AutoencoderKL"),
+        (_without("cond_stage_model."), WeightsError, r"CLIPTextModel"),
+        (_without("model.diffusion_model.middle_block.1.norm.weight"), WeightsError, r"is not complete"),
+        (_without("first_stage_model.decoder.conv_in.bias"), WeightsError, r"is not complete"),
+        (_without("cond_stage_model.transformer.text_model.final_layer_norm"), WeightsError, r"2 are missing"),
+    ],
+)
+def test_what_is_not_in_the_file_is_said(
+    change: Change, error: type[SketchguideError], words: str, weights: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    save_file(change(weights), tmp_path / "part.safetensors")
+    with pytest.raises(error, match=words) as caught:
+        load_backbone(tmp_path / "part.safetensors", device="cpu")
+    assert str(tmp_path / "part.safetensors") in caught.value.message
+    assert caught.value.field == "model"
+    assert "Traceback" not in caught.value.message
+
+
+def test_weights_that_are_not_finite_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    broken = load_file(checkpoint)
+    broken["first_stage_model.decoder.conv_in.bias"][0] = torch.nan
+    save_file(broken, tmp_path / "broken.safetensors")
+    with pytest.raises(WeightsError, match=r"weights of vae .* not finite"):
+        load_backbone(tmp_path / "broken.safetensors", device="cpu")
+
+
+def test_a_pickle_is_not_opened(checkpoint: Path, tmp_path: Path) -> None:
+    for name in ("model.ckpt", "model.PT"):
+        shutil.copy(checkpoint, tmp_path / name)
+        with pytest.raises(WeightsError, match="is a pickle") as caught:
+            load_backbone(tmp_path / name)
+        assert "safetensors" in caught.value.hint
+
+
+def test_a_file_that_is_cut_short_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    data = checkpoint.read_bytes()
+    (tmp_path / "short.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(WeightsError, match="no readable safetensors file"):
+        load_backbone(tmp_path / "short.safetensors")
+
+
+def test_a_configuration_that_is_not_at_hand_is_named(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(ModelNotFoundError, match=rf"style\.safetensors has no configuration in it, .*{KIND}") as caught:
+        load_backbone(checkpoint)
+    assert "network" in caught.value.hint
