@@ -193,7 +193,8 @@ def command(
     model: Annotated[
         str,
         typer.Option(
-            help="The model to tune: shipped (see `sketchguide models`), a diffusers folder, a checkpoint of one file or a hub id.",
+            help="The model to tune: shipped (see `sketchguide models`), a diffusers folder, a checkpoint of one file "
+            "or a hub id.",
             metavar="NAME|PATH|HUB_ID",
             rich_help_panel=MODELS,
         ),
