@@ -13,13 +13,14 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import ControlNetModel, StableDiffusionPipeline, T2IAdapter, UNet2DConditionModel
 from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from PIL import Image
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from sketchguide.adapters import Adapter
 from sketchguide.attention import SketchAttention, describe_attention
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.tiny import tiny_stable_diffusion
@@ -144,6 +145,24 @@ def attention_for(backbone: Backbone, *, acts: bool = True) -> SketchAttention:
         for layer in attention.layers if acts else ():
             torch.nn.init.normal_(layer.get_parameter("out.weight"), std=0.2)
     return attention
+
+
+def save_adapter(adapter: Adapter, backbone: UNetBackbone, folder: Path) -> Path:
+    """One that was trained for nothing, and changes pictures."""
+    if adapter == "controlnet":
+        network = ControlNetModel.from_unet(backbone.network, conditioning_embedding_out_channels=(8, 16))
+        for block in (*network.controlnet_down_blocks, network.controlnet_mid_block):
+            nn.init.normal_(block.weight)
+    else:
+        channels = list(backbone.network.config.block_out_channels)
+        network = T2IAdapter(
+            channels=channels, num_res_blocks=1, downscale_factor=backbone.stride, adapter_type="full_adapter"
+        )
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.weight.data *= 8
+    network.save_pretrained(folder)
+    return folder
 
 
 def save_sketch_loss(folder: Path) -> None:

@@ -9,20 +9,20 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
-from diffusers import ControlNetModel, T2IAdapter
+from diffusers import T2IAdapter
 from PIL import Image
-from torch import nn
 
-from sketchguide.adapters import Adapter, load_adapter
+from sketchguide.adapters import ADAPTERS, Adapter, adapter_of, load_adapter
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.wrapped import with_controlnet, with_t2i_adapter
 from sketchguide.editing import edit
 from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideWarning, UsageError
 from sketchguide.generation import generate, run
+from sketchguide.loading import from_pipe
 from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.translation import translate
-from support import CROSS, SIZE, Tiny, pixels
+from support import CROSS, SIZE, Tiny, pixels, save_adapter
 
 WRAPS: dict[Adapter, Callable[..., Backbone]] = {"controlnet": with_controlnet, "t2i_adapter": with_t2i_adapter}
 
@@ -32,22 +32,7 @@ CLASSES: dict[Adapter, str] = {"controlnet": "ControlNetModel", "t2i_adapter": "
 @pytest.fixture(scope="module")
 def folders(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> dict[Adapter, Path]:
     """Of each kind one that changes pictures."""
-    backbone = tiny()
-    controlnet = ControlNetModel.from_unet(backbone.network, conditioning_embedding_out_channels=(8, 16))
-    for block in (*controlnet.controlnet_down_blocks, controlnet.controlnet_mid_block):
-        nn.init.normal_(block.weight)
-    channels = list(backbone.network.config.block_out_channels)
-    adapter = T2IAdapter(
-        channels=channels, num_res_blocks=1, downscale_factor=backbone.stride, adapter_type="full_adapter"
-    )
-    for layer in adapter.modules():
-        if isinstance(layer, nn.Conv2d):
-            layer.weight.data *= 8
-    made: dict[Adapter, Path] = {}
-    for name, network in (("controlnet", controlnet), ("t2i_adapter", adapter)):
-        made[name] = tmp_path_factory.mktemp(name)
-        network.save_pretrained(made[name])
-    return made
+    return {name: save_adapter(name, tiny(), tmp_path_factory.mktemp(name)) for name in ADAPTERS}
 
 
 def drawn(backbone: Backbone, **settings: object) -> Picture:
@@ -81,6 +66,24 @@ def test_it_acts_beside_a_predictor_and_the_picture_can_be_repeated(
     assert isinstance(again, Picture)
     assert np.array_equal(pixels(again.image), pixels(both.image))
     assert again.made_with == both.made_with
+
+
+def test_it_is_loaded_once_for_a_network_and_again_where_it_changed(
+    tiny: Tiny, folders: dict[Adapter, Path], tmp_path: Path
+) -> None:
+    backbone, lines = tiny(), str(shutil.copytree(folders["controlnet"], tmp_path / "lines"))
+    first = adapter_of("controlnet", lines, backbone)
+    assert adapter_of("controlnet", lines, backbone) is first
+    other = adapter_of("controlnet", str(folders["controlnet"]), backbone)
+    assert other is not first
+    assert adapter_of("t2i_adapter", str(folders["t2i_adapter"]), backbone) is not other
+    assert adapter_of("controlnet", str(folders["controlnet"]), backbone) is other  # one of each kind is kept
+    assert adapter_of("controlnet", str(folders["controlnet"]), from_pipe(backbone.pipeline)) is other
+    assert adapter_of("controlnet", lines, backbone) is not first
+    config = Path(lines, "config.json")
+    again = adapter_of("controlnet", lines, backbone)
+    config.write_text(config.read_text() + "\n")
+    assert adapter_of("controlnet", lines, backbone) is not again
 
 
 def test_in_an_edit_its_end_is_a_part_of_the_steps_that_are_walked(tiny: Tiny, folders: dict[Adapter, Path]) -> None:

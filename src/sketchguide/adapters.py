@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
+from weakref import WeakKeyDictionary
 
 import diffusers
 import torch
@@ -16,6 +17,23 @@ from sketchguide.files import is_dir, is_file
 from sketchguide.weights import is_hub_id, read_weights
 
 Adapter = Literal["controlnet", "t2i_adapter"]
+ADAPTERS: tuple[Adapter, ...] = get_args(Adapter)
+
+# The last ones that were named beside each network, and what tells whether they are still what would be loaded.
+_named: WeakKeyDictionary[nn.Module, dict[Adapter, tuple[Any, nn.Module]]] = WeakKeyDictionary()
+
+
+def adapter_of(adapter: Adapter, name: str, backbone: Backbone) -> nn.Module:
+    """What `load_adapter` loads; the last one of its kind stays in memory as long as the network of `backbone`."""
+    path = Path(name)
+    stats = [(str(file), file.stat()) for file in sorted(path.glob("*.*"))] if is_dir(path) else []
+    files = [(file, stat.st_mtime_ns, stat.st_size) for file, stat in stats]
+    sought = (name, files, backbone.dtype, backbone.device)
+    kept = _named.setdefault(backbone.network, {})
+    if adapter not in kept or kept[adapter][0] != sought:
+        kept.pop(adapter, None)  # memory may not suffice for both
+        kept[adapter] = (sought, load_adapter(adapter, name, backbone))
+    return kept[adapter][1]
 
 
 def load_adapter(adapter: Adapter, name: str | Path, backbone: Backbone, *, field: str | None = None) -> nn.Module:

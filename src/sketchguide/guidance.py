@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 
-from sketchguide.adapters import Adapter, load_adapter
+from sketchguide.adapters import Adapter, adapter_of
 from sketchguide.attention import SketchAttention
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.wrapped import with_controlnet, with_sketch_attention, with_t2i_adapter
@@ -32,7 +32,7 @@ from sketchguide.recognition import share_of
 from sketchguide.request import Request
 from sketchguide.seeds import another
 from sketchguide.shipped import find_features, find_part, has_predictor
-from sketchguide.sketch import SpatialMap
+from sketchguide.sketch import Sketch, SpatialMap
 from sketchguide.sketchers import Sketcher
 from sketchguide.sources import steps_of
 
@@ -89,11 +89,17 @@ def _with_adapters(controls: Controls, request: Request, drawing: SpatialMap) ->
         name, scale, end = (getattr(request, adapter + setting) for setting in ("", "_scale", "_end"))
         if name is None:
             continue
-        network = load_adapter(adapter, name, told)
+        network = adapter_of(adapter, name, told)
         made_with[adapter] = fingerprint(network)
         with _about(adapter):
             told = wrap(told, network, drawing, scale=scale, window=(0.0, _within(request, end)))
     return controls._replace(told=told, made_with=made_with)
+
+
+def check_adapters(request: Request, backbone: Backbone) -> None:
+    """Raises where the ControlNet or the T2I-Adapter that `request` names cannot be read or does not fit."""
+    blank = Sketch(strokes=()).rasterize(size=backbone.default_size)
+    _with_adapters(Controls(backbone, [], {}), request, blank)
 
 
 @contextmanager

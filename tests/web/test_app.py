@@ -5,14 +5,17 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
-from served import ASKED, CAT
+from served import ASKED, CAT, when_ended
 from sketchguide.cli import serve
+from sketchguide.defaults import PULLING
 from sketchguide.errors import QueueFullError, SketchguideWarning, warn
 from sketchguide.generation import generate
 from sketchguide.images import read_png_text, to_base64, to_png
@@ -20,9 +23,10 @@ from sketchguide.pictures import RECIPE_KEY, recall
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sketch import Sketch
-from sketchguide.web.app import FIELDS, MOST, STARTED_WITH, create_app
+from sketchguide.web.app import FIELDS, MOST, STARTED_WITH, create_app, describe_service, requested
 from sketchguide.web.jobs import Desk
 from sketchguide.web.warned import Warned
+from support import Tiny, save_adapter
 
 NETWORK = "small"
 Ended = Callable[..., dict[str, Any]]
@@ -126,9 +130,8 @@ def test_what_can_be_done_instead_is_said_too(client: TestClient, asked: dict[st
 
 
 def test_the_server_is_started_with_what_its_command_takes():
-    assert [name for name in inspect.signature(serve.command).parameters if name in Request.model_fields] == list(
-        STARTED_WITH
-    )
+    taken = inspect.signature(serve.command).parameters
+    assert sorted(name for name in taken if name in Request.model_fields) == sorted(STARTED_WITH)
 
 
 def test_the_largest_square_is_drawn(ended: Ended):
@@ -269,11 +272,56 @@ def test_a_recipe_tells_what_the_page_does_not_set(client: TestClient, desk: Des
 
 
 def test_what_the_server_was_started_with_is_in_every_recipe(tiny: Any, predictor: LatentPredictor):
-    from sketchguide.web.app import requested
-
     with Desk(lambda: (tiny(), predictor), settings={"lora": "some", "lora_scale": 0.5}) as desk:
         request = requested({"prompt": "a cat"}, desk)
     assert (request.lora, request.lora_scale, request.model) == ("some", 0.5, "tiny")
+
+
+@pytest.fixture
+def lines(tiny: Tiny, tmp_path: Path) -> dict[str, Any]:
+    """A ControlNet that serves a page."""
+    return {"controlnet": str(save_adapter("controlnet", tiny(), tmp_path / "lines")), "controlnet_scale": 0.8}
+
+
+def test_a_page_of_a_controlnet_draws_without_a_predictor(tiny: Tiny, lines: dict[str, Any]):
+    with (
+        Desk(lambda: (tiny(), None), settings=lines) as desk,
+        TestClient(create_app(desk), base_url="http://127.0.0.1:8000") as client,
+    ):
+
+        def made(**asked: Any) -> Any:
+            job = client.post("/api/jobs", json=ASKED | asked).json()
+            end = when_ended(client, job["id"])
+            assert (end["state"], end["warnings"]) == ("done", [])
+            return client.get("/" + end["pictures"][0]["url"]).content
+
+        offers = client.get("/api/about").json()["settings"]
+        assert offers.keys() == {*FIELDS, "controlnet_scale", "controlnet_end"} - set(PULLING)
+        assert offers["controlnet_scale"] | {"default": 0.8, "minimum": 0} == offers["controlnet_scale"]
+        whole, less = made(sketch=CAT), made(sketch=CAT, controlnet_scale=0.1)
+        settings = {"backbone": tiny(), "steps": 3, "seed": 7, "size": (64, 64), "sketch": Sketch.from_json(CAT)}
+        for png, scale in ((whole, 0.8), (less, 0.1)):
+            (picture,) = generate("a cat", **settings, **lines | {"controlnet_scale": scale})
+            assert png == picture.to_png()
+        assert recall(made()).request.controlnet is None  # there is no drawing that it could be shown
+        refused = client.post("/api/jobs", json=ASKED | {"strength": 1.0}).json()["error"]
+        assert refused["message"] == "strength is not for whoever draws to set."
+        found = client.post("/api/recipes", content=less).json()
+        assert (found["request"]["controlnet_scale"], found["warnings"]) == (0.1, [])
+        (picture,) = generate("a cat", **settings, strength=0)
+        picture = replace(picture, request=picture.request.model_copy(update={"t2i_adapter": "colours"}))
+        assert client.post("/api/recipes", content=picture.to_png()).json()["warnings"] == [
+            f"It was made with no ControlNet; this page draws with the ControlNet {lines['controlnet']}.",
+            "It was made with the T2I-Adapter colours; this page draws with no T2I-Adapter.",
+        ]
+
+
+def test_a_controlnet_acts_beside_the_predictor(tiny: Tiny, predictor: LatentPredictor, lines: dict[str, Any]):
+    with Desk(lambda: (tiny(), predictor), settings=lines) as desk:
+        assert set(describe_service(desk)["settings"]) == {*FIELDS, "controlnet_scale", "controlnet_end"}
+        request = requested({"prompt": "a cat", "sketch": CAT, "strength": 1.4}, desk)
+    assert request.controlnet == lines["controlnet"]
+    assert (request.controlnet_scale, request.strength, request.predictor) == (0.8, 1.4, predictor.source)
 
 
 def test_about_names_every_setting_with_its_range(client: TestClient, desk: Desk):

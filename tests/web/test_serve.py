@@ -15,13 +15,14 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from diffusers import T2IAdapter
 
 from served import ASKED
 from sketchguide import loading
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.cli import main
-from sketchguide.cli.serve import address
-from support import small_stable_diffusion, trained
+from sketchguide.cli.serve import address, open_desk
+from support import save_adapter, small_stable_diffusion, trained
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +160,23 @@ def test_a_model_without_a_predictor(model: list[str], monkeypatch: pytest.Monke
     code, err = _fails("--port", "0", *model[:2])
     assert code == 2
     assert "no predictor of its own" in err
+
+
+def test_a_controlnet_takes_the_place_of_a_predictor(model: list[str], tmp_path: Path):
+    lines = save_adapter("controlnet", UNetBackbone(small_stable_diffusion()), tmp_path / "lines")
+    with open_desk({"model": model[1], "device": "cpu", "controlnet": str(lines), "controlnet_end": 0.5}) as desk:
+        assert desk.predictor is None
+        assert desk.settings == {"controlnet": str(lines), "controlnet_end": 0.5}
+    T2IAdapter(channels=[8, 8], num_res_blocks=1, downscale_factor=8).save_pretrained(tmp_path / "other")
+    code, err = _fails("--port", "0", *model[:2], "--t2i-adapter", str(tmp_path / "other"))
+    assert code == 2
+    assert "does not fit" in err
+
+
+def test_how_much_acts_of_what_is_not_there_is_told():
+    _, err = _fails("--port", "0", "--model", "nowhere", "--t2i-adapter-scale", "0.5", "--lora-scale", "0.5")
+    assert "--t2i-adapter-scale changes nothing without --t2i-adapter." in err
+    assert "--lora-scale changes nothing without --lora." in err
 
 
 def test_a_model_that_is_not_there():

@@ -412,8 +412,8 @@ SolverOption = Annotated[
 ModelOption = Annotated[
     str | None,
     typer.Option(
-        help="A model that is shipped (see `sketchguide models`), a diffusers folder, a checkpoint of one file or a hub id. "
-        f"Default {MODEL}.",
+        help="A model that is shipped (see `sketchguide models`), a diffusers folder, a checkpoint of one file or a "
+        f"hub id. Default {MODEL}.",
         metavar="NAME|PATH|HUB_ID",
         rich_help_panel=MODELS,
     ),

@@ -8,22 +8,15 @@ import re
 import socket
 import threading
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sketchguide.cli.options import (
-    DeviceOption,
-    DtypeOption,
-    LoraOption,
-    LoraScaleOption,
-    ModelOption,
-    PredictorOption,
-)
+from sketchguide.cli.options import REQUEST, with_options
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.signals import handling
-from sketchguide.defaults import LORA_SCALE, MODEL, SEED, find_dtype
+from sketchguide.defaults import SEED
 from sketchguide.errors import FailureError, UsageError
 
 if TYPE_CHECKING:
@@ -34,8 +27,11 @@ if TYPE_CHECKING:
 HOST, PORT = "127.0.0.1", 7860
 NETWORK = "Network"
 TOKEN = "SKETCHGUIDE_TOKEN"
+ACTING = ("lora", "controlnet", "t2i_adapter")  # on every picture; other options begin with the name of each
+LOADED = ("model", "predictor", "device", "dtype")  # the networks themselves
 
 
+@with_options(*LOADED, *(name for name in REQUEST if name.startswith(ACTING)))
 def command(
     context: typer.Context,
     host: Annotated[
@@ -66,26 +62,25 @@ def command(
     browse: Annotated[
         bool, typer.Option("--open", help="Open the page in the browser.", rich_help_panel=NETWORK)
     ] = False,
-    model: ModelOption = None,
-    predictor: PredictorOption = None,
-    lora: LoraOption = None,
-    lora_scale: LoraScaleOption = None,
-    device: DeviceOption = None,
-    dtype: DtypeOption = None,
     as_json: JsonFlag = False,
+    **options: Any,
 ) -> None:
     """Open the drawing page: draw, and see the picture follow.
 
     sketchguide serve --open
     sketchguide serve --model MODEL --predictor my-edges
+    sketchguide serve --model MODEL --controlnet SCRIBBLE
     sketchguide serve --host 0.0.0.0 --token "$(openssl rand -hex 16)"
 
     Ctrl-C ends it: what is being drawn is finished, a second one stops that too. Pictures stay in the memory of server
     and browser until they are saved from the page.
     """
     report = Report.of(context, as_json=as_json)
-    if lora is None and lora_scale is not None:
-        report.warn("--lora-scale changes nothing without --lora.")
+    given = {name: value for name, value in options.items() if value is not None}
+    for whole in ACTING:
+        for setting in given if whole not in given else ():
+            if setting.startswith(f"{whole}_"):
+                report.warn(f"--{setting} changes nothing without --{whole}.".replace("_", "-"))
     check_network(host, token, name or ())
     hush_libraries()
     try:
@@ -98,7 +93,7 @@ def command(
     listening = listen(host, port)
     with listening:
         where = address(host, listening.getsockname()[1], token)
-        desk = open_desk(model=model, predictor=predictor, lora=lora, lora_scale=lora_scale, device=device, dtype=dtype)
+        desk = open_desk(given)
         with desk:
             app = create_app(desk, hosts=[host, *(name or ())], token=token)
             server = DrainingServer(configured(app), desk)
@@ -165,31 +160,26 @@ def address(host: str, port: int, token: str | None) -> str:
     return f"http://{name}:{port}/" + (f"?token={token}" if token else "")
 
 
-def open_desk(
-    *,
-    model: str | None,
-    predictor: str | None,
-    lora: str | None,
-    lora_scale: float | None,
-    device: str | None,
-    dtype: str | None,
-) -> Desk:
+def open_desk(given: Mapping[str, Any]) -> Desk:
+    """The model, predictor and the rest that were `given`, fields of a Request."""
+    from sketchguide.guidance import check_adapters
     from sketchguide.loading import check_predictor, load_backbone, load_predictor
     from sketchguide.lora import wearing
     from sketchguide.request import Request
+    from sketchguide.shipped import has_predictor
     from sketchguide.web.jobs import Desk
 
-    settings: dict[str, Any] = {}
-    if lora is not None:
-        settings = {"lora": lora, "lora_scale": LORA_SCALE.default if lora_scale is None else lora_scale}
-    Request.checked(prompt="", seed=SEED.default, **settings)
+    request = Request.checked(prompt="", seed=SEED.default, **given)
 
-    def load() -> tuple[Backbone, LatentPredictor]:
-        check_predictor(predictor, model or MODEL)
-        backbone = load_backbone(model or MODEL, device=device or "auto", dtype=find_dtype(dtype or "auto"))
-        if lora is not None:
-            with wearing(lora, backbone, scale=settings["lora_scale"]):
+    def load() -> tuple[Backbone, LatentPredictor | None]:
+        pulls = request.needs_predictor or has_predictor(request.model)
+        if pulls:
+            check_predictor(request.predictor, request.model)
+        backbone = load_backbone(request.model, device=request.device, dtype=request.dtype)
+        if request.lora is not None:
+            with wearing(request.lora, backbone, scale=request.lora_scale):
                 pass  # it can be read, and fits
-        return backbone, load_predictor(predictor, backbone)
+        check_adapters(request, backbone)
+        return backbone, load_predictor(request.predictor, backbone) if pulls else None
 
-    return Desk(load, settings=settings)
+    return Desk(load, settings={name: value for name, value in given.items() if name not in LOADED})

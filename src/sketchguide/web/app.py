@@ -18,10 +18,11 @@ from fastapi.responses import StreamingResponse
 from starlette.exceptions import HTTPException
 
 import sketchguide
+from sketchguide.adapters import ADAPTERS
 from sketchguide.arguments import named
 from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import load_classifier
-from sketchguide.defaults import Polarity
+from sketchguide.defaults import PULLING, SEED, Polarity
 from sketchguide.errors import (
     ClosingError,
     QueueFullError,
@@ -42,7 +43,7 @@ from sketchguide.tracing import trace as traced
 from sketchguide.web.guards import DEADLINE, MOST_BYTES, Guards, error_answer
 from sketchguide.web.jobs import Desk
 
-# What whoever draws may set. All else names files, models and devices of whoever serves.
+# What whoever draws may set, beside how much adapters act. All else names files, models and devices of whoever serves.
 FIELDS = (
     "prompt",
     "negative",
@@ -67,7 +68,13 @@ FIELDS = (
 KINDS: Mapping[str, str] = MappingProxyType(  # of the page's files; what the system says of them may be wrong
     {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 )
-STARTED_WITH = ("model", "predictor", "lora", "lora_scale", "device", "dtype")  # what `sketchguide serve` takes
+ACTING: Mapping[str, str] = MappingProxyType(  # on every picture, as people call them
+    {"controlnet": "ControlNet", "t2i_adapter": "T2I-Adapter", "lora": "LoRA"}
+)
+STARTED_WITH = (  # what `sketchguide serve` takes
+    *("model", "predictor", "device", "dtype"),
+    *(name for name in Request.model_fields if name.startswith(tuple(ACTING))),
+)
 MOST: Mapping[str, int] = MappingProxyType({"count": 8, "steps": 200, "tries": 5})
 MOST_PIXELS = 4  # times as many as the model's own size has
 MOST_SKETCH = 4 * 2**20  # bytes of JSON
@@ -98,6 +105,12 @@ def create_app(
     _add_page(app)
     _add_api(app, desk)
     return Guards(app, hosts=hosts, token=token, deadline=deadline)
+
+
+def offered(desk: Desk) -> tuple[str, ...]:
+    """The settings that whoever draws here may choose: none of a pull where there is no predictor."""
+    general = (name for name in FIELDS if desk.predictor is not None or name not in PULLING)
+    return (*general, *(f"{one}_{how}" for one in ADAPTERS if one in desk.settings for how in ("scale", "end")))
 
 
 def _add_page(app: FastAPI) -> None:
@@ -142,7 +155,7 @@ def _add_api(app: FastAPI, desk: Desk) -> None:
         """The model, the sizes that it draws, and every setting with its default and range."""
         return describe_service(desk)
 
-    @app.post("/api/jobs", status_code=202, openapi_extra=_body(_request_schema()))
+    @app.post("/api/jobs", status_code=202, openapi_extra=_body(_request_schema(desk)))
     async def submit(asked: Asked, response: Response) -> dict[str, Any]:
         """Ask for pictures. 422: what was asked for cannot be done; 429: too many wait."""
         job = desk.submit(await read(lambda body: requested(_json(body), desk), asked))
@@ -198,15 +211,15 @@ def _add_api(app: FastAPI, desk: Desk) -> None:
 
 def describe_service(desk: Desk) -> dict[str, Any]:
     backbone = desk.backbone
-    schema = _properties()
+    schema = _properties(desk)
     settings = {
         name: {
-            "default": schema[name].get("default"),
+            "default": desk.settings.get(name, schema[name].get("default")),
             "about": schema[name].get("description", ""),
             **_kind(schema[name]),
             **({"maximum": MOST[name]} if name in MOST else {}),
         }
-        for name in FIELDS
+        for name in offered(desk)
     }
     settings["solver"]["choices"] = list(backbone.solvers)
     width, height = backbone.default_size
@@ -229,14 +242,16 @@ def _kind(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 def requested(values: Mapping[str, Any], desk: Desk) -> Request:
     """The request that `values` describe; UsageError where whoever draws may not ask for that."""
-    known = [name for name in values if name in Request.model_fields and name not in FIELDS]
+    known = [name for name in values if name in Request.model_fields and name not in offered(desk)]
     if known:
         name, command = known[0], {"layout": "translate", "edit": "edit"}.get(known[0], "generate")
         elsewhere = f"The drawing page does not offer it; use `sketchguide {command}`."
         hint = "Start the server with it." if name in STARTED_WITH else elsewhere
         raise UsageError(f"{name} is not for whoever draws to set.", hint=hint, field=name)
-    asked = {"seed": random_seed(), **values, **desk.settings}
-    request = Request.checked(**named(asked, desk.backbone, desk.predictor if asked.get("sketch") else None))
+    drawn = values.get("sketch") is not None
+    given = {name: value for name, value in desk.settings.items() if drawn or not name.startswith(ADAPTERS)}
+    asked = {"seed": random_seed(), **given, **values}
+    request = Request.checked(**named(asked, desk.backbone, desk.predictor if drawn else None))
     for name, most in MOST.items():
         if getattr(request, name) > most:
             raise UsageError(f"{name} is {getattr(request, name)}; this server allows {most}.", field=name)
@@ -288,31 +303,32 @@ def _sketch_in(data: bytes, desk: Desk, *, trace: bool, polarity: Polarity) -> d
     return {"sketch": _plain(sketch.to_json()), "warnings": told}
 
 
-def _lora_of(settings: Mapping[str, Any]) -> str:
-    return "no LoRA" if settings["lora"] is None else f"the LoRA {settings['lora']} at {settings['lora_scale']:g}"
+def _called(one: str, request: Request) -> str:
+    """What acts on the pictures of `request`, of ACTING, in words."""
+    name = getattr(request, one)
+    if name is None:
+        return f"no {ACTING[one]}"
+    more = f" at {request.lora_scale:g}" if one == "lora" else ""
+    more += f" in mode {mode}" if one == "controlnet" and (mode := request.controlnet_mode) is not None else ""
+    return f"the {ACTING[one]} {name}{more}"
 
 
 def _recipe_in(data: bytes, desk: Desk) -> dict[str, Any]:
     recipe = recall(data)
     request = recipe.request
     fields = Request.model_fields
-    other = [
-        name
-        for name in fields
-        if name not in (*FIELDS, *STARTED_WITH)
-        and getattr(request, name) != desk.settings.get(name, fields[name].default)
-    ]
+    other = [name for name in request.changed(*fields) if name not in (*FIELDS, *STARTED_WITH)]
     left = [f"It was made with {name}, which this page does not set." for name in other]
     if request.model != desk.backbone.name:
         left.append(f"It was made with the model {request.model}; this page draws with {desk.backbone.name}.")
-    defaults = {name: fields[name].default for name in ("lora", "lora_scale")}
-    theirs, ours = _lora_of(request.model_dump()), _lora_of(defaults | dict(desk.settings))
-    if theirs != ours:
-        left.append(f"It was made with {theirs}; this page draws with {ours}.")
-    own = None if desk.predictor is None else desk.predictor.source
+    here = Request.checked(prompt="", seed=SEED.default, **desk.settings)
+    for one in ACTING if request.sketch is not None else ("lora",):
+        if (theirs := _called(one, request)) != (ours := _called(one, here)):
+            left.append(f"It was made with {theirs}; this page draws with {ours}.")
+    own = "none" if desk.predictor is None else desk.predictor.source
     if request.sketch is not None and request.predictor not in (None, own):
         left.append(f"It was made with the predictor {request.predictor}; this page draws with {own}.")
-    settings = request.model_dump(mode="json", include=set(FIELDS))
+    settings = request.model_dump(mode="json", include=set(offered(desk)))
     if request.sketch is not None:
         settings["sketch"] = _plain(request.sketch)
     settings |= {"seed": request.seed + (0 if recipe.sheet else recipe.index)}
@@ -335,13 +351,13 @@ def _json(body: bytes) -> dict[str, Any]:
     return values
 
 
-def _request_schema() -> dict[str, Any]:
-    return {"type": "object", "title": "Request", "properties": _properties(), "required": ["prompt"]}
+def _request_schema(desk: Desk) -> dict[str, Any]:
+    return {"type": "object", "title": "Request", "properties": _properties(desk), "required": ["prompt"]}
 
 
-def _properties() -> dict[str, Any]:
+def _properties(desk: Desk) -> dict[str, Any]:
     schema = Request.model_json_schema()["$defs"]["Request"]["properties"]
-    return {name: schema[name] for name in FIELDS}
+    return {name: schema[name] for name in offered(desk)}
 
 
 def _body(schema: Mapping[str, Any], kind: str = "application/json") -> dict[str, Any]:

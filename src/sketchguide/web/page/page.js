@@ -24,12 +24,13 @@ const CLOSENESS = [
   { name: "as closely as it goes", settings: { every: 1, widen: 1, strength: 1.5 } },
   { name: "closely, yet recognisable: takes longer", settings: { tries: 5, sure: 0.65, widen: 1, strength: 2.5 } },
 ];
-const CLOSE = [...new Set(CLOSENESS.flatMap(({ settings }) => Object.keys(settings)))];
 const ELSEWHERE = ["prompt", "sketch", "seed", "size"]; // settings that have a place of their own on the page
 const IMAGE = /^image\/(?!svg)/; // a file of pixels
 const NO_RECIPE = ["from", "image"]; // fields that are refused of a PNG without a recipe, and of a file that is no PNG
 
 let service;
+let closeness = []; // how closely a picture may follow: what `CLOSENESS` names, or where nothing pulls, adapters
+let close = []; // the settings among it
 let past = new Past(blank());
 let paper;
 let settings = {}; // what differs from the defaults
@@ -545,8 +546,21 @@ function chooseSeed(value) {
   $("seed").value = value;
 }
 
+function closenessOf(known) {
+  if ("strength" in known) return CLOSENESS;
+  const scales = Object.entries(known).filter(([name]) => name.endsWith("_scale"));
+  const times = (share) => Object.fromEntries(scales.map(([name, { default: usual }]) => [name, usual * share]));
+  return [
+    { name: "as usual", settings: {} },
+    { name: "less closely", settings: times(3 / 4) },
+    { name: "loosely: more natural", settings: times(1 / 2) },
+  ];
+}
+
 function buildSettings() {
-  $("closeness").replaceChildren(...CLOSENESS.map(({ name }) => new Option(name)), new Option("as set below"));
+  closeness = closenessOf(service.settings);
+  close = [...new Set(closeness.flatMap(({ settings }) => Object.keys(settings)))];
+  $("closeness").replaceChildren(...closeness.map(({ name }) => new Option(name)), new Option("as set below"));
   $("sizes").replaceChildren(...service.sizes.map(([w, h]) => new Option(`${w} × ${h}`)));
   const fields = Object.entries(service.settings).filter(([name]) => !ELSEWHERE.includes(name));
   $("more").replaceChildren(
@@ -582,17 +596,17 @@ function buildSettings() {
 
 function showSettings() {
   for (const input of $("more").querySelectorAll("input, select")) input.value = settings[input.id.slice(4)] ?? "";
-  const pulling = Object.fromEntries(CLOSE.filter((n) => n in settings).map((n) => [n, settings[n]]));
+  const pulling = Object.fromEntries(close.filter((n) => n in settings).map((n) => [n, settings[n]]));
   const same = ({ settings: one }) =>
     Object.keys({ ...one, ...pulling }).every((name) => one[name] === pulling[name]);
-  const place = CLOSENESS.findIndex(same);
-  $("closeness").selectedIndex = place < 0 ? CLOSENESS.length : place;
-  $("closeness").options[CLOSENESS.length].hidden = place >= 0;
+  const place = closeness.findIndex(same);
+  $("closeness").selectedIndex = place < 0 ? closeness.length : place;
+  $("closeness").options[closeness.length].hidden = place >= 0;
 }
 
 function chooseCloseness() {
-  const rest = Object.fromEntries(Object.entries(settings).filter(([name]) => !CLOSE.includes(name)));
-  settings = { ...rest, ...(CLOSENESS[$("closeness").selectedIndex]?.settings ?? {}) };
+  const rest = Object.fromEntries(Object.entries(settings).filter(([name]) => !close.includes(name)));
+  settings = { ...rest, ...(closeness[$("closeness").selectedIndex]?.settings ?? {}) };
   showSettings();
   save();
   soon();
