@@ -110,9 +110,10 @@ def bench(
     sketches: int = 100,
     batch: int = 50,
     compare: Sequence[str] = (),
+    sheet: Sheet | None = None,
 ) -> Table:
     """A comparison with one picture of each drawing, in one run over all sets."""
-    return Table(about, {"": _bench(methods, sets, sketches, 1, batch, compare)})
+    return Table(about, {"": _bench(methods, sets, sketches, 1, batch, compare)}, sheet=sheet)
 
 
 def _bench(
@@ -192,7 +193,13 @@ TABLES: Mapping[str, Table] = {
         sketches=50,
         batch=1,
     ),
-    "spoiled": bench("spoiled drawings", "text", "lgp", EVERY_STEP, *PEERS, sets=SPOILED, compare=(EVERY_STEP,)),
+    "spoiled": bench(
+        "spoiled drawings",
+        *("text", "lgp", EVERY_STEP, *PEERS),
+        sets=SPOILED,
+        compare=(EVERY_STEP,),
+        sheet=Sheet("", "quickdraw-stray.png", "stray.png"),
+    ),
     "methods": bench(
         "DiffSketching's ways, and Plug-and-Play",
         *("text", "lgp", "sketch-loss", "sketch-attention", "pnp", "lgp-pnp", "sdedit"),

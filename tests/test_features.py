@@ -285,7 +285,7 @@ def test_a_full_share_is_exact_in_half_precision(backbone: UNetBackbone, dtype: 
     rewrite = borrow(backbone).rewrites(backbone.levels(STEPS)[0])[FEATURE]
     theirs: Tensor = rewrite(torch.zeros(2, 32, 2, 4))
     own = torch.full((2, 32, 2, 4), 1000.0, dtype=dtype)
-    assert torch.equal(rewrite.func(theirs[:1].to(dtype), GRID, own), theirs.to(dtype))  # pyright: ignore
+    assert torch.equal(rewrite.func(theirs[:1].to(dtype), 0, GRID, own), theirs.to(dtype))  # pyright: ignore
 
 
 def test_an_injection_on_the_conditional_branch_leaves_the_negative_pass_alone(backbone: UNetBackbone) -> None:

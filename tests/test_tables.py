@@ -45,7 +45,8 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         for name in ("summary", "strength", "predictors", "training"):
             (folder / f"{name}.json").write_text(json.dumps({"of": folder.name}))
         (folder / "strength.png").write_bytes(b"plot")
-        (folder / "quickdraw.png").write_bytes(f"sheet of {folder.name}".encode())
+        for name in ("quickdraw", "quickdraw-stray"):
+            (folder / f"{name}.png").write_bytes(f"sheet of {folder.name}".encode())
         (folder / "metadata.jsonl").touch()
         return SimpleNamespace(returncode=0)
 
@@ -62,6 +63,7 @@ def test_what_a_table_needs_is_made_once_and_before_it(tables: Tables, ran: list
     assert [Path(words[-1]).name for words in ran] == ["spoiled"]  # which keeps what it made itself
     assert (tmp_path / "results" / "spoiled.md").read_text() == "spoiled\n"
     assert json.loads((tmp_path / "results" / "spoiled.json").read_text()) == {"of": "spoiled"}
+    assert (tmp_path / "images" / "stray.png").read_text() == "sheet of spoiled"
 
 
 def test_pictures_that_the_model_makes_itself_go_into_a_folder_that_is_there(

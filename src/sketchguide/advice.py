@@ -9,10 +9,11 @@ from types import MappingProxyType
 from PIL import Image
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.defaults import ALPHA, PULLING
+from sketchguide.controls.features import choose_places
+from sketchguide.defaults import ALPHA, PULLING, TAU_F
 from sketchguide.errors import warn
 from sketchguide.images import is_blank
-from sketchguide.request import Layout, Request
+from sketchguide.request import FOR_DRAWINGS, Layout, Request
 from sketchguide.sizes import warn_of_size
 from sketchguide.sketch import Sketch
 from sketchguide.walking import has_negative_pass, starts_from_source
@@ -130,6 +131,9 @@ def _warn_of_layout(layout: Layout, request: Request, backbone: Backbone) -> Non
         warn("decay changes nothing: say what the source shows in source_prompt.")
     if layout.decay == "constant" and layout.alpha == 1:
         warn("decay changes nothing: constant at alpha 1 never leaves the plain negative prompt.")
+    usual = (TAU_F.default, FOR_DRAWINGS["tau_f"])
+    if layout.tau_f not in usual and not (layout.features or choose_places(backbone.taps).features):
+        warn(f"tau_f changes nothing: {backbone.name} has no features that are borrowed by default. Name some.")
     if layout.alpha != ALPHA.default and layout.decay is None:
         warn("alpha changes nothing without decay.")
     if not has_negative_pass(request, backbone):

@@ -1,8 +1,8 @@
 """Plug-and-Play features: the picture takes its layout from a source by borrowing what the network saw in it.
 
 Tumanyan et al. 2023 (2211.12572). The source runs through the same network at the same noise level; one residual
-feature map f and the queries and keys of the self-attention after it replace those of the picture being made. Values
-stay its own, and so do colour and texture.
+feature map f and the queries and keys of the self-attention after it replace those of the picture being made, or of a
+transformer the queries and keys alone. Values stay its own, and so do colour and texture.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from sketchguide.taps import Rewrite, TapInfo, tapped
 _MOST_KEPT = 2**30  # bytes of features: a trajectory of Stable Diffusion at 512 pixels goes into it
 # In a transformer block, or (pixel models) the whole of an attention block.
 SELF_ATTENTION = re.compile(r"up_blocks\.\d+\.attentions\.\d+(\.transformer_blocks\.\d+\.attn1)?\.to_[qk]")
+_JOINT_ATTENTION = re.compile(r"(single_)?transformer_blocks\.\d+\.attn2?\.to_[qk]")
 
 DECAYS: Mapping[Decay, Callable[[float], float]] = {
     "linear": lambda progress: 1 - progress,
@@ -55,11 +56,15 @@ def choose_places(taps: Sequence[TapInfo]) -> Places:
     SD 1.x and 2.x (section 4): f after the second convolution of the residual block a third of the way up the
     decoder, before its skip is added; queries and keys of every self-attention from there on. Other UNets, pixel
     models among them, get the same plan. SDXL has its layout one block earlier (Ctrl-X, Lin et al. 2024): the whole
-    first residual block, and all self-attention of the first up block.
+    first residual block, and all self-attention of the first up block. Transformers whose attention is over image and
+    text (Stable Diffusion 3, Flux) have no such f; queries and keys of image tokens are borrowed in every block (Shin
+    et al. 2025, 2508.07519, replace these and no others).
 
     Raises TapError for a network without such places, listing the taps it has, and for fused projections.
     """
     paths = [tap.path for tap in taps]
+    if joint := [path for path in paths if _JOINT_ATTENTION.fullmatch(path)]:
+        return Places((), tuple(joint))
     residuals = [path for path in paths if re.fullmatch(r"up_blocks\.\d+\.resnets\.\d+\.conv2", path)]
     if residuals:
         deep = "up_blocks.0.attentions.2.transformer_blocks.1" in paths  # of SDXL's depth; smaller UNets have one
@@ -80,7 +85,8 @@ def choose_places(taps: Sequence[TapInfo]) -> Places:
     known = set(paths)
     outermost = [p for p in paths if not any(p[:i] in known for i, letter in enumerate(p) if letter == ".")]
     raise TapError(
-        "This network has no decoder with residual blocks and self-attention where Plug-and-Play could act.",
+        "This network has no decoder with residual blocks and self-attention, and no attention over image and text, "
+        "where Plug-and-Play could act.",
         hint="Name the `places` of PlugAndPlay in Python. "
         f"It has the taps: {', '.join(outermost) or 'none'}, and those inside them.",
         field="taps",
@@ -135,12 +141,14 @@ class PlugAndPlay:
             if not ((self.mask >= 0) & (self.mask <= 1)).all():
                 raise UsageError("mask has values outside 0..1.", field="mask")
         self._places = self.places or choose_places(self.backbone.taps)
+        single = (tap for tap in self.backbone.taps if tap.path.startswith("single_transformer_blocks."))
+        self._with_text = {tap.path for tap in single if tap.stride is None}
 
     @property
     def window(self) -> Window:
         if self.strength == 0 or (self.mask is not None and not self.mask.any()):
             return (0.0, 0.0)
-        return (0.0, max(self.features_until, self.attention_until))
+        return (0.0, max(self.features_until if self._places.features else 0.0, self.attention_until))
 
     def rewrites(self, level: Level) -> Mapping[str, Rewrite]:
         """One pass over the source at `level`; the rewrites that blend what it showed into another pass."""
@@ -162,20 +170,32 @@ class PlugAndPlay:
         self.condition.check_rows(len(latent), "condition")
         self.evaluations += 1
         seen = look(self.backbone, latent, level, self.condition, paths)
-        rewrites = {path: partial(self._blend, seen[path], size) for path in paths}
+        text = {path: self._text_in(path, seen[path], size) for path in paths}
+        rewrites = {path: partial(self._blend, seen[path], text[path], size) for path in paths}
         taken = sum(value.nbytes for value in seen.values())
         if self.keep and taken <= self._room:
             self._room -= taken
             self.kept[level] = rewrites
         return rewrites
 
-    def _blend(self, theirs: Tensor, size: tuple[int, int], own: Tensor) -> Tensor:
+    def _text_in(self, path: str, seen: Tensor, size: tuple[int, int]) -> int:
+        """How many tokens of text come before those of the image, which no mask is for and which stay the picture's."""
+        if seen.ndim != 3 or path not in self._with_text:
+            return 0
+        patch = self.backbone.multiple // self.backbone.stride
+        return seen.shape[1] - (size[0] // patch) * (size[1] // patch)
+
+    def _blend(self, theirs: Tensor, text: int, size: tuple[int, int], own: Tensor) -> Tensor:
         if theirs.shape[1:] != own.shape[1:]:
             raise UsageError("The source and the picture differ in size.", hint="Resize the source.", field="source")
         check_one_or_each(theirs, own, "sources")
         if self.mask is not None:
             check_one_or_each(self.mask, own, "masks", field="mask")
         # lerp keeps every bit at a share of 0 and of 1
+        if text:
+            told, image = own[:, :text], own[:, text:]
+            shown = theirs[:, text:].expand_as(image)
+            return torch.cat([told, torch.lerp(image, shown, self._share(image, size))], dim=1)
         return torch.lerp(own, theirs.expand_as(own), self._share(own, size))
 
     def _share(self, own: Tensor, size: tuple[int, int]) -> Tensor:

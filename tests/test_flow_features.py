@@ -1,0 +1,163 @@
+"""Plug-and-Play in transformers whose attention is over image and text: Stable Diffusion 3 and Flux."""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from sketchguide import generate, translate
+from sketchguide.backbones.base import Backbone
+from sketchguide.backbones.tiny import tiny_flux, tiny_stable_diffusion_3
+from sketchguide.controls.features import PlugAndPlay, choose_places, look
+from sketchguide.errors import SketchguideWarning
+from sketchguide.levels import Level
+from sketchguide.loading import from_pipe
+from sketchguide.seeds import generators, noise
+from sketchguide.taps import tapped
+from support import CROSS, pixels
+
+GRID = (8, 12)
+
+
+@cache
+def _loaded(kind: str) -> Backbone:
+    return from_pipe({"sd3": tiny_stable_diffusion_3, "flux": tiny_flux}[kind](), name=kind)
+
+
+@pytest.fixture(params=["sd3", "flux"])
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    return _loaded(request.param)
+
+
+class Still:
+    """A source that is the same at every level."""
+
+    def __init__(self, latent: Tensor) -> None:
+        self.latent = latent
+
+    def at(self, level: Level) -> Tensor:
+        del level
+        return self.latent
+
+
+def a_latent(backbone: Backbone, seed: int) -> Tensor:
+    return noise(generators([seed]), (backbone.latent_channels, *GRID))
+
+
+def borrowed(backbone: Backbone, **settings: Any) -> PlugAndPlay:
+    return PlugAndPlay(backbone, Still(a_latent(backbone, 1)), backbone.describe(["a cat"]), **settings)
+
+
+def outputs_of(
+    backbone: Backbone, latent: Tensor, prompt: str, rewrites: Any = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The prediction and what the borrowed places put out, under these rewrites."""
+    places = choose_places(backbone.taps).attention
+    with torch.no_grad(), tapped(backbone.network, places, rewrites) as seen:
+        made = backbone.predict(latent, backbone.level(0.2), backbone.describe([prompt]))
+    return made.clean, seen
+
+
+def test_queries_and_keys_of_every_block_are_borrowed_and_no_feature() -> None:
+    places = choose_places(_loaded("sd3").taps)
+    assert places.features == ()
+    assert places.attention == tuple(f"transformer_blocks.{i}.attn.to_{which}" for i in range(10) for which in "qk")
+    flux = choose_places(_loaded("flux").taps).attention
+    config: Any = _loaded("flux").network.config
+    assert len(flux) == 2 * (config.num_layers + config.num_single_layers)
+    assert {path.split(".")[0] for path in flux} == {"transformer_blocks", "single_transformer_blocks"}
+
+
+def test_image_tokens_become_the_sources_and_those_of_text_stay(backbone: Backbone) -> None:
+    latent, level = a_latent(backbone, 2), backbone.level(0.2)
+    injection = borrowed(backbone, attention_until=1.0)
+    rewrites = injection.rewrites(level)
+    theirs = look(backbone, a_latent(backbone, 1), level, backbone.describe(["a cat"]), tuple(rewrites))
+    own: dict[str, Tensor] = {}
+
+    def noting(path: str) -> Callable[[Tensor], Tensor]:
+        def rewrite(value: Tensor) -> Tensor:
+            own[path] = value
+            return rewrites[path](value)
+
+        return rewrite
+
+    plain, _ = outputs_of(backbone, latent, "two dogs")
+    changed, seen = outputs_of(backbone, latent, "two dogs", {path: noting(path) for path in rewrites})
+    assert not torch.allclose(plain, changed)
+    tokens = GRID[0] // 2 * (GRID[1] // 2)
+    for path, value in seen.items():
+        text = value.shape[1] - tokens
+        assert (text > 0) == path.startswith("single_")
+        assert torch.equal(value[:, text:], theirs[path][:, text:])
+        assert torch.equal(value[:, :text], own[path][:, :text])
+        assert not torch.equal(value[:, text:], own[path][:, text:])
+
+
+def test_a_mask_is_of_image_tokens(backbone: Backbone) -> None:
+    latent, level = a_latent(backbone, 2), backbone.level(0.2)
+    mask = torch.zeros(1, 1, *GRID)
+    mask[..., : GRID[1] // 2] = 1
+    rewrites = borrowed(backbone, attention_until=1.0, mask=mask).rewrites(level)
+    whole = borrowed(backbone, attention_until=1.0).rewrites(level)
+    rows, columns = GRID[0] // 2, GRID[1] // 2
+    path = tuple(rewrites)[-1]
+    _, seen = outputs_of(backbone, latent, "two dogs")
+    own = seen[path]
+    text = own.shape[1] - rows * columns
+    left = own.new_tensor([column < columns // 2 for _ in range(rows) for column in range(columns)]).bool()
+    both = torch.cat([left.new_zeros(text), left])
+    assert torch.equal(rewrites[path](own)[:, both], whole[path](own)[:, both])
+    assert torch.equal(rewrites[path](own)[:, ~both], own[:, ~both])
+
+
+def test_a_picture_whose_source_is_itself_is_the_same(backbone: Backbone) -> None:
+    latent, level = a_latent(backbone, 1), backbone.level(0.2)
+    rewrites = borrowed(backbone, attention_until=1.0).rewrites(level)
+    plain, _ = outputs_of(backbone, latent, "a cat")
+    again, _ = outputs_of(backbone, latent, "a cat", rewrites)
+    torch.testing.assert_close(again, plain)
+
+
+def a_ball() -> Image.Image:
+    image = Image.new("RGB", (64, 64), "white")
+    ImageDraw.Draw(image).ellipse((8, 8, 48, 56), fill="red")
+    return image
+
+
+@pytest.mark.parametrize("settings", [{}, {"source": "noised"}, {"recurrence": 1}, {"decay": "linear"}])
+def test_pictures_are_translated(backbone: Backbone, settings: dict[str, Any]) -> None:
+    if "decay" in settings:
+        if backbone.distilled:
+            pytest.skip("it takes no negative pass")
+        settings = {**settings, "source_prompt": "a ball"}
+    (picture,) = translate(a_ball(), "a pear", backbone=backbone, steps=4, seed=1, **settings)
+    (alone,) = translate(a_ball(), "a pear", backbone=backbone, steps=4, seed=1, **settings, share=0.0)
+    assert (picture.evaluations.source, alone.evaluations.source) == (2, 0)
+    assert not np.array_equal(pixels(picture.image), pixels(alone.image))
+
+
+def test_a_generated_source_with_its_own_prompt_is_the_picture_itself(backbone: Backbone) -> None:
+    (made,) = generate("a cat", backbone=backbone, steps=4, seed=1, scale=2.0)
+    branches = {} if backbone.distilled else {"branches": "conditional"}
+    (again,) = translate(made, "a cat", backbone=backbone, source="generated", seed=1, scale=2.0, **branches)
+    assert np.abs(pixels(again.image) - pixels(made.image)).max() <= 1
+
+
+def test_near_strokes_alone(backbone: Backbone) -> None:
+    settings: dict[str, Any] = {"backbone": backbone, "steps": 3, "seed": 1, "start": "noise"}
+    far, near = (translate(CROSS, "a pear", **settings, near=near)[0] for near in (0.0, 0.05))
+    assert not np.array_equal(pixels(far.image), pixels(near.image))
+
+
+def test_features_can_be_named_and_tau_f_alone_is_told_of(backbone: Backbone) -> None:
+    with pytest.warns(SketchguideWarning, match="tau_f changes nothing: .* no features that are borrowed by default"):
+        (plain,) = translate(a_ball(), "a pear", backbone=backbone, steps=3, seed=1, tau_f=0.3)
+    named = {"features": "transformer_blocks.1", "tau_f": 0.3}
+    (more,) = translate(a_ball(), "a pear", backbone=backbone, steps=3, seed=1, **named)
+    assert not np.array_equal(pixels(more.image), pixels(plain.image))
