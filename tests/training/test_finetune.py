@@ -13,20 +13,20 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from sketchguide.backbones.base import GUIDANCE, Condition
-from sketchguide.backbones.tiny import tiny_flux, tiny_stable_diffusion, tiny_stable_diffusion_xl
+from sketchguide.backbones.tiny import tiny_stable_diffusion, tiny_stable_diffusion_xl
 from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.backbones.wrapped import with_sketch_attention
 from sketchguide.classifiers import IconClassifier
 from sketchguide.defaults import SCALE
 from sketchguide.errors import MismatchError, ModelNotFoundError, OutputError, SketchError, TrainingError, UsageError
 from sketchguide.fingerprints import fingerprint
-from sketchguide.loading import from_pipe
 from sketchguide.lora import LORA_FILE, adapted, load_lora
 from sketchguide.perception import Features
 from sketchguide.sketchers import Sketcher, SketcherConfig
 from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.finetune import FineTuneRun, FineTuning, Judges
 from sketchguide.training.run import describe
-from support import gone_on, small_stable_diffusion
+from support import attention_for, gone_on, small_stable_diffusion
 
 SIDE = 32
 
@@ -383,8 +383,8 @@ def test_what_cannot_be_used_is_refused(backbone: UNetBackbone, judges: Judges) 
         tune(backbone, judges, style="oil")
     with pytest.raises(UsageError, match="targets fit no layer"):
         tune(backbone, judges, targets=("none",))
-    other: Any = from_pipe(tiny_flux())
-    with pytest.raises(UsageError, match="cannot be tuned; it is no UNet pipeline"):
+    other: Any = with_sketch_attention(backbone, attention_for(backbone), torch.ones(1, 1, SIDE, SIDE))
+    with pytest.raises(UsageError, match="cannot be tuned; it is no plain pipeline"):
         FineTuneRun(other, photos(), torch.ones(1, 1, SIDE, SIDE), judges, FineTuning(), prompt="")
 
 

@@ -33,7 +33,7 @@ from sketchguide.training.session import Session, finite
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from sketchguide.backbones.unet import UNetBackbone
+    from sketchguide.backbones.pipeline import PipelineBackbone
     from sketchguide.training.finetune import FineTuneRun
 
 REFERENCES = 4  # made from the prompt where no photo is given
@@ -396,7 +396,9 @@ def _warn_of_unknown(prompt: str, comparing: str, report: Report) -> None:
         report.warn(f"The pictures to tune to are made from {prompt!r}. {unknown.message} {unknown.hint}")
 
 
-def _references(photos: Sequence[Any], backbone: UNetBackbone, prompt: str, report: Report, *, paired: bool) -> Tensor:
+def _references(
+    photos: Sequence[Any], backbone: PipelineBackbone, prompt: str, report: Report, *, paired: bool
+) -> Tensor:
     """The photos at the model's size, cut at the middle; without any, pictures that the model makes of the prompt."""
     from sketchguide.images import to_tensor
     from sketchguide.request import Request

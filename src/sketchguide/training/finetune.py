@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sketchguide.backbones.base import Backbone, Condition
-from sketchguide.backbones.unet import UNetBackbone
+from sketchguide.backbones.pipeline import PipelineBackbone
 from sketchguide.errors import OutputError, SketchError, TrainingError, UsageError, reason_of
 from sketchguide.images import from_ink
 from sketchguide.inversion import invert
@@ -42,7 +42,7 @@ GradientMode = Literal["chain", "last", "step"]
 ADAPTER = "diffsketching"
 _AT_ONCE = 2**18  # pixels whose graph is held at once: the parts of more are computed again on the way back
 
-# Where adapters sit in diffusers' UNets: attention, its projections, and the convolutions of the residual blocks.
+# Where adapters sit in diffusers' networks: attention, its projections, and the convolutions of residual blocks.
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "conv1", "conv2")
 
 
@@ -100,16 +100,20 @@ def pair_up(photos: int, drawings: int, *, paired: bool | None = None) -> list[t
 
 
 def config_of(
-    settings: FineTuning, backbone: UNetBackbone, prompt: str, pairs: Sequence[tuple[int, int]]
+    settings: FineTuning, backbone: PipelineBackbone, prompt: str, pairs: Sequence[tuple[int, int]]
 ) -> dict[str, Any]:
     """What a resumed run must have in common with the one it continues."""
     return {**asdict(settings), "model": backbone.name, "prompt": prompt, "pairs": len(pairs)}
 
 
-def tunable(backbone: Backbone) -> UNetBackbone:
+def tunable(backbone: Backbone) -> PipelineBackbone:
     """The backbone, if its network can be tuned. UsageError otherwise."""
-    if not isinstance(backbone, UNetBackbone):
-        raise UsageError(f"{backbone.name!r} cannot be tuned; it is no UNet pipeline.", field="model")
+    if not isinstance(backbone, PipelineBackbone):
+        raise UsageError(
+            f"{backbone.name!r} cannot be tuned; it is no plain pipeline.",
+            hint="Tune the pipeline, without a ControlNet or adapter.",
+            field="model",
+        )
     return backbone
 
 
@@ -123,7 +127,7 @@ class FineTuneRun(TrainingRun):
 
     def __init__(
         self,
-        backbone: UNetBackbone,
+        backbone: PipelineBackbone,
         references: Tensor,
         drawings: Tensor,
         judges: Judges,
@@ -159,8 +163,7 @@ class FineTuneRun(TrainingRun):
         self._references = references.to(backbone.device)
         self._lead, self.levels = _chain(backbone, settings)
         self._dtype = backbone.dtype  # before every weight becomes float32, if it does
-        unet: Any = backbone.network
-        take_off(ADAPTER, unet)
+        take_off(ADAPTER, backbone.network)
         self._said = describe(backbone, [prompt])  # once: what learns is no text encoder
         with torch.no_grad():
             told = self._told(count)
@@ -169,7 +172,7 @@ class FineTuneRun(TrainingRun):
             self._identities = judges.identity(self._references)
             self._wanted = judges.of_drawings(drawings.to(backbone.device))
             self.reconstruction = self._descend(self._starts, self.levels, carrying=0)
-        self.trained = _trainable(unet, settings)
+        self.trained = _trainable(backbone.network, settings)
         self._frozen = [p.detach().clone() for p in self.trained]
         self._average = [p.clone() for p in self._frozen]
         self._updates = 0
@@ -413,7 +416,8 @@ class FineTuneRun(TrainingRun):
             about = {"kind": "diffsketching-lora", "version": 1, **self.config, "trained_steps": self.step}
             header = {"format": "pt", "sketchguide": json.dumps(about)}
             target = folder / LORA_FILE
-            write_weights({f"unet.{name}": t for name, t in adapters.items()}, target, metadata=header, field="output")
+            tensors = {f"{self.backbone.part}.{name}": tensor for name, tensor in adapters.items()}
+            write_weights(tensors, target, metadata=header, field="output")
             return target
 
     def _save_pipeline(self, target: Path) -> Path:
@@ -447,7 +451,7 @@ class FineTuneRun(TrainingRun):
             parameter.copy_(value)
 
 
-def _chain(backbone: UNetBackbone, settings: FineTuning) -> tuple[list[Level], list[Level]]:
+def _chain(backbone: PipelineBackbone, settings: FineTuning) -> tuple[list[Level], list[Level]]:
     """The levels from pure noise to the walk's first, and those of the walk, noisiest first; one without any signal,
     from which nothing leads back, does not belong to the walk."""
     every = backbone.levels(settings.levels, "ddim")
@@ -462,23 +466,23 @@ def _chain(backbone: UNetBackbone, settings: FineTuning) -> tuple[list[Level], l
     return every[: first + 1], every[first:]
 
 
-def _trainable(unet: Any, settings: FineTuning) -> list[nn.Parameter]:
+def _trainable(network: Any, settings: FineTuning) -> list[nn.Parameter]:
     """The parameters that learn, in float32: every one, or those of fresh adapters whose effect is zero at first."""
     if settings.full:
-        unet.float().requires_grad_(True)
-        return list(unet.parameters())
+        network.float().requires_grad_(True)
+        return list(network.parameters())
     from peft import LoraConfig
 
     with seeded(settings.seed):
         config = LoraConfig(r=settings.rank, lora_alpha=settings.rank, target_modules=list(settings.targets))
         try:
-            with warnings.catch_warnings(), beside_others(ADAPTER, unet):
+            with warnings.catch_warnings(), beside_others(ADAPTER, network):
                 warnings.filterwarnings("ignore", "Already found a `peft_config`")  # a LoRA of the user, which is kept
-                unet.add_adapter(config, adapter_name=ADAPTER)
+                network.add_adapter(config, adapter_name=ADAPTER)
         except ValueError as error:
-            take_off(ADAPTER, unet)
+            take_off(ADAPTER, network)
             raise UsageError(f"targets fit no layer: {reason_of(error)}", field="targets") from error
-    chosen = [p for name, p in unet.named_parameters() if ".lora_" in name and ADAPTER in name]
+    chosen = [p for name, p in network.named_parameters() if ".lora_" in name and ADAPTER in name]
     for parameter in chosen:
         parameter.data = parameter.data.float()
         parameter.requires_grad_(True)
