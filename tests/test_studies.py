@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from sketchguide.classifiers import IconClassifier, save_classifier
 from sketchguide.evaluation.drawings import Drawing, class_map, load_set
 from sketchguide.files import locked
-from sketchguide.loading import load_backbone
+from sketchguide.loading import from_pipe, load_backbone
 from sketchguide.methods import Built
 from sketchguide.request import Request
 from sketchguide.training.predictor import PredictorTraining
@@ -261,3 +261,14 @@ def test_predictors_beside_each_other(
         for i in range(2)
         for seed in (1000, 11_000)
     }
+
+
+def test_what_a_pull_takes_of_memory_is_counted(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = study("memory", "--out", tmp_path / "memory.json")
+    small = from_pipe(small_stable_diffusion())
+    weights, plain, pulled, checkpointed = module.taken_by(small).values()
+    assert weights == sum(tensor.nbytes for tensor in small.network.parameters()) / 2**20
+    assert 2 * plain < checkpointed < pulled
+    monkeypatch.setattr(module, "stable_diffusion", lambda _: small)
+    module.main()
+    assert json.loads((tmp_path / "memory.json").read_text())["size"] == list(small.default_size)
