@@ -9,11 +9,13 @@ from typing import Any
 import diffusers
 import numpy as np
 import pytest
+import torch
 from diffusers import T2IAdapter
 from PIL import Image
 
 from sketchguide.adapters import ADAPTERS, Adapter, adapter_of, load_adapter
 from sketchguide.backbones.base import Backbone
+from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.backbones.wrapped import with_controlnet, with_t2i_adapter
 from sketchguide.editing import edit
 from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideWarning, UsageError
@@ -22,7 +24,7 @@ from sketchguide.loading import from_pipe
 from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.translation import translate
-from support import CROSS, SIZE, Tiny, pixels, save_adapter
+from support import CROSS, SIZE, Tiny, pixels, save_adapter, small_stable_diffusion
 
 WRAPS: dict[Adapter, Callable[..., Backbone]] = {"controlnet": with_controlnet, "t2i_adapter": with_t2i_adapter}
 
@@ -72,6 +74,8 @@ def test_it_is_loaded_once_for_a_network_and_again_where_it_changed(
     tiny: Tiny, folders: dict[Adapter, Path], tmp_path: Path
 ) -> None:
     backbone, lines = tiny(), str(shutil.copytree(folders["controlnet"], tmp_path / "lines"))
+    small = save_adapter("controlnet", UNetBackbone(small_stable_diffusion()), tmp_path / "small")
+    (tmp_path / "lines" / "gone").symlink_to(tmp_path / "nowhere")
     first = adapter_of("controlnet", lines, backbone)
     assert adapter_of("controlnet", lines, backbone) is first
     other = adapter_of("controlnet", str(folders["controlnet"]), backbone)
@@ -80,6 +84,10 @@ def test_it_is_loaded_once_for_a_network_and_again_where_it_changed(
     assert adapter_of("controlnet", str(folders["controlnet"]), backbone) is other  # one of each kind is kept
     assert adapter_of("controlnet", str(folders["controlnet"]), from_pipe(backbone.pipeline)) is other
     assert adapter_of("controlnet", lines, backbone) is not first
+    halved = from_pipe(small_stable_diffusion())
+    single = adapter_of("controlnet", str(small), halved)
+    halved.pipeline.to(torch.bfloat16)
+    assert adapter_of("controlnet", str(small), halved) is not single
     config = Path(lines, "config.json")
     again = adapter_of("controlnet", lines, backbone)
     config.write_text(config.read_text() + "\n")

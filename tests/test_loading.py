@@ -82,7 +82,18 @@ def test_an_unknown_dtype_is_refused_by_name(original: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["no-such-model", "../evil", "../../etc", "owner/../x", "owner/..", "a/b/c", "a b/c", ""]
+    "name",
+    [
+        "no-such-model",
+        "checkpoints/style.safetensors",
+        "../evil",
+        "../../etc",
+        "owner/../x",
+        "owner/..",
+        "a/b/c",
+        "a b/c",
+        "",
+    ],
 )
 def test_unknown_names_are_refused_before_the_network(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -384,6 +395,8 @@ FULL, HALF = "unet/model.safetensors", "unet/model.fp16.safetensors"
         ((), (FULL, HALF), torch.float32, None),
         ((), (HALF,), torch.float32, "fp16"),
         ((), (FULL, "vae/model.fp16.safetensors", "unet/model.fp16.bin"), torch.float16, None),
+        ((), (FULL, HALF, "vae/model.safetensors", "vae/model.fp16.bin"), torch.float16, None),
+        ((), (FULL, HALF, "unet/model.fp16.bin"), torch.float16, "fp16"),
         ((), (), torch.float16, None),
         ((FULL,), (FULL, HALF), torch.float16, None),
         ((HALF,), (FULL, HALF), torch.float32, "fp16"),
@@ -397,17 +410,14 @@ def test_of_the_hub_the_smaller_weights_are_fetched_where_they_do(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def snapshot(name: str, *, local_files_only: bool) -> str:
-        assert name == "owner/name"
-        assert local_files_only
-        if not kept:
-            raise LocalEntryNotFoundError("nothing of it is here")
-        return str(tmp_path)
-
-    (tmp_path / "unet").mkdir()
+    snapshot = tmp_path / "models--owner--name" / "snapshots" / "0123"
+    (snapshot / "unet").mkdir(parents=True)
+    (snapshot / "model_index.json").touch()
+    (tmp_path / "models--owner--name" / "refs").mkdir()
+    (tmp_path / "models--owner--name" / "refs" / "main").write_text("0123")
     for file in kept:
-        (tmp_path / file).touch()
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+        (snapshot / file).touch()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.list_repo_files", lambda _: on_hub)
     assert loading._variant_of("owner/name", "unet", dtype) == variant
 

@@ -4,20 +4,27 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
+from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
+from transformers import T5Config, T5EncoderModel
 
 from sketchguide import generate, load_backbone, run
-from sketchguide.errors import ModelNotFoundError, SketchguideError, UsageError, WeightsError
+from sketchguide.errors import ModelNotFoundError, SketchguideError, SketchguideWarning, UsageError, WeightsError
 from sketchguide.fingerprints import fingerprint_of_model
 from sketchguide.pictures import recall
+from sketchguide.single_file import pipeline_of_file
 from support import Tiny
 
 KIND = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+FILES = ["model_index.json", "unet/config.json", "unet/weights.safetensors", "text_encoder/weights.index.json"]
+FILES += ["tokenizer/merges.txt", "tokenizer_3/spiece.model", "safety_checker/config.json"]
 LAYERS = 2  # resnets of a block on the way down
 
 IN_RESNETS = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_layers.0", "conv2": "out_layers.3"}
@@ -137,7 +144,9 @@ def test_its_configuration_is_asked_for_once(checkpoint: Path, cached: Path, mon
 
     def snapshot(name: str, **settings: Any) -> str:
         asked.append(name)
-        assert not any("safetensors" in pattern for pattern in settings["allow_patterns"])
+        allowed, ignored = settings["allow_patterns"], settings["ignore_patterns"]
+        wanted = filter_repo_objects(FILES, allow_patterns=allowed, ignore_patterns=ignored)
+        assert list(wanted) == [file for file in FILES if "weights" not in file and "safety" not in file]
         return str(next(cached.glob("*/snapshots/*")))
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
@@ -164,7 +173,61 @@ def test_one_that_says_that_it_predicts_v_does(
     assert zero.pipeline.scheduler.config.rescale_betas_zero_snr
 
 
+def test_what_a_t5_holds_once_is_in_both_places(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    save_file({"model.diffusion_model.x": torch.zeros(1)}, tmp_path / "flux.safetensors")
+    config = T5Config(vocab_size=8, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    with torch.device("meta"):
+        encoder = T5EncoderModel(config)
+    whole = T5EncoderModel(config).state_dict()
+    once = {name: tensor for name, tensor in whole.items() if name != "encoder.embed_tokens.weight"}
+    encoder.load_state_dict(once, strict=False, assign=True)
+    pipeline = SimpleNamespace(components={"text_encoder_2": encoder})
+    monkeypatch.setattr("diffusers.FluxPipeline.from_single_file", lambda *_, **__: pipeline)
+    made = pipeline_of_file(tmp_path / "flux.safetensors", tmp_path, kind="FluxPipeline", dtype=torch.float32)
+    assert made is pipeline
+    assert torch.equal(encoder.encoder.embed_tokens.weight, whole["shared.weight"])
+
+
+def test_a_second_stable_diffusion_is_said_to_be_read_as_one_that_predicts_v(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = {"pretrained_model_name_or_path": "stabilityai/stable-diffusion-2-1"}
+    monkeypatch.setattr("diffusers.loaders.single_file_utils.fetch_diffusers_config", lambda _: config)
+    with (
+        pytest.warns(SketchguideWarning, match="read as a model that predicts v"),
+        pytest.raises(ModelNotFoundError, match="stable-diffusion-2-1, is not at hand") as caught,
+    ):
+        load_backbone(checkpoint)
+    assert "config=FOLDER" in caught.value.hint
+
+
+def test_the_configuration_that_was_fetched_serves_where_the_hub_says_that_more_is_missing(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def incomplete(*_: object, **__: object) -> None:
+        raise LocalEntryNotFoundError("the snapshot is incomplete")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", incomplete)
+    assert load_backbone(checkpoint, device="cpu").name == str(checkpoint)
+
+
 # --------------------------------------------------------------------------------------------------------- bad input
+
+
+def test_scaled_weights_and_unknown_kinds_are_refused(
+    weights: dict[str, torch.Tensor], checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file({**weights, "model.diffusion_model.x.scale_weight": torch.ones(1)}, tmp_path / "scaled.safetensors")
+    with pytest.raises(UsageError, match="8 bits with scales"):
+        load_backbone(tmp_path / "scaled.safetensors")
+
+    def stumbles(_: object) -> None:
+        raise KeyError("pos_embed")
+
+    monkeypatch.setattr("diffusers.loaders.single_file_utils.fetch_diffusers_config", stumbles)
+    with pytest.raises(UsageError, match="cannot be told of what kind"):
+        load_backbone(checkpoint)
+
 
 Change = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
 
@@ -204,9 +267,9 @@ def test_weights_that_are_not_finite_are_refused(checkpoint: Path, tmp_path: Pat
 
 
 def test_a_pickle_is_not_opened(checkpoint: Path, tmp_path: Path) -> None:
-    for name in ("model.ckpt", "model.PT"):
+    for name in ("model.ckpt", "model.PT", "model.sft", "model"):
         shutil.copy(checkpoint, tmp_path / name)
-        with pytest.raises(WeightsError, match="is a pickle") as caught:
+        with pytest.raises(WeightsError, match=r"is no \.safetensors file") as caught:
             load_backbone(tmp_path / name)
         assert "safetensors" in caught.value.hint
 

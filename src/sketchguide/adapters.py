@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
@@ -25,15 +26,22 @@ _named: WeakKeyDictionary[nn.Module, dict[Adapter, tuple[Any, nn.Module]]] = Wea
 
 def adapter_of(adapter: Adapter, name: str, backbone: Backbone) -> nn.Module:
     """What `load_adapter` loads; the last one of its kind stays in memory as long as the network of `backbone`."""
-    path = Path(name)
-    stats = [(str(file), file.stat()) for file in sorted(path.glob("*.*"))] if is_dir(path) else []
-    files = [(file, stat.st_mtime_ns, stat.st_size) for file, stat in stats]
-    sought = (name, files, backbone.dtype, backbone.device)
+    sought = (name, _files_in(Path(name)), backbone.dtype, backbone.device)
     kept = _named.setdefault(backbone.network, {})
     if adapter not in kept or kept[adapter][0] != sought:
         kept.pop(adapter, None)  # memory may not suffice for both
         kept[adapter] = (sought, load_adapter(adapter, name, backbone))
     return kept[adapter][1]
+
+
+def _files_in(folder: Path) -> list[tuple[str, int, int]]:
+    """What tells whether the files of a folder are still the same; of a hub id nothing."""
+    found: list[tuple[str, int, int]] = []
+    for file in sorted(folder.iterdir()) if is_dir(folder) else ():
+        with suppress(OSError):  # it may not be looked at, or went away
+            stat = file.stat()
+            found.append((file.name, stat.st_mtime_ns, stat.st_size))
+    return found
 
 
 def load_adapter(adapter: Adapter, name: str | Path, backbone: Backbone, *, field: str | None = None) -> nn.Module:

@@ -24,7 +24,7 @@ from sketchguide.files import is_dir, is_file
 from sketchguide.predictors import LatentPredictor
 from sketchguide.shipped import has_predictor, own_predictor, shipped
 from sketchguide.single_file import description_of_file, pipeline_of_file
-from sketchguide.weights import is_hub_id, opened, parts_of
+from sketchguide.weights import WEIGHTS, is_hub_id, opened, parts_of
 
 FAMILIES = {family.network_class: family for family in (UNetBackbone, TransformerBackbone, FluxBackbone)}
 AUTOENCODER = "AutoencoderKL"
@@ -240,32 +240,31 @@ def _variant_of(source: str | Path, part: str, dtype: torch.dtype) -> str | None
     """ "fp16" where the weights of `part` are at hand in that precision alone; or, of those that are yet to be fetched,
     where there are none in another or a half precision is asked for.
     """
-    kept = list((_folder_of(source) / part).glob("*.safetensors"))
+    kept = [file.name for file in (_folder_of(source) / part).glob("*.safetensors")]
     listed = [] if kept or isinstance(source, Path) else _on_hub(source)
-    names = [file.name for file in kept] or [name for name in listed if name.startswith(f"{part}/")]
+    if any(name.endswith(".fp16.bin") and f"{name.removesuffix('bin')}safetensors" not in listed for name in listed):
+        return None  # diffusers asks for that precision in all parts, and takes no pickles
+    names = kept or [name for name in listed if name.startswith(f"{part}/") and name.endswith(".safetensors")]
     half = [name for name in names if ".fp16" in name]
     return "fp16" if half and (len(half) == len(names) or not (kept or dtype.itemsize > 2)) else None
 
 
 def _folder_of(source: str | Path) -> Path:
-    """`source`, or what was fetched of that hub id before; a folder that is not there where that is nothing."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    """`source`, or where what was fetched of that hub id lies; a folder that is not there where that is nothing."""
+    from huggingface_hub import try_to_load_from_cache
 
     if isinstance(source, Path):
         return source
-    try:
-        return Path(snapshot_download(source, local_files_only=True))
-    except LocalEntryNotFoundError:
-        return Path(source)
+    index = try_to_load_from_cache(source, "model_index.json")
+    return Path(index).parent if isinstance(index, str) else Path(source)
 
 
 def _on_hub(name: str) -> list[str]:
-    """The safetensors files of a hub id; none where the hub does not tell: to fetch them will say why."""
+    """The files of a hub id; none where the hub does not tell: to fetch them will say why."""
     from huggingface_hub import list_repo_files
 
     try:
-        return [file for file in list_repo_files(name) if file.endswith(".safetensors")]
+        return list_repo_files(name)
     except Exception:  # not only its own: those of its HTTP library come through
         return []
 
@@ -439,7 +438,7 @@ def _source(name: str | Path) -> str | Path:
         )
     if is_dir(path) or is_file(path):
         return path
-    if is_hub_id(text):
+    if is_hub_id(text) and path.suffix not in WEIGHTS:
         return text
     known = ", ".join(s.name for s in shipped() if s.kind == "model")
     raise ModelNotFoundError(

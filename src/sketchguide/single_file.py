@@ -7,12 +7,14 @@ from typing import Any
 
 import torch
 
-from sketchguide.errors import ModelNotFoundError, UsageError, WeightsError, reason_of
+from sketchguide.errors import ModelNotFoundError, UsageError, WeightsError, reason_of, warn
 from sketchguide.weights import opened
 
 _NETWORK = "model.diffusion_model."
-_PICKLES = (".ckpt", ".pt", ".pth", ".bin")
 _DESCRIPTION = ("*.json", "*.txt", "*.model")  # configurations and tokenizers
+_UNUSED = ("*.index.json", "safety_checker/*")
+_SCALES = (".scale_weight", ".weight_scale")  # of numbers in 8 bits, which diffusers' conversion leaves out
+_V_PREDICTING = "stabilityai/stable-diffusion-2-1"
 
 
 def description_of_file(path: Path) -> Path:
@@ -22,7 +24,6 @@ def description_of_file(path: Path) -> Path:
     no whole model, ModelNotFoundError where the hub does not give them.
     """
     from diffusers.loaders.single_file_utils import fetch_diffusers_config
-    from huggingface_hub import snapshot_download
 
     shapes = _shapes_in(path)
     if not any(name.startswith(_NETWORK) for name in shapes):
@@ -32,17 +33,44 @@ def description_of_file(path: Path) -> Path:
             "too: give a diffusers folder or a hub id (owner/name).",
             field="model",
         )
-    kind: str = fetch_diffusers_config(shapes)["pretrained_model_name_or_path"]
+    if any(name.endswith(_SCALES) for name in shapes):
+        raise UsageError(
+            f"{path} holds weights in 8 bits with scales, which cannot be read here.",
+            hint="Take the file in fp16 or bf16.",
+            field="model",
+        )
     try:
-        return Path(snapshot_download(kind, allow_patterns=list(_DESCRIPTION), ignore_patterns=["*.index.json"]))
-    except Exception as error:  # not only its own: those of its HTTP library come through
-        raise ModelNotFoundError(
-            f"{path} has no configuration in it, and that of its kind, {kind}, is not at hand and was not given by the "
-            f"hub: {reason_of(error)}",
-            hint="Check the network. It is needed once; where it is gated, accept the licence on its page and log in "
-            "(`hf auth login`).",
+        kind: str = fetch_diffusers_config(shapes)["pretrained_model_name_or_path"]
+    except Exception as error:  # it guesses by names and shapes, and stumbles over some
+        raise UsageError(
+            f"It cannot be told of what kind the model in {path} is ({reason_of(error)}).",
+            hint="Convert it: from_single_file of diffusers, then save_pretrained.",
             field="model",
         ) from error
+    if kind == _V_PREDICTING:
+        warn(f"{path} is read as a model that predicts v, as {kind} does: the one of 512 pixels does not.")
+    return _fetched(kind, path)
+
+
+def _fetched(kind: str, path: Path) -> Path:
+    """The description of the hub's model `kind`, from there or, where the hub does not answer, as it was fetched."""
+    from huggingface_hub import snapshot_download, try_to_load_from_cache
+
+    try:
+        folder = snapshot_download(kind, allow_patterns=list(_DESCRIPTION), ignore_patterns=list(_UNUSED))
+    except Exception as error:  # not only its own: those of its HTTP library come through
+        index = try_to_load_from_cache(kind, "model_index.json")
+        if not isinstance(index, str):
+            raise ModelNotFoundError(
+                f"{path} has no configuration in it, and that of its kind, {kind}, is not at hand and was not given by "
+                f"the hub: {reason_of(error)}",
+                hint="Check the network, which is needed once. Where that model is gated, accept the licence on its "
+                "page and log in (`hf auth login`); where it is gone, convert the file: "
+                "from_single_file(…, config=FOLDER) of diffusers, then save_pretrained.",
+                field="model",
+            ) from error
+        return Path(index).parent
+    return Path(folder)
 
 
 def pipeline_of_file(path: Path, description: Path, *, kind: str, dtype: torch.dtype, **parts: Any) -> Any:
@@ -53,6 +81,7 @@ def pipeline_of_file(path: Path, description: Path, *, kind: str, dtype: torch.d
     Raises WeightsError where weights are missing.
     """
     import diffusers
+    import transformers
 
     made: Any = getattr(diffusers, kind)
     try:
@@ -65,6 +94,9 @@ def pipeline_of_file(path: Path, description: Path, *, kind: str, dtype: torch.d
             hint="Get it again.",
             field="model",
         ) from error
+    for part in pipeline.components.values():
+        if isinstance(part, transformers.PreTrainedModel):
+            part.tie_weights()  # a T5 is saved with one of its two embeddings, and diffusers does not fill the other
     marks = _shapes_in(path).keys() & {"v_pred", "ztsnr"}
     if "v_pred" in marks:
         scheduler = pipeline.scheduler
@@ -75,10 +107,10 @@ def pipeline_of_file(path: Path, description: Path, *, kind: str, dtype: torch.d
 
 def _shapes_in(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint, without values."""
-    if path.suffix.lower() in _PICKLES:
+    if path.suffix != ".safetensors":  # by which diffusers tells them from pickles
         raise WeightsError(
-            f"{path} is a pickle, which could run code: only safetensors are read.",
-            hint="Get its .safetensors.",
+            f"{path} is no .safetensors file; others could run code, and are not read.",
+            hint="Get its .safetensors, or where it is one call it so.",
             field="model",
         )
     with opened(path, field="model") as file:

@@ -17,6 +17,7 @@ from sketchguide.errors import ModelNotFoundError, SketchguideError, WeightsErro
 from sketchguide.files import is_dir, is_file, replacing
 
 Network = TypeVar("Network", bound=nn.Module)
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # how names of files of weights end
 _PART = r"\w(?:[\w.-]*\w)?"  # of a hub id
 
 
@@ -37,7 +38,7 @@ def find_file(source: str | Path, name: str, *, kind: str, field: str) -> Path:
     if is_file(path):
         return path
     text = str(source)
-    if is_hub_id(text) and path.suffix not in (".safetensors", ".bin", ".pt", ".pth", ".ckpt"):
+    if is_hub_id(text) and path.suffix not in WEIGHTS:
         from huggingface_hub import hf_hub_download
 
         try:

@@ -303,7 +303,15 @@ def test_a_page_of_a_controlnet_draws_without_a_predictor(tiny: Tiny, lines: dic
         for png, scale in ((whole, 0.8), (less, 0.1)):
             (picture,) = generate("a cat", **settings, **lines | {"controlnet_scale": scale})
             assert png == picture.to_png()
-        assert recall(made()).request.controlnet is None  # there is no drawing that it could be shown
+        plain = made(controlnet_scale=0.6)
+        assert recall(plain).request.controlnet is None  # there is no drawing that it could be shown
+        taken = client.post("/api/recipes", content=plain).json()["request"]
+        assert not {"controlnet_scale", "controlnet_end"} & taken.keys()  # the server's own stay
+        body = client.get("/api/openapi.json").json()["paths"]["/api/jobs"]["post"]["requestBody"]
+        schema = body["content"]["application/json"]["schema"]["properties"]
+        assert {name: schema[name].get("default") for name in offers} == {
+            name: offer["default"] for name, offer in offers.items()
+        }
         refused = client.post("/api/jobs", json=ASKED | {"strength": 1.0}).json()["error"]
         assert refused["message"] == "strength is not for whoever draws to set."
         found = client.post("/api/recipes", content=less).json()

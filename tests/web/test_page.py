@@ -22,7 +22,7 @@ from sketchguide.predictors import LatentPredictor
 from sketchguide.sketch import Sketch
 from sketchguide.web import jobs
 from sketchguide.web.jobs import Desk
-from support import Tiny
+from support import Tiny, save_adapter
 
 NETWORK = "small"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -461,6 +461,29 @@ def test_closeness_sets_several_settings(page: Page):
     page.click("#defaults")
     assert saved(page)["settings"] == {}
     assert page.locator("#closeness option:checked").inner_text() == "as usual"
+
+
+def test_where_a_controlnet_is_shown_the_drawing_closeness_is_how_much_of_it_acts(
+    browser: Browser, tiny: Tiny, tmp_path: Path
+):
+    lines = save_adapter("controlnet", tiny(), tmp_path / "lines")
+    with (
+        Desk(lambda: (tiny(), None), settings={"controlnet": str(lines), "controlnet_scale": 0.8}) as desk,
+        serving(desk) as served,
+        browser.new_context() as context,
+    ):
+        page = context.new_page()
+        opened_anew(page, served.url)
+        page.uncheck("#live")
+        names = page.locator("#closeness option").all_inner_texts()
+        assert names == ["as usual", "less closely", "loosely: more natural", "as set below"]
+        page.select_option("#closeness", index=1)
+        assert saved(page)["settings"] == {**FAST, "controlnet_scale": 0.6}
+        setting(page, "tries", "5")  # as a page with a predictor leaves it behind
+        assert page.locator("#closeness option:checked").inner_text() == "as set below"
+        page.select_option("#closeness", index=0)
+        assert saved(page)["settings"] == FAST
+        assert not page.locator("#set-strength").count()
 
 
 def test_several_pictures_at_once(page: Page):

@@ -20,7 +20,7 @@ from diffusers import T2IAdapter
 from served import ASKED
 from sketchguide import loading
 from sketchguide.backbones.unet import UNetBackbone
-from sketchguide.cli import main
+from sketchguide.cli import main, serve
 from sketchguide.cli.serve import address, open_desk
 from support import save_adapter, small_stable_diffusion, trained
 
@@ -173,10 +173,13 @@ def test_a_controlnet_takes_the_place_of_a_predictor(model: list[str], tmp_path:
     assert "does not fit" in err
 
 
-def test_how_much_acts_of_what_is_not_there_is_told():
+def test_how_much_acts_of_what_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch):
+    opened: list[object] = []
+    monkeypatch.setattr(serve, "open_desk", lambda given: opened.append(given) or open_desk(given))
     _, err = _fails("--port", "0", "--model", "nowhere", "--t2i-adapter-scale", "0.5", "--lora-scale", "0.5")
     assert "--t2i-adapter-scale changes nothing without --t2i-adapter." in err
     assert "--lora-scale changes nothing without --lora." in err
+    assert opened == [{"model": "nowhere"}]  # or every picture would be warned of them
 
 
 def test_a_model_that_is_not_there():

@@ -78,9 +78,9 @@ def command(
     report = Report.of(context, as_json=as_json)
     given = {name: value for name, value in options.items() if value is not None}
     for whole in ACTING:
-        for setting in given if whole not in given else ():
-            if setting.startswith(f"{whole}_"):
-                report.warn(f"--{setting} changes nothing without --{whole}.".replace("_", "-"))
+        for setting in [name for name in given if whole not in given and name.startswith(f"{whole}_")]:
+            report.warn(f"--{setting} changes nothing without --{whole}.".replace("_", "-"))
+            del given[setting]
     check_network(host, token, name or ())
     hush_libraries()
     try:

@@ -214,7 +214,7 @@ def describe_service(desk: Desk) -> dict[str, Any]:
     schema = _properties(desk)
     settings = {
         name: {
-            "default": desk.settings.get(name, schema[name].get("default")),
+            "default": schema[name].get("default"),
             "about": schema[name].get("description", ""),
             **_kind(schema[name]),
             **({"maximum": MOST[name]} if name in MOST else {}),
@@ -249,8 +249,8 @@ def requested(values: Mapping[str, Any], desk: Desk) -> Request:
         hint = "Start the server with it." if name in STARTED_WITH else elsewhere
         raise UsageError(f"{name} is not for whoever draws to set.", hint=hint, field=name)
     drawn = values.get("sketch") is not None
-    given = {name: value for name, value in desk.settings.items() if drawn or not name.startswith(ADAPTERS)}
-    asked = {"seed": random_seed(), **given, **values}
+    asked = {"seed": random_seed(), **desk.settings, **values}
+    asked = {name: value for name, value in asked.items() if drawn or not name.startswith(ADAPTERS)}
     request = Request.checked(**named(asked, desk.backbone, desk.predictor if drawn else None))
     for name, most in MOST.items():
         if getattr(request, name) > most:
@@ -328,7 +328,9 @@ def _recipe_in(data: bytes, desk: Desk) -> dict[str, Any]:
     own = "none" if desk.predictor is None else desk.predictor.source
     if request.sketch is not None and request.predictor not in (None, own):
         left.append(f"It was made with the predictor {request.predictor}; this page draws with {own}.")
-    settings = request.model_dump(mode="json", include=set(offered(desk)))
+    without = tuple(one for one in ADAPTERS if getattr(request, one) is None)
+    told = {name for name in offered(desk) if not name.startswith(without)}
+    settings = request.model_dump(mode="json", include=told)
     if request.sketch is not None:
         settings["sketch"] = _plain(request.sketch)
     settings |= {"seed": request.seed + (0 if recipe.sheet else recipe.index)}
@@ -357,7 +359,11 @@ def _request_schema(desk: Desk) -> dict[str, Any]:
 
 def _properties(desk: Desk) -> dict[str, Any]:
     schema = Request.model_json_schema()["$defs"]["Request"]["properties"]
-    return {name: schema[name] for name in offered(desk)}
+    return {name: {**schema[name], **_default(name, desk)} for name in offered(desk)}
+
+
+def _default(name: str, desk: Desk) -> dict[str, Any]:
+    return {"default": desk.settings[name]} if name in desk.settings else {}
 
 
 def _body(schema: Mapping[str, Any], kind: str = "application/json") -> dict[str, Any]:

@@ -549,7 +549,7 @@ function chooseSeed(value) {
 function closenessOf(known) {
   if ("strength" in known) return CLOSENESS;
   const scales = Object.entries(known).filter(([name]) => name.endsWith("_scale"));
-  const times = (share) => Object.fromEntries(scales.map(([name, { default: usual }]) => [name, usual * share]));
+  const times = (share) => Object.fromEntries(scales.map(([name, { default: usual }]) => [name, Number((usual * share).toFixed(3))]));
   return [
     { name: "as usual", settings: {} },
     { name: "less closely", settings: times(3 / 4) },
@@ -559,7 +559,7 @@ function closenessOf(known) {
 
 function buildSettings() {
   closeness = closenessOf(service.settings);
-  close = [...new Set(closeness.flatMap(({ settings }) => Object.keys(settings)))];
+  close = [...new Set([...CLOSENESS, ...closeness].flatMap(({ settings }) => Object.keys(settings)))];
   $("closeness").replaceChildren(...closeness.map(({ name }) => new Option(name)), new Option("as set below"));
   $("sizes").replaceChildren(...service.sizes.map(([w, h]) => new Option(`${w} × ${h}`)));
   const fields = Object.entries(service.settings).filter(([name]) => !ELSEWHERE.includes(name));
