@@ -167,7 +167,9 @@ def test_fused_projections_are_refused_with_the_way_to_unfuse_them() -> None:
     pipeline.unet.fuse_qkv_projections()
     with pytest.raises(TapError, match="fused") as caught:
         borrow(UNetBackbone(pipeline, name="fused"))
-    assert "unfuse_qkv_projections" in caught.value.hint
+    assert "`unfuse_qkv_projections()` on the pipeline's network" in caught.value.hint
+    pipeline.unet.unfuse_qkv_projections()
+    borrow(UNetBackbone(pipeline, name="unfused"))
 
 
 def test_projections_fused_after_the_survey_are_noticed_at_the_first_step() -> None:

@@ -131,8 +131,8 @@ def _warn_of_layout(layout: Layout, request: Request, backbone: Backbone) -> Non
         warn("decay changes nothing: say what the source shows in source_prompt.")
     if layout.decay == "constant" and layout.alpha == 1:
         warn("decay changes nothing: constant at alpha 1 never leaves the plain negative prompt.")
-    usual = (TAU_F.default, FOR_DRAWINGS["tau_f"])
-    if layout.tau_f not in usual and not (layout.features or choose_places(backbone.taps).features):
+    usual = FOR_DRAWINGS["tau_f"] if layout.drawn else TAU_F.default
+    if layout.tau_f != usual and not (layout.features or choose_places(backbone.taps).features):
         warn(f"tau_f changes nothing: {backbone.name} has no features that are borrowed by default. Name some.")
     if layout.alpha != ALPHA.default and layout.decay is None:
         warn("alpha changes nothing without decay.")

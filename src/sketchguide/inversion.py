@@ -79,23 +79,31 @@ def ascend(
     the fixed point of lifting the latent at hand with the noise that the network sees in z, or, where z is pure noise,
     with what is left of the latent without the clean picture that it sees. The first guess lifts it
     with the noise of the step before, then each of `iterations` network passes refines it: one costs what plain DDIM
-    inversion costs and errs less, more approach the exact inverse.
+    inversion costs and errs less, more approach the exact inverse. On the straight paths of a flow what is lifted with
+    is the velocity, noise less clean picture, which is steadier from step to step than the noise.
     """
     if iterations < 1:
         raise UsageError(f"iterations is {iterations}; it must be at least 1.", field="iterations")
     condition.check_rows(len(latent), "condition")
-    eps: Tensor | None = None
+    flows = backbone.prediction_kind == "flow"
+    raised = _carried if flows else _raised
+    lift: Tensor | None = None  # the noise, or the velocity
     for step, (now, to) in enumerate(pairwise(reversed(levels)), start=1):
-        clean, risen = (latent, latent) if eps is None else _raised(latent, eps, now, to)
+        clean, risen = (latent, latent) if lift is None else raised(latent, lift, now, to)
         for _ in range(iterations):
             with torch.no_grad():
                 seen = backbone.predict(risen, to, condition)
-            eps = seen.noise
-            if not to.alpha and now.sigma:  # the noise in pure noise is itself, whatever the network sees
-                eps = (latent - now.alpha * seen.clean) / now.sigma
-            clean, risen = _raised(latent, eps, now, to)
+            lift = seen.noise - seen.clean if flows else seen.noise
+            if not flows and not to.alpha and now.sigma:  # the noise in pure noise is itself, whatever the network sees
+                lift = (latent - now.alpha * seen.clean) / now.sigma
+            clean, risen = raised(latent, lift, now, to)
         latent = risen
         yield Moment(latent, clean, to, Evaluations(step * iterations, 0))
+
+
+def _carried(latent: Tensor, velocity: Tensor, now: Level, to: Level) -> tuple[Tensor, Tensor]:
+    """As `_raised`, of a flow along which the latent moves with this velocity."""
+    return latent - now.sigma * velocity, latent + (to.sigma - now.sigma) * velocity
 
 
 def _raised(latent: Tensor, eps: Tensor, now: Level, to: Level) -> tuple[Tensor, Tensor]:

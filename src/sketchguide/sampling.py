@@ -119,6 +119,7 @@ def sample(
                 half = _is_half(backbone, latent)
                 raise _not_finite("The latent", now, half=half, hint="The network or a control overflows there.")
             previous = (prediction, now)
+        injecting, rewrites = [], {}  # of a large network they are gigabytes, and the next level lends its own
         yield Moment(latent, prediction.clean, to, Evaluations(step, negatives))
 
 

@@ -10,7 +10,7 @@ import torch
 from sketchguide.backbones.pipeline import PipelineBackbone
 from sketchguide.backbones.tiny import tiny_flux, tiny_stable_diffusion_3
 from sketchguide.classifiers import IconClassifier
-from sketchguide.loading import from_pipe
+from sketchguide.loading import from_pipe, load_backbone
 from sketchguide.lora import load_lora
 from sketchguide.perception import Features
 from sketchguide.seeds import seeded
@@ -58,9 +58,18 @@ def test_the_weights_move_and_the_network_can_be_had_back(make: Make, gradient: 
 
 
 def test_the_walk_begins_where_there_is_a_signal(make: Make) -> None:
-    run = tune(loaded(make), levels=4)
+    backbone = loaded(make)
+    run = tune(backbone, levels=4)
+    assert backbone.default_size != (SIDE, SIDE)  # by which some models shift their levels
+    assert run.levels == backbone.levels(4, "ddim", (SIDE, SIDE))[1:]
     assert run.levels[0].alpha > 0
-    assert run.levels[-1].sigma == 0
+
+
+@pytest.mark.parametrize("shift", [1.18, 2.0, 3.0])
+def test_a_level_that_is_noise_up_to_rounding_is_none_to_begin_with(shift: float) -> None:
+    pipeline = tiny_stable_diffusion_3(shift=shift)
+    run = tune(tunable(from_pipe(pipeline, name="tiny")), levels=4)
+    assert run.levels[0].alpha > 0.01
 
 
 def test_the_lora_goes_on_the_pipeline_in_diffusers_and_here(make: Make, tmp_path: Path) -> None:
@@ -96,6 +105,14 @@ def test_pictures_of_new_seeds_are_drawn(make: Make) -> None:
 
 def test_every_weight_can_be_tuned(make: Make, tmp_path: Path) -> None:
     run = tune(loaded(make), full=True, rate=1e-3, steps=2)
+    frozen = [p.clone() for p in loaded(make).network.parameters()]
     list(run)
     run.save(tmp_path)
-    assert (tmp_path / "model" / "model_index.json").is_file()
+    saved = load_backbone(tmp_path / "model", device="cpu")
+    with run.averaged():
+        assert all(
+            torch.equal(p, now)
+            for p, now in zip(saved.network.parameters(), run.backbone.network.parameters(), strict=True)
+        )
+    moved = [not torch.equal(p, old) for p, old in zip(saved.network.parameters(), frozen, strict=True)]
+    assert sum(moved) > 0.9 * len(moved)

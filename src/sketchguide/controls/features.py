@@ -79,7 +79,7 @@ def choose_places(taps: Sequence[TapInfo]) -> Places:
     if any(path.endswith(".to_qkv") for path in paths):
         raise TapError(
             "The attention projections of this network are fused: queries and keys cannot be told apart.",
-            hint="Call `unfuse_qkv_projections()` on the pipeline.",
+            hint="Call `unfuse_qkv_projections()` on the pipeline's network.",
             field="taps",
         )
     known = set(paths)
@@ -141,8 +141,6 @@ class PlugAndPlay:
             if not ((self.mask >= 0) & (self.mask <= 1)).all():
                 raise UsageError("mask has values outside 0..1.", field="mask")
         self._places = self.places or choose_places(self.backbone.taps)
-        single = (tap for tap in self.backbone.taps if tap.path.startswith("single_transformer_blocks."))
-        self._with_text = {tap.path for tap in single if tap.stride is None}
 
     @property
     def window(self) -> Window:
@@ -170,9 +168,13 @@ class PlugAndPlay:
         self.condition.check_rows(len(latent), "condition")
         self.evaluations += 1
         seen = look(self.backbone, latent, level, self.condition, paths)
-        text = {path: self._text_in(path, seen[path], size) for path in paths}
-        rewrites = {path: partial(self._blend, seen[path], text[path], size) for path in paths}
-        taken = sum(value.nbytes for value in seen.values())
+        rewrites: dict[str, Rewrite] = {}
+        taken = 0
+        for path in paths:
+            text = self._text_in(path, seen[path], size)
+            lent = seen[path][:, text:].clone() if text else seen[path]
+            rewrites[path] = partial(self._blend, lent, text, size)
+            taken += lent.nbytes
         if self.keep and taken <= self._room:
             self._room -= taken
             self.kept[level] = rewrites
@@ -180,23 +182,23 @@ class PlugAndPlay:
 
     def _text_in(self, path: str, seen: Tensor, size: tuple[int, int]) -> int:
         """How many tokens of text come before those of the image, which no mask is for and which stay the picture's."""
-        if seen.ndim != 3 or path not in self._with_text:
+        if seen.ndim != 3 or not path.startswith("single_transformer_blocks."):
             return 0
+        if any(tap.path == path and tap.stride for tap in self.backbone.taps):
+            return 0  # of the image alone
         patch = self.backbone.multiple // self.backbone.stride
         return seen.shape[1] - (size[0] // patch) * (size[1] // patch)
 
     def _blend(self, theirs: Tensor, text: int, size: tuple[int, int], own: Tensor) -> Tensor:
-        if theirs.shape[1:] != own.shape[1:]:
+        told, image = own[:, :text], own[:, text:]
+        if theirs.shape[1:] != image.shape[1:]:
             raise UsageError("The source and the picture differ in size.", hint="Resize the source.", field="source")
         check_one_or_each(theirs, own, "sources")
         if self.mask is not None:
             check_one_or_each(self.mask, own, "masks", field="mask")
         # lerp keeps every bit at a share of 0 and of 1
-        if text:
-            told, image = own[:, :text], own[:, text:]
-            shown = theirs[:, text:].expand_as(image)
-            return torch.cat([told, torch.lerp(image, shown, self._share(image, size))], dim=1)
-        return torch.lerp(own, theirs.expand_as(own), self._share(own, size))
+        blended = torch.lerp(image, theirs.expand_as(image), self._share(image, size))
+        return torch.cat([told, blended], dim=1) if text else blended
 
     def _share(self, own: Tensor, size: tuple[int, int]) -> Tensor:
         if self.mask is None:

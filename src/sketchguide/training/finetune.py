@@ -42,7 +42,10 @@ GradientMode = Literal["chain", "last", "step"]
 ADAPTER = "diffsketching"
 _AT_ONCE = 2**18  # pixels whose graph is held at once: the parts of more are computed again on the way back
 
-# Where adapters sit in diffusers' networks: attention, its projections, and the convolutions of residual blocks.
+_NO_SIGNAL = 1e-6  # flow schedulers shift by float32, and so past 0
+
+# Where adapters sit in diffusers' networks: attention over the picture, what leads in and out of it (of transformers
+# the network's last layer too), and the convolutions of residual blocks.
 TARGETS = ("to_q", "to_k", "to_v", "to_out.0", "proj_in", "proj_out", "conv1", "conv2")
 
 
@@ -161,7 +164,8 @@ class FineTuneRun(TrainingRun):
         count = len(references)
         self._pairs = pair_up(count, len(drawings), paired=paired)
         self._references = references.to(backbone.device)
-        self._lead, self.levels = _chain(backbone, settings)
+        self._size = (references.shape[-1], references.shape[-2])
+        self._lead, self.levels = _chain(backbone, settings, self._size)
         self._dtype = backbone.dtype  # before every weight becomes float32, if it does
         take_off(ADAPTER, backbone.network)
         self._said = describe(backbone, [prompt])  # once: what learns is no text encoder
@@ -382,7 +386,7 @@ class FineTuneRun(TrainingRun):
         """What the network draws from noise it was not trained on: (len(seeds), 3, H, W) about [-1, 1], on the CPU."""
         latent = noise(generators(seeds), self._starts.shape[1:]).to(self.backbone.device)
         negative = self.backbone.describe([""] * len(seeds))
-        levels = self.backbone.levels(steps, "ddim")
+        levels = self.backbone.levels(steps, "ddim", self._size)
         *_, last = sample(self.backbone, self._told(len(seeds)), latent, levels, negative=negative, scale=scale)
         return self.backbone.decode(last.latent).clamp(-1, 1).cpu()
 
@@ -451,12 +455,12 @@ class FineTuneRun(TrainingRun):
             parameter.copy_(value)
 
 
-def _chain(backbone: PipelineBackbone, settings: FineTuning) -> tuple[list[Level], list[Level]]:
+def _chain(backbone: PipelineBackbone, settings: FineTuning, size: tuple[int, int]) -> tuple[list[Level], list[Level]]:
     """The levels from pure noise to the walk's first, and those of the walk, noisiest first; one without any signal,
-    from which nothing leads back, does not belong to the walk."""
-    every = backbone.levels(settings.levels, "ddim")
+    from which nothing leads back, does not belong to the walk. `size` (width, height) is that of the pictures."""
+    every = backbone.levels(settings.levels, "ddim", size)
     first = settings.levels - max(1, round(settings.depth * settings.levels))
-    first += every[first].alpha == 0
+    first += abs(every[first].alpha) < _NO_SIGNAL
     if first == settings.levels:
         raise UsageError(
             f"{backbone.name!r} begins with pure noise, from which one step leads nowhere.",
