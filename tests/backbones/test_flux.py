@@ -31,7 +31,7 @@ from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
 from sketchguide.sketch import Sketch
 from sketchguide.taps import tapped
-from sketchguide.translation import translate
+from sketchguide.training.told import begin_sketch_attention
 from support import changed, relative, trained
 
 CROSS = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, 0.8]]])
@@ -157,8 +157,8 @@ def test_a_long_prompt_is_read_as_far_as_the_t5_reads(flux: FluxBackbone) -> Non
 
 
 def test_what_it_cannot_do_is_refused(flux: FluxBackbone, pipeline: Any) -> None:
-    with pytest.raises(TapError, match="no decoder"):
-        translate(CROSS, "a cat", backbone=flux, seed=1, steps=2, size=(64, 64))
+    with pytest.raises(TapError, match="that sketch attention could be added to"):
+        begin_sketch_attention(flux, seed=0)
     with pytest.raises(UsageError, match="needs multiples of 4 pixels"):
         generate("a cat", backbone=flux, seed=1, steps=2, size=(50, 32))
     parts = {name: part for name, part in pipeline.components.items() if name not in ("text_encoder_2", "tokenizer_2")}

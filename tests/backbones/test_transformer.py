@@ -19,7 +19,7 @@ from sketchguide.predictors import LatentPredictor
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
 from sketchguide.sketch import Sketch
-from sketchguide.translation import translate
+from sketchguide.training.told import begin_sketch_attention
 from support import relative, trained
 
 CROSS = Sketch.from_strokes([[[0.2, 0.2], [0.8, 0.8]], [[0.8, 0.2], [0.2, 0.8]]])
@@ -128,8 +128,8 @@ def test_a_t5_reads_the_prompt_too(tmp_path: Path) -> None:
 def test_what_it_cannot_do_is_refused(pipeline: Any, flowing: TransformerBackbone) -> None:
     with pytest.raises(UsageError, match="walks by flow, for which there is no solver 'dpm"):
         generate("a cat", backbone=flowing, solver="dpm++2m", **QUICK)
-    with pytest.raises(TapError, match="no decoder"):
-        translate(CROSS, "a cat", backbone=flowing, seed=1, steps=2, size=(64, 64))
+    with pytest.raises(TapError, match="that sketch attention could be added to"):
+        begin_sketch_attention(flowing, seed=0)
     tiny = ControlNetModel(block_out_channels=(8,), down_block_types=("DownBlock2D",), norm_num_groups=8)
     with pytest.raises(MismatchError, match="for UNets"):
         with_controlnet(flowing, tiny, torch.zeros(1, 3, 32, 32))
