@@ -164,7 +164,7 @@ def test_one_that_is_not_there_is_named(
     file.touch()
     with pytest.raises(ModelNotFoundError, match="is a single file"):
         drawn(tiny(), **{kind: str(file)})
-    for name in (tmp_path, tmp_path / "nowhere", "nowhere"):
+    for name in (tmp_path, tmp_path / "nowhere", "nowhere", "adapters/lines.safetensors"):
         with pytest.raises(ModelNotFoundError, match=r"is no folder that a \w+ can be loaded from") as caught:
             drawn(tiny(), **{kind: str(name)})
         assert caught.value.field == kind

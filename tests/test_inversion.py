@@ -75,7 +75,6 @@ def begin(*seeds: int) -> Tensor:
 
 @pytest.mark.parametrize("pipeline", [tiny_stable_diffusion_3, tiny_flux])
 def test_the_way_up_to_pure_noise_leads_back_down(pipeline: Callable[[], Any]) -> None:
-    """There the noise that the network sees is the latent, wrong or right."""
     made = shallow(pipeline())
     with torch.no_grad():
         made.transformer.proj_out.weight.mul_(0.3)
@@ -113,6 +112,14 @@ def smooth() -> Tiny:
         return UNetBackbone(pipeline, name="smooth")
 
     return make
+
+
+def test_the_way_up_to_noise_alone_leads_back_down(smooth: Tiny) -> None:
+    """There the noise that the network sees is the latent, wrong or right."""
+    backbone = smooth(prediction_type="v_prediction", timestep_spacing="trailing", rescale_betas_zero_snr=True)
+    levels, told = backbone.levels(6), backbone.describe(["a cat", ""])
+    assert levels[0].alpha == 0
+    assert round_trip(backbone, told, levels, iterations=12) < 1e-3
 
 
 def round_trip(backbone: Any, told: Condition, levels: Sequence[Level], **settings: Any) -> float:

@@ -86,6 +86,8 @@ def test_an_unknown_dtype_is_refused_by_name(original: Path) -> None:
     [
         "no-such-model",
         "checkpoints/style.safetensors",
+        "checkpoints/style.ckpt",
+        "checkpoints/style.gguf",
         "../evil",
         "../../etc",
         "owner/../x",
@@ -386,6 +388,7 @@ def test_a_folder_with_half_precision_alone_is_loaded(tmp_path: Path) -> None:
 
 
 FULL, HALF = "unet/model.safetensors", "unet/model.fp16.safetensors"
+DIFFUSERS = "diffusion_pytorch_model"
 
 
 @pytest.mark.parametrize(
@@ -395,8 +398,14 @@ FULL, HALF = "unet/model.safetensors", "unet/model.fp16.safetensors"
         ((), (FULL, HALF), torch.float32, None),
         ((), (HALF,), torch.float32, "fp16"),
         ((), (FULL, "vae/model.fp16.safetensors", "unet/model.fp16.bin"), torch.float16, None),
-        ((), (FULL, HALF, "vae/model.safetensors", "vae/model.fp16.bin"), torch.float16, None),
-        ((), (FULL, HALF, "unet/model.fp16.bin"), torch.float16, "fp16"),
+        ((), (FULL, HALF, f"vae/{DIFFUSERS}.safetensors", f"vae/{DIFFUSERS}.fp16.bin"), torch.float16, None),
+        ((), (FULL, HALF, *(f"vae/{DIFFUSERS}.fp16.{end}" for end in ("bin", "safetensors"))), torch.float16, "fp16"),
+        (
+            (),
+            (FULL, HALF, "text_encoder/pytorch_model.fp16.bin", "text_encoder/model.fp16.safetensors"),
+            torch.float16,
+            "fp16",
+        ),
         ((), (), torch.float16, None),
         ((FULL,), (FULL, HALF), torch.float16, None),
         ((HALF,), (FULL, HALF), torch.float32, "fp16"),

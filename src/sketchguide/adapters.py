@@ -15,7 +15,7 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.wrapped import CONTROLNETS
 from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideError, WeightsError, reason_of
 from sketchguide.files import is_dir, is_file
-from sketchguide.weights import is_hub_id, read_weights
+from sketchguide.weights import WEIGHTS, is_hub_id, read_weights
 
 Adapter = Literal["controlnet", "t2i_adapter"]
 ADAPTERS: tuple[Adapter, ...] = get_args(Adapter)
@@ -37,7 +37,7 @@ def adapter_of(adapter: Adapter, name: str, backbone: Backbone) -> nn.Module:
 def _files_in(folder: Path) -> list[tuple[str, int, int]]:
     """What tells whether the files of a folder are still the same; of a hub id nothing."""
     found: list[tuple[str, int, int]] = []
-    for file in sorted(folder.iterdir()) if is_dir(folder) else ():
+    for file in sorted(folder.glob("*.*")):  # which passes over a folder that may not be read
         with suppress(OSError):  # it may not be looked at, or went away
             stat = file.stat()
             found.append((file.name, stat.st_mtime_ns, stat.st_size))
@@ -61,7 +61,7 @@ def load_adapter(adapter: Adapter, name: str | Path, backbone: Backbone, *, fiel
             hint=f"Load it by {kind}.from_single_file of diffusers, and give what its save_pretrained writes.",
             field=field,
         )
-    if not local and (is_dir(path) or not is_hub_id(str(name))):
+    if not local and (is_dir(path) or not is_hub_id(str(name)) or path.suffix in WEIGHTS):
         raise ModelNotFoundError(
             f"{name} is no folder that a {kind} can be loaded from.",
             hint="Give one that was made for this model, or its hub id (owner/name).",

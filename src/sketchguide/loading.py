@@ -242,8 +242,9 @@ def _variant_of(source: str | Path, part: str, dtype: torch.dtype) -> str | None
     """
     kept = [file.name for file in (_folder_of(source) / part).glob("*.safetensors")]
     listed = [] if kept or isinstance(source, Path) else _on_hub(source)
-    if any(name.endswith(".fp16.bin") and f"{name.removesuffix('bin')}safetensors" not in listed for name in listed):
-        return None  # diffusers asks for that precision in all parts, and takes no pickles
+    pickled = (name.removesuffix("bin") for name in listed if name.endswith("/diffusion_pytorch_model.fp16.bin"))
+    if any(f"{name}safetensors" not in listed for name in pickled):
+        return None  # diffusers asks for that precision in all of its parts, and is to take no pickles
     names = kept or [name for name in listed if name.startswith(f"{part}/") and name.endswith(".safetensors")]
     half = [name for name in names if ".fp16" in name]
     return "fp16" if half and (len(half) == len(names) or not (kept or dtype.itemsize > 2)) else None

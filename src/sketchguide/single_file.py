@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,6 @@ from sketchguide.weights import opened
 
 _NETWORK = "model.diffusion_model."
 _DESCRIPTION = ("*.json", "*.txt", "*.model")  # configurations and tokenizers
-_UNUSED = ("*.index.json", "safety_checker/*")
 _SCALES = (".scale_weight", ".weight_scale")  # of numbers in 8 bits, which diffusers' conversion leaves out
 _V_PREDICTING = "stabilityai/stable-diffusion-2-1"
 
@@ -53,24 +53,24 @@ def description_of_file(path: Path) -> Path:
 
 
 def _fetched(kind: str, path: Path) -> Path:
-    """The description of the hub's model `kind`, from there or, where the hub does not answer, as it was fetched."""
-    from huggingface_hub import snapshot_download, try_to_load_from_cache
+    """The description of the hub's model `kind`: of the parts that are loaded, since the hub's library refuses what was
+    fetched before where anything is missing of what is asked for, and no more."""
+    from huggingface_hub import hf_hub_download, snapshot_download
 
     try:
-        folder = snapshot_download(kind, allow_patterns=list(_DESCRIPTION), ignore_patterns=list(_UNUSED))
+        index: dict[str, Any] = json.loads(Path(hf_hub_download(kind, "model_index.json")).read_bytes())
+        parts = [part for part, entry in index.items() if isinstance(entry, list) and part != "safety_checker"]
+        wanted = ["model_index.json", *(f"{part}/{files}" for part in parts for files in _DESCRIPTION)]
+        return Path(snapshot_download(kind, allow_patterns=wanted, ignore_patterns=["*.index.json"]))
     except Exception as error:  # not only its own: those of its HTTP library come through
-        index = try_to_load_from_cache(kind, "model_index.json")
-        if not isinstance(index, str):
-            raise ModelNotFoundError(
-                f"{path} has no configuration in it, and that of its kind, {kind}, is not at hand and was not given by "
-                f"the hub: {reason_of(error)}",
-                hint="Check the network, which is needed once. Where that model is gated, accept the licence on its "
-                "page and log in (`hf auth login`); where it is gone, convert the file: "
-                "from_single_file(…, config=FOLDER) of diffusers, then save_pretrained.",
-                field="model",
-            ) from error
-        return Path(index).parent
-    return Path(folder)
+        raise ModelNotFoundError(
+            f"{path} has no configuration in it, and that of its kind, {kind}, is not at hand and was not given by the "
+            f"hub: {reason_of(error)}",
+            hint="Check the network, which is needed once. Where that model is gated, accept the licence on its page "
+            "and log in (`hf auth login`); where it is gone, convert the file: from_single_file(…, config=FOLDER) of "
+            "diffusers, then save_pretrained.",
+            field="model",
+        ) from error
 
 
 def pipeline_of_file(path: Path, description: Path, *, kind: str, dtype: torch.dtype, **parts: Any) -> Any:

@@ -17,7 +17,7 @@ from sketchguide.errors import ModelNotFoundError, SketchguideError, WeightsErro
 from sketchguide.files import is_dir, is_file, replacing
 
 Network = TypeVar("Network", bound=nn.Module)
-WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")  # how names of files of weights end
+WEIGHTS = (".safetensors", ".sft", ".bin", ".pt", ".pth", ".ckpt", ".gguf")  # how names of files of weights end
 _PART = r"\w(?:[\w.-]*\w)?"  # of a hub id
 
 

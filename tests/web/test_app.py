@@ -312,6 +312,8 @@ def test_a_page_of_a_controlnet_draws_without_a_predictor(tiny: Tiny, lines: dic
         assert {name: schema[name].get("default") for name in offers} == {
             name: offer["default"] for name, offer in offers.items()
         }
+        for wrong in ({"controlnet_strength": 1}, {"controlnet_scale": "much"}):
+            assert client.post("/api/jobs", json=ASKED | wrong).status_code == 422
         refused = client.post("/api/jobs", json=ASKED | {"strength": 1.0}).json()["error"]
         assert refused["message"] == "strength is not for whoever draws to set."
         found = client.post("/api/recipes", content=less).json()

@@ -170,8 +170,9 @@ class PlugAndPlay:
         seen = look(self.backbone, latent, level, self.condition, paths)
         rewrites: dict[str, Rewrite] = {}
         taken = 0
+        mixed = self._with_text(paths)
         for path in paths:
-            text = self._text_in(path, seen[path], size)
+            text = self._text_in(seen[path], size) if path in mixed else 0
             lent = seen[path][:, text:].clone() if text else seen[path]
             rewrites[path] = partial(self._blend, lent, text, size)
             taken += lent.nbytes
@@ -180,12 +181,15 @@ class PlugAndPlay:
             self.kept[level] = rewrites
         return rewrites
 
-    def _text_in(self, path: str, seen: Tensor, size: tuple[int, int]) -> int:
+    def _with_text(self, paths: Sequence[str]) -> set[str]:
+        """Those of `paths` where Flux's single blocks have tokens of text before those of the image."""
+        single = {path for path in paths if path.startswith("single_transformer_blocks.")}
+        return single - {tap.path for tap in self.backbone.taps if tap.stride} if single else single
+
+    def _text_in(self, seen: Tensor, size: tuple[int, int]) -> int:
         """How many tokens of text come before those of the image, which no mask is for and which stay the picture's."""
-        if seen.ndim != 3 or not path.startswith("single_transformer_blocks."):
+        if seen.ndim != 3:
             return 0
-        if any(tap.path == path and tap.stride for tap in self.backbone.taps):
-            return 0  # of the image alone
         patch = self.backbone.multiple // self.backbone.stride
         return seen.shape[1] - (size[0] // patch) * (size[1] // patch)
 

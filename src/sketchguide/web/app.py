@@ -250,8 +250,10 @@ def requested(values: Mapping[str, Any], desk: Desk) -> Request:
         raise UsageError(f"{name} is not for whoever draws to set.", hint=hint, field=name)
     drawn = values.get("sketch") is not None
     asked = {"seed": random_seed(), **desk.settings, **values}
-    asked = {name: value for name, value in asked.items() if drawn or not name.startswith(ADAPTERS)}
     request = Request.checked(**named(asked, desk.backbone, desk.predictor if drawn else None))
+    if not drawn:
+        defaults = {name: field.default for name, field in Request.model_fields.items() if name.startswith(ADAPTERS)}
+        request = request.model_copy(update=defaults)
     for name, most in MOST.items():
         if getattr(request, name) > most:
             raise UsageError(f"{name} is {getattr(request, name)}; this server allows {most}.", field=name)
