@@ -56,7 +56,8 @@ def command(
     features: Annotated[
         str | None,
         typer.Option(
-            help="Taps that are borrowed as f, with + between them. Default: the published one, or its like.",
+            help="Taps that are borrowed as f, with + between them. Default: the published one, or its like; of Stable "
+            "Diffusion 3 and Flux none.",
             metavar="PATH[+PATH…]",
             rich_help_panel=LAYOUT,
         ),
