@@ -24,11 +24,11 @@ from sketchguide.controls.base import Guide
 from sketchguide.evaluation.costs import LiveBytes
 from sketchguide.guidance import latent_guide
 from sketchguide.machine import hardware
-from sketchguide.predictors import LatentPredictor, PredictorConfig, choose_taps
+from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise, seeded
-from sketchguide.training.predictor import PredictorTraining
+from sketchguide.training.predictor import PredictorTraining, predictor_config
 
 DRAWING = Path(__file__).resolve().parents[1] / "examples" / "sketches" / "apple.svg"
 MEBI = 2**20
@@ -51,17 +51,8 @@ def stable_diffusion(dtype: torch.dtype) -> Backbone:
 
 
 def a_predictor(backbone: Backbone) -> LatentPredictor:
-    taps = choose_taps(backbone.taps)
-    config = PredictorConfig(
-        taps=tuple(tap.path for tap in taps),
-        channels=tuple(tap.channels for tap in taps),
-        latent_channels=backbone.latent_channels,
-        family=backbone.family,
-        backbone=backbone.name,
-        clean_widths=PredictorTraining().clean_widths,
-        reads="ink",
-        stride=backbone.stride,
-    )
+    """What `sketchguide train` would begin with."""
+    config = predictor_config(backbone, PredictorTraining(), map_kind="edges")
     return LatentPredictor(config).eval().requires_grad_(False)
 
 

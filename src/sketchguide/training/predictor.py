@@ -61,6 +61,30 @@ class PredictorTraining:
         return replace(self, **{name: as_tuples(value) for name, value in saved.items()})
 
 
+def predictor_config(backbone: Backbone, settings: PredictorTraining, *, map_kind: str) -> PredictorConfig:
+    """What a predictor for `backbone` is that is trained so. UsageError for a tap that the backbone does not have."""
+    table = {tap.path: tap for tap in backbone.taps}
+    if missing := [path for path in settings.taps if path not in table]:
+        raise UsageError(
+            f"{backbone.name!r} has no tap {missing[0]!r}.", hint=f"It has: {', '.join(table)}.", field="taps"
+        )
+    taps = [table[path] for path in settings.taps] or choose_taps(backbone.taps)
+    return PredictorConfig(
+        taps=tuple(tap.path for tap in taps),
+        channels=tuple(tap.channels for tap in taps),
+        latent_channels=backbone.latent_channels,
+        family=backbone.family,
+        backbone=backbone.name,
+        map_kind=map_kind,
+        widths=settings.widths,
+        normalize_taps=settings.normalize_taps,
+        clean_widths=settings.clean_widths,
+        window=settings.window,
+        reads=settings.reads,
+        stride=backbone.stride if settings.reads == "ink" else 1,
+    )
+
+
 class PredictorRun(TrainingRun):
     """One training run; `predictor` is the result. The loss is minus the log-likelihood of ink, or the mean squared
     error in latents, whose targets have a variance of about 1.
@@ -80,26 +104,7 @@ class PredictorRun(TrainingRun):
         self.pictures = pictures
         self.extractor = extractor
         self.settings = settings
-        table = {tap.path: tap for tap in backbone.taps}
-        if missing := [path for path in settings.taps if path not in table]:
-            raise UsageError(
-                f"{backbone.name!r} has no tap {missing[0]!r}.", hint=f"It has: {', '.join(table)}.", field="taps"
-            )
-        taps = [table[path] for path in settings.taps] or choose_taps(backbone.taps)
-        config = PredictorConfig(
-            taps=tuple(tap.path for tap in taps),
-            channels=tuple(tap.channels for tap in taps),
-            latent_channels=backbone.latent_channels,
-            family=backbone.family,
-            backbone=backbone.name,
-            map_kind=extractor.name,
-            widths=settings.widths,
-            normalize_taps=settings.normalize_taps,
-            clean_widths=settings.clean_widths,
-            window=settings.window,
-            reads=settings.reads,
-            stride=backbone.stride if settings.reads == "ink" else 1,
-        )
+        config = predictor_config(backbone, settings, map_kind=extractor.name)
         with seeded(settings.seed):
             self.predictor = LatentPredictor(config).to(backbone.device)
         optimizer = torch.optim.Adam(self.predictor.parameters(), lr=settings.rate)

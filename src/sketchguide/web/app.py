@@ -242,7 +242,8 @@ def _kind(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 def requested(values: Mapping[str, Any], desk: Desk) -> Request:
     """The request that `values` describe; UsageError where whoever draws may not ask for that."""
-    known = [name for name in values if name in Request.model_fields and name not in offered(desk)]
+    chosen = offered(desk)
+    known = [name for name in values if name in Request.model_fields and name not in chosen]
     if known:
         name, command = known[0], {"layout": "translate", "edit": "edit"}.get(known[0], "generate")
         elsewhere = f"The drawing page does not offer it; use `sketchguide {command}`."
