@@ -247,6 +247,18 @@ def test_a_margin_of_one_changes_everything(tiny: Tiny, predictor: LatentPredict
     assert (np.abs(pixels(picture) - pixels(ball())).max(axis=2) > 0).mean() > 0.9
 
 
+def test_a_margin_of_one_needs_no_drawing(tiny: Tiny) -> None:
+    wide = ball().resize((48, 24))
+    settings: dict[str, Any] = {"backbone": tiny(), "seed": 7, "steps": STEPS, "size": (64, 32)}
+    (picture,) = edit(wide, "a cat", margin=1, **settings)
+    (masked,) = edit(wide, "a cat", mask=Image.new("L", (48, 24), 255), **settings)
+    assert (pixels(picture) == pixels(masked)).all()
+    (again,) = (one for one in run(picture.request, backbone=tiny()) if isinstance(one, Picture))
+    assert (pixels(again) == pixels(picture)).all()
+    with pytest.raises(UsageError, match="Nothing says what is to change"):
+        edit(wide, "a cat", margin=0.99, **settings)
+
+
 def test_seeds_and_amount_matter(tiny: Tiny, predictor: LatentPredictor) -> None:
     two = make(tiny, predictor=predictor, count=2)
     assert not np.array_equal(pixels(two[0]), pixels(two[1]))
@@ -467,9 +479,9 @@ def test_bad_input_is_named(tiny: Tiny) -> None:
     blank = Sketch.from_strokes([[[3.0, 3.0], [4.0, 4.0]]])
     with pytest.raises(UsageError, match="nothing would change"):
         make(tiny, strength=0, sketch=blank)
-    with pytest.raises(UsageError, match="An edit needs a sketch or a mask, and no layout"):
+    with pytest.raises(UsageError, match="An edit needs a sketch, a mask or a margin of 1, and no layout"):
         Request.checked(prompt="a cat", seed=0, edit={"picture": ""})
-    with pytest.raises(UsageError, match="An edit needs a sketch or a mask, and no layout"):
+    with pytest.raises(UsageError, match="An edit needs a sketch, a mask or a margin of 1, and no layout"):
         Request.checked(
             prompt="", seed=0, edit={"picture": ""}, sketch=BOX.to_json(), layout=Layout.checked(picture="")
         )
@@ -526,7 +538,7 @@ def test_what_a_mask_cannot_do_is_told(tiny: Tiny, predictor: LatentPredictor) -
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "Nothing says what is to change. Give a sketch, a mask or both."),
+        ({}, "Nothing says what is to change. Give a sketch, a mask or both; a margin of 1 changes the whole"),
         ({"mask": Image.new("L", (20, 40), 255)}, "The mask is 20 × 40, the picture 32 × 32."),
         ({"mask": Image.new("L", (320, 320), 0)}, "The mask is black"),
     ],

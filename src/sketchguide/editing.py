@@ -44,7 +44,7 @@ def edit(
     pull by LGP, and by sketch attention where `attention` names some; `strength=0` leaves it to that alone.
 
     With `mask`, a picture of the aspect of `image` or its file, what is white in it changes instead, and there need be
-    no sketch.
+    no sketch. Neither need there be one with `margin=1`, which changes everything: image-to-image by the prompt alone.
 
     The pictures have the size of `image`, upright, in RGB. The model works at `size` (width, height), by default its
     own number of pixels in the picture's aspect, and what it changes is scaled to the picture's pixels. With
@@ -82,9 +82,13 @@ def mask_carried(mask: Image.Image | str | Path) -> str:
 
 def check(prompt: str, changes: Mapping[str, Any], values: Mapping[str, Any], *, drawn: bool) -> None:
     """UsageError for what needs neither the model nor the picture to be known as wrong; `drawn`: there is a sketch."""
-    if not drawn and changes.get("mask") is None:
-        raise UsageError("Nothing says what is to change.", hint="Give a sketch, a mask or both.", field="sketch")
-    EditSettings.checked(**changes)
+    asked = EditSettings.checked(**changes)
+    if not drawn and asked.mask is None and asked.margin < 1:
+        raise UsageError(
+            "Nothing says what is to change.",
+            hint="Give a sketch, a mask or both; a margin of 1 changes the whole picture (image-to-image).",
+            field="sketch",
+        )
     Request.checked(**{"seed": 0, **values, "prompt": prompt})
 
 

@@ -53,11 +53,15 @@ class Region(NamedTuple):
         return 1 - max(0.0, width) * max(0.0, height) / (self.width * self.height)
 
 
-def changed_region(sketch: Sketch, size: tuple[int, int], margin: float) -> Region:
-    """The box around what a drawing on a picture of `size` (width, height) changes: `drawn_area` with that margin."""
+def changed_region(sketch: Sketch | None, size: tuple[int, int], margin: float) -> Region:
+    """The box around what a drawing on a picture of `size` (width, height) changes: `drawn_area` with that margin.
+
+    From a margin of 1 on there need be no drawing.
+    """
     width, height = size
     if margin >= 1:
         return Region(0, 0, width, height)
+    assert sketch is not None  # else nothing says what changes
     columns, rows = (max(8, round(_FINE * side / max(size))) for side in size)
     ink = sketch.rasterize(size=(columns, rows), line_width=1 / _FINE).ink  # not the usual width: that is the crop's
     area = drawn_area(torch.tensor(ink)[None, None], margin)[0, 0]
@@ -83,10 +87,7 @@ def masked_region(mask: Image.Image, size: tuple[int, int]) -> Region:
 
 def region_changed(mask: Image.Image | None, sketch: Sketch | None, size: tuple[int, int], margin: float) -> Region:
     """The box in a picture of `size` (width, height) around what an edit changes: by its mask, else by its sketch."""
-    if mask is not None:
-        return masked_region(mask, size)
-    assert sketch is not None  # one of the two is there
-    return changed_region(sketch, size, margin)
+    return changed_region(sketch, size, margin) if mask is None else masked_region(mask, size)
 
 
 def masked_area(mask: Image.Image, region: Region, whole: tuple[int, int], *, size: tuple[int, int]) -> Tensor:

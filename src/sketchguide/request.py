@@ -321,8 +321,9 @@ class Request(Checked):
     def _one_picture(self) -> Request:
         if self.edit is None:
             return self
-        if self.layout is not None or (self.sketch is None and self.edit.mask is None):
-            raise ValueError("an edit needs a sketch or a mask, and no layout beside it")
+        said = self.sketch is not None or self.edit.mask is not None or self.edit.margin >= 1
+        if self.layout is not None or not said:
+            raise ValueError("an edit needs a sketch, a mask or a margin of 1, and no layout beside it")
         return self
 
 

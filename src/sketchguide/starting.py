@@ -95,9 +95,9 @@ def laid_out(
         if drawing is not None and not drawing.blank and float((torch.tensor(drawing.ink) * area[0, 0]).max()) < _BLANK:
             warn("Nothing of the drawing lies in what the mask changes: it is pulled to blank paper there.")
     else:
-        assert drawing is not None  # one of the two is there
         side = max(image.size) * size[0] / region.width
-        area = drawn_area(torch.tensor(drawing.ink)[None, None], request.edit.margin, side=side)
+        ink = torch.zeros(1, 1, *size[::-1]) if drawing is None else torch.tensor(drawing.ink)[None, None]
+        area = drawn_area(ink, request.edit.margin, side=side)
     seen = to_tensor([image.resize(size, Image.Resampling.LANCZOS, box=region)])
     overlay = Overlay(image, region, seen, area, blending(area, backbone))
     if mask is not None and (most := overlay.most) < 0.5:

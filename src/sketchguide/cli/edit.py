@@ -52,7 +52,7 @@ def command(
         float | None,
         typer.Option(
             help="Change only what is inside the drawing and so near to it, as part of the longer side: "
-            f"{MARGIN}. More takes away what the old thing shows beyond; 1 changes everything.",
+            f"{MARGIN}. More takes away what the old thing shows beyond; 1 changes everything, and needs no --sketch.",
             metavar="D",
             rich_help_panel=CHANGE,
         ),
@@ -86,8 +86,10 @@ def command(
     sketchguide edit cat.png "a cat" --sketch cat.svg --attention icons-64-parts
     sketchguide edit photo.jpg "a cup" --sketch cup.svg --padding-mask-crop 32
     sketchguide edit photo.jpg "a cup" --mask mask.png
+    sketchguide edit photo.jpg "an oil painting" --margin 1 --amount 0.5
 
-    What lies outside the drawing keeps its pixels, and the picture its size.
+    What lies further from the drawing than --margin keeps its pixels, and the
+    picture its size. The last line is image-to-image by the prompt alone.
     The lines pull by LGP, and by sketch attention where it is given
     (docs/diffsketching.md). The PNG carries the picture and all else that is
     needed to make it again: sketchguide generate --from.
