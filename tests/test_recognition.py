@@ -32,7 +32,7 @@ from sketchguide.sampling import Evaluations, Moment
 from sketchguide.seeds import another
 from sketchguide.sketch import Sketch
 from sketchguide.translation import translate
-from support import CROSS, Tiny
+from support import CROSS, Tiny, attention_for, save_adapter
 
 NETWORK = "small"
 SIZE = (32, 32)
@@ -151,6 +151,29 @@ def test_a_picture_is_that_of_the_strength_at_which_it_was_kept(tiny: Tiny, pred
     assert (first.tried, first.evaluations) == (1, plain.evaluations)
 
 
+def test_what_is_shown_the_drawing_acts_less_at_each_try(
+    tiny: Tiny, predictor: LatentPredictor, parts: Path, tmp_path: Path
+):
+    save_adapter("controlnet", tiny(), tmp_path / "controlnet")
+    attention_for(tiny()).save(tmp_path / "attention")
+    shown = {name: str(tmp_path / name) for name in ("controlnet", "attention")}
+
+    def drawn(share: float, pull: float, **settings: Any) -> Picture:
+        scales = {f"{name}_scale": 0.9 * share for name in shown}
+        return draw(tiny, predictor, strength=share * pull, **shown, **scales, **settings)[0]
+
+    for pull in (0.0, 6.0):  # alone, and beside a predictor
+        tried: set[int] = set()
+        for seed in range(7, 27):
+            with pytest.warns(SketchguideWarning, match="the best of its tries"):
+                kept = drawn(1.0, pull, seed=seed, tries=3, sure=1, recogniser=str(parts))
+            assert np.array_equal(pixels(kept), pixels(drawn(share_of(kept.tried, 3), pull, seed=seed)))
+            tried.add(kept.tried)
+            if len(tried) > 1:
+                break
+        assert len(tried) > 1
+
+
 def test_the_recipe_repeats_all_tries(tiny: Tiny, predictor: LatentPredictor, parts: Path, tmp_path: Path):
     with pytest.warns(SketchguideWarning, match="may not show"):
         *_, made = draw(tiny, predictor, tries=2, sure=1, recogniser=str(parts), count=2)
@@ -207,7 +230,7 @@ def test_a_source_that_was_tried_from_other_noise_is_had_as_it_was_made(
 def test_tries_that_cannot_differ_are_told(tiny: Tiny, predictor: LatentPredictor, parts: Path):
     (plain,) = draw(tiny, predictor, sketch=None, size=None)
     given: dict[str, Any] = {"backbone": tiny(), "steps": 4, "seed": 3, "tries": 3, "recogniser": str(parts)}
-    with pytest.warns(SketchguideWarning, match="tries changes nothing: no drawing pulls, and every picture starts"):
+    with pytest.warns(SketchguideWarning, match="tries changes nothing: no drawing is followed, and every"):
         (made,) = translate(plain.image, "a mug", start="source", **given)
     assert (made.confidence, made.tried) == (None, 1)
     (drawn,) = translate(plain.image, "a mug", start="source", solver="ddpm", sure=0, **given)

@@ -186,7 +186,7 @@ def _carried_out(
     controls = controls_of(request, backbone, start.drawing, predictor)
     made_with |= controls.made_with
     controls.guides.extend(guides)
-    recogniser = _recogniser(request, requests, controls.guides, backbone)
+    recogniser = _recogniser(request, requests, controls, backbone)
     if recogniser is not None:
         made_with["recogniser"] = fingerprint(recogniser.classifier)
     batch = batch_size(size, backbone, guided=_keeps_a_graph(controls.guides))
@@ -209,7 +209,7 @@ def _carried_out(
         tried: Tried | None = None
         number = 1
         moments = partial(_moments, one, controls, seeds, source)
-        wanted, easing = [one.prompt] * len(chunk), follows(controls.guides)
+        wanted, easing = [one.prompt] * len(chunk), follows(controls)
         show = None if start.overlay is None else start.overlay.blended
         for event in walk_until_recognised(moments, backbone.decode, wanted, recogniser, show=show, easing=easing):
             if isinstance(event, Tried):
@@ -251,7 +251,8 @@ def _moments(
     number: int,
 ) -> Iterator[Moment]:
     """The walk of the pictures with the numbers `rows` among `seeds`, at try `number` of each."""
-    guides, chosen = at_try(number, request, controls.guides, [seeds[row] for row in rows])
+    controls, chosen = at_try(number, request, controls, [seeds[row] for row in rows])
+    guides = controls.guides
     if isinstance(source, Change) and (mask := source.mask(controls.told)) is not None:
         guides = [replace(cast(Any, guide), strength=Within(guide.strength, mask)) for guide in guides]
     prompts = [request.prompt] * len(rows)
@@ -264,14 +265,14 @@ def _shared(source: Borrowed | Change | None) -> Evaluations:
 
 
 def _recogniser(
-    request: Request, requests: Sequence[Request], guides: Sequence[Guide], backbone: Backbone
+    request: Request, requests: Sequence[Request], controls: Controls, backbone: Backbone
 ) -> Recogniser | None:
     """What pictures are to pass; None where each is tried once, and where another try would be no other picture."""
     if request.tries == 1:
         return None
     draws = backbone.solvers[solver_name(request, backbone)].draws
-    if not follows(guides) and starts_from_source(request) and not draws:
-        message = "tries changes nothing: no drawing pulls, and every picture starts from the source's noise."
+    if not follows(controls) and starts_from_source(request) and not draws:
+        message = "tries changes nothing: no drawing is followed, and every picture starts from the source's noise."
         warn(message)
         return None
     classifier = load_classifier(find_recogniser(request.recogniser, backbone), device=backbone.device)

@@ -14,6 +14,7 @@ import torch
 from sketchguide.adapters import Adapter, adapter_of
 from sketchguide.attention import SketchAttention
 from sketchguide.backbones.base import Backbone
+from sketchguide.backbones.told import Told
 from sketchguide.backbones.wrapped import with_controlnet, with_sketch_attention, with_t2i_adapter
 from sketchguide.classifiers import LatentClassifier
 from sketchguide.controls.base import Guide
@@ -122,19 +123,31 @@ def weakened(guides: Sequence[Guide], share: float) -> list[Guide]:
     ]
 
 
-def at_try(
-    number: int, request: Request, guides: Sequence[Guide], seeds: Sequence[int]
-) -> tuple[Sequence[Guide], Sequence[int]]:
-    """What pulls at try `number`, and the seeds it starts from: a drawing pulls less, and where none does the noise is
-    another."""
-    if follows(guides):
-        return weakened(guides, share_of(number, request.tries)), seeds
-    return guides, [another(seed, number) for seed in seeds]
+def at_try(number: int, request: Request, controls: Controls, seeds: Sequence[int]) -> tuple[Controls, Sequence[int]]:
+    """What acts at try `number`, and the seeds it starts from: what follows the drawing does it less, and where nothing
+    does the noise is another."""
+    if not follows(controls):
+        return controls, [another(seed, number) for seed in seeds]
+    share = share_of(number, request.tries)
+    told, guides = _told_less(controls.told, share), weakened(controls.guides, share)
+    return controls._replace(told=told, guides=guides), seeds
 
 
-def follows(guides: Sequence[Guide]) -> bool:
-    """Whether a drawing pulls."""
-    return any(isinstance(guide, Drawn) and bool(guide.strength) for guide in guides)
+def follows(controls: Controls) -> bool:
+    """Whether a drawing pulls, or is shown to the network."""
+    pulls = any(isinstance(guide, Drawn) and bool(guide.strength) for guide in controls.guides)
+    return pulls or (isinstance(controls.told, Told) and _acts(controls.told))
+
+
+def _acts(told: Told) -> bool:
+    return told.scale != 0 or (isinstance(told.inner, Told) and _acts(told.inner))
+
+
+def _told_less(told: Backbone, share: float) -> Backbone:
+    """`told` by `share` of its scale, and so what is within it, down to the backbone that was given."""
+    if share == 1 or not isinstance(told, Told):
+        return told
+    return replace(told, inner=_told_less(told.inner, share), scale=share * told.scale)
 
 
 def _predictor(request: Request, backbone: Backbone, loaded: LatentPredictor | None) -> LatentPredictor | None:

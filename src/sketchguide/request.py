@@ -243,7 +243,7 @@ class Request(Checked):
     )
     tries: int = ranged(
         TRIES,
-        "how often a picture is made, each time pulled less or, where no drawing pulls, from other noise, "
+        "how often a picture is made, each time pulled less or, without a drawing, from other noise, "
         "until a recogniser is sure that it shows what the prompt names; the one that it is surest of is kept",
     )
     sure: Finite = ranged(SURE, "how sure it must be")

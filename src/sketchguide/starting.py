@@ -196,8 +196,8 @@ def _made_again(
             field="source",
         )
     moments: list[Moment] = []
-    guides, seeds = at_try(recipe.tried, made, controls.guides, [made.seed + recipe.index])
-    for moment in walk(made, controls.told, prompts=[made.prompt], seeds=seeds, guides=guides):
+    controls, seeds = at_try(recipe.tried, made, controls, [made.seed + recipe.index])
+    for moment in walk(made, controls.told, prompts=[made.prompt], seeds=seeds, guides=controls.guides):
         moments.append(moment)
         yield moment
     return Trajectory(first_latent(made, backbone, generators(seeds)), levels[0], moments)

@@ -49,7 +49,9 @@ def test_a_mask_says_what_changes_and_from_repeats_it(sketchguide: Run, photo: P
     assert (tmp_path / "again.png").read_bytes() == out.read_bytes()
     nothing = sketchguide(*words)
     assert nothing.code == 2
-    assert "Nothing says what is to change. Give a sketch, a mask or both; a margin of 1 changes the whole" in " ".join(nothing.err.split())
+    assert "Nothing says what is to change. Give a sketch, a mask or both; a margin of 1 changes the whole" in " ".join(
+        nothing.err.split()
+    )
 
     out.unlink()
     assert sketchguide(*words, "--margin", "1").code == 0

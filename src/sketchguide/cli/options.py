@@ -324,7 +324,7 @@ ClassifierOption = Annotated[
 TriesOption = Annotated[
     int | None,
     typer.Option(
-        help="How often a picture is made at most, each time pulled less or, where no drawing pulls, from other "
+        help="How often a picture is made at most, each time pulled less or, without a drawing, from other "
         f"noise, until it is recognised as what the prompt names: {TRIES}.",
         metavar="N",
         rich_help_panel=GUIDANCE,
