@@ -47,9 +47,9 @@ def test_one_that_is_named_is_shown_the_drawing(tiny: Tiny, folders: dict[Adapte
     backbone, named = tiny(), {kind: str(folders[kind])}
     image = CROSS.rasterize(size=SIZE)
     network = load_adapter(kind, folders[kind], backbone)
-    for scale, end in ((1.0, 0.5), (0.0, 1.0)):
-        told = WRAPS[kind](backbone, network, image, scale=scale, window=(0, end))
-        settings = {**named, f"{kind}_scale": scale, f"{kind}_end": end}
+    for scale, *window in ((1.0, 0.0, 0.5), (1.0, 0.5, 1.0), (0.0, 0.0, 1.0)):
+        told = WRAPS[kind](backbone, network, image, scale=scale, window=tuple(window))
+        settings = {**named, f"{kind}_scale": scale, f"{kind}_start": window[0], f"{kind}_end": window[1]}
         # without a predictor, which the model does not have
         assert np.array_equal(pixels(drawn(backbone, **settings).image), pixels(drawn(told, strength=0).image))
     plain = drawn(backbone, strength=0)
@@ -104,7 +104,7 @@ def test_in_an_edit_its_end_is_a_part_of_the_steps_that_are_walked(tiny: Tiny, f
         return pixels(made.image)
 
     network, image = load_adapter("controlnet", folders["controlnet"], backbone), CROSS.rasterize(size=SIZE)
-    half = with_controlnet(backbone, network, image, window=(0, 0.75))  # of the last four steps the first two
+    half = with_controlnet(backbone, network, image, window=(0.5, 0.75))  # of the last four steps the first two
     named = {"controlnet": str(folders["controlnet"])}
     assert np.array_equal(edited(backbone, **named, controlnet_end=0.5), edited(half))
     assert not np.array_equal(edited(half), edited(backbone))

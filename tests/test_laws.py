@@ -90,7 +90,8 @@ def hook_count(network: nn.Module) -> int:
 def check_equal_to_pipeline(backbone: UNetBackbone, solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts, seeds, steps = ["a cat", "two dogs"], [3, 4], 5
     pipeline = backbone.pipeline
-    scheduler = getattr(diffusers, SOLVERS[solver].scheduler).from_config(pipeline.scheduler.config)
+    choice = SOLVERS[solver]
+    scheduler = getattr(diffusers, choice.scheduler).from_config(pipeline.scheduler.config, **choice.settings)
     levels = backbone.levels(steps, solver)
 
     each = generators(seeds)

@@ -50,9 +50,9 @@ NEEDS: Mapping[str, Need] = MappingProxyType(
         "attention": _SKETCH,
         "attention_scale": Need("attention", lambda request, _: request.attention is not None),
         "controlnet": _SKETCH,
-        **dict.fromkeys(("controlnet_scale", "controlnet_end", "controlnet_mode"), _CONTROLNET),
+        **dict.fromkeys(("controlnet_scale", "controlnet_start", "controlnet_end", "controlnet_mode"), _CONTROLNET),
         "t2i_adapter": _SKETCH,
-        **dict.fromkeys(("t2i_adapter_scale", "t2i_adapter_end"), _T2I_ADAPTER),
+        **dict.fromkeys(("t2i_adapter_scale", "t2i_adapter_start", "t2i_adapter_end"), _T2I_ADAPTER),
         "negative_time": Need(
             "a negative pass",  # 0 is what it is without one, too
             lambda request, backbone: not request.negative_time or has_negative_pass(request, backbone),

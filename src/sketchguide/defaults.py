@@ -87,6 +87,7 @@ MARGIN = Setting[float](0.1, 0, 1)
 MAX_PADDING = 8192  # pixels around what an edit crops to: the longest side of a picture
 ATTENTION_SCALE = Setting[float](1.0, 0, 4)
 ADAPTER_SCALE = Setting[float](1.0, 0, 4)
+ADAPTER_START = Setting[float](0.0, 0, 1)
 ADAPTER_END = Setting[float](1.0, 0, 1)
 MOST_MODES = 1000  # kinds of images that a ControlNet knows: far more than any does
 CLASS_SCALE = Setting[float](2.0, 0, 100)

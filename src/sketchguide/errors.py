@@ -124,8 +124,8 @@ def described(error: BaseException) -> dict[str, str]:
         return error.as_dict()
     if isinstance(error, MemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY):
         code, message = "out_of_memory", "The memory of the device does not suffice."
-        hint = "Try a smaller size, fewer pictures or a smaller batch at once, or bfloat16; of a pipeline of your own, "
-        hint += "enable_gradient_checkpointing() of its network."
+        hint = "Try a smaller size, one picture at once (count; in training, batch), or a dtype of half precision; of "
+        hint += "a pipeline of your own, enable_gradient_checkpointing() of its network and enable_model_cpu_offload()."
     else:
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         code, message = "internal", f"Something went wrong inside sketchguide ({reason})."

@@ -87,13 +87,14 @@ def _with_adapters(controls: Controls, request: Request, drawing: SpatialMap) ->
         "t2i_adapter": with_t2i_adapter,
     }
     for adapter, wrap in wraps.items():
-        name, scale, end = (getattr(request, adapter + setting) for setting in ("", "_scale", "_end"))
+        name, scale, *ends = (getattr(request, adapter + setting) for setting in ("", "_scale", "_start", "_end"))
         if name is None:
             continue
         network = adapter_of(adapter, name, told)
         made_with[adapter] = fingerprint(network)
         with _about(adapter):
-            told = wrap(told, network, drawing, scale=scale, window=(0.0, _within(request, end)))
+            start, end = (_within(request, part) for part in ends)
+            told = wrap(told, network, drawing, scale=scale, window=(start, end))
     return controls._replace(told=told, made_with=made_with)
 
 

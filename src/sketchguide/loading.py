@@ -150,7 +150,11 @@ def _told_of(name: str | Path, source: str | Path) -> Generator[None]:
     except Exception as error:  # not only their own: those of the hub's HTTP library come through
         reason = reason_of(error)
         if isinstance(source, Path):
-            raise WeightsError(f"{source} does not load as a diffusers pipeline: {reason}", field="model") from error
+            raise WeightsError(
+                f"{source} does not load as a model of diffusers: {reason}",
+                hint="Get it again; what has another layout, load in Python and save it by save_pretrained.",
+                field="model",
+            ) from error
         if _unreached(error):
             raise ModelNotFoundError(
                 f"No model {name!r} here, and the hub cannot be reached to look for it there.",
@@ -432,9 +436,13 @@ def _source(name: str | Path) -> str | Path:
             return one.folder
     path = Path(name)
     if is_dir(path) and not is_file(path / "model_index.json"):
+        files = sorted(file.name for file in path.glob("*.safetensors"))
+        hint = "Give the folder that `pipeline.save_pretrained` wrote."
+        if files:
+            hint = f"Give one of the files in it: {', '.join(files[:5])}{', …' if len(files) > 5 else ''}."
         raise ModelNotFoundError(
             f"{path} is no diffusers pipeline: it has no model_index.json.",
-            hint="Give the folder that `pipeline.save_pretrained` wrote.",
+            hint=hint,
             field="model",
         )
     if is_dir(path) or is_file(path):

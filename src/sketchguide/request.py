@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from sketchguide.defaults import (
     ADAPTER_END,
     ADAPTER_SCALE,
+    ADAPTER_START,
     ALPHA,
     AMOUNT,
     ATTENTION_SCALE,
@@ -270,6 +271,7 @@ class Request(Checked):
         default=None, description="folder or hub id of a ControlNet that is shown the drawing; none: without one"
     )
     controlnet_scale: Finite = ranged(ADAPTER_SCALE, "how much of what the ControlNet adds; 0 ignores it")
+    controlnet_start: Finite = ranged(ADAPTER_START, "part of the steps before which it adds nothing")
     controlnet_end: Finite = ranged(ADAPTER_END, "part of the steps after which it adds nothing")
     controlnet_mode: int | None = Field(
         default=None, ge=0, le=MOST_MODES, description="which kind of image the drawing is to one that knows several"
@@ -278,6 +280,7 @@ class Request(Checked):
         default=None, description="folder or hub id of a T2I-Adapter that is shown the drawing; none: without one"
     )
     t2i_adapter_scale: Finite = ranged(ADAPTER_SCALE, "how much of what the T2I-Adapter adds; 0 ignores it")
+    t2i_adapter_start: Finite = ranged(ADAPTER_START, "part of the steps before which it adds nothing")
     t2i_adapter_end: Finite = ranged(ADAPTER_END, "part of the steps after which it adds nothing")
     device: str = Field(default="auto", max_length=64)
     dtype: DType = "auto"
@@ -315,6 +318,14 @@ class Request(Checked):
     def _seeds_fit(self) -> Request:
         if self.seed + self.count - 1 > SEED.high:
             raise ValueError(f"seed {self.seed} with count {self.count} counts beyond the last seed, {SEED.high}")
+        return self
+
+    @model_validator(mode="after")
+    def _adapters_act(self) -> Request:
+        for adapter in ("controlnet", "t2i_adapter"):
+            start, end = (getattr(self, f"{adapter}_{side}") for side in ("start", "end"))
+            if start > end:
+                raise ValueError(f"{adapter}_start is {start:g}, beyond {adapter}_end, {end:g}")
         return self
 
     @model_validator(mode="after")

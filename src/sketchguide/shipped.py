@@ -112,8 +112,8 @@ def own_predictor(model: str, reads: Reads = "ink") -> str:
     if not has_predictor(model, reads):
         raise UsageError(
             f"{model!r} has no predictor of its own{'' if reads == 'ink' else ' that reads latents'}.",
-            hint="Name one (--predictor; of a method predictor=NAME), or train it: "
-            f"`sketchguide train --model … --data … --reads {reads} -o …`.",
+            hint=f"Train one: `sketchguide train --model … --data … --reads {reads} -o …`, and name it as predictor; "
+            "or show the drawing to a ControlNet made for scribbles (controlnet), which needs none.",
             field="predictor",
         )
     return name

@@ -9,7 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from sketchguide.errors import UsageError
 from sketchguide.levels import Level, Prediction
@@ -163,6 +164,7 @@ class SolverChoice(NamedTuple):
     scheduler: str  # the diffusers scheduler whose levels it walks
     scaled: bool = False  # whether a walk begins at noise times the first level's sigma, not at plain noise
     draws: bool = False  # whether its steps draw noise
+    settings: Mapping[str, Any] = MappingProxyType({})  # of the scheduler, whatever the model's own are
 
 
 SOLVERS: Mapping[str, SolverChoice] = {
@@ -171,6 +173,9 @@ SOLVERS: Mapping[str, SolverChoice] = {
     "euler": SolverChoice(DDIM(), "EulerDiscreteScheduler"),
     "euler-ancestral": SolverChoice(DDIM(eta=1.0), "EulerAncestralDiscreteScheduler", draws=True),
     "dpm++2m": SolverChoice(Multistep(), "DPMSolverMultistepScheduler"),
+    "dpm++2m-karras": SolverChoice(
+        Multistep(), "DPMSolverMultistepScheduler", settings=MappingProxyType({"use_karras_sigmas": True})
+    ),
     "lcm": SolverChoice(Consistency(), "LCMScheduler", draws=True),
 }
 

@@ -170,7 +170,17 @@ def test_a_drawing_in_the_place_of_the_prompt(
         (["generate", "a", "--resolution=64x64"], "Did you mean --size?"),
         (["interpolate", "1", "2", "--cfg", "4"], "Did you mean --scale?"),
         (["generate", "a", "-n", "3"], "Did you mean --count?"),
-        (["train", "--cfg", "4"], "`sketchguide train --help` lists what there is."),
+        (["generate", "a", "--cfg_scale", "3"], "Did you mean --scale?"),
+        (["generate", "a", "--negative_time", "0"], "Did you mean --negative-time?"),
+        (["edit", "a.png", "a", "--denoising-strength", "0.5"], "Did you mean --amount?"),
+        (["generate", "a", "--denoising-strength", "0.5"], "--amount is an option of `sketchguide edit`."),
+        (["generate", "a", "--lowvram"], "Offload the pipeline in Python, and give it to from_pipe()."),
+        (
+            ["interpolate", "1", "2", "--hires"],
+            "Enlarge the picture elsewhere, and then: sketchguide edit LARGE.png PROMPT "
+            "--margin 1 --amount 0.4 --size WxH.",
+        ),
+        (["train", "--denoise", "4"], "--amount is an option of `sketchguide edit`."),
         (["generate", "a", "--tau-f", "1"], "That is an option of `sketchguide translate`."),
         (["translate", "a.png", "a", "--margin", "1"], "That is an option of `sketchguide edit`."),
         (["edit", "a.png", "a", "--only-masked"], "Did you mean --padding-mask-crop?"),
@@ -200,7 +210,8 @@ def test_a_wrong_option_is_answered_with_the_right_one(sketchguide: Run, argumen
 
 def test_options_that_others_call_otherwise_are_there(sketchguide: Run):
     for option in set(SYNONYMS.values()):
-        said = [sketchguide(*command, option).err for command in (["generate", "a"], ["edit", "a.png", "a"])]
+        commands = (["generate", "a"], ["edit", "a.png", "a"], ["interpolate", "1", "2"])
+        said = [sketchguide(*command, option).err for command in commands]
         assert not all("There is no option" in one for one in said)
 
 

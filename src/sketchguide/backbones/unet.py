@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from types import MappingProxyType
 from typing import Any
 
 import diffusers
@@ -126,15 +127,15 @@ class UNetBackbone(PipelineBackbone):
         size."""
         del size
         choice = choose_solver(solver or next(iter(self.solvers)))
-        return levels_of(self._scheduler(choice.scheduler), steps)
+        return levels_of(self._scheduler(choice.scheduler, choice.settings), steps)
 
-    def _scheduler(self, name: str) -> Any:
+    def _scheduler(self, name: str, settings: Mapping[str, Any] = MappingProxyType({})) -> Any:
         # One of its own each time: diffusers schedulers keep state between calls.
         own = self.pipeline.scheduler
-        if type(own).__name__ == name:
+        if type(own).__name__ == name and not settings:
             return deepcopy(own)  # with what was set on it and is not in its config
         try:
-            return getattr(diffusers, name).from_config(own.config)
+            return getattr(diffusers, name).from_config(own.config, **settings)
         except NotImplementedError as error:
             schedule = own.config.get("beta_schedule")
             raise UsageError(f"{self.name} has noise ({schedule}) that no {name} makes.", field="solver") from error

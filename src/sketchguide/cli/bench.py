@@ -77,8 +77,8 @@ def command(
     compare: Annotated[
         list[str] | None,
         typer.Option(
-            help="A method that is set beside each of the others, drawing by drawing: what it has more. May be given "
-            "several times. Default: lgp, else the last.",
+            help="A method that is compared with each of the others: its mean difference from them, drawing by "
+            "drawing. May be given several times. Default: lgp, else the last.",
             metavar="METHOD",
             rich_help_panel=WHAT,
         ),

@@ -93,7 +93,7 @@ def command(
     identity: Annotated[
         float,
         typer.Option(
-            help="λ, 0 to 1: how much staying what it is counts against looking like the drawings.",
+            help="λ, 0 to 1. 0: pictures come to look like the drawings, whatever else; 1: they stay what they are.",
             metavar="LAMBDA",
             rich_help_panel=TRAINING,
         ),
@@ -101,7 +101,7 @@ def command(
     gradient: Annotated[
         str,
         typer.Option(
-            help=f"Through what: {MODES}. chain is the paper's, step the cheapest and the default.",
+            help=f"How far the gradient goes: {MODES}. chain is the paper's, step the cheapest and the default.",
             metavar="MODE",
             rich_help_panel=TRAINING,
         ),
@@ -171,7 +171,12 @@ def command(
         Path | None,
         typer.Option(help="The photo-to-sketch network. Default: the one shipped.", rich_help_panel=JUDGES),
     ] = None,
-    style: Annotated[str, typer.Option(help="In which it draws.", metavar="NAME", rich_help_panel=JUDGES)] = "edges",
+    style: Annotated[
+        str,
+        typer.Option(
+            help="What the sketcher draws like: edges, outline, detail or bold.", metavar="NAME", rich_help_panel=JUDGES
+        ),
+    ] = "edges",
     features: Annotated[
         str | None,
         typer.Option(

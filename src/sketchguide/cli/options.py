@@ -15,6 +15,7 @@ from typer.core import TyperCommand, TyperOption
 from sketchguide.defaults import (
     ADAPTER_END,
     ADAPTER_SCALE,
+    ADAPTER_START,
     ATTENTION_SCALE,
     BLANK,
     CLASS_SCALE,
@@ -266,6 +267,15 @@ AdapterScaleOption = Annotated[
     ),
 ]
 
+AdapterStartOption = Annotated[
+    float | None,
+    typer.Option(
+        help=f"Part of the steps before which it adds nothing: {ADAPTER_START}.",
+        metavar="T",
+        rich_help_panel=GUIDANCE,
+    ),
+]
+
 AdapterEndOption = Annotated[
     float | None,
     typer.Option(
@@ -324,8 +334,8 @@ ClassifierOption = Annotated[
 TriesOption = Annotated[
     int | None,
     typer.Option(
-        help="How often a picture is made at most, each time pulled less or, without a drawing, from other "
-        f"noise, until it is recognised as what the prompt names: {TRIES}.",
+        help=f"Make a picture up to N times, {TRIES} by default, until it is recognised as what the prompt names. Each "
+        "time the drawing is followed less; without one it starts from other noise.",
         metavar="N",
         rich_help_panel=GUIDANCE,
     ),
@@ -334,7 +344,8 @@ TriesOption = Annotated[
 SureOption = Annotated[
     float | None,
     typer.Option(
-        help=f"How sure whatever recognises it must be: {SURE}. More lets the drawing go sooner.",
+        help=f"How sure whatever recognises it must be: {SURE}. More means more tries, and a drawing that is followed "
+        "less.",
         metavar="P",
         rich_help_panel=GUIDANCE,
     ),
@@ -362,8 +373,8 @@ ScaleOption = Annotated[
 NegativeTimeOption = Annotated[
     float | None,
     typer.Option(
-        help="Tells the negative pass of that guidance that the picture is noisier than it is: by so much of its time "
-        f"step, {NEGATIVE_TIME.low} to {NEGATIVE_TIME.high}. More realistic after clean lines. Default "
+        help="Tells the negative pass of classifier-free guidance that the picture is noisier than it is, by so much "
+        f"of its time step: {NEGATIVE_TIME.low} to {NEGATIVE_TIME.high}. More realistic after clean lines. Default "
         f"{NEGATIVE_TIME.default} where a predictor reads a drawing, else 0.",
         metavar="S",
         rich_help_panel=GUIDANCE,
@@ -402,7 +413,7 @@ SizeOption = Annotated[
 SolverOption = Annotated[
     str | None,
     typer.Option(
-        help="ddim, ddpm, euler, euler-ancestral, dpm++2m, or lcm for models distilled for it. "
+        help="ddim, ddpm, euler, euler-ancestral, dpm++2m, dpm++2m-karras, or lcm for models distilled for it. "
         "Default: the model's own, or ddim where that is none of these.",
         metavar="NAME",
         rich_help_panel=SAMPLING,
@@ -554,10 +565,12 @@ REQUEST: dict[str, Any] = {
     "attention_scale": AttentionScaleOption,
     "controlnet": ControlNetOption,
     "controlnet_scale": AdapterScaleOption,
+    "controlnet_start": AdapterStartOption,
     "controlnet_end": AdapterEndOption,
     "controlnet_mode": ControlNetModeOption,
     "t2i_adapter": T2IAdapterOption,
     "t2i_adapter_scale": AdapterScaleOption,
+    "t2i_adapter_start": AdapterStartOption,
     "t2i_adapter_end": AdapterEndOption,
     "class_name": ClassOption,
     "class_scale": ClassScaleOption,

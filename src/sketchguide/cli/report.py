@@ -36,13 +36,37 @@ SETTING = re.compile(r"^[a-z0-9_]+(?= )|(?<= )[a-z0-9]+(?:_[a-z]+)+(?=[ ,:]|\.?$
 SYNONYMS: Mapping[str, str] = MappingProxyType(  # what others call options, and what we do
     {
         "beta": "--strength",
-        "negative-prompt": "--negative",
-        "checkpoint": "--model",
-        **dict.fromkeys(("cfg", "guidance", "guidance-scale"), "--scale"),
+        "num-inference-steps": "--steps",
+        "control-guidance-start": "--controlnet-start",
+        "control-guidance-end": "--controlnet-end",
+        "mask-image": "--mask",
+        "fps": "--rate",
+        **dict.fromkeys(("neg", "negative-prompt"), "--negative"),
+        **dict.fromkeys(("checkpoint", "ckpt", "base-model"), "--model"),
+        **dict.fromkeys(("cfg", "cfg-scale", "guidance", "guidance-scale"), "--scale"),
         **dict.fromkeys(("resolution", "width", "height"), "--size"),
-        **dict.fromkeys(("n", "num", "number"), "--count"),
+        **dict.fromkeys(("n", "num", "number", "n-iter", "batch-count", "num-images-per-prompt"), "--count"),
         **dict.fromkeys(("scheduler", "sampler"), "--solver"),
+        **dict.fromkeys(("denoise", "denoising", "denoising-strength"), "--amount"),
+        **dict.fromkeys(("control-weight", "controlnet-conditioning-scale"), "--controlnet-scale"),
+        **dict.fromkeys(("lora-weight", "lora-strength"), "--lora-scale"),
         **dict.fromkeys(("only-masked", "inpaint-only-masked", "only-masked-padding"), "--padding-mask-crop"),
+    }
+)
+_ENLARGE = "Enlarge the picture elsewhere, and then: sketchguide edit LARGE.png PROMPT --margin 1 --amount 0.4 "
+ELSEWHERE: Mapping[str, str] = MappingProxyType(  # options of others that no command has, and the way here
+    {
+        "vae": "Give the pipeline another autoencoder in Python, and save it as a folder for --model.",
+        "clip-skip": "Load a text encoder with fewer layers in Python, and save the pipeline as a folder for --model.",
+        **dict.fromkeys(
+            ("lowvram", "medvram", "offload", "cpu-offload"),
+            "Offload the pipeline in Python, and give it to from_pipe().",
+        ),
+        **dict.fromkeys(("hires", "hires-fix", "hr-scale", "upscale", "upscaler"), f"{_ENLARGE}--size WxH."),
+        **dict.fromkeys(
+            ("image", "init-image", "init-img"),
+            "A picture to start from is an argument of its own: sketchguide edit IMAGE PROMPT --margin 1.",
+        ),
     }
 )
 
@@ -259,11 +283,16 @@ def _other_options(error: Any) -> str:
     own, others = error.ctx.command, getattr(error.ctx.find_root().command, "commands", {})
     if error.option_name == "--prompt" and any(parameter.name == "prompt" for parameter in own.params):
         return 'The prompt goes without an option, in quotes: "a red apple".'
-    synonym = SYNONYMS.get(error.option_name.lstrip("-"), "")
-    near = [synonym] if _has(own, synonym) else sorted(error.possibilities or ())
-    having = [f"`sketchguide {name}`" for name, command in others.items() if _has(command, error.option_name)]
-    meant = [f"Did you mean {' or '.join(near)}?"] if near else []
-    return " ".join([*meant, *([f"That is an option of {', '.join(having)}."] if having else [])])
+    said = error.option_name.lstrip("-").replace("_", "-").casefold()
+    if said in ELSEWHERE:
+        return ELSEWHERE[said]
+    meant = SYNONYMS.get(said, f"--{said}")
+    near = [meant] if _has(own, meant) else [] if said in SYNONYMS else sorted(error.possibilities or ())
+    having = [f"`sketchguide {name}`" for name, command in others.items() if _has(command, meant)]
+    hints = [f"Did you mean {' or '.join(near)}?"] if near else []
+    if having and not _has(own, meant):
+        hints.append(f"{meant if said in SYNONYMS else 'That'} is an option of {', '.join(having)}.")
+    return " ".join(hints)
 
 
 def _has(command: Any, option: str) -> bool:
