@@ -101,6 +101,20 @@ def test_a_prompt_cut_short_is_told_of(tiny: Tiny) -> None:
         generate("a " * 76 + "the end", backbone=tiny(), steps=1, size=SIZE, seed=1)
 
 
+def test_what_web_uis_read_otherwise_is_told_of(tiny: Tiny) -> None:
+    prompt = "a (red:1.2) duck (1: 2) <lora:pond:0.8>, embedding:good BREAK a (small) swan"
+    with pytest.warns(SketchguideWarning) as caught:
+        generate(prompt, negative="(bad:.5)", backbone=tiny(), steps=1, seed=1)
+    assert [str(one.message) for one in caught] == [
+        "'(red:1.2)' in the prompt is read as it stands: words have no weights here.",
+        "'<lora:pond:0.8>' in the prompt is read as it stands: give the LoRA as lora, and its weight as lora_scale.",
+        "'embedding:good' in the prompt is read as it stands: load the embedding on a pipeline in Python, and write "
+        "its token.",
+        "'BREAK' in the prompt is read as it stands: a prompt has one part here.",
+        "'(bad:.5)' in the negative prompt is read as it stands: words have no weights here.",
+    ]
+
+
 def test_a_negative_prompt_cut_short_is_told_of(tiny: Tiny) -> None:
     with pytest.warns(SketchguideWarning, match="negative prompt is too long.*the end"):
         generate("a", negative="a " * 76 + "the end", backbone=tiny(), steps=1, size=SIZE, seed=1)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -19,6 +20,16 @@ from sketchguide.sketch import Sketch
 from sketchguide.walking import has_negative_pass, starts_from_source
 
 _MOST_INK = 0.45  # of a map; drawings by people and edge maps of icons have up to 0.36
+
+
+_SYNTAX: Mapping[str, str] = MappingProxyType(  # of Stable Diffusion web UI and ComfyUI
+    {
+        r"\([^()]+: ?\d*\.?\d+\)": "words have no weights here",
+        r"<(?:lora|lyco):[^<>]+>": "give the LoRA as lora, and its weight as lora_scale",
+        r"\bembedding:\w+": "load the embedding on a pipeline in Python, and write its token",
+        r"\bBREAK\b": "a prompt has one part here",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -99,7 +110,7 @@ def warn_of_request(
     texts["source prompt"] = [given.source_prompt for given in (request.layout, request.edit) if given is not None]
     for name, asked in texts.items():
         if any(asked):
-            warn_of_cut(asked, backbone, name=name)
+            warn_of_text(asked, backbone, name=name)
 
 
 def warn_of_needs(request: Request, backbone: Backbone, *names: str) -> None:
@@ -109,10 +120,19 @@ def warn_of_needs(request: Request, backbone: Backbone, *names: str) -> None:
             warn(f"{name} changes nothing without {NEEDS[name].words}.")
 
 
-def warn_of_cut(prompts: Sequence[str], backbone: Backbone, *, name: str = "prompt") -> None:
-    """Warn of the words of prompts that the model does not read."""
+def warn_of_text(prompts: Sequence[str], backbone: Backbone, *, name: str = "prompt") -> None:
+    """Warn of the words of prompts that the model does not read, and of what web UIs would read otherwise."""
     for words in filter(None, backbone.unread(prompts)):
         warn(f"The {name} is too long; not read: {words!r}.")
+    for text, way in (found for prompt in prompts for found in _syntax_in(prompt)):
+        warn(f"{text!r} in the {name} is read as it stands: {way}.")
+
+
+def _syntax_in(prompt: str) -> Iterator[tuple[str, str]]:
+    """The first of each kind that is no words, and what there is for it here."""
+    for pattern, way in _SYNTAX.items():
+        if (found := re.search(pattern, prompt)) is not None:
+            yield found[0], way
 
 
 def _warn_of_sketch(sketch: Sketch) -> None:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, SupportsIndex
 from PIL import Image
 from torch import Tensor
 
-from sketchguide.advice import warn_of_cut, warn_of_needs
+from sketchguide.advice import warn_of_needs, warn_of_text
 from sketchguide.arguments import backbone_of, check_given, named
 from sketchguide.backbones.around import Remembering
 from sketchguide.backbones.base import Backbone
@@ -218,11 +218,11 @@ def _warn(
     if ends.seeds and way != "spherical":
         warn("way changes nothing: between two drawings the noise is one and the same.")
     warn_of_needs(request, backbone, "negative_time", "lora_scale")
-    warn_of_cut([request.prompt], backbone)
+    warn_of_text([request.prompt], backbone)
     if request.negative and not has_negative_pass(request, backbone):
         warn("negative changes nothing without a negative pass.")
     elif request.negative:
-        warn_of_cut([request.negative], backbone, name="negative prompt")
+        warn_of_text([request.negative], backbone, name="negative prompt")
 
 
 def _drawn(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from sketchguide.request import Recipe, Request
 from sketchguide.sampling import Evaluations
 
 RECIPE_KEY = "sketchguide"  # under which a PNG has it among its texts
+WEB_UI_KEY = "parameters"  # under which Stable Diffusion web UI and its relatives have prompt and settings
+_WEB_UI_PROMPT = r"(.*?)\s*(?:\nNegative prompt:.*)?\nSteps: \d"
 
 
 @dataclass(frozen=True)
@@ -80,14 +83,17 @@ def recall(source: str | Path | bytes) -> Recipe:
 
 
 def prompt_in(path: Path) -> str | None:
-    """The prompt of a picture that sketchguide wrote as PNG, None of any other file and of a sheet; only its header is
-    read."""
+    """The prompt of a picture that sketchguide or a Stable Diffusion web UI wrote as PNG, None of any other file and of
+    a sheet; only its header is read."""
     if path.suffix.lower() != ".png" or not is_file(path):
         return None
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
             with Image.open(path, formats=("PNG",)) as image:
+                if RECIPE_KEY not in image.info:
+                    written = re.match(_WEB_UI_PROMPT, image.info[WEB_UI_KEY], re.DOTALL)
+                    return None if written is None else written[1]
                 recipe = json.loads(image.info[RECIPE_KEY])
                 return None if recipe.get("sheet") else str(recipe["request"]["prompt"])
     except Exception:  # the decoders raise nearly everything on damaged files

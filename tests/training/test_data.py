@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sketchguide.errors import SketchguideWarning, TrainingError, UsageError
 from sketchguide.images import save_png, to_images, to_tensor
-from sketchguide.pictures import RECIPE_KEY
+from sketchguide.pictures import RECIPE_KEY, WEB_UI_KEY
 from sketchguide.training.data import Augmentation, Example, Pictures, digest, find_examples, readable, split
 
 STILL = Augmentation(flip=False, scale=(1.0, 1.0), rotate=0.0, shift=0.0)
@@ -99,6 +99,21 @@ class TestCaptions:
             ("birds/told.png", "a swan"),
             ("mine.png", "a red duck"),
         ]
+
+    def test_a_picture_of_a_web_ui_brings_its_prompt(self, tmp_path: Path) -> None:
+        (tmp_path / "birds").mkdir()
+        told = "a red duck,\non a pond\nNegative prompt: blue, Steps: no\nSteps: 20, Sampler: Euler a, Seed: 7"
+        texts = {
+            "a": told,
+            "b": "a swan\nSteps: 8, CFG scale: 4",
+            "c": "a goose",
+            "d": '{"Steps: ": 8}',
+            "e": "\nSteps: 4",
+        }
+        for name, text in texts.items():
+            save_png(Image.new("RGB", (24, 24)), tmp_path / "birds" / f"{name}.png", text={WEB_UI_KEY: text})
+        found = [e.caption for e in find_examples(tmp_path, recipes=True)]
+        assert found == ["a red duck, on a pond", "a swan", "birds", "birds", ""]
 
     def test_a_recipe_is_no_class(self, tmp_path: Path) -> None:
         (tmp_path / "birds").mkdir()

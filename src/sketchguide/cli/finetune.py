@@ -228,7 +228,7 @@ def command(
     with report.progress("{task.fields[figures]}") as bar:
         task = bar.add_task("Loading", total=None, figures="")
         hush_libraries()
-        from sketchguide.advice import warn_of_cut
+        from sketchguide.advice import warn_of_text
         from sketchguide.fingerprints import dtype_of, fingerprint, fingerprint_of_model
         from sketchguide.loading import load_backbone
         from sketchguide.lora import LORA_FILE
@@ -276,7 +276,7 @@ def command(
             drawings = _rasterized(sketches, sketch, backbone.default_size)
             if prompt is None:
                 prompt = _recognised(drawings, comparing, report)
-            warn_of_cut([prompt], backbone)
+            warn_of_text([prompt], backbone)
             if not photos:
                 _warn_of_unknown(prompt, comparing, report)
             judges = Judges(

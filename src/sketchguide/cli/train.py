@@ -39,7 +39,7 @@ def command(
         Path,
         typer.Option(
             help="Folder of pictures. Captions come from metadata.jsonl or .csv, a .txt beside each picture, the "
-            "recipe of one of ours, or the name of the sub-folder it is in.",
+            "prompt in a PNG of ours or of a web UI, or the name of the sub-folder it is in.",
             metavar="FOLDER",
             rich_help_panel=DATA,
         ),

@@ -200,7 +200,7 @@ def find_examples(
 
     The caption comes from `metadata.jsonl` (one object a line: `file_name`, relative to that file, and `text` or
     `caption`) or `metadata.csv` (columns of these names), else from the `.txt` beside the picture (`apple.txt` or
-    `apple.png.txt`), else with `recipes` from that of a PNG that sketchguide made, else from the name of the sub-folder
+    `apple.png.txt`), else with `recipes` from the prompt in a PNG (`prompt_in`), else from the name of the sub-folder
     it is in. A folder with such a list takes part with the pictures in it, and no others. Pictures in `folder` itself
     that have no caption get an empty one or, where they are `named` for what they show, the words of their name
     (`red-apple-2.png`). Hidden files are left out. A SketchguideWarning counts pictures without a caption, those that a
