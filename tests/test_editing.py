@@ -10,6 +10,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from sketchguide.areas import drawn_area, on_latents
 from sketchguide.classifiers import LatentClassifier
 from sketchguide.controls.base import Guide
 from sketchguide.controls.classes import ClassGuide
@@ -27,7 +28,7 @@ from sketchguide.request import EditSettings, Layout, Request
 from sketchguide.sampling import Moment
 from sketchguide.seeds import generators, noise
 from sketchguide.sketch import Sketch
-from sketchguide.sources import Change, change, drawn_area, on_latents
+from sketchguide.sources import Change, change
 from sketchguide.walking import walk
 from support import MakePredictor, Pull, Tiny, attention_for, returned
 

@@ -50,6 +50,8 @@ TABLE = (
     "request",
     "pictures",
     "arguments",
+    "areas",
+    "schedule",
     "sources",
     "walking",
     "advice",

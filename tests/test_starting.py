@@ -13,8 +13,9 @@ from sketchguide.images import to_base64
 from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Edit, Layout, Request
+from sketchguide.schedule import steps_walked
 from sketchguide.sketch import Sketch
-from sketchguide.starting import picture_to_start_from, steps_to_find, steps_walked
+from sketchguide.starting import picture_to_start_from, steps_to_find
 from support import CROSS, Tiny
 
 NETWORK = "small"

@@ -9,6 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from sketchguide import generation
+from sketchguide.areas import near_strokes
 from sketchguide.controls.features import PlugAndPlay
 from sketchguide.errors import SketchError, SketchguideWarning, TapError, UsageError
 from sketchguide.generation import Progress, generate, run
@@ -20,7 +21,7 @@ from sketchguide.predictors import LatentPredictor
 from sketchguide.request import FOR_DRAWINGS, Layout, LayoutSettings, Request
 from sketchguide.sampling import Evaluations
 from sketchguide.sketch import Sketch
-from sketchguide.sources import SOURCE_SEED, near_strokes
+from sketchguide.sources import SOURCE_SEED
 from sketchguide.translation import open_source, prepare, taken, translate
 from support import CROSS, Tiny
 

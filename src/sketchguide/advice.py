@@ -42,7 +42,7 @@ class Need:
 
 def _pulled_before(request: Request) -> bool:
     """Whether the picture that it starts from was pulled to a drawing, and is to be walked again."""
-    given = request.layout or request.edit
+    given = request.origin
     return given is not None and given.made is not None and given.made.request.sketch is not None
 
 
@@ -92,7 +92,7 @@ def warn_of_request(
     is odd about them. `sketch` and `image`, the picture that they start from, are what they carry.
     """
     request = requests[0]
-    if request.size is not None and request.layout is None and request.edit is None:  # else it was told of before
+    if request.size is not None and request.origin is None:  # else it was told of before
         warn_of_size(request.size, backbone)
     warn_of_needs(request, backbone, *NEEDS)
     if sketch is not None:
@@ -107,7 +107,7 @@ def warn_of_request(
         warn("Every picture starts from the source's noise: with most solvers seeds change nothing.")
     _warn_of_guidance(request, backbone)
     texts = {"prompt": [one.prompt for one in requests], "negative prompt": [request.negative]}
-    texts["source prompt"] = [given.source_prompt for given in (request.layout, request.edit) if given is not None]
+    texts["source prompt"] = [] if request.origin is None else [request.origin.source_prompt]
     for name, asked in texts.items():
         if any(asked):
             warn_of_text(asked, backbone, name=name)

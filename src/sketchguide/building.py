@@ -39,9 +39,10 @@ from sketchguide.predictors import LatentPredictor
 from sketchguide.recognition import Recogniser, find_recogniser
 from sketchguide.request import FOR_DRAWINGS, LayoutSettings, Request
 from sketchguide.sampling import Moment
+from sketchguide.schedule import levels_of, steps_of
 from sketchguide.shipped import find_features, find_part, own_predictor, shipped
 from sketchguide.sketchers import Sketcher
-from sketchguide.sources import levels_of, places_of, steps_of
+from sketchguide.sources import places_of
 
 PAPER: Mapping[str, str] = MappingProxyType(
     {

@@ -30,10 +30,10 @@ from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sampling import Evaluations, Moment
+from sketchguide.schedule import levels_of
 from sketchguide.seeds import generators
 from sketchguide.sizes import batch_size, check_size, cut_off
 from sketchguide.sketch import Sketch, SpatialMap, as_sketch
-from sketchguide.sources import levels_of
 from sketchguide.translation import open_source, taken
 from sketchguide.walking import first_latent, has_negative_pass, walk_from
 

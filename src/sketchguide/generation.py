@@ -35,11 +35,12 @@ from sketchguide.predictors import LatentPredictor
 from sketchguide.recognition import Recogniser, Tried, find_recogniser, walk_until_recognised, warn_of_unknown
 from sketchguide.request import Request
 from sketchguide.sampling import Evaluations, Moment
+from sketchguide.schedule import levels_of, solver_name, steps_walked
 from sketchguide.seeds import random_seed
 from sketchguide.sizes import batch_size, check_size
 from sketchguide.sketch import Sketch, as_sketch
-from sketchguide.sources import Borrowed, Change, levels_of, solver_name
-from sketchguide.starting import laid_out, picture_to_start_from, source_of, steps_to_find, steps_walked
+from sketchguide.sources import Borrowed, Change
+from sketchguide.starting import laid_out, picture_to_start_from, source_of, steps_to_find
 from sketchguide.walking import starts_from_source, walk
 
 # By network, the runs that are under way: whether each needs it alone.

@@ -31,11 +31,11 @@ from sketchguide.perception import Features, load_features
 from sketchguide.predictors import LatentPredictor
 from sketchguide.recognition import share_of
 from sketchguide.request import Request
+from sketchguide.schedule import progress_at, steps_of
 from sketchguide.seeds import another
 from sketchguide.shipped import find_features, find_part, has_predictor
 from sketchguide.sketch import Sketch, SpatialMap
 from sketchguide.sketchers import Sketcher
-from sketchguide.sources import steps_of
 
 Drawn = LatentGuide | SketchGuide  # what pulls to a drawing
 
@@ -93,7 +93,7 @@ def _with_adapters(controls: Controls, request: Request, drawing: SpatialMap) ->
         network = adapter_of(adapter, name, told)
         made_with[adapter] = fingerprint(network)
         with _about(adapter):
-            start, end = (_within(request, part) for part in ends)
+            start, end = (progress_at(request, part) for part in ends)
             told = wrap(told, network, drawing, scale=scale, window=(start, end))
     return controls._replace(told=told, made_with=made_with)
 
@@ -197,7 +197,7 @@ def latent_guide(
     target, weight = (torch.cat(tensors) for tensors in zip(*pairs, strict=True))
     own = HANDOVER.default if predictor.config.clean_widths else 1.0
     handover = own if request.handover is None else request.handover
-    end = _within(request, request.stop)
+    end = progress_at(request, request.stop)
     if request.edit is not None:
         trained, amount = predictor.config.window[1], request.edit.amount
         if 1 - steps_of(amount, request) / request.steps >= trained:
@@ -215,7 +215,7 @@ def latent_guide(
         window=(min(predictor.config.window[0], end), end),
         strength=Proportional(request.beta, request.even),
         every=request.pulling_every,
-        handover=_within(request, handover),
+        handover=progress_at(request, handover),
     )
 
 
@@ -234,7 +234,7 @@ def sketch_guide(
         sketcher,
         drawing,
         torch.stack([torch.tensor(one.ink)[None] for one in maps]).to(backbone.device),
-        window=(0.0, _within(request, request.stop)),
+        window=(0.0, progress_at(request, request.stop)),
         strength=Proportional(request.beta),
         every=request.pulling_every,
     )
@@ -243,11 +243,3 @@ def sketch_guide(
 def class_guide(request: Request, numbers: Sequence[int], classifier: LatentClassifier) -> ClassGuide:
     """Classifier guidance to one class for all pictures or one for each, with the scale of `request`."""
     return ClassGuide(classifier, numbers, window=classifier.config.window, strength=Score(request.class_scale))
-
-
-def _within(request: Request, part: float) -> float:
-    """The progress at `part` of the steps that are walked: an edit walks the last ones only."""
-    if request.edit is None:
-        return part
-    walked = steps_of(request.edit.amount, request)
-    return min(1.0, (request.steps - walked + part * walked) / request.steps)  # the very progress of that step

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from sketchguide.areas import near_strokes
 from sketchguide.attention import SketchAttention
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.wrapped import with_controlnet, with_sketch_attention, with_t2i_adapter
@@ -22,9 +23,10 @@ from sketchguide.predictors import LatentPredictor
 from sketchguide.recognition import Recogniser, Tried, share_of, walk_until_recognised
 from sketchguide.request import LayoutSettings, Request
 from sketchguide.sampling import Moment
+from sketchguide.schedule import steps_of
 from sketchguide.sketch import SpatialMap
 from sketchguide.sketchers import Sketcher
-from sketchguide.sources import Borrowed, Change, borrow, near_strokes, steps_of
+from sketchguide.sources import Borrowed, Change, borrow
 from sketchguide.walking import walk
 
 

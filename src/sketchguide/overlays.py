@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from sketchguide.areas import drawn_area, grown_by
 from sketchguide.errors import UsageError
 from sketchguide.images import from_grey, to_images
 from sketchguide.sketch import Sketch
-from sketchguide.sources import drawn_area, grown_by
 
 _FINE = 512  # pixels of the longer side of the map that areas are looked for in
 

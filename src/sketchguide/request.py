@@ -297,6 +297,11 @@ class Request(Checked):
         return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
 
     @property
+    def origin(self) -> Layout | Edit | None:
+        """What it starts from: a picture whose layout is kept, or one that is changed."""
+        return self.layout or self.edit
+
+    @property
     def pulling_every(self) -> int:
         """`every`, or its default. A strength that is given is meant for the usual one."""
         return self.every or (1 if self.steps <= FEW_STEPS and self.strength is None else EVERY.default)

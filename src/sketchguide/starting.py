@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from sketchguide.areas import blending, drawn_area, near_strokes
 from sketchguide.backbones.base import Backbone
 from sketchguide.errors import UsageError, warn
 from sketchguide.fingerprints import dtype_of, fingerprint, fingerprint_of_model
@@ -20,20 +21,10 @@ from sketchguide.overlays import Overlay, masked_area, region_changed, seen_regi
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Edit, Recipe, Request
 from sketchguide.sampling import Moment
+from sketchguide.schedule import levels_of, solver_name, steps_walked
 from sketchguide.seeds import generators
 from sketchguide.sketch import Sketch, SpatialMap
-from sketchguide.sources import (
-    Borrowed,
-    Change,
-    blending,
-    borrow,
-    change,
-    drawn_area,
-    levels_of,
-    near_strokes,
-    solver_name,
-    steps_of,
-)
+from sketchguide.sources import Borrowed, Change, borrow, change
 from sketchguide.walking import first_latent, walk
 
 _BLANK = 0.05  # the most ink near which nothing is borrowed
@@ -41,7 +32,7 @@ _BLANK = 0.05  # the most ink near which nothing is borrowed
 
 def picture_to_start_from(request: Request, size: tuple[int, int]) -> Image.Image | None:
     """The one that `request` carries; UsageError where a layout's is not of the `size` (width, height) to make."""
-    given = request.layout or request.edit
+    given = request.origin
     if given is None:
         return None
     image = from_base64(given.picture, field="edit" if request.layout is None else "layout")
@@ -56,15 +47,10 @@ def picture_to_start_from(request: Request, size: tuple[int, int]) -> Image.Imag
 
 def steps_to_find(request: Request) -> int:
     """How many steps the walk takes that finds the latents of what `request` starts from."""
-    given = request.layout or request.edit
+    given = request.origin
     if given is None or given.source == "noised":
         return 0
     return steps_walked(request) if given.made is None else given.made.request.steps
-
-
-def steps_walked(request: Request) -> int:
-    """How many steps are walked to a picture."""
-    return request.steps if request.edit is None else steps_of(request.edit.amount, request)
 
 
 class Start(NamedTuple):
@@ -123,7 +109,7 @@ def source_of(
     has, and where borrowing near strokes finds none; TapError for features that are not there. Warns of a picture that
     was painted over since.
     """
-    given = request.layout or request.edit
+    given = request.origin
     if given is None or start.picture is None:
         return
     recorded: Trajectory | None = None

@@ -17,9 +17,10 @@ from sketchguide.inversion import recur
 from sketchguide.levels import Level, is_open
 from sketchguide.request import Request
 from sketchguide.sampling import Moment, sample
+from sketchguide.schedule import levels_of, solver_name
 from sketchguide.seeds import generators, noise
 from sketchguide.solvers import Solver
-from sketchguide.sources import Borrowed, Change, Keeping, levels_of, solver_name
+from sketchguide.sources import Borrowed, Change, Keeping
 
 
 def walk(

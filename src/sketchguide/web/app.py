@@ -35,10 +35,10 @@ from sketchguide.errors import (
 from sketchguide.pictures import recall
 from sketchguide.recognition import Recogniser, find_recogniser
 from sketchguide.request import Request
+from sketchguide.schedule import levels_of
 from sketchguide.seeds import random_seed
 from sketchguide.sizes import check_size
 from sketchguide.sketch import Sketch
-from sketchguide.sources import levels_of
 from sketchguide.tracing import trace as traced
 from sketchguide.web.guards import DEADLINE, MOST_BYTES, Guards, error_answer
 from sketchguide.web.jobs import Desk
