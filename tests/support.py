@@ -199,6 +199,20 @@ def load_script(path: Path, patch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
+def hook_count(network: nn.Module) -> int:
+    """Of all kinds of hooks, on all of its modules."""
+    return sum(
+        len(hooks)
+        for module in network.modules()
+        for hooks in (
+            module._forward_hooks,
+            module._forward_pre_hooks,
+            module._backward_hooks,
+            module._backward_pre_hooks,
+        )
+    )
+
+
 def relative(ours: Tensor, theirs: Tensor) -> float:
     assert theirs.isfinite().all()
     return float((ours - theirs).abs().max() / theirs.abs().max())

@@ -14,7 +14,7 @@ from sketchguide.controls.edges import LatentGuide
 from sketchguide.errors import MismatchError, SketchguideError, TapError, UsageError, WeightsError
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
-from support import MakePredictor, Tiny, attention_for
+from support import MakePredictor, Tiny, attention_for, hook_count
 
 INK = torch.zeros(1, 1, 32, 32)
 INK[..., 8:24, 8] = 1
@@ -85,7 +85,7 @@ def test_it_goes_with_a_guide_and_leaves_no_hook(tiny: Tiny, make_predictor: Mak
     (*_, other) = sample(backbone, backbone.describe(["a box"]), begin(1), levels, guides=[guide])
     assert last.latent.isfinite().all()
     assert not torch.allclose(last.latent, other.latent, atol=1e-3)
-    assert not any(module._forward_hooks for module in backbone.network.modules())
+    assert hook_count(backbone.network) == 0
 
 
 def test_no_hook_survives_an_error(tiny: Tiny) -> None:
@@ -93,7 +93,7 @@ def test_no_hook_survives_an_error(tiny: Tiny) -> None:
     told = with_sketch_attention(backbone, attention_for(backbone), INK)
     with pytest.raises(RuntimeError):
         told.run(torch.zeros(1, 3, 16, 16), torch.tensor([500.0]), told.describe(["a box"]))
-    assert not any(module._forward_hooks for module in backbone.network.modules())
+    assert hook_count(backbone.network) == 0
 
 
 def test_a_saved_one_is_the_same(tiny: Tiny, tmp_path: Path) -> None:

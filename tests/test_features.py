@@ -21,7 +21,7 @@ from sketchguide.sampling import Evaluations, Moment, sample
 from sketchguide.seeds import generators, noise
 from sketchguide.solvers import DDIM
 from sketchguide.taps import TapInfo, survey, tapped
-from support import Tiny, relative
+from support import Tiny, hook_count, relative
 
 GRID = (8, 16)
 STEPS = 3
@@ -60,10 +60,6 @@ def walk(backbone: UNetBackbone, *injections: PlugAndPlay, rows: int = 1, **sett
     levels, told = backbone.levels(STEPS), backbone.describe(["two birds"] * rows)
     *_, last = sample(backbone, told, begin(*range(rows)), levels, injections=injections, **(defaults | settings))
     return last
-
-
-def hook_count(network: nn.Module) -> int:
-    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in network.modules())
 
 
 # ---------------------------------------------------------------------------------------------------------- places

@@ -29,7 +29,7 @@ from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise
 from sketchguide.solvers import SOLVERS
 from sketchguide.taps import Rewrite, tapped
-from support import MakePredictor, Pull, Rewriting, Tiny, relative
+from support import MakePredictor, Pull, Rewriting, Tiny, hook_count, relative
 
 GRID = (16, 16)
 STEPS = 4
@@ -74,14 +74,6 @@ def walk(
 
 def target(count: int = 1, grid: tuple[int, int] = GRID, *, seed: int = 9) -> Tensor:
     return torch.randn(count, 4, *grid, generator=torch.Generator().manual_seed(seed))
-
-
-def hook_count(network: nn.Module) -> int:
-    return sum(
-        len(hooks)
-        for module in network.modules()
-        for hooks in (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks)
-    )
 
 
 # ---------------------------------------------------------------------------------------------------------- law 1

@@ -50,10 +50,9 @@ def test_every_step_yields_where_the_walk_stands(tiny: Tiny) -> None:
     kept, levels = latent.clone(), tiny().levels(3)
     moments = walk(tiny(), latent)
     assert [moment.level for moment in moments] == levels[1:]
-    for moment, level in zip(moments, levels[1:], strict=True):
+    for moment in moments:
         assert moment.latent.shape == moment.clean.shape == (2, 4, 16, 16)
         assert moment.latent.dtype == torch.float32
-        assert moment.level is level or moment.level == level
     assert torch.equal(latent, kept)  # the caller's latent is not written to
 
 

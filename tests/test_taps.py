@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from sketchguide.backbones.tiny import tiny_stable_diffusion
 from sketchguide.errors import TapError
 from sketchguide.taps import TapInfo, survey, tapped
+from support import hook_count
 
 
 class Net(nn.Module):
@@ -43,10 +44,6 @@ class Single(nn.Module):
 def net() -> Net:
     torch.manual_seed(0)
     return Net()
-
-
-def hook_count(net: nn.Module) -> int:
-    return sum(len(module._forward_hooks) for module in net.modules())
 
 
 X = torch.tensor([[1.0, 2.0, 3.0]])

@@ -21,8 +21,7 @@ from sketchguide.arguments import backbone_of, carrying, check_given, named
 from sketchguide.backbones.around import Remembering
 from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import load_classifier
-from sketchguide.controls.base import Guide
-from sketchguide.controls.classes import ClassGuide
+from sketchguide.controls.base import Guide, of_network
 from sketchguide.controls.strengths import Within
 from sketchguide.errors import UsageError, warn
 from sketchguide.fingerprints import fingerprint, identity_of
@@ -239,8 +238,8 @@ def _carried_out(
 
 
 def _keeps_a_graph(guides: Sequence[Guide]) -> bool:
-    """Whether gradients go through the network; a classifier has one of its own, a small one."""
-    return any(guide.strength and not isinstance(guide, ClassGuide) for guide in guides)
+    """Whether gradients go through the network."""
+    return any(guide.strength and of_network(guide) for guide in guides)
 
 
 def _moments(

@@ -48,8 +48,8 @@ _LEVELS = 255
 _GREY_16 = 65535
 
 
-def read_file(path: str | Path, *, limit: int = MAX_BYTES, field: str = "image") -> bytes:
-    """The bytes of an ordinary file of at most `limit` bytes.
+def read_file(path: str | Path, *, field: str = "image") -> bytes:
+    """The bytes of an ordinary file of at most MAX_BYTES.
 
     Raises:
         SketchError: no such file, a folder or device, unreadable, empty or too large.
@@ -64,7 +64,7 @@ def read_file(path: str | Path, *, limit: int = MAX_BYTES, field: str = "image")
         if not stat.S_ISREG(there.st_mode):
             raise SketchError(f"{path} is not an ordinary file.", field=field)
         with path.open("rb") as file:
-            data = file.read(limit + 1)
+            data = file.read(MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         if isinstance(error, SketchError):
             raise
@@ -72,8 +72,8 @@ def read_file(path: str | Path, *, limit: int = MAX_BYTES, field: str = "image")
         raise SketchError(f"{str(path)!r} cannot be read: {reason}.", field=field) from error
     if not data:
         raise SketchError(f"{path} is empty.", field=field)
-    if len(data) > limit:
-        raise SketchError(f"{path} is larger than the {limit / 1e6:.0f} MB allowed.", field=field)
+    if len(data) > MAX_BYTES:
+        raise SketchError(f"{path} is larger than the {MAX_BYTES / 1e6:.0f} MB allowed.", field=field)
     return data
 
 
@@ -317,7 +317,7 @@ def to_png(image: Image.Image, *, text: Mapping[str, str] | None = None) -> byte
     return buffer.getvalue()
 
 
-def to_base64(image: Image.Image, *, field: str = "image") -> str:
+def to_base64(image: Image.Image) -> str:
     """A picture as a PNG in base64: how pictures travel in JSON, without loss.
 
     Raises:
@@ -329,7 +329,7 @@ def to_base64(image: Image.Image, *, field: str = "image") -> str:
             f"The picture takes {len(text) / 1e6:.0f} MB as text, and every PNG made from it carries it; at most "
             f"{MAX_TEXT / 1e6:.0f} MB are allowed.",
             hint="Make it smaller first, or cut out the part that is to change.",
-            field=field,
+            field="image",
         )
     return text
 

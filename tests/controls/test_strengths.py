@@ -138,12 +138,13 @@ def test_impossible_scales_are_refused(scale: float) -> None:
     assert caught.value.field == "strength"
 
 
-def test_score_is_the_shift_of_the_score() -> None:
+@pytest.mark.parametrize("now", [NOW, Level(300, 0.7, 0.3, 0.7)], ids=["variance-preserving", "flow"])
+def test_score_is_the_shift_of_the_score(now: Level) -> None:
     """eps + scale * sigma * g, put through DDIM (Dhariwal & Nichol 2021, algorithm 2)."""
     gradient, move = pair()
-    shift = 3.0 * NOW.sigma * gradient
-    expected = 0.8 * (-NOW.sigma * shift / NOW.alpha) + 0.6 * shift
-    assert torch.allclose(Score(3.0)(gradient, move, NOW, CARRIED), expected, atol=1e-6)
+    shift = 3.0 * now.sigma * gradient
+    expected = 0.8 * (-now.sigma * shift / now.alpha) + 0.6 * shift
+    assert torch.allclose(Score(3.0)(gradient, move, now, CARRIED), expected, atol=1e-6)
 
 
 def test_score_at_a_level_without_signal_is_finite() -> None:

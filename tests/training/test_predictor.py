@@ -18,7 +18,7 @@ from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.data import Augmentation, Pictures, find_examples
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
 from sketchguide.training.run import MAX_SKIPS, TrainingStep
-from support import Tiny, gone_on
+from support import Tiny, gone_on, hook_count
 
 TAPS = ("down_blocks.0.attentions.1", "mid_block.resnets.1", "up_blocks.2")
 
@@ -68,10 +68,6 @@ def copies(module: nn.Module) -> dict[str, Tensor]:
 
 def changed(module: nn.Module, before: dict[str, Tensor]) -> set[str]:
     return {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
-
-
-def hook_count(network: nn.Module) -> int:
-    return sum(len(module._forward_hooks) for module in network.modules())
 
 
 class Recording:

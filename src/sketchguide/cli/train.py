@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -25,9 +25,6 @@ from sketchguide.defaults import MODEL, SEED, TRAINING_BATCH, TRAINING_RATE, TRA
 from sketchguide.errors import UsageError
 from sketchguide.files import write_text
 from sketchguide.training.session import Session, finite
-
-if TYPE_CHECKING:
-    pass
 
 SCORED = 32  # held-out pictures that are scored
 FILES = ("predictor.safetensors", "README.md", "training.json", "log.jsonl")
