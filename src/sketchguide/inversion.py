@@ -11,10 +11,9 @@ from torch import Generator, Tensor
 
 from sketchguide.backbones.base import Backbone, Condition
 from sketchguide.controls.base import Guide, Injection
-from sketchguide.controls.features import NegativePrompt
 from sketchguide.errors import UsageError
 from sketchguide.levels import Level, Window, check_window, is_open
-from sketchguide.sampling import Evaluations, Moment, pulling_at, sample
+from sketchguide.sampling import Evaluations, Moment, Negative, pulling_at, sample
 from sketchguide.seeds import check_each, noise_like
 from sketchguide.solvers import Solver
 
@@ -121,7 +120,7 @@ def recur(
     generators: Sequence[Generator],
     window: Window = (0.1, 0.5),
     times: int = 2,
-    negative: Condition | NegativePrompt | None = None,
+    negative: Negative | None = None,
     scale: float | None = None,
     negative_time: float = 0.0,
     guides: Sequence[Guide] = (),

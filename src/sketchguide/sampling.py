@@ -7,14 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Generator, Tensor
 
 from sketchguide.backbones.base import Backbone, Condition
 from sketchguide.controls.base import Guide, Injection, Step, acts_on, of_network, trained_on
-from sketchguide.controls.features import NegativePrompt
 from sketchguide.errors import GuidanceError, UsageError, reason_of, warn
 from sketchguide.levels import Level, Prediction, Window, is_open
 from sketchguide.seeds import noise_like
@@ -46,13 +45,25 @@ class Moment(NamedTuple):
     evaluations: Evaluations
 
 
+class Negative(Protocol):
+    """What guidance moves away from: a Condition, or a mixture of several that changes on the way."""
+
+    def shares(self, level: Level) -> Sequence[tuple[Condition, float]]:
+        """The conditions to ask at `level`, with shares that add up to 1."""
+        ...
+
+    def check_rows(self, count: int, name: str) -> None:
+        """Raise UsageError, of `name`, unless there is one prompt for each of `count` pictures."""
+        ...
+
+
 def sample(
     backbone: Backbone,
     condition: Condition,
     latent: Tensor,
     levels: Sequence[Level],
     *,
-    negative: Condition | NegativePrompt | None = None,
+    negative: Negative | None = None,
     scale: float | None = None,
     negative_time: float = 0.0,
     guides: Sequence[Guide] = (),
@@ -64,7 +75,7 @@ def sample(
 
     The conditional pass runs first and alone carries a graph, and only while a guide is open; one pass serves all
     guides. Classifier-free guidance (`negative` with a `scale`, of which 1 is none) adds one pass without a graph, or
-    two for the steps at which a NegativePrompt mixes. Every guide's gradient becomes a displacement of the next latent,
+    as many as `negative` mixes at that level. Every guide's gradient becomes a displacement of the next latent,
     so guides add up in any order. `generators`, one per image, feed solvers that draw noise.
 
     The negative pass is told a time that is later by `negative_time` of itself, so of more noise than there is (after
@@ -100,7 +111,7 @@ def sample(
         known = known or unknown
         with torch.no_grad():
             if negative is not None and scale != 1.0:
-                told = negative.shares(now) if isinstance(negative, NegativePrompt) else [(negative, 1.0)]
+                told = negative.shares(now)
                 rewrites = _merge(table for branches, table in injecting if branches == "both")
                 with tapped(backbone.network, (), rewrites):
                     prediction = prediction.towards(
@@ -126,7 +137,7 @@ def sample(
 def _check(
     latent: Tensor,
     condition: Condition,
-    negative: Condition | NegativePrompt | None,
+    negative: Negative | None,
     scale: float,
     negative_time: float,
     *,
@@ -144,13 +155,9 @@ def _check(
                     hint='Give negative=backbone.describe([""] * pictures).',
                     field="negative",
                 )
-    told = [("condition", condition)]
-    if isinstance(negative, NegativePrompt):
-        told += [("negative", negative.empty), ("negative", negative.prompt)]
-    elif negative is not None:
-        told.append(("negative", negative))
-    for name, one in told:
-        one.check_rows(len(latent), name)
+    condition.check_rows(len(latent), "condition")
+    if negative is not None:
+        negative.check_rows(len(latent), "negative")
 
 
 def pulling_at(levels: Sequence[Level], guides: Sequence[Guide], backbone: Backbone) -> list[list[Guide]]:
@@ -278,11 +285,12 @@ def _was_trained_at(now: Level, window: Window | None, backbone: Backbone) -> bo
 
 
 def _mixed(backbone: Backbone, latent: Tensor, now: Level, told: Sequence[tuple[Condition, float]]) -> Prediction:
-    """The mean of what the network says under one or two conditions, by their shares."""
-    (first, share), *others = told
+    """The mean of what the network says under some conditions, by their shares."""
+    (first, sum_of_shares), *others = told
     prediction = backbone.predict(latent, now, first)
-    for condition, _ in others:
-        prediction = prediction.towards(backbone.predict(latent, now, condition), share)
+    for condition, share in others:
+        sum_of_shares += share
+        prediction = prediction.towards(backbone.predict(latent, now, condition), 1 - share / sum_of_shares)
     return prediction
 
 

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from sketchguide.backbones.base import Backbone, Condition
+from sketchguide.backbones.base import Backbone
 from sketchguide.controls.base import Guide
 from sketchguide.controls.edges import LatentGuide
 from sketchguide.controls.features import NegativePrompt
@@ -16,7 +16,7 @@ from sketchguide.defaults import NEGATIVE_TIME
 from sketchguide.inversion import recur
 from sketchguide.levels import Level, is_open
 from sketchguide.request import Request
-from sketchguide.sampling import Moment, sample
+from sketchguide.sampling import Moment, Negative, sample
 from sketchguide.schedule import levels_of, solver_name
 from sketchguide.seeds import generators, noise
 from sketchguide.solvers import Solver
@@ -101,7 +101,7 @@ def _sampled(
     generators: Sequence[torch.Generator] = (),
     borrowed: Borrowed | None = None,
 ) -> Iterator[Moment]:
-    negative: Condition | NegativePrompt | None = None
+    negative: Negative | None = None
     if has_negative_pass(request, backbone):
         negative = backbone.describe([request.negative] * len(prompts))
     injections, step = (), sample

@@ -42,6 +42,11 @@ class Condition:
         }
         return Condition(self.embedding[chosen], extras)
 
+    def shares(self, level: Level) -> Sequence[tuple[Condition, float]]:
+        """Itself alone, whatever the level: what `sample` asks of anything that guidance moves away from."""
+        del level
+        return [(self, 1.0)]
+
     def check_rows(self, count: int, name: str) -> None:
         """Raise UsageError, of `name`, unless there is one prompt for each of `count` pictures."""
         if len(self) != count:
@@ -83,13 +88,37 @@ class Backbone(Protocol):
     @property
     def distilled(self) -> bool: ...  # whether it is told the scale of guidance, and takes no negative pass
 
-    # `size` is (width, height) in pixels, by which some models shift their levels; None is the default one
-    def levels(self, steps: int, solver: str | None = None, size: tuple[int, int] | None = None) -> list[Level]: ...
+    def levels(self, steps: int, solver: str | None = None, size: tuple[int, int] | None = None) -> list[Level]:
+        """`steps + 1` levels, noisiest first; of a solver of `solvers`, None being the first.
 
-    def level(self, progress: float) -> Level: ...
-    def describe(self, prompts: Sequence[str]) -> Condition: ...
-    def unread(self, prompts: Sequence[str]) -> list[str]: ...  # of each, the words that `describe` does not get to
-    def predict(self, latent: Tensor, level: Level, condition: Condition) -> Prediction: ...
-    def run(self, latent: Tensor, times: Tensor, condition: Condition) -> Tensor: ...
-    def encode(self, images: Tensor) -> Tensor: ...
-    def decode(self, latents: Tensor) -> Tensor: ...
+        `size` is (width, height) in pixels, by which some models shift their levels; None is the default one.
+        """
+        ...
+
+    def level(self, progress: float) -> Level:
+        """The level of training at a progress in 0..1, of which 0 is the noisiest."""
+        ...
+
+    def describe(self, prompts: Sequence[str]) -> Condition:
+        """What the network is told of prompts, one row each. Raises UsageError for one text in place of several."""
+        ...
+
+    def unread(self, prompts: Sequence[str]) -> list[str]:
+        """Of each prompt the words that `describe` does not get to; an empty text where it reads all."""
+        ...
+
+    def predict(self, latent: Tensor, level: Level, condition: Condition) -> Prediction:
+        """The network's opinion of `latent` (B, C, h, w), float32, at `level`; the same shape, float32."""
+        ...
+
+    def run(self, latent: Tensor, times: Tensor, condition: Condition) -> Tensor:
+        """The network's raw output (B, C, h, w), float32; `times` is (1,), or (B,) as training needs it."""
+        ...
+
+    def encode(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] -> latents (B, C, h, w), float32, without a graph."""
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (B, C, h, w) -> (B, 3, H, W), float32, in about [-1, 1]; with a graph where latents have one."""
+        ...

@@ -262,6 +262,11 @@ class NegativePrompt:
                 f"Unknown decay {self.decay!r}.", hint=f"Choose one of: {', '.join(DECAYS)}.", field="decay"
             )
 
+    def check_rows(self, count: int, name: str) -> None:
+        """As `Condition.check_rows`, of both."""
+        self.empty.check_rows(count, name)
+        self.prompt.check_rows(count, name)
+
     def shares(self, level: Level) -> Sequence[tuple[Condition, float]]:
         """The one or two conditions to ask at `level`, with shares that add up to 1."""
         alpha = self.alpha * DECAYS[self.decay](level.progress)
