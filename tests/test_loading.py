@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import diffusers
+import httpx2
 import pytest
 import torch
 import transformers
@@ -21,7 +22,7 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch.testing._internal.two_tensor import TwoTensor
 from transformers import CLIPConfig, CLIPImageProcessor
@@ -32,7 +33,7 @@ from sketchguide.backbones.tiny import tiny_stable_diffusion, tiny_stable_diffus
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.backbones.wrapped import with_sketch_attention
 from sketchguide.classifiers import LatentClassifier, load_classifier
-from sketchguide.errors import MismatchError, ModelNotFoundError, UsageError, WeightsError
+from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideError, UsageError, WeightsError
 from sketchguide.fingerprints import fingerprint
 from sketchguide.images import to_tensor
 from sketchguide.loading import check_weights, choose_device, from_pipe, load_backbone, load_predictor
@@ -139,27 +140,45 @@ def test_whatever_the_network_raises_is_one_sentence(monkeypatch: pytest.MonkeyP
         load_backbone("owner/model-1.5")
 
 
-def test_a_hub_that_does_not_answer_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def refusal(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
+    return kind("as it was answered", response=httpx2.Response(status, request=httpx2.Request("GET", "https://hub")))
+
+
+FORBIDDEN, NOT_THERE = refusal(HfHubHTTPError, 403), refusal(RemoteEntryNotFoundError, 404)
+
+
+@pytest.mark.parametrize(
+    ("cause", "files", "error", "words"),
+    [
+        (FORBIDDEN, (), ModelNotFoundError, "the hub gave none of that name: cannot load owner/model-1.5"),
+        (LocalEntryNotFoundError("no route"), (), ModelNotFoundError, "the hub cannot be reached"),
+        (NOT_THERE, ("unet/weights.bin",), WeightsError, r"has only pickled weights \(.bin\) of its unet"),
+        (NOT_THERE, ("safety_checker/weights.bin",), WeightsError, "does not load as a model of diffusers: cannot"),
+        (ImportError("bitsandbytes"), (), WeightsError, "owner/model-1.5 does not load .*: cannot load owner"),
+    ],
+)
+def test_of_a_model_that_the_hub_has_the_reason_is_told(
+    cause: Exception, files: tuple[str, ...], error: type[SketchguideError], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
 
     def download(source: str, **settings: object) -> None:
         asked.append(source)
         assert settings["use_safetensors"] is True
         assert not settings.get("trust_remote_code")
-        raise OSError(f"cannot reach the host for {source}\nand much more")
+        raise OSError(f"cannot load {source}\nand much more") from cause
 
     index = {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", loading.AUTOENCODER]}
-    index |= {part: ["diffusers", "Any"] for part in ("text_encoder", "tokenizer")}
+    index |= {part: ["diffusers", "Any"] for part in ("text_encoder", "tokenizer", "safety_checker")}
     monkeypatch.setattr("diffusers.DiffusionPipeline.load_config", lambda _: index)
     channels = {"in_channels": 4, "out_channels": 4}, {"in_channels": 3, "out_channels": 3, "latent_channels": 4}
     configs = dict(zip(("unet", "vae"), channels, strict=True))
     monkeypatch.setattr(loading, "_config_of", lambda _, part, __: configs[part])
-    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda _: [])
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda _: files)
     monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", download)
-    with pytest.raises(ModelNotFoundError, match=r"'owner/model-1\.5'") as caught:
+    with pytest.raises(error, match=words) as caught:
         load_backbone("owner/model-1.5")
     assert asked == ["owner/model-1.5"]
-    assert "cannot reach the host" in caught.value.message
     assert "much more" not in caught.value.message
 
 
@@ -446,6 +465,8 @@ def test_damaged_weights_are_refused_by_name(folder: Path, damage: Callable[[Pat
         load_backbone(folder, device="cpu")
     assert caught.value.field == "model"
     assert str(folder) in caught.value.message
+    if damage is only_a_pickle:
+        assert "only pickled weights (.bin) of its unet" in caught.value.message
     if damage in (truncated, pickled, empty):
         assert UNET in caught.value.message
         assert f"{(folder / UNET).stat().st_size} bytes" in caught.value.message

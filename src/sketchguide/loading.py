@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 from torch import nn
 
 from sketchguide.backbones.base import Backbone
@@ -28,6 +29,7 @@ from sketchguide.weights import WEIGHTS, is_hub_id, opened, parts_of
 
 FAMILIES = {family.network_class: family for family in (UNetBackbone, TransformerBackbone, FluxBackbone)}
 AUTOENCODER = "AutoencoderKL"
+_ENDS = (".bin", ".safetensors")  # of files of weights: pickled, and not
 _GUIDING = (  # classes of diffusers
     "PAGMixin",
     "StableDiffusionAttendAndExcitePipeline",
@@ -83,7 +85,7 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
     if isinstance(source, Path):
         check_weights(source)
     is_embedded = any(one.folder == source for one in shipped())
-    with _told_of(name, source), _without_bars() if is_embedded else nullcontext():
+    with _told_of(name, source, found.kinds), _without_bars() if is_embedded else nullcontext():
         pipeline = _pipeline_of(found, chosen)
     pipeline.set_progress_bar_config(disable=True)
     for part, module in pipeline.components.items():
@@ -132,33 +134,49 @@ def find_model(name: str | Path) -> Found:
     with _told_of(name, source):
         index: Any = DiffusionPipeline.load_config(described)
         kinds = _kinds_of(index)
-        family, network = _family_of(kinds), _network_of(kinds)
-        if family is None:
-            raise _unsupported(str(index.get("_class_name", name)), kinds)
-        with suppress(KeyError):  # of one that leaves defaults out: those stand in the configuration of what is loaded
-            family.check_channels(str(name), *(_config_of(described, part, kinds[part]) for part in (network, "vae")))
+    family, network = _family_of(kinds), _network_of(kinds)
+    if family is None:
+        raise _unsupported(str(index.get("_class_name", name)), kinds)
+    with _told_of(name, source, kinds), suppress(KeyError):  # where defaults are left out what is loaded has them
+        family.check_channels(str(name), *(_config_of(described, part, kinds[part]) for part in (network, "vae")))
     return Found(source, described, index, kinds)
 
 
 @contextmanager
-def _told_of(name: str | Path, source: str | Path) -> Generator[None]:
-    """Within the block errors of the libraries about the model `name`, which is at `source`, are told as ours."""
+def _told_of(name: str | Path, source: str | Path, parts: Collection[str] = ()) -> Generator[None]:
+    """Within the block errors of the libraries about the model `name`, which is at `source`, are told as ours; `parts`
+    are what it consists of, where that was found already.
+    """
     try:
         yield
     except (SketchguideError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # not only their own: those of the hub's HTTP library come through
         reason = reason_of(error)
+        if not isinstance(source, Path) and _came_of(error, LocalEntryNotFoundError):  # it does not answer
+            raise ModelNotFoundError(
+                f"No model {name!r} here, and the hub cannot be reached to look for it there.",
+                hint="Check the network, or take one that is at hand: `sketchguide models` lists them.",
+                field="model",
+            ) from error
+        if parts and (pickled := _pickled(source, parts)):
+            raise WeightsError(
+                f"{source} has only pickled weights (.bin) of its {pickled[0]}, which could run code and are not read.",
+                hint="Take a model that has .safetensors.",
+                field="model",
+            ) from error
         if isinstance(source, Path):
             raise WeightsError(
                 f"{source} does not load as a model of diffusers: {reason}",
                 hint="Get it again; what has another layout, load in Python and save it by save_pretrained.",
                 field="model",
             ) from error
-        if _unreached(error):
-            raise ModelNotFoundError(
-                f"No model {name!r} here, and the hub cannot be reached to look for it there.",
-                hint="Check the network, or take one that is at hand: `sketchguide models` lists them.",
+        refused = _came_of(error, HfHubHTTPError) and not _came_of(error, RemoteEntryNotFoundError)
+        if parts and not refused:
+            raise WeightsError(
+                f"{source} does not load as a model of diffusers: {reason}",
+                hint="Where a package is asked for, install it; else check the network, and fetch the model again: "
+                f"`hf download {source} --force-download`.",
                 field="model",
             ) from error
         raise ModelNotFoundError(
@@ -191,15 +209,23 @@ def _without_bars() -> Generator[None]:
             disable_progress_bars()
 
 
-def _unreached(error: BaseException | None) -> bool:
-    """Whether an error, or what led to it, is that the hub did not answer at all."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
+def _came_of(error: BaseException | None, kind: type[Exception]) -> bool:
+    """Whether an error, or one that led to it, is of this kind."""
     while error is not None:
-        if isinstance(error, LocalEntryNotFoundError):
+        if isinstance(error, kind):
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _pickled(source: str | Path, parts: Collection[str]) -> list[str]:
+    """Those of the `parts` of a model that are read whose weights are there as pickles alone."""
+    if isinstance(source, Path):
+        files = [file.relative_to(source).as_posix() for file in source.rglob("*.*")]
+    else:
+        files = _on_hub(source)
+    pickled, safe = ({file.rpartition("/")[0] for file in files if file.endswith(end)} for end in _ENDS)
+    return sorted((pickled - safe) & set(parts) - {"safety_checker"})
 
 
 def _text_encoders(source: str | Path, index: Mapping[str, Any], dtype: torch.dtype) -> dict[str, nn.Module]:
