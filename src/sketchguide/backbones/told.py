@@ -68,11 +68,11 @@ class Told(Around, ABC):
                 f"{self.inner.multiple} pixels.",
                 field="image",
             )
-        own, device = (one.type for one in (get_module_execution_device(self.control), self.inner.device))
-        if own != device:
+        own, device = get_module_execution_device(self.control), self.inner.device
+        if (own.type, own.index or 0) != (device.type, device.index or 0):  # without a number it is the first
             raise UsageError(
                 f"The {type(self.control).__name__} is on {own}, the model computes on {device}.",
-                hint=f"Move it there: .to({device!r}).",
+                hint=f"Move it there: .to({str(device)!r}).",
                 field="model",
             )
         object.__setattr__(self, "image", self.image.to(self.inner.device, self.control.dtype))
