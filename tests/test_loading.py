@@ -428,6 +428,8 @@ DIFFUSERS = "diffusion_pytorch_model"
         ((), (), torch.float16, None),
         ((FULL,), (FULL, HALF), torch.float16, None),
         ((HALF,), (FULL, HALF), torch.float32, "fp16"),
+        ((HALF, "unet/other.safetensors"), (), torch.float32, "fp16"),
+        ((), ("model.safetensors", HALF), torch.float32, "fp16"),
     ],
 )
 def test_of_the_hub_the_smaller_weights_are_fetched_where_they_do(
@@ -440,14 +442,14 @@ def test_of_the_hub_the_smaller_weights_are_fetched_where_they_do(
 ) -> None:
     snapshot = tmp_path / "models--owner--name" / "snapshots" / "0123"
     (snapshot / "unet").mkdir(parents=True)
-    (snapshot / "model_index.json").touch()
+    (snapshot / "unet" / "config.json").touch()
     (tmp_path / "models--owner--name" / "refs").mkdir()
     (tmp_path / "models--owner--name" / "refs" / "main").write_text("0123")
     for file in kept:
         (snapshot / file).touch()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.list_repo_files", lambda _: on_hub)
-    assert loading._variant_of("owner/name", "unet", dtype) == variant
+    assert loading.variant_of("owner/name", "unet", dtype) == variant
 
 
 def test_a_hub_that_does_not_list_its_files_is_asked_for_whole_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -455,7 +457,7 @@ def test_a_hub_that_does_not_list_its_files_is_asked_for_whole_weights(monkeypat
         raise OSError("no route to host")
 
     monkeypatch.setattr("huggingface_hub.list_repo_files", unreachable)
-    assert loading._variant_of("owner/name", "unet", torch.float16) is None
+    assert loading.variant_of("owner/name", "unet", torch.float16) is None
 
 
 @pytest.mark.parametrize("damage", [truncated, pickled, empty, not_finite, incomplete, misshapen, only_a_pickle])
