@@ -67,7 +67,7 @@ def load_lora(name: str | Path, backbone: Backbone, *, scale: float = 1.0) -> Ba
             field="lora",
         )
     before = _worn(backbone)
-    _check_others(backbone)
+    check_others(backbone)
     unload_lora(backbone)
     try:
         _put_on(backbone, _Lora(str(name), file, scale))
@@ -131,7 +131,7 @@ def _is_on(pipeline: Any) -> bool:
     return any(LORA in names for names in pipeline.get_list_adapters().values())
 
 
-def _check_others(backbone: PipelineBackbone) -> None:
+def check_others(backbone: PipelineBackbone) -> None:
     """UsageError where a LoRA that is put on the backbone would not act as it should."""
     if any(layer.merged or layer.disable_adapters for _, _, layer in adapted(*_adaptable(backbone))):
         raise UsageError(

@@ -358,17 +358,25 @@ def _undo_compile(network: nn.Module) -> None:
             module._compiled_call_impl = None  # pyright: ignore[reportPrivateUsage]
 
 
-def check_keeps_weights(network: nn.Module, latent: Tensor) -> None:
-    """UsageError where a gradient is to lead to `latent` through a network whose weights change before that."""
-    if not (latent.requires_grad and torch.is_grad_enabled()):
+def check_keeps_weights(network: nn.Module, latent: Tensor | None = None) -> None:
+    """UsageError where a gradient is to lead through a network whose weights change before that: to `latent`, or to
+    weights that learn.
+    """
+    if latent is not None and not (latent.requires_grad and torch.is_grad_enabled()):
         return
     if swapping := next((name for name, _ in hooks_of(network) if name in _SWAPPING), None):
         raise UsageError(
-            f"Nothing can be pulled through this {type(network).__name__} with {swapping}: its weights change before "
-            "the gradient is computed.",
+            f"No gradient can be led through this {type(network).__name__} with {swapping}: its weights change before "
+            "it is computed.",
             hint="Take enable_model_cpu_offload() of the pipeline instead.",
             field="model",
         )
+
+
+def is_quantized(network: nn.Module) -> bool:
+    """Whether weights are in few bits: by diffusers, or as tensors of a kind of their own (torchao)."""
+    weights = network.parameters()
+    return getattr(network, "is_quantized", False) or any(hasattr(one, "__tensor_flatten__") for one in weights)
 
 
 def precision_of(network: nn.Module) -> torch.dtype:
