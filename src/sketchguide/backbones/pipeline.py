@@ -346,6 +346,11 @@ def text_encoders(pipeline: Any) -> Mapping[str, nn.Module]:
     return {name: encoder for name, encoder in named.items() if encoder is not None}
 
 
+def is_same_device(one: torch.device, other: torch.device) -> bool:
+    """Whether two names are of one device: without a number it is the first of its kind."""
+    return (one.type, one.index or 0) == (other.type, other.index or 0)
+
+
 def uncompiled(part: Any) -> Any:
     """A part of a pipeline without the wrapper of `torch.compile`."""
     return getattr(part, "_orig_mod", part)
