@@ -29,7 +29,12 @@ from transformers import CLIPConfig, CLIPImageProcessor
 
 from sketchguide import generate, loading
 from sketchguide.attention import SketchAttention
-from sketchguide.backbones.tiny import tiny_stable_diffusion, tiny_stable_diffusion_xl
+from sketchguide.backbones.tiny import (
+    tiny_flux,
+    tiny_stable_diffusion,
+    tiny_stable_diffusion_3,
+    tiny_stable_diffusion_xl,
+)
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.backbones.wrapped import with_sketch_attention
 from sketchguide.classifiers import LatentClassifier, load_classifier
@@ -246,6 +251,27 @@ def test_what_would_not_be_heard_is_refused(tiny: Tiny) -> None:
         from_pipe(made_of(SemanticStableDiffusionPipeline, pipeline))
     with pytest.raises(UsageError, match="A LEditsPPPipelineStableDiffusion has no encode_prompt of prompts alone"):
         from_pipe(made_of(diffusers.LEditsPPPipelineStableDiffusion, pipeline))
+
+
+@pytest.mark.parametrize(
+    ("make", "plain"),
+    [
+        (tiny_stable_diffusion, "StableDiffusionPipeline"),
+        (tiny_stable_diffusion_xl, "StableDiffusionXLPipeline"),
+        (tiny_stable_diffusion_3, "StableDiffusion3Pipeline"),
+        (tiny_flux, "FluxPipeline"),
+    ],
+)
+def test_the_plain_pipeline_of_the_family_is_named(make: Callable[[], Any], plain: str) -> None:
+    parts = make().components
+    told = SimpleNamespace(components=parts | {"controlnet": object()})
+    with pytest.raises(UsageError, match="controlnet") as caught:
+        from_pipe(told)
+    assert f"such as {plain}.from_pipe(pipeline, dtype=pipeline.dtype)" in caught.value.hint
+    next(part for name, part in parts.items() if name in ("unet", "transformer")).is_quantized = True
+    with pytest.raises(UsageError, match="controlnet") as caught:
+        from_pipe(told)
+    assert f"such as {plain}(**parts)" in caught.value.hint
 
 
 @pytest.mark.parametrize(

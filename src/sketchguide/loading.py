@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Remo
 from torch import nn
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.backbones.pipeline import uncompiled
+from sketchguide.backbones.pipeline import is_quantized, uncompiled
 from sketchguide.backbones.transformer import FluxBackbone, TransformerBackbone
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.defaults import MODEL, DType, find_dtype
@@ -32,6 +32,7 @@ FAMILIES = {family.network_class: family for family in (UNetBackbone, Transforme
 AUTOENCODER = "AutoencoderKL"
 _ENDS = (".bin", ".safetensors")  # of files of weights: pickled, and not
 _WEIGHTS = re.compile(r"(diffusion_pytorch_)?model\b.*\.safetensors$")  # as diffusers and transformers call them
+_PLAIN = {"SD3Transformer2DModel": "StableDiffusion3Pipeline", "FluxTransformer2DModel": "FluxPipeline"}
 _GUIDING = (  # classes of diffusers
     "PAGMixin",
     "StableDiffusionAttendAndExcitePipeline",
@@ -341,7 +342,12 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
             hint="Offload the pipeline first and compile after that, or do not compile.",
             field="model",
         )
-    plain = "Take the plain pipeline, such as StableDiffusionPipeline.from_pipe(pipeline, dtype=pipeline.dtype)"
+    ours = {name: getattr(diffusers, name) for name in (*FAMILIES, AUTOENCODER)}
+    kinds = {
+        name: next((known for known, kind in ours.items() if isinstance(part, kind)), type(part).__name__)
+        for name, part in parts.items()
+    }
+    plain = f"Take the plain pipeline, such as {_plain_of(kinds, parts)}"
     for part, wrap in (("controlnet", "with_controlnet"), ("adapter", "with_t2i_adapter")):
         if part in parts:
             raise UsageError(
@@ -353,11 +359,6 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
             hint=f"{plain}.",
             field="model",
         )
-    ours = {name: getattr(diffusers, name) for name in (*FAMILIES, AUTOENCODER)}
-    kinds = {
-        name: next((known for known, kind in ours.items() if isinstance(part, kind)), type(part).__name__)
-        for name, part in parts.items()
-    }
     if (family := _family_of(kinds)) is None:
         raise _unsupported(made.__name__, kinds)
     reads = getattr(pipeline, "encode_prompt", None)
@@ -378,6 +379,15 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
         if isinstance(module, nn.Module) and all(p.device.type == "cpu" for p in module.parameters()):
             module.to(memory_format=torch.channels_last)  # convolutions are a tenth to a third faster there
     return backbone
+
+
+def _plain_of(kinds: Mapping[str, str], parts: Mapping[str, Any]) -> str:
+    """The code that makes the plain pipeline of its family of one with these parts, which have the classes `kinds`."""
+    of_unets = "StableDiffusionXLPipeline" if "text_encoder_2" in kinds else "StableDiffusionPipeline"
+    plain = _PLAIN.get(kinds.get(_network_of(kinds), ""), of_unets)
+    if any(isinstance(part, nn.Module) and is_quantized(part) for part in parts.values()):
+        return f"{plain}(**parts) with those of pipeline.components that it takes"  # others it would cast
+    return f"{plain}.from_pipe(pipeline, dtype=pipeline.dtype)"
 
 
 def _is_offloaded_outside(part: Any) -> bool:
