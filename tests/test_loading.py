@@ -349,13 +349,25 @@ def test_a_network_that_was_compiled_before_it_was_offloaded_is_refused() -> Non
     from_pipe(pipeline)
 
 
-def test_variants_are_refused_before_any_weights_are_read(tmp_path: Path, tiny: Tiny) -> None:
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"in_channels": 9}, "takes 9 channels where its autoencoder makes 4"),
+        ({"encoder_hid_dim": 4096}, r"told more than a prompt \(encoder_hid_proj\)"),  # Kolors
+        ({"class_embed_type": "projection"}, r"told more than a prompt \(class_embedding\)"),  # Stable unCLIP
+        ({"num_class_embeds": 1000}, r"told more than a prompt \(class_embedding\)"),
+        ({"addition_embed_type": "image"}, r"told more than a prompt \(addition_embed_type image\)"),
+    ],
+)
+def test_variants_are_refused_before_any_weights_are_read(
+    config: dict[str, Any], words: str, tmp_path: Path, tiny: Tiny
+) -> None:
     tiny().pipeline.save_pretrained(tmp_path)
     for file in tmp_path.rglob("*.safetensors"):
         file.unlink()
     file = tmp_path / "unet" / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"in_channels": 9}))
-    with pytest.raises(UsageError, match="takes 9 channels where its autoencoder makes 4"):
+    file.write_text(json.dumps(json.loads(file.read_text()) | config))
+    with pytest.raises(UsageError, match=words):
         load_backbone(tmp_path)
 
 

@@ -140,8 +140,11 @@ def find_model(name: str | Path) -> Found:
     family, network = _family_of(kinds), _network_of(kinds)
     if family is None:
         raise _unsupported(str(index.get("_class_name", name)), kinds)
-    with told_of(name, source, kinds), suppress(KeyError):  # where defaults are left out what is loaded has them
-        family.check_channels(str(name), *(_config_of(described, part, kinds[part]) for part in (network, "vae")))
+    with told_of(name, source, kinds):
+        taken, made = (_config_of(described, part, kinds[part]) for part in (network, "vae"))
+    family.check_told(str(name), taken)
+    with suppress(KeyError):  # where defaults are left out what is loaded has them
+        family.check_channels(str(name), taken, made)
     return Found(source, described, index, kinds)
 
 

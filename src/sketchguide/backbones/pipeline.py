@@ -110,14 +110,23 @@ class PipelineBackbone(ABC):
         """Of the latents that a network takes, and of what it makes of them."""
         return config["in_channels"], config.get("out_channels") or config["in_channels"]
 
+    @classmethod
+    def check_told(cls, name: str, network: Mapping[str, Any]) -> None:
+        """UsageError where the configuration of a network says that it is told more than a prompt."""
+        if more := cls._more_in(network):
+            raise _told_more(name, more)
+
+    @staticmethod
+    def _more_in(config: Mapping[str, Any]) -> str | None:
+        """What else a network of this configuration is told, as far as that says it."""
+        del config
+        return None
+
     def _check_hears_prompts_alone(self) -> None:
         if more := self._more_than_a_prompt():
             adapter = more.endswith("_proj") and self.network.config.get("encoder_hid_dim_type") != "text_proj"
-            raise UsageError(
-                f"{self.name} is told more than a prompt ({more}), which is not supported.",
-                hint="Of an IP-Adapter: call `unload_ip_adapter()` on the pipeline first." if adapter else "",
-                field="model",
-            )
+            hint = "Of an IP-Adapter: call `unload_ip_adapter()` on the pipeline first." if adapter else ""
+            raise _told_more(self.name, more, hint=hint)
 
     @abstractmethod
     def _more_than_a_prompt(self) -> str | None:
@@ -338,6 +347,10 @@ class PipelineBackbone(ABC):
         condition = replace(told, embedding=told.embedding[:, :7])
         with torch.no_grad():
             return survey(self.network, lambda: self.predict(latent, self.level(0.5), condition), grid=grid)
+
+
+def _told_more(name: str, more: str, *, hint: str = "") -> UsageError:
+    return UsageError(f"{name} is told more than a prompt ({more}), which is not supported.", hint=hint, field="model")
 
 
 def text_encoders(pipeline: Any) -> Mapping[str, nn.Module]:
