@@ -18,7 +18,8 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.backbones.wrapped import with_controlnet, with_t2i_adapter
 from sketchguide.editing import edit
-from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideWarning, UsageError
+from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideWarning, UsageError, WeightsError
+from sketchguide.fingerprints import fingerprint
 from sketchguide.generation import generate, run
 from sketchguide.loading import from_pipe
 from sketchguide.pictures import Picture
@@ -153,6 +154,49 @@ def test_one_of_another_class_is_refused_where_what_they_share_would_load(
     config.write_text(config.read_text().replace(f'"{CLASSES[kind]}"', '"ControlNetUnionModel"'))
     with pytest.raises(MismatchError, match=f"is a ControlNetUnionModel; {kind} takes a {CLASSES[kind]}") as caught:
         drawn(tiny(), **{kind: str(tmp_path)})
+    assert caught.value.field == kind
+
+
+@pytest.mark.parametrize("kind", list(WRAPS))
+def test_one_in_half_precision_alone_is_loaded(
+    tiny: Tiny, folders: dict[Adapter, Path], tmp_path: Path, kind: Adapter
+) -> None:
+    shutil.copytree(folders[kind], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "diffusion_pytorch_model.safetensors").rename(tmp_path / "diffusion_pytorch_model.fp16.safetensors")
+    loaded, plain = (load_adapter(kind, folder, tiny()) for folder in (tmp_path, folders[kind]))
+    assert fingerprint(loaded) == fingerprint(plain)
+
+
+@pytest.mark.parametrize("kind", list(WRAPS))
+def test_one_of_the_hub_is_fetched_in_the_precision_that_is_there(
+    tiny: Tiny, folders: dict[Adapter, Path], monkeypatch: pytest.MonkeyPatch, kind: Adapter
+) -> None:
+    asked: list[str | None] = []
+
+    def download(_: str, *, variant: str | None, **settings: Any) -> Any:
+        asked.append(variant)
+        return made(folders[kind], **settings)
+
+    of = getattr(diffusers, CLASSES[kind])
+    made, configured = of.from_pretrained, of.load_config
+    monkeypatch.setattr(of, "load_config", lambda _, **settings: configured(folders[kind], **settings))
+    monkeypatch.setattr(of, "from_pretrained", download)
+    files = ["config.json", "diffusion_pytorch_model.fp16.safetensors", "lines.safetensors"]
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda _: files)
+    load_adapter(kind, "owner/lines", tiny())
+    files[1] = "diffusion_pytorch_model.safetensors"
+    load_adapter(kind, "owner/lines", tiny())
+    assert asked == ["fp16", None]
+
+
+@pytest.mark.parametrize("kind", list(WRAPS))
+def test_one_that_is_pickled_is_said_to_be(
+    tiny: Tiny, folders: dict[Adapter, Path], tmp_path: Path, kind: Adapter
+) -> None:
+    shutil.copytree(folders[kind], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "diffusion_pytorch_model.safetensors").rename(tmp_path / "diffusion_pytorch_model.bin")
+    with pytest.raises(WeightsError, match=r"has only pickled weights \(.bin\), which") as caught:
+        load_adapter(kind, tmp_path, tiny())
     assert caught.value.field == kind
 
 

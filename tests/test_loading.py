@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import diffusers
+import httpx2
 import pytest
 import torch
 import transformers
@@ -21,18 +22,23 @@ from diffusers import (
     StableDiffusionPipeline,
 )
 from diffusers.pipelines.stable_diffusion import StableDiffusionSafetyChecker
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 from safetensors.torch import load_file, save_file
 from torch.testing._internal.two_tensor import TwoTensor
 from transformers import CLIPConfig, CLIPImageProcessor
 
 from sketchguide import generate, loading
 from sketchguide.attention import SketchAttention
-from sketchguide.backbones.tiny import tiny_stable_diffusion, tiny_stable_diffusion_xl
+from sketchguide.backbones.tiny import (
+    tiny_flux,
+    tiny_stable_diffusion,
+    tiny_stable_diffusion_3,
+    tiny_stable_diffusion_xl,
+)
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.backbones.wrapped import with_sketch_attention
 from sketchguide.classifiers import LatentClassifier, load_classifier
-from sketchguide.errors import MismatchError, ModelNotFoundError, UsageError, WeightsError
+from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideError, UsageError, WeightsError
 from sketchguide.fingerprints import fingerprint
 from sketchguide.images import to_tensor
 from sketchguide.loading import check_weights, choose_device, from_pipe, load_backbone, load_predictor
@@ -139,27 +145,45 @@ def test_whatever_the_network_raises_is_one_sentence(monkeypatch: pytest.MonkeyP
         load_backbone("owner/model-1.5")
 
 
-def test_a_hub_that_does_not_answer_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def refusal(kind: type[HfHubHTTPError], status: int) -> HfHubHTTPError:
+    return kind("as it was answered", response=httpx2.Response(status, request=httpx2.Request("GET", "https://hub")))
+
+
+FORBIDDEN, NOT_THERE = refusal(HfHubHTTPError, 403), refusal(RemoteEntryNotFoundError, 404)
+
+
+@pytest.mark.parametrize(
+    ("cause", "files", "error", "words"),
+    [
+        (FORBIDDEN, (), ModelNotFoundError, "the hub gave none of that name: cannot load owner/model-1.5"),
+        (LocalEntryNotFoundError("no route"), (), ModelNotFoundError, "the hub cannot be reached"),
+        (NOT_THERE, ("unet/weights.bin",), WeightsError, r"has only pickled weights \(.bin\) of its unet"),
+        (NOT_THERE, ("safety_checker/weights.bin",), WeightsError, "does not load as a model of diffusers: cannot"),
+        (ImportError("bitsandbytes"), (), WeightsError, "owner/model-1.5 does not load .*: cannot load owner"),
+    ],
+)
+def test_of_a_model_that_the_hub_has_the_reason_is_told(
+    cause: Exception, files: tuple[str, ...], error: type[SketchguideError], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked: list[str] = []
 
     def download(source: str, **settings: object) -> None:
         asked.append(source)
         assert settings["use_safetensors"] is True
         assert not settings.get("trust_remote_code")
-        raise OSError(f"cannot reach the host for {source}\nand much more")
+        raise OSError(f"cannot load {source}\nand much more") from cause
 
     index = {"unet": ["diffusers", "UNet2DConditionModel"], "vae": ["diffusers", loading.AUTOENCODER]}
-    index |= {part: ["diffusers", "Any"] for part in ("text_encoder", "tokenizer")}
+    index |= {part: ["diffusers", "Any"] for part in ("text_encoder", "tokenizer", "safety_checker")}
     monkeypatch.setattr("diffusers.DiffusionPipeline.load_config", lambda _: index)
     channels = {"in_channels": 4, "out_channels": 4}, {"in_channels": 3, "out_channels": 3, "latent_channels": 4}
     configs = dict(zip(("unet", "vae"), channels, strict=True))
     monkeypatch.setattr(loading, "_config_of", lambda _, part, __: configs[part])
-    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda _: [])
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda _: files)
     monkeypatch.setattr("diffusers.DiffusionPipeline.from_pretrained", download)
-    with pytest.raises(ModelNotFoundError, match=r"'owner/model-1\.5'") as caught:
+    with pytest.raises(error, match=words) as caught:
         load_backbone("owner/model-1.5")
     assert asked == ["owner/model-1.5"]
-    assert "cannot reach the host" in caught.value.message
     assert "much more" not in caught.value.message
 
 
@@ -227,6 +251,27 @@ def test_what_would_not_be_heard_is_refused(tiny: Tiny) -> None:
         from_pipe(made_of(SemanticStableDiffusionPipeline, pipeline))
     with pytest.raises(UsageError, match="A LEditsPPPipelineStableDiffusion has no encode_prompt of prompts alone"):
         from_pipe(made_of(diffusers.LEditsPPPipelineStableDiffusion, pipeline))
+
+
+@pytest.mark.parametrize(
+    ("make", "plain"),
+    [
+        (tiny_stable_diffusion, "StableDiffusionPipeline"),
+        (tiny_stable_diffusion_xl, "StableDiffusionXLPipeline"),
+        (tiny_stable_diffusion_3, "StableDiffusion3Pipeline"),
+        (tiny_flux, "FluxPipeline"),
+    ],
+)
+def test_the_plain_pipeline_of_the_family_is_named(make: Callable[[], Any], plain: str) -> None:
+    parts = make().components
+    told = SimpleNamespace(components=parts | {"controlnet": object()})
+    with pytest.raises(UsageError, match="controlnet") as caught:
+        from_pipe(told)
+    assert f"such as {plain}.from_pipe(pipeline, dtype=pipeline.dtype)" in caught.value.hint
+    next(part for name, part in parts.items() if name in ("unet", "transformer")).is_quantized = True
+    with pytest.raises(UsageError, match="controlnet") as caught:
+        from_pipe(told)
+    assert f"such as {plain}(**parts)" in caught.value.hint
 
 
 @pytest.mark.parametrize(
@@ -304,13 +349,25 @@ def test_a_network_that_was_compiled_before_it_was_offloaded_is_refused() -> Non
     from_pipe(pipeline)
 
 
-def test_variants_are_refused_before_any_weights_are_read(tmp_path: Path, tiny: Tiny) -> None:
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        ({"in_channels": 9}, "takes 9 channels where its autoencoder makes 4"),
+        ({"encoder_hid_dim": 4096}, r"told more than a prompt \(encoder_hid_proj\)"),  # Kolors
+        ({"class_embed_type": "projection"}, r"told more than a prompt \(class_embedding\)"),  # Stable unCLIP
+        ({"num_class_embeds": 1000}, r"told more than a prompt \(class_embedding\)"),
+        ({"addition_embed_type": "image"}, r"told more than a prompt \(addition_embed_type image\)"),
+    ],
+)
+def test_variants_are_refused_before_any_weights_are_read(
+    config: dict[str, Any], words: str, tmp_path: Path, tiny: Tiny
+) -> None:
     tiny().pipeline.save_pretrained(tmp_path)
     for file in tmp_path.rglob("*.safetensors"):
         file.unlink()
     file = tmp_path / "unet" / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"in_channels": 9}))
-    with pytest.raises(UsageError, match="takes 9 channels where its autoencoder makes 4"):
+    file.write_text(json.dumps(json.loads(file.read_text()) | config))
+    with pytest.raises(UsageError, match=words):
         load_backbone(tmp_path)
 
 
@@ -409,6 +466,8 @@ DIFFUSERS = "diffusion_pytorch_model"
         ((), (), torch.float16, None),
         ((FULL,), (FULL, HALF), torch.float16, None),
         ((HALF,), (FULL, HALF), torch.float32, "fp16"),
+        ((HALF, "unet/other.safetensors"), (), torch.float32, "fp16"),
+        ((), ("model.safetensors", HALF), torch.float32, "fp16"),
     ],
 )
 def test_of_the_hub_the_smaller_weights_are_fetched_where_they_do(
@@ -421,14 +480,14 @@ def test_of_the_hub_the_smaller_weights_are_fetched_where_they_do(
 ) -> None:
     snapshot = tmp_path / "models--owner--name" / "snapshots" / "0123"
     (snapshot / "unet").mkdir(parents=True)
-    (snapshot / "model_index.json").touch()
+    (snapshot / "unet" / "config.json").touch()
     (tmp_path / "models--owner--name" / "refs").mkdir()
     (tmp_path / "models--owner--name" / "refs" / "main").write_text("0123")
     for file in kept:
         (snapshot / file).touch()
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr("huggingface_hub.list_repo_files", lambda _: on_hub)
-    assert loading._variant_of("owner/name", "unet", dtype) == variant
+    assert loading.variant_of("owner/name", "unet", dtype) == variant
 
 
 def test_a_hub_that_does_not_list_its_files_is_asked_for_whole_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -436,7 +495,7 @@ def test_a_hub_that_does_not_list_its_files_is_asked_for_whole_weights(monkeypat
         raise OSError("no route to host")
 
     monkeypatch.setattr("huggingface_hub.list_repo_files", unreachable)
-    assert loading._variant_of("owner/name", "unet", torch.float16) is None
+    assert loading.variant_of("owner/name", "unet", torch.float16) is None
 
 
 @pytest.mark.parametrize("damage", [truncated, pickled, empty, not_finite, incomplete, misshapen, only_a_pickle])
@@ -446,6 +505,8 @@ def test_damaged_weights_are_refused_by_name(folder: Path, damage: Callable[[Pat
         load_backbone(folder, device="cpu")
     assert caught.value.field == "model"
     assert str(folder) in caught.value.message
+    if damage is only_a_pickle:
+        assert "only pickled weights (.bin) of its unet" in caught.value.message
     if damage in (truncated, pickled, empty):
         assert UNET in caught.value.message
         assert f"{(folder / UNET).stat().st_size} bytes" in caught.value.message

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 
 from sketchguide import generate
 from sketchguide.backbones.unet import UNetBackbone
-from sketchguide.errors import MismatchError, ModelNotFoundError, UsageError, WeightsError
+from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideWarning, UsageError, WeightsError
 from sketchguide.fingerprints import fingerprint_of_model
 from sketchguide.lora import LORA, LORA_FILE, load_lora, unload_lora, wearing
 from support import empty, lora_of, pickled, small_stable_diffusion, truncated
@@ -110,6 +110,30 @@ def test_a_lora_that_does_not_fit_leaves_nothing_behind(styled: UNetBackbone, tm
             load_lora(tmp_path / f"{file}.safetensors", styled)
         assert caught.value.field == "lora"
         assert state_of(styled) == before
+
+
+def test_one_whose_magnitudes_would_be_left_out_is_refused(styled: UNetBackbone, tmp_path: Path) -> None:
+    tensors = load_file(lora_of("unet", tmp_path / "lora.safetensors", "to_q"))
+    magnitudes = {name.replace("lora_B.weight", "dora_scale"): torch.ones(32) for name in tensors if "lora_B" in name}
+    save_file(tensors | magnitudes, tmp_path / "dora.safetensors")
+    before = state_of(styled)
+    with pytest.raises(MismatchError, match=r"'\S*dora\.safetensors' is a DoRA") as caught:
+        load_lora(tmp_path / "dora.safetensors", styled)
+    assert "plain LoRA" in caught.value.hint
+    assert state_of(styled) == before
+
+
+def test_layers_that_the_network_lacks_are_told_of(styled: UNetBackbone, tmp_path: Path) -> None:
+    tensors = load_file(lora_of("unet", tmp_path / "lora.safetensors", "to_q"))
+    text = load_file(lora_of("text_encoder", tmp_path / "text.safetensors", "q_proj"))
+    second = {name.replace("text_encoder", "text_encoder_2"): tensor.clone() for name, tensor in text.items()}
+    tensors |= text | second  # of the second there is no encoder
+    deeper = {name.replace("up_blocks.1", "up_blocks.7"): tensor.clone() for name, tensor in tensors.items()}
+    save_file(deeper | tensors, tmp_path / "deeper.safetensors")
+    with pytest.warns(SketchguideWarning, match=r"deeper\.safetensors' fits 'tiny' in part alone: .*up_blocks\.7"):
+        load_lora(tmp_path / "deeper.safetensors", styled)
+    save_file(tensors, tmp_path / "fits.safetensors")
+    load_lora(tmp_path / "fits.safetensors", styled)  # says nothing
 
 
 def test_a_lora_for_one_request_gives_way_to_the_one_before(styled: UNetBackbone, tmp_path: Path) -> None:

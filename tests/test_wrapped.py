@@ -531,6 +531,18 @@ def test_a_control_that_lies_elsewhere_is_refused(tiny: Tiny, controlnet: Contro
     with_controlnet(tiny(), controlnet, torch.zeros(1, 3, 64, 64))
 
 
+@pytest.mark.parametrize(("device", "fits"), [("cpu:0", True), ("cpu:1", False)])
+def test_of_several_devices_of_a_kind_it_must_be_the_same(
+    tiny: Tiny, controlnet: ControlNetModel, monkeypatch: pytest.MonkeyPatch, device: str, fits: bool
+) -> None:
+    monkeypatch.setattr(UNetBackbone, "device", property(lambda _: torch.device(device)))
+    if fits:
+        with_controlnet(tiny(), controlnet, torch.zeros(1, 3, 64, 64))
+    else:
+        with pytest.raises(UsageError, match="is on cpu, the model computes on cpu:1"):
+            with_controlnet(tiny(), controlnet, torch.zeros(1, 3, 64, 64))
+
+
 def test_a_control_whose_weights_change_behind_a_pass_is_refused_where_something_pulls(tiny: Tiny) -> None:
     control, cpu = new_controlnet(tiny().network), torch.device("cpu")
     told = with_controlnet(tiny(), control, torch.zeros(1, 3, 64, 64))

@@ -8,13 +8,13 @@ from typing import Any, Literal, get_args
 from weakref import WeakKeyDictionary
 
 import diffusers
-import torch
 from torch import nn
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.wrapped import CONTROLNETS
-from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideError, WeightsError, reason_of
+from sketchguide.errors import MismatchError, ModelNotFoundError
 from sketchguide.files import is_dir, is_file
+from sketchguide.loading import told_of, variant_of
 from sketchguide.weights import WEIGHTS, is_hub_id, read_weights
 
 Adapter = Literal["controlnet", "t2i_adapter"]
@@ -67,24 +67,16 @@ def load_adapter(adapter: Adapter, name: str | Path, backbone: Backbone, *, fiel
             hint="Give one that was made for this model, or its hub id (owner/name).",
             field=field,
         )
-    try:
-        for file in path.glob("*.safetensors") if local else ():
-            read_weights(file, field=field)  # refuses damage, and values that are not finite
-        of = getattr(diffusers, kind)
-        if (found := of.load_config(name).get("_class_name", kind)) != kind:  # else what they share would be loaded
-            raise MismatchError(f"{name} is a {found}; {adapter} takes a {kind} here.", field=field)
-        loaded = of.from_pretrained(name, use_safetensors=True, dtype=backbone.dtype)
+    source = path if local else str(name)
+    of = getattr(diffusers, kind)
+    with told_of(name, source, kind=kind, field=field):
+        found = of.load_config(name).get("_class_name", kind)
+    if found != kind:  # else what they share would be loaded
+        raise MismatchError(f"{name} is a {found}; {adapter} takes a {kind} here.", field=field)
+    for file in path.glob("*.safetensors") if local else ():
+        read_weights(file, field=field)  # refuses damage, and values that are not finite
+    with told_of(name, source, ("",), kind=kind, field=field):
+        variant = variant_of(source, "", backbone.dtype)
+        loaded = of.from_pretrained(name, use_safetensors=True, variant=variant, dtype=backbone.dtype)
         network: nn.Module = loaded.to(backbone.device)  # fails for one whose weights are incomplete
-    except (SketchguideError, MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # not only their own: those of the hub's HTTP library come through
-        if local:
-            raise WeightsError(
-                f"{name} does not load as a {kind}: {reason_of(error)}", hint="Get it again.", field=field
-            ) from error
-        raise ModelNotFoundError(
-            f"No {kind} {str(name)!r} here, and the hub gave none of that name: {reason_of(error)}",
-            hint="Check the name and the network.",
-            field=field,
-        ) from error
     return network

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import warnings
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import torch
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 from torch import nn
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.backbones.pipeline import uncompiled
+from sketchguide.backbones.pipeline import is_quantized, uncompiled
 from sketchguide.backbones.transformer import FluxBackbone, TransformerBackbone
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.defaults import MODEL, DType, find_dtype
@@ -28,6 +30,9 @@ from sketchguide.weights import WEIGHTS, is_hub_id, opened, parts_of
 
 FAMILIES = {family.network_class: family for family in (UNetBackbone, TransformerBackbone, FluxBackbone)}
 AUTOENCODER = "AutoencoderKL"
+_ENDS = (".bin", ".safetensors")  # of files of weights: pickled, and not
+_WEIGHTS = re.compile(r"(diffusion_pytorch_)?model\b.*\.safetensors$")  # as diffusers and transformers call them
+_PLAIN = {"SD3Transformer2DModel": "StableDiffusion3Pipeline", "FluxTransformer2DModel": "FluxPipeline"}
 _GUIDING = (  # classes of diffusers
     "PAGMixin",
     "StableDiffusionAttendAndExcitePipeline",
@@ -83,7 +88,7 @@ def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DTyp
     if isinstance(source, Path):
         check_weights(source)
     is_embedded = any(one.folder == source for one in shipped())
-    with _told_of(name, source), _without_bars() if is_embedded else nullcontext():
+    with told_of(name, source, found.kinds), _without_bars() if is_embedded else nullcontext():
         pipeline = _pipeline_of(found, chosen)
     pipeline.set_progress_bar_config(disable=True)
     for part, module in pipeline.components.items():
@@ -112,7 +117,7 @@ def _pipeline_of(found: Found, dtype: torch.dtype) -> Any:
         found.source,
         dtype=dtype,
         use_safetensors=True,
-        variant=_variant_of(found.source, _network_of(found.kinds), dtype),
+        variant=variant_of(found.source, _network_of(found.kinds), dtype),
         **_text_encoders(found.source, found.index, dtype),
         **spared,
     )
@@ -129,43 +134,66 @@ def find_model(name: str | Path) -> Found:
     described = source
     if isinstance(source, Path) and is_file(source):
         described = description_of_file(source)
-    with _told_of(name, source):
+    with told_of(name, source):
         index: Any = DiffusionPipeline.load_config(described)
         kinds = _kinds_of(index)
-        family, network = _family_of(kinds), _network_of(kinds)
-        if family is None:
-            raise _unsupported(str(index.get("_class_name", name)), kinds)
-        with suppress(KeyError):  # of one that leaves defaults out: those stand in the configuration of what is loaded
-            family.check_channels(str(name), *(_config_of(described, part, kinds[part]) for part in (network, "vae")))
+    family, network = _family_of(kinds), _network_of(kinds)
+    if family is None:
+        raise _unsupported(str(index.get("_class_name", name)), kinds)
+    with told_of(name, source, kinds):
+        taken, made = (_config_of(described, part, kinds[part]) for part in (network, "vae"))
+    family.check_told(str(name), taken)
+    with suppress(KeyError):  # where defaults are left out what is loaded has them
+        family.check_channels(str(name), taken, made)
     return Found(source, described, index, kinds)
 
 
 @contextmanager
-def _told_of(name: str | Path, source: str | Path) -> Generator[None]:
-    """Within the block errors of the libraries about the model `name`, which is at `source`, are told as ours."""
+def told_of(
+    name: str | Path, source: str | Path, parts: Collection[str] = (), *, kind: str = "model", field: str = "model"
+) -> Generator[None]:
+    """Within the block errors of the libraries about the model `name`, which is at `source`, are told as ours; `parts`
+    are what it consists of, where that was found already: "" alone of what has none.
+    """
     try:
         yield
     except (SketchguideError, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:  # not only their own: those of the hub's HTTP library come through
         reason = reason_of(error)
+        at_hand = "; `sketchguide models` lists what is at hand" if kind == "model" else ""
+        if not isinstance(source, Path) and _came_of(error, LocalEntryNotFoundError):  # it does not answer
+            raise ModelNotFoundError(
+                f"No {kind} {str(name)!r} here, and the hub cannot be reached to look for it there.",
+                hint=f"Check the network{at_hand}.",
+                field=field,
+            ) from error
+        if parts and (pickled := _pickled(source, parts)):
+            of = f" of its {pickled[0]}" if pickled[0] else ""
+            raise WeightsError(
+                f"{source} has only pickled weights (.bin){of}, which could run code and are not read.",
+                hint=f"Take a {kind} that has .safetensors.",
+                field=field,
+            ) from error
         if isinstance(source, Path):
             raise WeightsError(
-                f"{source} does not load as a model of diffusers: {reason}",
+                f"{source} does not load as a {kind} of diffusers: {reason}",
                 hint="Get it again; what has another layout, load in Python and save it by save_pretrained.",
-                field="model",
+                field=field,
             ) from error
-        if _unreached(error):
-            raise ModelNotFoundError(
-                f"No model {name!r} here, and the hub cannot be reached to look for it there.",
-                hint="Check the network, or take one that is at hand: `sketchguide models` lists them.",
-                field="model",
+        refused = _came_of(error, HfHubHTTPError) and not _came_of(error, RemoteEntryNotFoundError)
+        if parts and not refused:
+            raise WeightsError(
+                f"{source} does not load as a {kind} of diffusers: {reason}",
+                hint="Where a package is asked for, install it; else check the network, and fetch it again: "
+                f"`hf download {source} --force-download`.",
+                field=field,
             ) from error
         raise ModelNotFoundError(
-            f"No model {name!r} here, and the hub gave none of that name: {reason}",
+            f"No {kind} {str(name)!r} here, and the hub gave none of that name: {reason}",
             hint="Check the name and the network, and where it is gated or private, that you have its licence and are "
-            "logged in (`hf auth login`); `sketchguide models` lists what is at hand.",
-            field="model",
+            f"logged in (`hf auth login`){at_hand}.",
+            field=field,
         ) from error
 
 
@@ -191,15 +219,23 @@ def _without_bars() -> Generator[None]:
             disable_progress_bars()
 
 
-def _unreached(error: BaseException | None) -> bool:
-    """Whether an error, or what led to it, is that the hub did not answer at all."""
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
+def _came_of(error: BaseException | None, kind: type[Exception]) -> bool:
+    """Whether an error, or one that led to it, is of this kind."""
     while error is not None:
-        if isinstance(error, LocalEntryNotFoundError):
+        if isinstance(error, kind):
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def _pickled(source: str | Path, parts: Collection[str]) -> list[str]:
+    """Those of the `parts` of a model whose weights are read and are there as pickles alone."""
+    if isinstance(source, Path):
+        files = [file.relative_to(source).as_posix() for file in source.rglob("*.*")]
+    else:
+        files = _on_hub(source)
+    pickled, safe = ({file.rpartition("/")[0] for file in files if file.endswith(end)} for end in _ENDS)
+    return sorted((pickled - safe) & set(parts) - {"safety_checker"})
 
 
 def _text_encoders(source: str | Path, index: Mapping[str, Any], dtype: torch.dtype) -> dict[str, nn.Module]:
@@ -217,7 +253,7 @@ def _text_encoders(source: str | Path, index: Mapping[str, Any], dtype: torch.dt
                 subfolder=part,
                 dtype=dtype,
                 use_safetensors=True,
-                variant=_variant_of(source, part, dtype),
+                variant=variant_of(source, part, dtype),
                 output_loading_info=True,
             )
             encoders[part], found = loaded
@@ -240,28 +276,29 @@ def _is_finite(tensor: torch.Tensor) -> bool:
     return bool((tensor if tensor.element_size() > 1 else tensor.float()).isfinite().all())  # float8 knows no isfinite
 
 
-def _variant_of(source: str | Path, part: str, dtype: torch.dtype) -> str | None:
-    """ "fp16" where the weights of `part` are at hand in that precision alone; or, of those that are yet to be fetched,
-    where there are none in another or a half precision is asked for.
+def variant_of(source: str | Path, part: str, dtype: torch.dtype) -> str | None:
+    """ "fp16" where the weights of `part`, or of what has no parts (""), are at hand in that precision alone; or, of
+    those that are yet to be fetched, where there are none in another or a half precision is asked for.
     """
-    kept = [file.name for file in (_folder_of(source) / part).glob("*.safetensors")]
+    kept = [file.name for file in _folder_of(source, part).glob("*") if _WEIGHTS.match(file.name)]
     listed = [] if kept or isinstance(source, Path) else _on_hub(source)
     pickled = (name.removesuffix("bin") for name in listed if name.endswith("/diffusion_pytorch_model.fp16.bin"))
     if any(f"{name}safetensors" not in listed for name in pickled):
         return None  # diffusers asks for that precision in all of its parts, and is to take no pickles
-    names = kept or [name for name in listed if name.startswith(f"{part}/") and name.endswith(".safetensors")]
+    there = [file.name for file in map(PurePosixPath, listed) if file.parent == PurePosixPath(part)]
+    names = kept or [name for name in there if _WEIGHTS.match(name)]
     half = [name for name in names if ".fp16" in name]
     return "fp16" if half and (len(half) == len(names) or not (kept or dtype.itemsize > 2)) else None
 
 
-def _folder_of(source: str | Path) -> Path:
-    """`source`, or where what was fetched of that hub id lies; a folder that is not there where that is nothing."""
+def _folder_of(source: str | Path, part: str) -> Path:
+    """The folder of a part, or where what was fetched of it lies; one that is not there where that is nothing."""
     from huggingface_hub import try_to_load_from_cache
 
     if isinstance(source, Path):
-        return source
-    index = try_to_load_from_cache(source, "model_index.json")
-    return Path(index).parent if isinstance(index, str) else Path(source)
+        return source / part
+    config = try_to_load_from_cache(source, PurePosixPath(part, "config.json").as_posix())
+    return Path(config).parent if isinstance(config, str) else Path(source, part)
 
 
 def _on_hub(name: str) -> list[str]:
@@ -308,7 +345,12 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
             hint="Offload the pipeline first and compile after that, or do not compile.",
             field="model",
         )
-    plain = "Take the plain pipeline, such as StableDiffusionPipeline.from_pipe(pipeline, dtype=pipeline.dtype)"
+    ours = {name: getattr(diffusers, name) for name in (*FAMILIES, AUTOENCODER)}
+    kinds = {
+        name: next((known for known, kind in ours.items() if isinstance(part, kind)), type(part).__name__)
+        for name, part in parts.items()
+    }
+    plain = f"Take the plain pipeline, such as {_plain_of(kinds, parts)}"
     for part, wrap in (("controlnet", "with_controlnet"), ("adapter", "with_t2i_adapter")):
         if part in parts:
             raise UsageError(
@@ -320,11 +362,6 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
             hint=f"{plain}.",
             field="model",
         )
-    ours = {name: getattr(diffusers, name) for name in (*FAMILIES, AUTOENCODER)}
-    kinds = {
-        name: next((known for known, kind in ours.items() if isinstance(part, kind)), type(part).__name__)
-        for name, part in parts.items()
-    }
     if (family := _family_of(kinds)) is None:
         raise _unsupported(made.__name__, kinds)
     reads = getattr(pipeline, "encode_prompt", None)
@@ -345,6 +382,15 @@ def from_pipe(pipeline: Any, *, name: str = "") -> Backbone:
         if isinstance(module, nn.Module) and all(p.device.type == "cpu" for p in module.parameters()):
             module.to(memory_format=torch.channels_last)  # convolutions are a tenth to a third faster there
     return backbone
+
+
+def _plain_of(kinds: Mapping[str, str], parts: Mapping[str, Any]) -> str:
+    """The code that makes the plain pipeline of its family of one with these parts, which have the classes `kinds`."""
+    of_unets = "StableDiffusionXLPipeline" if "text_encoder_2" in kinds else "StableDiffusionPipeline"
+    plain = _PLAIN.get(kinds.get(_network_of(kinds), ""), of_unets)
+    if any(isinstance(part, nn.Module) and is_quantized(part) for part in parts.values()):
+        return f"{plain}(**parts) with those of pipeline.components that it takes"  # others it would cast
+    return f"{plain}.from_pipe(pipeline, dtype=pipeline.dtype)"
 
 
 def _is_offloaded_outside(part: Any) -> bool:

@@ -7,7 +7,9 @@ import re
 import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
+from logging import LogRecord
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -20,7 +22,7 @@ from torch import nn
 from sketchguide.backbones.base import Backbone
 from sketchguide.backbones.pipeline import PipelineBackbone, text_encoders
 from sketchguide.backbones.transformer import FluxBackbone
-from sketchguide.errors import MismatchError, ModelNotFoundError, UsageError, reason_of
+from sketchguide.errors import MismatchError, ModelNotFoundError, UsageError, reason_of, warn
 from sketchguide.files import is_dir
 from sketchguide.weights import find_file, read_weights
 
@@ -34,7 +36,8 @@ class _Lora(NamedTuple):
     scale: float
 
 
-_UNFIT = (ValueError, RuntimeError, LookupError, TypeError, AttributeError)  # what peft and diffusers raise of such
+# What peft and diffusers raise of such.
+_UNFIT = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, AssertionError, NameError)
 _loaded: WeakKeyDictionary[nn.Module, _Lora] = WeakKeyDictionary()  # by network: several backbones may have the same
 
 
@@ -44,7 +47,8 @@ def load_lora(name: str | Path, backbone: Backbone, *, scale: float = 1.0) -> Ba
     `scale` is the slider between the model as it was (0) and as it was tuned (1): the weights are W + scale * B A, so
     a picture costs what it always did. One that was loaded here before is replaced; others stay as they are.
     Raises ModelNotFoundError, WeightsError, UsageError where others are fused or switched off, and MismatchError for a
-    LoRA made for another network; the backbone is then as it was.
+    LoRA made for another network; the backbone is then as it was. Warns (SketchguideWarning) of layers of the LoRA that
+    the network lacks.
     """
     if not isinstance(backbone, PipelineBackbone) or not hasattr(backbone.pipeline, "load_lora_weights"):
         raise MismatchError(
@@ -55,9 +59,15 @@ def load_lora(name: str | Path, backbone: Backbone, *, scale: float = 1.0) -> Ba
     if not math.isfinite(scale):
         raise UsageError(f"lora_scale is {scale}; it must be a number, usually 0 to 1.", field="lora_scale")
     file = _file_of(name)
-    read_weights(file, field="lora")  # refuses damage; diffusers reads the file again, for the scales in its header
+    weights, _ = read_weights(file, field="lora")  # refuses damage; diffusers reads it again, for scales in its header
+    if any("dora_scale" in weight for weight in weights):
+        raise MismatchError(
+            f"The LoRA {str(name)!r} is a DoRA of the kind whose magnitudes (dora_scale) diffusers leaves out.",
+            hint="Take a plain LoRA of it, or one that peft saved (lora_magnitude_vector).",
+            field="lora",
+        )
     before = _worn(backbone)
-    _check_others(backbone)
+    check_others(backbone)
     unload_lora(backbone)
     try:
         _put_on(backbone, _Lora(str(name), file, scale))
@@ -121,7 +131,7 @@ def _is_on(pipeline: Any) -> bool:
     return any(LORA in names for names in pipeline.get_list_adapters().values())
 
 
-def _check_others(backbone: PipelineBackbone) -> None:
+def check_others(backbone: PipelineBackbone) -> None:
     """UsageError where a LoRA that is put on the backbone would not act as it should."""
     if any(layer.merged or layer.disable_adapters for _, _, layer in adapted(*_adaptable(backbone))):
         raise UsageError(
@@ -136,7 +146,7 @@ def _put_on(backbone: PipelineBackbone, lora: _Lora) -> None:
     pipeline, networks = backbone.pipeline, _adaptable(backbone)
     offloading, device = _offloading(pipeline), backbone.device
     try:
-        with warnings.catch_warnings(), _hushed():
+        with warnings.catch_warnings(), _hushed() as said:
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
             if isinstance(backbone, FluxBackbone):
                 _check_changes_nothing(backbone, lora.file)
@@ -146,6 +156,9 @@ def _put_on(backbone: PipelineBackbone, lora: _Lora) -> None:
             raise ValueError("it has no weights for any of its networks")
         for _, _, layer in adapted(*networks):
             layer.set_scale(LORA, lora.scale)
+        if said:
+            told = f"The LoRA {lora.name!r} fits {backbone.name!r} in part alone: {shorten(said[0], 200)}"
+            warn(told)
     except BaseException as error:
         unload_lora(backbone)
         if offloading is not None and _offloading(pipeline) is None:  # diffusers puts it on again where it loaded one
@@ -229,15 +242,28 @@ def take_off(adapter: str, *networks: nn.Module) -> None:
 
 
 @contextmanager
-def _hushed() -> Generator[None]:
-    """Within the block diffusers does not tell of every network and layer that a LoRA is not for."""
-    from diffusers.utils import logging
+def _hushed() -> Generator[list[str]]:
+    """Within the block diffusers does not tell of every network and layer that a LoRA is not for. What it would say of
+    layers for which a network that it is for has no place comes into the list.
+    """
+    from diffusers.utils import logging, peft_utils
 
-    before = logging.get_verbosity()
+    said: list[str] = []
+
+    def kept(record: LogRecord) -> bool:
+        said.append(record.getMessage())
+        return False
+
+    of_layers = peft_utils.logger
+    before, own = logging.get_verbosity(), of_layers.level
     logging.set_verbosity(logging.CRITICAL)
+    of_layers.setLevel(logging.WARNING)
+    of_layers.addFilter(kept)
     try:
-        yield
+        yield said
     finally:
+        of_layers.removeFilter(kept)
+        of_layers.setLevel(own)
         logging.set_verbosity(before)
 
 

@@ -17,6 +17,7 @@ from sketchguide.backbones.tiny import tiny_flux, tiny_stable_diffusion_3
 from sketchguide.controls.edges import LatentGuide, target_of
 from sketchguide.controls.strengths import Proportional
 from sketchguide.editing import edit
+from sketchguide.errors import UsageError
 from sketchguide.generation import generate, run
 from sketchguide.images import to_images
 from sketchguide.interpolation import between
@@ -150,3 +151,14 @@ def test_a_folder_is_loaded(make: Make, flowing: Any, tmp_path: Path) -> None:
     assert list(backbone.networks) == ["network", "autoencoder", "text_encoder", "text_encoder_2"]
     (picture,) = generate("a cat", backbone=backbone, **QUICK)
     assert picture.image.size == (48, 32)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_an_ip_adapter_is_refused(make: Make, later: bool) -> None:
+    pipeline = shallow(make())
+    name = "encoder_hid_proj" if make is tiny_flux else "image_proj"
+    backbone = from_pipe(pipeline) if later else None
+    setattr(pipeline.transformer, name, torch.nn.Linear(2, 2))
+    with pytest.raises(UsageError, match=rf"is told more than a prompt \({name}\)") as caught:
+        backbone.describe(["a cat"]) if backbone else from_pipe(pipeline)
+    assert "unload_ip_adapter" in caught.value.hint

@@ -219,3 +219,12 @@ def test_a_lora_that_would_change_the_model_for_good_is_refused(reason: str, tmp
     unload_lora(backbone)
     assert fingerprint_of_model(backbone) == before
     assert backbone.network.config.in_channels == 64  # type: ignore[union-attr]
+
+
+def test_a_lora_of_another_flux_is_said_not_to_fit(tmp_path: Path) -> None:
+    """diffusers knows the layers of both under one name, and holds the sizes of those of FLUX.2 to FLUX.1's."""
+    name = "lora_unet_single_blocks_0_linear1"
+    made = {f"{name}.lora_down.weight": torch.ones(2, 32), f"{name}.lora_up.weight": torch.ones(288, 2)}
+    save_file(made, tmp_path / LORA_FILE)
+    with pytest.raises(MismatchError, match="does not fit 'flux'"):
+        load_lora(tmp_path, from_pipe(tiny_flux(), name="flux"))

@@ -154,3 +154,15 @@ def test_a_size_without_places_is_refused(flowing: TransformerBackbone) -> None:
     assert flowing.largest == 128
     with pytest.raises(UsageError, match="192x64; flowing has places for 128 pixels a side"):
         generate("a cat", backbone=flowing, seed=1, steps=1, size=(192, 64))
+
+
+def test_the_text_encoders_may_lie_elsewhere_together(
+    flowing: TransformerBackbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = flowing.describe(["a cat"])
+    monkeypatch.setattr(TransformerBackbone, "device", property(lambda _: torch.device("meta")))
+    assert torch.equal(flowing.describe(["a cat"]).embedding, plain.embedding)
+    alone = TransformerBackbone(tiny_stable_diffusion_3(), name="alone")
+    alone.pipeline.text_encoder_2.to("meta")
+    with pytest.raises(UsageError, match=r"on several devices \(text_encoder on cpu, text_encoder_2 on meta\)"):
+        alone.describe(["a cat"])

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 from diffusers import DDIMScheduler
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
+from torch.testing._internal.two_tensor import TwoTensor
 
 from sketchguide.backbones.base import GUIDANCE, Condition
 from sketchguide.backbones.tiny import tiny_stable_diffusion, tiny_stable_diffusion_xl
@@ -386,6 +387,52 @@ def test_what_cannot_be_used_is_refused(backbone: UNetBackbone, judges: Judges) 
     other: Any = with_sketch_attention(backbone, attention_for(backbone), torch.ones(1, 1, SIDE, SIDE))
     with pytest.raises(UsageError, match="cannot be tuned; it is no plain pipeline"):
         FineTuneRun(other, photos(), torch.ones(1, 1, SIDE, SIDE), judges, FineTuning(), prompt="")
+
+
+def wear(network: Any, layer: str) -> None:
+    """A LoRA of the user."""
+    inject_adapter_in_model(LoraConfig(r=2, target_modules=[layer]), network)
+
+
+@pytest.mark.parametrize(("part", "layer"), [("unet", "to_q"), ("text_encoder", "q_proj")])
+def test_all_weights_beside_loras_are_refused(backbone: UNetBackbone, judges: Judges, part: str, layer: str) -> None:
+    """What would be saved could not be loaded."""
+    wear(getattr(backbone.pipeline, part), layer)
+    with pytest.raises(UsageError, match="has LoRAs, beside which all of its weights cannot be trained") as caught:
+        tune(backbone, judges, full=True)
+    assert "fuse_lora" in caught.value.hint
+
+
+@pytest.mark.parametrize("by", ["diffusers", "torchao"])
+def test_all_weights_of_what_is_quantised_are_refused(backbone: UNetBackbone, judges: Judges, by: str) -> None:
+    if by == "diffusers":
+        backbone.network.is_quantized = True
+    else:
+        weight = backbone.network.conv_in.weight.data
+        backbone.network.conv_in.weight = nn.Parameter(TwoTensor(weight, weight), requires_grad=False)
+        assert backbone.network.conv_in.weight.dtype == torch.float32
+    with pytest.raises(UsageError, match="are quantised and cannot be trained"):
+        tune(backbone, judges, full=True)
+
+
+@pytest.mark.parametrize("way", ["merge", "enable_adapters"])
+def test_loras_that_are_fused_or_switched_off_are_refused(backbone: UNetBackbone, judges: Judges, way: str) -> None:
+    wear(backbone.network, "to_q")
+    for _, _, layer in adapted(backbone.network):
+        layer.merge() if way == "merge" else layer.enable_adapters(enabled=False)
+    with pytest.raises(UsageError, match="fused or switched off"):
+        tune(backbone, judges)
+
+
+@pytest.mark.parametrize("mode", ["chain", "step"])
+@pytest.mark.parametrize("part", ["network", "autoencoder"])
+def test_weights_that_change_behind_a_pass_are_refused(
+    backbone: UNetBackbone, judges: Judges, part: str, mode: str
+) -> None:
+    cpu = torch.device("cpu")
+    getattr(backbone, part).enable_group_offload(cpu, cpu, offload_type="leaf_level")
+    with pytest.raises(UsageError, match="with group_offloading: its weights change"):
+        tune(backbone, judges, gradient=mode)
 
 
 @pytest.mark.parametrize("mode", ["chain", "last", "step"])

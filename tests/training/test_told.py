@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from diffusers.hooks import apply_group_offloading
 from torch import Generator, Tensor
 
 from sketchguide.backbones.base import Condition
@@ -15,7 +16,7 @@ from sketchguide.extractors import EXTRACTORS
 from sketchguide.training.checkpoints import Checkpoints
 from sketchguide.training.data import Pictures, find_examples
 from sketchguide.training.told import ToldRun, ToldTraining, begin_sketch_attention
-from support import Tiny, gone_on
+from support import Tiny, gone_on, small_stable_diffusion
 
 
 def make_run(backbone: UNetBackbone, boxes: Path, **settings: Any) -> ToldRun:
@@ -154,3 +155,13 @@ def test_steps_that_are_not_finite_change_nothing(tiny: Tiny, boxes: Path, monke
 def test_settings_out_of_range_are_named(name: str, value: float) -> None:
     with pytest.raises(UsageError, match=f"{name} is"):
         ToldTraining(**{name: value})
+
+
+@pytest.mark.parametrize("part", ["network", "control"])
+def test_weights_that_change_behind_a_pass_are_refused(boxes: Path, part: str) -> None:
+    backbone = UNetBackbone(small_stable_diffusion())
+    told, cpu = begin_sketch_attention(backbone, seed=0), torch.device("cpu")
+    apply_group_offloading(getattr(told, part), cpu, cpu, offload_type="leaf_level")
+    pictures = Pictures(find_examples(boxes), size=(32, 32))
+    with pytest.raises(UsageError, match="with group_offloading: its weights change"):
+        ToldRun(told, pictures, EXTRACTORS["edges"], ToldTraining(steps=1))

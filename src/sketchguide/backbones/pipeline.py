@@ -110,14 +110,23 @@ class PipelineBackbone(ABC):
         """Of the latents that a network takes, and of what it makes of them."""
         return config["in_channels"], config.get("out_channels") or config["in_channels"]
 
+    @classmethod
+    def check_told(cls, name: str, network: Mapping[str, Any]) -> None:
+        """UsageError where the configuration of a network says that it is told more than a prompt."""
+        if more := cls._more_in(network):
+            raise _told_more(name, more)
+
+    @staticmethod
+    def _more_in(config: Mapping[str, Any]) -> str | None:
+        """What else a network of this configuration is told, as far as that says it."""
+        del config
+        return None
+
     def _check_hears_prompts_alone(self) -> None:
         if more := self._more_than_a_prompt():
             adapter = more.endswith("_proj") and self.network.config.get("encoder_hid_dim_type") != "text_proj"
-            raise UsageError(
-                f"{self.name} is told more than a prompt ({more}), which is not supported.",
-                hint="Of an IP-Adapter: call `unload_ip_adapter()` on the pipeline first." if adapter else "",
-                field="model",
-            )
+            hint = "Of an IP-Adapter: call `unload_ip_adapter()` on the pipeline first." if adapter else ""
+            raise _told_more(self.name, more, hint=hint)
 
     @abstractmethod
     def _more_than_a_prompt(self) -> str | None:
@@ -340,10 +349,19 @@ class PipelineBackbone(ABC):
             return survey(self.network, lambda: self.predict(latent, self.level(0.5), condition), grid=grid)
 
 
+def _told_more(name: str, more: str, *, hint: str = "") -> UsageError:
+    return UsageError(f"{name} is told more than a prompt ({more}), which is not supported.", hint=hint, field="model")
+
+
 def text_encoders(pipeline: Any) -> Mapping[str, nn.Module]:
     """Those that a pipeline has, in its own order."""
     named = {name: pipeline.components.get(name) for name in ("text_encoder", "text_encoder_2", "text_encoder_3")}
     return {name: encoder for name, encoder in named.items() if encoder is not None}
+
+
+def is_same_device(one: torch.device, other: torch.device) -> bool:
+    """Whether two names are of one device: without a number it is the first of its kind."""
+    return (one.type, one.index or 0) == (other.type, other.index or 0)
 
 
 def uncompiled(part: Any) -> Any:
@@ -358,17 +376,25 @@ def _undo_compile(network: nn.Module) -> None:
             module._compiled_call_impl = None  # pyright: ignore[reportPrivateUsage]
 
 
-def check_keeps_weights(network: nn.Module, latent: Tensor) -> None:
-    """UsageError where a gradient is to lead to `latent` through a network whose weights change before that."""
-    if not (latent.requires_grad and torch.is_grad_enabled()):
+def check_keeps_weights(network: nn.Module, latent: Tensor | None = None) -> None:
+    """UsageError where a gradient is to lead through a network whose weights change before that: to `latent`, or to
+    weights that learn.
+    """
+    if latent is not None and not (latent.requires_grad and torch.is_grad_enabled()):
         return
     if swapping := next((name for name, _ in hooks_of(network) if name in _SWAPPING), None):
         raise UsageError(
-            f"Nothing can be pulled through this {type(network).__name__} with {swapping}: its weights change before "
-            "the gradient is computed.",
+            f"No gradient can be led through this {type(network).__name__} with {swapping}: its weights change before "
+            "it is computed.",
             hint="Take enable_model_cpu_offload() of the pipeline instead.",
             field="model",
         )
+
+
+def is_quantized(network: nn.Module) -> bool:
+    """Whether weights are in few bits: by diffusers, or as tensors of a kind of their own (torchao)."""
+    weights = network.parameters()
+    return getattr(network, "is_quantized", False) or any(hasattr(one, "__tensor_flatten__") for one in weights)
 
 
 def precision_of(network: nn.Module) -> torch.dtype:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from sketchguide.backbones.around import Around
 from sketchguide.backbones.base import Condition
-from sketchguide.backbones.pipeline import check_keeps_weights
+from sketchguide.backbones.pipeline import check_keeps_weights, is_same_device
 from sketchguide.errors import MismatchError, UsageError
 from sketchguide.levels import Level, Prediction, Window, check_one_or_each, check_window, is_open
 
@@ -68,11 +68,11 @@ class Told(Around, ABC):
                 f"{self.inner.multiple} pixels.",
                 field="image",
             )
-        own, device = (one.type for one in (get_module_execution_device(self.control), self.inner.device))
-        if own != device:
+        own, device = get_module_execution_device(self.control), self.inner.device
+        if not is_same_device(own, device):
             raise UsageError(
                 f"The {type(self.control).__name__} is on {own}, the model computes on {device}.",
-                hint=f"Move it there: .to({device!r}).",
+                hint=f"Move it there: .to({str(device)!r}).",
                 field="model",
             )
         object.__setattr__(self, "image", self.image.to(self.inner.device, self.control.dtype))

@@ -8,11 +8,12 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from diffusers.utils.torch_utils import get_module_execution_device
 from torch import Tensor
 from torch.nn import functional as F
 
 from sketchguide.backbones.base import GUIDANCE, Condition
-from sketchguide.backbones.pipeline import Noise, PipelineBackbone, text_encoders
+from sketchguide.backbones.pipeline import Noise, PipelineBackbone, is_same_device, text_encoders
 from sketchguide.errors import UsageError
 from sketchguide.levels import Level, levels_of
 from sketchguide.solvers import DDIM, SolverChoice
@@ -125,8 +126,17 @@ class TransformerBackbone(FlowBackbone):
         return super()._reader
 
     def _encode_prompts(self, prompts: list[str]) -> tuple[Tensor, dict[str, Tensor]]:
+        encoders = text_encoders(self.pipeline)
+        devices = [get_module_execution_device(encoder) for encoder in encoders.values()]
+        if not all(is_same_device(devices[0], other) for other in devices):
+            places = ", ".join(f"{name} on {device}" for name, device in zip(encoders, devices, strict=True))
+            raise UsageError(
+                f"The text encoders of {self.name} are on several devices ({places}), where they must be on one.",
+                hint="Move them together, to that of the network or to another.",
+                field="model",
+            )
         embedding, _, pooled, _ = self.pipeline.encode_prompt(
-            prompts, None, None, device=self.device, do_classifier_free_guidance=False
+            prompts, None, None, device=devices[0], do_classifier_free_guidance=False
         )
         return embedding, {POOLED: pooled}
 

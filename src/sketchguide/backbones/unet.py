@@ -58,6 +58,15 @@ class UNetBackbone(PipelineBackbone):
             return None if config.projection_class_embeddings_input_dim == width else "a score beside the sizes"
         return None if kind in (None, "text") else f"addition_embed_type {kind}"
 
+    @staticmethod
+    def _more_in(config: Mapping[str, Any]) -> str | None:
+        if config.get("encoder_hid_dim_type") or config.get("encoder_hid_dim"):
+            return "encoder_hid_proj"
+        if config.get("class_embed_type") or config.get("num_class_embeds"):
+            return "class_embedding"
+        kind = config.get("addition_embed_type")
+        return None if kind in (None, "text", "text_time") else f"addition_embed_type {kind}"
+
     @property
     def multiple(self) -> int:
         return self.stride * 2 ** (len(self.network.config.block_out_channels) - 1)

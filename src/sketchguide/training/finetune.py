@@ -24,12 +24,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from sketchguide.backbones.base import Backbone, Condition
-from sketchguide.backbones.pipeline import PipelineBackbone
+from sketchguide.backbones.pipeline import PipelineBackbone, check_keeps_weights, is_quantized, text_encoders
 from sketchguide.errors import OutputError, SketchError, TrainingError, UsageError, reason_of
 from sketchguide.images import from_ink
 from sketchguide.inversion import invert
 from sketchguide.levels import Level, Prediction
-from sketchguide.lora import LORA_FILE, beside_others, take_off
+from sketchguide.lora import LORA_FILE, adapted, beside_others, check_others, take_off
 from sketchguide.perception import Features, identity_loss, perceptual_loss
 from sketchguide.sampling import sample
 from sketchguide.seeds import generators, noise, seeded
@@ -168,6 +168,7 @@ class FineTuneRun(TrainingRun):
         self._lead, self.levels = _chain(backbone, settings, self._size)
         self._dtype = backbone.dtype  # before every weight becomes float32, if it does
         take_off(ADAPTER, backbone.network)
+        _check_can_learn(backbone, settings)
         self._said = describe(backbone, [prompt])  # once: what learns is no text encoder
         with torch.no_grad():
             told = self._told(count)
@@ -468,6 +469,27 @@ def _chain(backbone: PipelineBackbone, settings: FineTuning, size: tuple[int, in
             field="levels",
         )
     return every[: first + 1], every[first:]
+
+
+def _check_can_learn(backbone: PipelineBackbone, settings: FineTuning) -> None:
+    """UsageError where the network cannot be trained as it is, or what would be saved could not be loaded."""
+    for network in (backbone.network, backbone.autoencoder):
+        check_keeps_weights(network)
+    if not settings.full:
+        check_others(backbone)
+        return
+    if adapted(backbone.network, *text_encoders(backbone.pipeline).values()):
+        raise UsageError(
+            f"{backbone.name!r} has LoRAs, beside which all of its weights cannot be trained.",
+            hint="Call `fuse_lora()`, then `unload_lora_weights()` on the pipeline, or train adapters.",
+            field="full",
+        )
+    if is_quantized(backbone.network):
+        raise UsageError(
+            f"The weights of {backbone.name!r} are quantised and cannot be trained.",
+            hint="Load it without quantisation, or train adapters.",
+            field="full",
+        )
 
 
 def _trainable(network: Any, settings: FineTuning) -> list[nn.Parameter]:

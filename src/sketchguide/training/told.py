@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from sketchguide.attention import SketchAttention, describe_attention
 from sketchguide.backbones.base import Backbone
+from sketchguide.backbones.pipeline import check_keeps_weights
 from sketchguide.backbones.wrapped import Told, with_sketch_attention
 from sketchguide.errors import UsageError
 from sketchguide.extractors import Extractor
@@ -74,6 +75,8 @@ class ToldRun(TrainingRun):
         self.extractor = extractor
         self.settings = settings
         control = told.control
+        for network in (told.network, control):
+            check_keeps_weights(network)
         control.to(memory_format=torch.channels_last if told.device.type == "cpu" else torch.preserve_format)
         control.train().requires_grad_(True)
         optimizer = torch.optim.AdamW(control.parameters(), lr=settings.rate, weight_decay=settings.decay)
