@@ -23,7 +23,7 @@ from sketchguide import generate
 from sketchguide.backbones.unet import UNetBackbone
 from sketchguide.errors import MismatchError, ModelNotFoundError, SketchguideWarning, UsageError, WeightsError
 from sketchguide.fingerprints import fingerprint_of_model
-from sketchguide.lora import LORA, LORA_FILE, load_lora, unload_lora, wearing
+from sketchguide.lora import LORA_FILE, adapted, load_lora, unload_lora, wearing
 from support import empty, lora_of, pickled, small_stable_diffusion, truncated
 
 
@@ -73,7 +73,7 @@ def test_a_lora_goes_without_a_trace(styled: UNetBackbone, tmp_path: Path, part:
     for name, layer in styled.network.named_modules():
         if "style" in getattr(layer, "scaling", {}):
             assert layer.scaling["style"] == 0.6, name
-            assert set(layer.active_adapters) == {"style", LORA}
+            assert set(layer.active_adapters) == {"style", "sketchguide-1"}
     unload_lora(styled)
     assert state_of(styled) == before
     assert fingerprint_of_model(styled) == printed
@@ -87,6 +87,39 @@ def test_the_scale_of_a_lora_is_its_own(styled: UNetBackbone, tmp_path: Path) ->
     seen = seen_by(styled)
     load_lora(file, styled, scale=0.0)
     assert torch.allclose(seen_by(styled), seen, atol=1e-6)
+
+
+def test_several_loras_add_up_each_at_its_own_scale(styled: UNetBackbone, tmp_path: Path) -> None:
+    """What each adds to a layer's output is added; the picture of a request has them, in any number."""
+    layers = {"a": ("to_q",), "b": ("to_q", "to_v")}
+    files = [lora_of("unet", tmp_path / name / LORA_FILE, *own) for name, own in layers.items()]
+    before, seen = state_of(styled), seen_by(styled)
+    load_lora(files, styled, scale=[0.5, 2.0])
+    both = seen_by(styled)
+    scales = [dict(layer.scaling) for _, _, layer in adapted(styled.network)]
+    assert {"idle": 1.0, "style": 0.6, "sketchguide-1": 0.5, "sketchguide-2": 2.0} in scales
+    assert {"sketchguide-2": 2.0} in scales
+    worn = state_of(styled)
+    save_file({"lora.of.another.kind": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(MismatchError, match=r"other.*does not fit"):
+        load_lora([files[1], tmp_path / "other.safetensors"], styled)
+    assert state_of(styled) == worn
+    assert torch.equal(seen_by(styled), both)
+    load_lora(files[0], styled, scale=0.5)
+    assert not torch.equal(seen_by(styled), both)
+    load_lora(files, styled, scale=0.0)
+    assert torch.allclose(seen_by(styled), seen, atol=1e-6)
+    unload_lora(styled)
+    assert state_of(styled) == before
+    folders = [str(file.parent) for file in files]
+    settings: dict[str, Any] = {"backbone": styled, "seed": 1, "steps": 2}
+    (picture,) = generate("a cat", lora=folders, lora_scale=[0.5, 2], **settings)
+    assert picture.request.loras == {folders[0]: 0.5, folders[1]: 2.0}
+    load_lora(files, styled, scale=[0.5, 2.0])
+    (same,) = generate("a cat", **settings)
+    assert picture.image.tobytes() == same.image.tobytes()
+    (alone,) = generate("a cat", lora=folders[1], lora_scale=2, **settings)
+    assert alone.image.tobytes() != same.image.tobytes()
 
 
 def test_the_fingerprint_of_a_model_follows_how_much_of_a_lora_is_on(styled: UNetBackbone, tmp_path: Path) -> None:
@@ -162,7 +195,7 @@ def test_a_lora_that_was_taken_off_elsewhere_does_not_come_back(styled: UNetBack
     else:
         styled.pipeline.unload_lora_weights()
     before = state_of(styled)
-    with wearing(other, styled, scale=1.0):
+    with wearing({str(other): 1.0}, styled):
         assert state_of(styled) != before
     assert state_of(styled) == before
     save_file({"lora.of.another.kind": torch.zeros(2)}, tmp_path / "bad.safetensors")
@@ -176,7 +209,7 @@ def test_a_lora_that_another_backbone_loaded_comes_back(styled: UNetBackbone, tm
     load_lora(files[0], styled)
     load_lora(files[1], UNetBackbone(styled.pipeline))
     before = state_of(styled)
-    with wearing(files[2], styled, scale=1.0):
+    with wearing({str(files[2]): 1.0}, styled):
         assert state_of(styled) != before
     assert state_of(styled) == before
 
@@ -209,7 +242,7 @@ def test_a_lora_that_was_fused_stays_until_it_is_no_more(styled: UNetBackbone, t
     with pytest.raises(UsageError, match="fused into the model's weights") as caught:
         unload_lora(styled)
     assert "unfuse_lora" in caught.value.hint
-    with pytest.raises(UsageError, match="are fused or switched off"), wearing(other, styled, scale=1.0):
+    with pytest.raises(UsageError, match="are fused or switched off"), wearing({str(other): 1.0}, styled):
         raise AssertionError
     torch.testing.assert_close(seen_by(styled), loaded)
     styled.pipeline.unfuse_lora()
@@ -231,7 +264,7 @@ def test_a_lora_whose_loading_is_broken_off_gives_way_to_the_one_before(
             raise error
 
     monkeypatch.setattr(styled.pipeline, "load_lora_weights", broken_off)
-    with pytest.raises(error), wearing(other, styled, scale=1.0):
+    with pytest.raises(error), wearing({str(other): 1.0}, styled):
         raise AssertionError
     assert state_of(styled) == before
 

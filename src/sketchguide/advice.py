@@ -68,7 +68,7 @@ NEEDS: Mapping[str, Need] = MappingProxyType(
             "a negative pass",  # 0 is what it is without one, too
             lambda request, backbone: not request.negative_time or has_negative_pass(request, backbone),
         ),
-        "lora_scale": Need("lora", lambda request, _: request.lora is not None),
+        "lora_scale": Need("lora", lambda request, _: bool(request.lora)),
         "class_scale": _CLASS,
         "classifier": _CLASS,
         "sketch_loss": _SKETCH,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, SupportsIndex
 
@@ -130,8 +129,7 @@ def frames_between(
     else:
         check_given(backbone, request)
     _warn(request, ends, backbone, seeded=seeded, predictor=predictor, polarity=polarity, way=way)
-    lora = None if request.lora is None else wearing(request.lora, backbone, scale=request.lora_scale)
-    with under_way(backbone, alone=lora is not None), lora or nullcontext():
+    with under_way(backbone, alone=bool(request.lora)), wearing(request.loras, backbone):
         yield from _drawn(ends, request, Remembering(backbone), predictor, frames=frames, way=way)
 
 

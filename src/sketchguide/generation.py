@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from hashlib import sha256
@@ -132,8 +132,7 @@ def run(
         backbone = backbone_of(request, predictor=predictor)
     else:
         check_given(backbone, request)
-    lora = None if request.lora is None else wearing(request.lora, backbone, scale=request.lora_scale)
-    with under_way(backbone, alone=lora is not None), lora or nullcontext():
+    with under_way(backbone, alone=bool(request.lora)), wearing(request.loras, backbone):
         yield from _carried_out(request, Remembering(backbone), predictor, guides, prompts=prompts, only=only)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from logging import LogRecord
 from pathlib import Path
@@ -26,11 +26,12 @@ from sketchguide.errors import MismatchError, ModelNotFoundError, UsageError, re
 from sketchguide.files import is_dir
 from sketchguide.weights import find_file, read_weights
 
-LORA = "sketchguide"  # the name of the adapter
+LORA = "sketchguide"  # how the names of our adapters begin
 LORA_FILE = "pytorch_lora_weights.safetensors"  # as diffusers calls it
 
 
 class _Lora(NamedTuple):
+    adapter: str
     name: str
     file: Path
     scale: float
@@ -38,17 +39,19 @@ class _Lora(NamedTuple):
 
 # What peft and diffusers raise of such.
 _UNFIT = (ValueError, RuntimeError, LookupError, TypeError, AttributeError, AssertionError, NameError)
-_loaded: WeakKeyDictionary[nn.Module, _Lora] = WeakKeyDictionary()  # by network: several backbones may have the same
+_loaded: WeakKeyDictionary[nn.Module, list[_Lora]] = WeakKeyDictionary()  # by network: backbones may share one
 
 
-def load_lora(name: str | Path, backbone: Backbone, *, scale: float = 1.0) -> Backbone:
-    """Put a LoRA (a folder, a file or a hub id) on the backbone's networks, and return the backbone.
+def load_lora(
+    name: str | Path | Sequence[str | Path], backbone: Backbone, *, scale: float | Sequence[float] = 1.0
+) -> Backbone:
+    """Put a LoRA (a folder, a file or a hub id), or several, on the backbone's networks, and return the backbone.
 
-    `scale` is the slider between the model as it was (0) and as it was tuned (1): the weights are W + scale * B A, so
-    a picture costs what it always did. One that was loaded here before is replaced; others stay as they are.
-    Raises ModelNotFoundError, WeightsError, UsageError where others are fused or switched off, and MismatchError for a
-    LoRA made for another network; the backbone is then as it was. Warns (SketchguideWarning) of layers of the LoRA that
-    the network lacks.
+    `scale`, one for all or one for each, is the slider between the model as it was (0) and as it was tuned (1): the
+    weights are W + scale * B A, summed over the LoRAs. What was loaded here before is replaced; others stay as they
+    are. Raises ModelNotFoundError, WeightsError, UsageError where others are fused or switched off, and MismatchError
+    for a LoRA made for another network; the backbone is then as it was. Warns (SketchguideWarning) of layers of a LoRA
+    that the network lacks.
     """
     if not isinstance(backbone, PipelineBackbone) or not hasattr(backbone.pipeline, "load_lora_weights"):
         raise MismatchError(
@@ -56,26 +59,36 @@ def load_lora(name: str | Path, backbone: Backbone, *, scale: float = 1.0) -> Ba
             hint="A LoRA goes on a pipeline, before a ControlNet or an adapter.",
             field="lora",
         )
-    if not math.isfinite(scale):
-        raise UsageError(f"lora_scale is {scale}; it must be a number, usually 0 to 1.", field="lora_scale")
-    file = _file_of(name)
-    weights, _ = read_weights(file, field="lora")  # refuses damage; diffusers reads it again, for scales in its header
-    if any("dora_scale" in weight for weight in weights):
-        raise MismatchError(
-            f"The LoRA {str(name)!r} is a DoRA of the kind whose magnitudes (dora_scale) diffusers leaves out.",
-            hint="Take a plain LoRA of it, or one that peft saved (lora_magnitude_vector).",
-            field="lora",
-        )
+    names = [name] if isinstance(name, str | Path) else list(name)
+    scales = list(scale) if isinstance(scale, Sequence) else [scale] * len(names)
+    for one in scales:
+        if not math.isfinite(one):
+            raise UsageError(f"lora_scale is {one}; it must be a number, usually 0 to 1.", field="lora_scale")
+    loras = [
+        _Lora(f"{LORA}-{number}", str(one), _file_of(one), much)
+        for number, (one, much) in enumerate(zip(names, scales, strict=True), start=1)
+    ]
+    for lora in loras:
+        _check_file(lora)
     before = _worn(backbone)
     check_others(backbone)
     unload_lora(backbone)
     try:
-        _put_on(backbone, _Lora(str(name), file, scale))
+        _put_on(backbone, loras)
     except BaseException:
-        if before is not None:
-            _put_on(backbone, before)
+        _put_on(backbone, before)
         raise
     return backbone
+
+
+def _check_file(lora: _Lora) -> None:
+    weights, _ = read_weights(lora.file, field="lora")  # refuses damage; diffusers reads it again, for its header
+    if any("dora_scale" in weight for weight in weights):
+        raise MismatchError(
+            f"The LoRA {lora.name!r} is a DoRA of the kind whose magnitudes (dora_scale) diffusers leaves out.",
+            hint="Take a plain LoRA of it, or one that peft saved (lora_magnitude_vector).",
+            field="lora",
+        )
 
 
 def _file_of(name: str | Path) -> Path:
@@ -109,26 +122,37 @@ def _weights_on_hub(name: str, *, reached: bool) -> list[str]:
 
 
 @contextmanager
-def wearing(name: str | Path, backbone: Backbone, *, scale: float) -> Generator[None]:
-    """Within the block the LoRA `name` is on the backbone, in place of one that `load_lora` loaded before."""
-    before = _worn(backbone) if isinstance(backbone, PipelineBackbone) else None
-    load_lora(name, backbone, scale=scale)
+def wearing(loras: Mapping[str, float], backbone: Backbone) -> Generator[None]:
+    """Within the block `loras`, scales by names, are on the backbone, in place of those that `load_lora` loaded before;
+    where there are none, those stay."""
+    if not loras:
+        yield
+        return
+    before = _worn(backbone) if isinstance(backbone, PipelineBackbone) else []
+    load_lora(list(loras), backbone, scale=list(loras.values()))
     try:
         yield
     finally:
         unload_lora(backbone)
-        if before is not None and isinstance(backbone, PipelineBackbone):
+        if isinstance(backbone, PipelineBackbone):
             _put_on(backbone, before)
 
 
-def _worn(backbone: PipelineBackbone) -> _Lora | None:
+def _worn(backbone: PipelineBackbone) -> list[_Lora]:
     """What `load_lora` put on the backbone's network, unless it was taken off otherwise."""
-    lora = _loaded.get(backbone.network)
-    return lora if lora is not None and _is_on(backbone.pipeline) else None
+    return [lora for lora in _loaded.get(backbone.network, []) if _is_on(lora, backbone)]
 
 
-def _is_on(pipeline: Any) -> bool:
-    return any(LORA in names for names in pipeline.get_list_adapters().values())
+def _is_on(lora: _Lora, backbone: PipelineBackbone) -> bool:
+    return any(lora.adapter in getattr(layer, "scaling", {}) for _, _, layer in adapted(*_adaptable(backbone)))
+
+
+def _ours(backbone: PipelineBackbone) -> list[str]:
+    """The names of our adapters, also of one that was put on in part, or in name alone."""
+    networks = _adaptable(backbone)
+    names = {name for network in networks for name in getattr(network, "peft_config", {})}
+    names |= {name for _, _, layer in adapted(*networks) for name in layer.active_adapters}
+    return sorted(name for name in names if re.fullmatch(rf"{LORA}-\d+", name))
 
 
 def check_others(backbone: PipelineBackbone) -> None:
@@ -141,8 +165,15 @@ def check_others(backbone: PipelineBackbone) -> None:
         )
 
 
-def _put_on(backbone: PipelineBackbone, lora: _Lora) -> None:
-    """Nothing of it stays where that fails, or is broken off."""
+def _put_on(backbone: PipelineBackbone, loras: Sequence[_Lora]) -> None:
+    """Nothing of them stays where that fails, or is broken off."""
+    for lora in loras:
+        _add(backbone, lora)
+    if loras:
+        _loaded[backbone.network] = list(loras)
+
+
+def _add(backbone: PipelineBackbone, lora: _Lora) -> None:
     pipeline, networks = backbone.pipeline, _adaptable(backbone)
     offloading, device = _offloading(pipeline), backbone.device
     try:
@@ -150,12 +181,12 @@ def _put_on(backbone: PipelineBackbone, lora: _Lora) -> None:
             warnings.filterwarnings("ignore", message="Already found a `peft_config`")
             if isinstance(backbone, FluxBackbone):
                 _check_changes_nothing(backbone, lora.file)
-            with beside_others(LORA, *networks):
-                pipeline.load_lora_weights(str(lora.file), adapter_name=LORA, use_safetensors=True)
-        if not _is_on(pipeline):
+            with beside_others(lora.adapter, *networks):
+                pipeline.load_lora_weights(str(lora.file), adapter_name=lora.adapter, use_safetensors=True)
+        if not _is_on(lora, backbone):
             raise ValueError("it has no weights for any of its networks")
         for _, _, layer in adapted(*networks):
-            layer.set_scale(LORA, lora.scale)
+            layer.set_scale(lora.adapter, lora.scale)
         if said:
             told = f"The LoRA {lora.name!r} fits {backbone.name!r} in part alone: {shorten(said[0], 200)}"
             warn(told)
@@ -170,7 +201,6 @@ def _put_on(backbone: PipelineBackbone, lora: _Lora) -> None:
             hint="Use it with the model that it was tuned on.",
             field="lora",
         ) from error
-    _loaded[backbone.network] = lora
 
 
 def _offloading(pipeline: Any) -> str | None:
@@ -201,12 +231,13 @@ def _check_changes_nothing(backbone: FluxBackbone, file: Path) -> None:
 
 
 def unload_lora(backbone: Backbone) -> None:
-    """Take the LoRA that `load_lora` loaded off the backbone, which is then as it was; without one, do nothing.
+    """Take what `load_lora` loaded off the backbone, which is then as it was; where there is nothing, do nothing.
 
     Raises UsageError where it was fused into the weights since.
     """
     if isinstance(backbone, PipelineBackbone):
-        take_off(LORA, *_adaptable(backbone))
+        for adapter in _ours(backbone):
+            take_off(adapter, *_adaptable(backbone))
         _loaded.pop(backbone.network, None)
 
 

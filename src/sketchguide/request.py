@@ -81,7 +81,7 @@ class Checked(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            name = ".".join(str(part) for part in error.errors()[0]["loc"])
+            name = ".".join(part for part in error.errors()[0]["loc"] if isinstance(part, str))
             raise UsageError(refusal(error, name), field=name) from error
 
 
@@ -198,8 +198,12 @@ class Request(Checked):
         default=MODEL, description="shipped name, diffusers folder, checkpoint of one file (.safetensors) or hub id"
     )
     predictor: str | None = Field(default=None, description="shipped name, folder or hub id; none: the model's own")
-    lora: str | None = Field(default=None, description="folder, file or hub id of a LoRA; none: the model as it is")
-    lora_scale: Finite = ranged(LORA_SCALE, "0 ignores the LoRA")
+    lora: tuple[str, ...] = Field(
+        default=(), description="folders, files or hub ids of LoRAs, also one by itself; none: the model as it is"
+    )
+    lora_scale: tuple[Annotated[Finite, Field(ge=LORA_SCALE.low, le=LORA_SCALE.high)], ...] = Field(
+        default=(LORA_SCALE.default,), description="how much of each, or of all alike; 0 ignores it"
+    )
     strength: Finite | None = ranged(
         STRENGTH,
         "beta: how hard the drawing pulls, as a multiple of the step that the sampler takes; none: "
@@ -291,6 +295,26 @@ class Request(Checked):
         if size is not None and not all(16 <= side <= 4096 for side in size):
             raise ValueError("each side must be 16 to 4096 pixels")
         return size
+
+    @field_validator("lora", "lora_scale", mode="before")
+    @classmethod
+    def _several(cls, given: Any) -> Any:
+        return () if given is None else [given] if isinstance(given, str | float | int) else given
+
+    @model_validator(mode="after")
+    def _loras_have_scales(self) -> Request:
+        if len(self.lora_scale) not in (1, len(self.lora)):
+            scales, loras = len(self.lora_scale), len(self.lora)
+            raise ValueError(f"{scales} times lora_scale for {loras} times lora: give one for all, or one for each")
+        if len(set(self.lora)) < len(self.lora):
+            raise ValueError("a LoRA is named twice: give each once, with its own lora_scale")
+        return self
+
+    @property
+    def loras(self) -> dict[str, float]:
+        """How much of each LoRA is on the model."""
+        scales = self.lora_scale if len(self.lora_scale) > 1 else self.lora_scale * len(self.lora)
+        return dict(zip(self.lora, scales, strict=True))
 
     def changed(self, *names: str) -> list[str]:
         """Those of these fields that are not as by default."""

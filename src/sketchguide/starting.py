@@ -173,7 +173,7 @@ def _made_again(
             hint="Choose the same dtype, or take the picture with source `inverted`.",
             field="dtype",
         )
-    if "model" in differing and (made.lora, made.lora_scale) != (request.lora, request.lora_scale):
+    if "model" in differing and made.loras != request.loras:
         differing = [*(name for name in differing if name != "model"), "LoRA"]  # of which the model's print is too
     if differing:
         raise UsageError(

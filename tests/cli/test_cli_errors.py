@@ -118,7 +118,11 @@ def test_options_that_the_model_refuses(
         (["interpolate", "3", "8", "-o", "a.png"], "There is no prompt."),
         (["generate", "a", "--sketch", "b.svg", "--sketch", "c.svg"], "--sketch is given 2 times"),
         (["edit", "a.png", "a", "--sketch=b.svg", "--sketch=c.svg"], "--sketch is given 2 times"),
-        (["interpolate", "1", "2", "--lora", "b", "--lora", "c"], "--lora is given 2 times"),
+        (["generate", "a", "--lora", "b", "--lora", "b"], "A LoRA is named twice: give each once"),
+        (
+            ["generate", "a", "--lora", "b", "--lora-scale", "1", "--lora-scale", "2"],
+            "2 times --lora-scale for 1 times lora: give one for",
+        ),
         (["train", "-o", "x"], "--data"),
         (["paint"], "paint"),
         (["--nonsense"], "--nonsense"),

@@ -274,7 +274,7 @@ def test_a_recipe_tells_what_the_page_does_not_set(client: TestClient, desk: Des
 def test_what_the_server_was_started_with_is_in_every_recipe(tiny: Any, predictor: LatentPredictor):
     with Desk(lambda: (tiny(), predictor), settings={"lora": "some", "lora_scale": 0.5}) as desk:
         request = requested({"prompt": "a cat"}, desk)
-    assert (request.lora, request.lora_scale, request.model) == ("some", 0.5, "tiny")
+    assert (request.lora, request.lora_scale, request.model) == (("some",), (0.5,), "tiny")
 
 
 @pytest.fixture

@@ -43,7 +43,7 @@ from sketchguide.defaults import (
 from sketchguide.errors import UsageError
 from sketchguide.files import is_file
 
-ALONE = ("sketch", "lora", "like")  # options of which some would hope that several add up
+ALONE = ("sketch", "like")  # options of which some would hope that several add up
 
 
 class Command(TyperCommand):
@@ -431,10 +431,10 @@ ModelOption = Annotated[
 ]
 
 LoraOption = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         help="A LoRA on top of the model: a folder that `sketchguide finetune` wrote, a .safetensors file (of "
-        "diffusers, kohya's scripts or ComfyUI), or a hub id.",
+        "diffusers, kohya's scripts or ComfyUI), or a hub id. Several: give it again.",
         metavar="PATH|HUB_ID",
         rich_help_panel=MODELS,
     ),
@@ -499,9 +499,9 @@ PictureFeaturesOption = Annotated[
 ]
 
 LoraScaleOption = Annotated[
-    float | None,
+    list[float] | None,
     typer.Option(
-        help=f"How much of the LoRA: {LORA_SCALE}. 0 is the model as it was.",
+        help=f"How much of the LoRA: {LORA_SCALE}. 0 is the model as it was. Of several: once for all, or for each.",
         metavar="R",
         rich_help_panel=MODELS,
     ),

@@ -176,9 +176,8 @@ def open_desk(given: Mapping[str, Any]) -> Desk:
         if pulls:
             check_predictor(request.predictor, request.model)
         backbone = load_backbone(request.model, device=request.device, dtype=request.dtype)
-        if request.lora is not None:
-            with wearing(request.lora, backbone, scale=request.lora_scale):
-                pass  # it can be read, and fits
+        with wearing(request.loras, backbone):
+            pass  # they can be read, and fit
         check_adapters(request, backbone)
         return backbone, load_predictor(request.predictor, backbone) if pulls else None
 

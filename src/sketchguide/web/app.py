@@ -308,11 +308,11 @@ def _sketch_in(data: bytes, desk: Desk, *, trace: bool, polarity: Polarity) -> d
 
 def _called(one: str, request: Request) -> str:
     """What acts on the pictures of `request`, of ACTING, in words."""
-    name = getattr(request, one)
-    if name is None:
+    if one == "lora" and request.lora:
+        return "the LoRA " + " and ".join(f"{name} at {scale:g}" for name, scale in request.loras.items())
+    if not (name := getattr(request, one)):
         return f"no {ACTING[one]}"
-    more = f" at {request.lora_scale:g}" if one == "lora" else ""
-    more += f" in mode {mode}" if one == "controlnet" and (mode := request.controlnet_mode) is not None else ""
+    more = f" in mode {mode}" if one == "controlnet" and (mode := request.controlnet_mode) is not None else ""
     return f"the {ACTING[one]} {name}{more}"
 
 
