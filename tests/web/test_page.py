@@ -1230,3 +1230,74 @@ def test_a_connection_that_dies_in_silence_is_noticed(page: Page, held: threadin
             break
         page.wait_for_timeout(100)
     assert pictures(page) == 1
+
+
+def send_pointers(page: Page, *events: tuple[str, str, int, float, float], **more: Any) -> None:
+    """What fingers and pens do on the paper: (down, move, up or cancel; touch or pen; number; x; y)."""
+    page.evaluate(
+        """([events, more]) => {
+        const canvas = document.getElementById("paper");
+        const box = canvas.getBoundingClientRect();
+        HTMLElement.prototype.setPointerCapture = () => {};
+        for (const [kind, pointerType, pointerId, x, y] of events)
+            canvas.dispatchEvent(new PointerEvent(`pointer${kind}`, { pointerType, pointerId, bubbles: true,
+                clientX: box.x + x * box.width, clientY: box.y + y * box.height, ...more })); }""",
+        [events, more],
+    )
+
+
+def test_the_eraser_of_a_pen_rubs_out(page: Page):
+    page.uncheck("#live")
+    draw_line(page, (0.1, 0.5), (0.9, 0.5))
+    send_pointers(page, ("down", "pen", 3, 0.5, 0.3), button=5)
+    send_pointers(page, ("move", "pen", 3, 0.5, 0.7), ("up", "pen", 3, 0.5, 0.7))
+    assert len(strokes(page)) == 2
+    assert not ink(page, 0.5, 0.5)
+    assert page.is_checked("input[value=pen]")
+
+
+def test_three_fingers_draw_nothing_until_all_are_lifted(page: Page):
+    page.uncheck("#live")
+    send_pointers(page, *(("down", "touch", number, 0.1 * number, 0.5) for number in (6, 7, 8)))
+    send_pointers(page, *(("cancel", "touch", number, 0.1 * number, 0.5) for number in (6, 7, 8)))
+    expect(page.locator("#undo")).to_be_disabled()
+    send_pointers(page, ("down", "touch", 9, 0.2, 0.5), ("move", "touch", 9, 0.8, 0.5), ("up", "touch", 9, 0.8, 0.5))
+    assert len(strokes(page)) == 1
+
+
+def test_a_finger_whose_end_was_not_told_does_not_keep_the_next_from_drawing(page: Page):
+    page.uncheck("#live")
+    send_pointers(page, ("down", "touch", 6, 0.2, 0.2), ("down", "touch", 7, 0.8, 0.2))
+    send_pointers(page, ("down", "touch", 8, 0.2, 0.5), isPrimary=True)
+    send_pointers(page, ("move", "touch", 8, 0.8, 0.5), ("up", "touch", 8, 0.8, 0.5), isPrimary=True)
+    assert len(strokes(page)) == 1
+
+
+def test_a_finger_that_rests_before_another_comes_draws_nothing(page: Page):
+    page.uncheck("#live")
+    send_pointers(page, ("down", "touch", 6, 0.3, 0.5), ("move", "touch", 6, 0.306, 0.5))
+    page.wait_for_timeout(400)
+    send_pointers(page, ("down", "touch", 7, 0.7, 0.5))
+    for kind in ("move", "cancel"):
+        send_pointers(page, (kind, "touch", 6, 0.2, 0.5), (kind, "touch", 7, 0.8, 0.5))
+    expect(page.locator("#undo")).to_be_disabled()
+
+
+def test_a_finger_that_has_drawn_goes_on_where_another_comes(page: Page):
+    page.uncheck("#live")
+    send_pointers(page, ("down", "touch", 6, 0.2, 0.5), ("move", "touch", 6, 0.4, 0.5))
+    page.wait_for_timeout(400)
+    send_pointers(page, ("down", "touch", 7, 0.7, 0.2), ("move", "touch", 6, 0.8, 0.5), ("up", "touch", 6, 0.8, 0.5))
+    (stroke,) = strokes(page)
+    assert stroke["points"][-1] == pytest.approx([0.8, 0.5], abs=0.01)
+
+
+def test_long_after_a_pen_a_finger_that_is_taken_away_leaves_its_line(page: Page):
+    page.clock.install()
+    page.uncheck("#live")
+    send_pointers(page, ("move", "pen", 1, 0.1, 0.1))
+    page.clock.fast_forward(61_000)
+    send_pointers(
+        page, ("down", "touch", 6, 0.2, 0.5), ("move", "touch", 6, 0.8, 0.5), ("cancel", "touch", 6, 0.8, 0.5)
+    )
+    assert len(strokes(page)) == 1
