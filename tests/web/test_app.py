@@ -3,7 +3,8 @@
 import inspect
 import json
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -17,12 +18,13 @@ from served import ASKED, CAT, when_ended
 from sketchguide.cli import serve
 from sketchguide.defaults import PULLING
 from sketchguide.errors import QueueFullError, SketchguideWarning, warn
-from sketchguide.generation import generate
+from sketchguide.generation import Progress, generate, run
 from sketchguide.images import read_png_text, to_base64, to_png
-from sketchguide.pictures import RECIPE_KEY, recall
+from sketchguide.pictures import RECIPE_KEY, Picture, recall
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sketch import Sketch
+from sketchguide.web import jobs
 from sketchguide.web.app import FIELDS, MOST, STARTED_WITH, create_app, describe_service, requested
 from sketchguide.web.jobs import Desk
 from sketchguide.web.warned import Warned
@@ -73,11 +75,28 @@ def test_previews_come_while_it_is_drawn(client: TestClient):
 
 def test_a_seed_is_drawn_where_none_is_given(client: TestClient, ended: Ended):
     asked = {name: value for name, value in ASKED.items() if name != "seed"}
-    first, second = (client.post("/api/jobs", json=asked).json()["id"] for _ in range(2))
-    assert client.get(f"/api/jobs/{first}/events")
-    seeds = [client.get(f"/api/jobs/{one}/events").text for one in (first, second)]
-    assert seeds[0].split('"seed": ')[1] != seeds[1].split('"seed": ')[1]
+    first, second = (when_ended(client, client.post("/api/jobs", json=asked).json()["id"]) for _ in range(2))
+    assert first["pictures"][0]["seed"] != second["pictures"][0]["seed"]
     assert ended()["pictures"][0]["seed"] == 7
+
+
+def test_the_location_of_a_job_leads_to_it(client: TestClient):
+    answer = client.post("/api/jobs", json=ASKED)
+    there = client.get(answer.url.join(answer.headers["location"]))
+    assert there.json()["id"] == answer.json()["id"]
+
+
+def test_a_finished_picture_takes_the_place_of_its_preview(client: TestClient, monkeypatch: pytest.MonkeyPatch):
+    def slowly(*args: Any, **more: Any) -> Iterator[Picture | Progress]:
+        for event in run(*args, **more):
+            yield event
+            time.sleep(0.1)  # in which that is told
+
+    monkeypatch.setattr(jobs, "run", slowly)
+    job = client.post("/api/jobs", json=ASKED | {"count": 2}).json()["id"]
+    told = [json.loads(line[6:]) for line in client.get(f"/api/jobs/{job}/events").text.splitlines() if line]
+    assert told[-1]["state"] == "done"
+    assert {(len(one["pictures"]), len(one["previews"])) for one in told} == {(0, 0), (0, 2), (1, 1), (2, 0)}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from served import ASKED
 from sketchguide.arguments import named
 from sketchguide.backbones.base import Backbone
 from sketchguide.errors import ClosingError, QueueFullError, UnknownJobError, UsageError
+from sketchguide.generation import run
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Request
 from sketchguide.sketch import Sketch
@@ -160,6 +161,26 @@ def test_what_nobody_watches_any_more_is_dropped(held: Desk, slow: Slow):
     slow.held = False
     wait(fresh)
     assert (running.state, unwatched.state, fresh.state) == ("cancelled", "done", "done")
+
+
+def test_what_nobody_waits_for_is_neither_begun_nor_counted(held: Desk, slow: Slow, monkeypatch: pytest.MonkeyPatch):
+    begun: list[int] = []
+
+    def noted(request: Request, **more: Any) -> Any:
+        begun.append(request.seed)
+        return run(request, **more)
+
+    monkeypatch.setattr(jobs_module, "run", noted)
+    running = held.submit(asked(held, seed=1))
+    wait(running, "running")
+    left, last = held.submit(asked(held, seed=2)), held.submit(asked(held, seed=3))
+    assert held.describe(last)["ahead"] == 2
+    left.given_up = time.monotonic() - 1
+    assert held.describe(last)["ahead"] == 1
+    slow.held = False
+    wait(last)
+    assert left.state == "cancelled"
+    assert begun == [1, 3]
 
 
 def test_what_nobody_ever_asks_about_is_dropped(held: Desk, slow: Slow, monkeypatch: pytest.MonkeyPatch):

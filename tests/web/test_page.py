@@ -1,5 +1,6 @@
 """The page in a browser: Chromium of the distribution, driven by Playwright."""
 
+import base64
 import json
 import re
 import shutil
@@ -15,6 +16,7 @@ from PIL import Image
 from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from served import Served, serving
+from sketchguide import generation
 from sketchguide.generation import Progress, run
 from sketchguide.images import save_png
 from sketchguide.pictures import RECIPE_KEY, Picture
@@ -50,21 +52,33 @@ def served(desk: Desk) -> Iterator[Served]:
         yield served
 
 
-@pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
-    """No picture is done before this is cleared: whatever is drawn stays at its second step, and can be cancelled."""
+def held_at(step: int, monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Before this is cleared, whatever is drawn stays at that step, and can be cancelled."""
     held = threading.Event()
     held.set()
 
     def waiting(*args: Any, **more: Any) -> Iterator[Picture | Progress]:
         for event in run(*args, **more):
             yield event
-            while held.is_set() and isinstance(event, Progress) and event.done == 2:
+            while held.is_set() and isinstance(event, Progress) and event.done == step:
                 time.sleep(0.02)
                 yield event
 
     monkeypatch.setattr(jobs, "run", waiting)
     return held
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """No picture is done before this is cleared."""
+    return held_at(2, monkeypatch)
+
+
+@pytest.fixture
+def held_at_the_second(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Pictures are drawn one by one, and of several the second is not done before this is cleared."""
+    monkeypatch.setattr(generation, "batch_size", lambda *_, **__: 1)
+    return held_at(FAST["steps"] + 2, monkeypatch)
 
 
 @pytest.fixture
@@ -123,13 +137,13 @@ def strokes(page: Page) -> list[dict[str, Any]]:
     return saved(page)["drawing"]["strokes"]
 
 
-def painted(page: Page, x: float, y: float, *, canvas: str = "paper") -> None:
-    """Wait until there is ink at that place."""
+def painted(page: Page, x: float, y: float, *, canvas: str = "paper", clean: bool = False) -> None:
+    """Wait until there is ink at that place, or none any more."""
     for _ in range(200):
-        if ink(page, x, y, canvas=canvas):
+        if ink(page, x, y, canvas=canvas) != clean:
             return
         page.wait_for_timeout(50)
-    raise AssertionError("nothing is painted there")
+    raise AssertionError("something is painted there" if clean else "nothing is painted there")
 
 
 def ink(page: Page, x: float, y: float, *, canvas: str = "paper") -> bool:
@@ -661,7 +675,7 @@ def test_a_picture_is_asked_for_again_where_its_download_fails(page: Page, desk:
     page.unroute(pngs)
     expect(page.locator("#history img")).to_have_count(1)
     expect(page.locator("#banner")).to_be_hidden()
-    expect(page.locator("#done")).to_contain_text("Picture done, seed")
+    expect(page.locator("#spoken")).to_contain_text("Picture done, seed")
     assert len(desk._jobs) == 1  # pyright: ignore[reportPrivateUsage]
 
 
@@ -782,11 +796,10 @@ def test_which_are_the_lines_of_an_opened_picture_can_be_said(page: Page, tmp_pa
     expect(page.locator("#polarity")).to_have_value("auto")
     page.click("#clear")
     expect(page.locator("#polarity")).to_be_hidden()
-    for field, file in (("#open", line_svg(tmp_path / "line.svg")), ("#trace", picture)):
-        page.set_input_files("#open", picture)
-        expect(page.locator("#polarity")).to_be_visible()
-        page.set_input_files(field, file)
-        expect(page.locator("#polarity")).to_be_hidden()
+    page.set_input_files("#open", picture)
+    expect(page.locator("#polarity")).to_be_visible()
+    page.set_input_files("#open", line_svg(tmp_path / "line.svg"))
+    expect(page.locator("#polarity")).to_be_hidden()
     page.click("#draw")
     expect(page.locator("#history img")).to_have_count(1)
     page.set_input_files("#open", picture)
@@ -1000,13 +1013,10 @@ def test_what_changes_nothing_asks_for_nothing(page: Page, desk: Desk):
     page.check("input[value=eraser]")
     draw_line(page, (0.2, 0.8), (0.8, 0.8))
     page.keyboard.press("Control+Shift+Z")
+    page.wait_for_timeout(500)
+    assert len(desk._jobs) == 1  # pyright: ignore[reportPrivateUsage]
     page.click("#undo")
     expect(page.locator("#undo")).to_be_disabled()  # the eraser met nothing, so there was one thing to undo
-    expect(page.locator("#history img")).to_have_count(2)
-    asked = len(desk._jobs)  # pyright: ignore[reportPrivateUsage]
-    page.keyboard.press("Control+z")
-    page.wait_for_timeout(500)
-    assert len(desk._jobs) == asked == 2  # pyright: ignore[reportPrivateUsage]
 
 
 def test_two_fingers_draw_nothing(page: Page):
@@ -1230,3 +1240,457 @@ def test_a_connection_that_dies_in_silence_is_noticed(page: Page, held: threadin
             break
         page.wait_for_timeout(100)
     assert pictures(page) == 1
+
+
+def drawn_one_by_one(page: Page, count: int) -> None:
+    """Ask for several pictures, and wait until the first is finished and the second has begun."""
+    page.uncheck("#live")
+    setting(page, "count", str(count))
+    page.click("#draw")
+    expect(page.locator("#status")).to_contain_text(f"step 5 of {3 * count}")
+    expect(page.locator("#history img")).to_have_count(1)
+
+
+@pytest.mark.parametrize("ending", ["done", "stop", "another", "reload"])
+def test_a_finished_picture_stays_whatever_becomes_of_the_others(
+    page: Page, held_at_the_second: threading.Event, ending: str
+):
+    drawn_one_by_one(page, 3)
+    tiles = page.locator("#pictures img")
+    expect(tiles).to_have_count(2)  # it, and what there is of the second
+    expect(tiles.first).to_have_attribute("alt", re.compile("seed"))
+    expect(tiles.last).to_have_attribute("alt", "")
+    if ending == "stop":
+        page.click("#stop")
+        expect(tiles).to_have_count(1)
+        expect(tiles).to_have_attribute("alt", re.compile("seed"))
+        expect(page.locator("#save")).to_be_visible()
+        page.reload()
+        expect(page.locator("#history img")).to_have_count(1)
+        return
+    if ending == "another":
+        page.click("#dice")
+        expect(page.locator("#history img")).to_have_count(2)
+    elif ending == "reload":
+        page.reload()
+        expect(page.locator("#status")).to_contain_text("step 5 of 9")
+        expect(page.locator("#history img")).to_have_count(1)
+    held_at_the_second.clear()
+    expect(page.locator("#pictures button")).to_have_count(3)
+    expect(page.locator("#stop")).to_be_disabled()
+    assert pictures(page) == (4 if ending == "another" else 3)
+    page.reload()
+    expect(page.locator("#history img")).to_have_count(4 if ending == "another" else 3)
+
+
+def test_a_finished_picture_stays_where_another_fails(page: Page, monkeypatch: pytest.MonkeyPatch):
+    def failing(*args: Any, **more: Any) -> Iterator[Picture | Progress]:
+        for event in run(*args, **more):
+            yield event
+            if isinstance(event, Picture):
+                raise RuntimeError("the device is on fire")
+
+    monkeypatch.setattr(jobs, "run", failing)
+    setting(page, "count", "2")
+    expect(page.locator("#told .error")).to_contain_text("the device is on fire")
+    expect(page.locator("#history img")).to_have_count(1)
+    expect(page.locator("#pictures img")).to_have_attribute("alt", re.compile("seed"))
+    expect(page.locator("#save")).to_be_visible()
+
+
+@pytest.mark.usefixtures("held_at_the_second")
+def test_a_picture_that_was_finished_as_stop_is_pressed_stays(page: Page, desk: Desk):
+    page.route("**/events", lambda _: None)  # the page has not been told of it
+    page.uncheck("#live")
+    setting(page, "count", "2")
+    page.click("#draw")
+    for _ in range(400):
+        if any(job.pictures for job in desk._jobs.values()):  # pyright: ignore[reportPrivateUsage]
+            break
+        page.wait_for_timeout(50)
+    page.click("#stop")
+    expect(page.locator("#history img")).to_have_count(1)
+
+
+def test_pictures_that_are_forgotten_while_others_are_drawn_are_shown_once_more(
+    page: Page, held_at_the_second: threading.Event
+):
+    drawn_one_by_one(page, 2)
+    page.once("dialog", lambda dialog: dialog.accept())
+    page.click("#forget")
+    expect(page.locator("#history img")).to_have_count(0)
+    held_at_the_second.clear()
+    expect(page.locator("#pictures button")).to_have_count(2)
+    expect(page.locator("#history img")).to_have_count(1)
+    page.wait_for_function("[...document.querySelectorAll('#pictures img')].every((one) => one.naturalWidth > 0)")
+
+
+@pytest.mark.parametrize("asked", ["after", "meanwhile"])
+def test_a_server_that_comes_back_with_other_settings_is_drawn_with(
+    browser: Browser, tiny: Tiny, predictor: LatentPredictor, tmp_path: Path, asked: str
+):
+    lines = str(save_adapter("controlnet", tiny(), tmp_path / "lines"))
+    wide = tiny()
+    wide.default_size = (96, 64)
+    page = browser.new_page()
+    with Desk(lambda: (tiny(), predictor)) as desk, serving(desk) as served:
+        port = int(served.url.rstrip("/").rpartition(":")[2])
+        opened_anew(page, served.url)
+        page.uncheck("#live")
+        if asked == "after":
+            setting(page, "strength", "1.4")  # which the other one refuses
+        draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    if asked == "meanwhile":
+        page.click("#draw")
+        expect(page.locator("#banner")).to_contain_text("does not answer")
+    with Desk(lambda: (wide, None), settings={"controlnet": lines}) as desk, serving(desk, port=port):
+        if asked == "after":
+            page.click("#draw")
+        expect(page.locator("#history img")).to_have_count(1)
+        expect(page.locator("#told")).to_contain_text("draws with tiny; settings that it does not have are left out")
+        assert not page.locator("#set-strength").count()
+        assert page.locator("#sizes option:checked").inner_text() == "96 × 64"
+        assert saved(page)["settings"] == FAST
+        (job,) = desk._jobs.values()  # pyright: ignore[reportPrivateUsage]
+        assert job.request.size == (96, 64)
+        assert job.request.sketch is not None
+        assert job.request.sketch["aspect"] == pytest.approx(1.5)
+        page.close()
+
+
+@pytest.mark.parametrize("when", ["away", "in the pause", "on its way"])
+def test_a_drawing_that_is_due_is_drawn_after_a_reload(page: Page, desk: Desk, when: str):
+    asked: list[Route] = []
+
+    def answer(route: Route) -> None:
+        asked.append(route)
+        if len(asked) > 1 or when == "in the pause":
+            route.continue_()
+        elif when == "away":
+            route.abort()
+
+    if when == "in the pause":
+        page.evaluate("window.setTimeout = () => 0")
+    page.route("**/api/jobs", answer)
+    page.set_checked("#live", when != "on its way")
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    if when == "away":
+        expect(page.locator("#banner")).to_contain_text("does not answer")
+    elif when == "on its way":
+        page.click("#draw")
+        for _ in range(400):
+            if asked:
+                break
+            page.wait_for_timeout(50)
+    page.reload()
+    expect(page.locator("#history img")).to_have_count(1)
+    (job,) = desk._jobs.values()  # pyright: ignore[reportPrivateUsage]
+    assert job.request.sketch is not None
+    page.reload()
+    expect(page.locator("#history img")).to_have_count(1)
+    page.wait_for_timeout(500)
+    assert len(desk._jobs) == 1  # pyright: ignore[reportPrivateUsage]
+
+
+def test_what_was_stopped_is_not_due_after_a_reload(page: Page, desk: Desk):
+    page.route("**/api/jobs", lambda route: route.abort())
+    page.click("#draw")
+    expect(page.locator("#banner")).to_contain_text("does not answer")
+    page.click("#stop")
+    page.unroute("**/api/jobs")
+    page.reload()
+    expect(page.locator("#model")).to_have_text("tiny")
+    page.wait_for_timeout(500)
+    assert not desk._jobs  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize("how", ["clear", "undo", "eraser"])
+@pytest.mark.parametrize("when", ["in the pause", "while it is drawn"])
+def test_empty_paper_ends_what_follows_the_drawing(page: Page, desk: Desk, held: threading.Event, how: str, when: str):
+    draw_line(page, (0.4, 0.2), (0.6, 0.2))
+    if when == "while it is drawn":
+        expect(page.locator("#status")).to_contain_text("of 3")
+    if how == "eraser":
+        page.check("input[value=eraser]")
+        page.locator("#size").fill("4")
+        draw_line(page, (0.3, 0.2), (0.7, 0.2))
+    else:
+        page.click(f"#{how}")
+    expect(page.locator("#clear")).to_be_disabled()
+    expect(page.locator("#stop")).to_be_disabled()
+    held.clear()
+    page.wait_for_timeout(600)
+    made = list(desk._jobs.values())  # pyright: ignore[reportPrivateUsage]
+    assert all(job.request.sketch is not None and job.stop for job in made)
+    assert pictures(page) == 0
+
+
+def test_without_live_a_picture_that_was_asked_for_comes_though_the_paper_is_cleared(page: Page, held: threading.Event):
+    page.uncheck("#live")
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    page.click("#draw")
+    expect(page.locator("#status")).to_contain_text("of 3")
+    page.click("#clear")
+    held.clear()
+    expect(page.locator("#history img")).to_have_count(1)
+
+
+SVG = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 100 100" stroke="black"><path d="M10 50L90 50"/></svg>'
+BROUGHT = """([kind, on, files, texts]) => {
+    const data = new DataTransfer();
+    for (const [name, type, content] of files) {
+        const bytes = Uint8Array.from(atob(content), (one) => one.charCodeAt(0));
+        data.items.add(new File([bytes], name, { type }));
+    }
+    for (const [type, text] of Object.entries(texts)) data.setData(type, text);
+    const about = { dataTransfer: data, clipboardData: data, bubbles: true, cancelable: true };
+    const made = kind === "paste" ? new ClipboardEvent(kind, about) : new DragEvent(kind, about);
+    document.querySelector(on).dispatchEvent(made);
+    return made.defaultPrevented; }"""
+
+
+def brought(page: Page, kind: str, on: str, *files: Path, **texts: str) -> bool:
+    """Drop or paste there; whether the page took it from the browser. Of `texts` the names are kinds without text/."""
+    kinds = {".png": "image/png", ".svg": "image/svg+xml"}
+    content = [[one.name, kinds[one.suffix], base64.b64encode(one.read_bytes()).decode()] for one in files]
+    return page.evaluate(BROUGHT, [kind, on, content, {f"text/{name}": text for name, text in texts.items()}])
+
+
+@pytest.mark.parametrize("on", ["#paper", "#prompt", "body"])
+def test_a_file_is_dropped_anywhere(page: Page, tmp_path: Path, on: str):
+    page.uncheck("#live")
+    assert brought(page, "dragover", on, line_svg(tmp_path / "line.svg"))
+    assert brought(page, "drop", on, line_svg(tmp_path / "line.svg"))
+    painted(page, 0.5, 0.5)
+    assert len(strokes(page)) == 1
+
+
+def test_what_is_no_file_is_not_taken_from_a_field(page: Page):
+    assert not brought(page, "dragover", "#prompt", plain="a dog")
+    assert not brought(page, "drop", "#prompt", plain="a dog")
+    link = {"plain": "http://a.example", "uri-list": "http://a.example"}
+    assert not brought(page, "drop", "#prompt", **link)
+    assert brought(page, "dragover", "#paper", **link)
+    assert brought(page, "drop", "#paper", **link)  # else the browser leaves the page
+    expect(page.locator("#told .error")).to_contain_text("What was dropped is no file: save it first")
+
+
+def test_a_file_that_is_dropped_too_early_is_said_to_be(page: Page, tmp_path: Path):
+    held: list[Route] = []
+    page.route("**/api/about", lambda route: held.append(route))
+    page.reload()
+    assert brought(page, "dragover", "body", line_svg(tmp_path / "line.svg"))
+    assert brought(page, "drop", "body", line_svg(tmp_path / "line.svg"))
+    expect(page.locator("#told .error")).to_contain_text("line.svg was not opened: the page is not ready yet")
+    held[0].continue_()
+    expect(page.locator("#model")).to_have_text("tiny")
+
+
+def test_a_picture_and_an_svg_are_pasted(page: Page, tmp_path: Path):
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.uncheck("#live")
+    picture = line_picture(tmp_path / "image.png")
+    for on, files, texts in (
+        ("#prompt", [picture], {"plain": "a dog"}),  # as a cell of a table comes
+        ("#prompt", [], {"plain": SVG}),
+        ("body", [], {"plain": "a dog"}),
+    ):
+        brought(page, "paste", on, *files, **texts)
+    expect(page.locator("#told .error")).to_have_text(
+        "What was pasted is no drawing: copy a picture, or the text of an SVG."
+    )
+    page.wait_for_timeout(300)
+    assert not asked
+    brought(page, "paste", "body", plain=f'<?xml version="1.0"?>\n{SVG}')
+    painted(page, 0.5, 0.5)
+    assert len(strokes(page)) == 1
+    for on in ("body", "#prompt"):
+        page.click("#clear")
+        brought(page, "paste", on, picture)
+        painted(page, 0.5, 0.49)
+        expect(page.locator("#polarity")).to_be_visible()
+
+
+def test_a_photograph_is_traced_and_read_as_lines_by_choice(page: Page, tmp_path: Path):
+    page.uncheck("#live")
+    photograph = tmp_path / "beam.png"
+    beam = Image.new("RGB", (200, 200), "white")
+    beam.paste("black", (20, 92, 180, 108))
+    beam.save(photograph)
+    page.set_input_files("#trace", photograph)
+    painted(page, 0.5, 0.46)
+    assert not ink(page, 0.5, 0.5)
+    expect(page.locator("#polarity")).to_have_value("trace")
+    page.select_option("#polarity", "dark-on-light")
+    painted(page, 0.5, 0.5)
+    page.select_option("#polarity", "trace")
+    painted(page, 0.5, 0.5, clean=True)
+    assert ink(page, 0.5, 0.46)
+
+
+@pytest.mark.usefixtures("held")
+@pytest.mark.parametrize("focus", ["#paper", "#prompt"])
+def test_escape_stops(page: Page, desk: Desk, focus: str):
+    page.click("#draw")
+    expect(page.locator("#status")).to_contain_text("of 3")
+    page.locator(focus).focus()
+    page.keyboard.press("Escape")
+    expect(page.locator("#stop")).to_be_disabled()
+    (job,) = desk._jobs.values()  # pyright: ignore[reportPrivateUsage]
+    for _ in range(400):
+        if job.stop:
+            break
+        page.wait_for_timeout(50)
+    assert job.stop
+
+
+def send_pointers(page: Page, *events: tuple[str, str, int, float, float], **more: Any) -> None:
+    """What fingers and pens do on the paper: (down, move, up or cancel; touch or pen; number; x; y)."""
+    page.evaluate(
+        """([events, more]) => {
+        const canvas = document.getElementById("paper");
+        const box = canvas.getBoundingClientRect();
+        HTMLElement.prototype.setPointerCapture = () => {};
+        for (const [kind, pointerType, pointerId, x, y] of events)
+            canvas.dispatchEvent(new PointerEvent(`pointer${kind}`, { pointerType, pointerId, bubbles: true,
+                clientX: box.x + x * box.width, clientY: box.y + y * box.height, ...more })); }""",
+        [events, more],
+    )
+
+
+def test_the_eraser_of_a_pen_rubs_out(page: Page):
+    page.uncheck("#live")
+    draw_line(page, (0.1, 0.5), (0.9, 0.5))
+    send_pointers(page, ("down", "pen", 3, 0.5, 0.3), button=5)
+    send_pointers(page, ("move", "pen", 3, 0.5, 0.7), ("up", "pen", 3, 0.5, 0.7))
+    assert len(strokes(page)) == 2
+    assert not ink(page, 0.5, 0.5)
+    assert page.is_checked("input[value=pen]")
+
+
+def test_three_fingers_draw_nothing_until_all_are_lifted(page: Page):
+    page.uncheck("#live")
+    send_pointers(page, *(("down", "touch", number, 0.1 * number, 0.5) for number in (6, 7, 8)))
+    send_pointers(page, *(("cancel", "touch", number, 0.1 * number, 0.5) for number in (6, 7, 8)))
+    expect(page.locator("#undo")).to_be_disabled()
+    send_pointers(page, ("down", "touch", 9, 0.2, 0.5), ("move", "touch", 9, 0.8, 0.5), ("up", "touch", 9, 0.8, 0.5))
+    assert len(strokes(page)) == 1
+
+
+def test_a_finger_whose_end_was_not_told_does_not_keep_the_next_from_drawing(page: Page):
+    page.uncheck("#live")
+    send_pointers(page, ("down", "touch", 6, 0.2, 0.2), ("down", "touch", 7, 0.8, 0.2))
+    send_pointers(page, ("down", "touch", 8, 0.2, 0.5), isPrimary=True)
+    send_pointers(page, ("move", "touch", 8, 0.8, 0.5), ("up", "touch", 8, 0.8, 0.5), isPrimary=True)
+    assert len(strokes(page)) == 1
+
+
+def test_a_finger_that_rests_before_another_comes_draws_nothing(page: Page):
+    page.uncheck("#live")
+    send_pointers(page, ("down", "touch", 6, 0.3, 0.5), ("move", "touch", 6, 0.306, 0.5))
+    page.wait_for_timeout(400)
+    send_pointers(page, ("down", "touch", 7, 0.7, 0.5))
+    for kind in ("move", "cancel"):
+        send_pointers(page, (kind, "touch", 6, 0.2, 0.5), (kind, "touch", 7, 0.8, 0.5))
+    expect(page.locator("#undo")).to_be_disabled()
+
+
+def test_a_finger_that_has_drawn_goes_on_where_another_comes(page: Page):
+    page.uncheck("#live")
+    send_pointers(page, ("down", "touch", 6, 0.2, 0.5), ("move", "touch", 6, 0.4, 0.5))
+    page.wait_for_timeout(400)
+    send_pointers(page, ("down", "touch", 7, 0.7, 0.2), ("move", "touch", 6, 0.8, 0.5), ("up", "touch", 6, 0.8, 0.5))
+    (stroke,) = strokes(page)
+    assert stroke["points"][-1] == pytest.approx([0.8, 0.5], abs=0.01)
+
+
+def test_long_after_a_pen_a_finger_that_is_taken_away_leaves_its_line(page: Page):
+    page.clock.install()
+    page.uncheck("#live")
+    send_pointers(page, ("move", "pen", 1, 0.1, 0.1))
+    page.clock.fast_forward(61_000)
+    send_pointers(
+        page, ("down", "touch", 6, 0.2, 0.5), ("move", "touch", 6, 0.8, 0.5), ("cancel", "touch", 6, 0.8, 0.5)
+    )
+    assert len(strokes(page)) == 1
+
+
+def test_how_clear_the_lines_on_top_are_is_chosen(page: Page):
+    lines = page.locator("#lines")
+    expect(lines).to_have_css("opacity", "0")
+    page.fill("#overlay", "0.5")
+    expect(lines).to_have_css("opacity", "0.5")
+
+
+def test_the_last_sixty_pictures_are_kept(page: Page):
+    page.evaluate(
+        """async () => { const open = indexedDB.open("sketchguide", 1);
+        await new Promise((done) => (open.onsuccess = done));
+        const store = open.result.transaction("pictures", "readwrite").objectStore("pictures");
+        for (let seed = 0; seed < 60; seed++)
+            store.add({ seed, request: { prompt: "a dog", seed, size: [64, 64] }, blob: new Blob([""]) });
+        await new Promise((done) => (store.transaction.oncomplete = done)); }"""
+    )
+    page.reload()
+    expect(page.locator("#history img")).to_have_count(60)
+    page.click("#draw")
+    newest = page.locator("#history button").first
+    expect(newest).to_have_attribute("title", re.compile("a cat"))
+    expect(page.locator("#stop")).to_be_disabled()
+    for _ in range(2):
+        assert pictures(page) == 60
+        assert page.locator("#history button").last.get_attribute("title") == "a dog, seed 1"
+        page.reload()
+        expect(newest).to_have_attribute("title", re.compile("a cat"))
+
+
+def test_the_paper_says_what_is_on_it(page: Page, tmp_path: Path):
+    page.uncheck("#live")
+    paper = page.locator("#paper")
+    expect(paper).to_have_accessible_name("Paper to draw on")
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    expect(paper).to_have_accessible_name("Drawing, 1 line")
+    page.set_input_files("#open", line_picture(tmp_path / "line.png"))
+    expect(paper).to_have_accessible_name("Drawing, a picture")
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    draw_line(page, (0.2, 0.8), (0.8, 0.8))
+    expect(paper).to_have_accessible_name("Drawing, a picture and 2 lines")
+    page.reload()
+    expect(paper).to_have_accessible_name("Drawing, a picture and 2 lines")
+
+
+def test_the_earlier_picture_on_display_is_marked(page: Page, held: threading.Event):
+    held.clear()
+    for count in (1, 2):
+        page.click("#dice")
+        expect(page.locator("#history img")).to_have_count(count)
+    earlier = page.locator("#history button")
+    current = page.locator("#history button[aria-current=true]")
+    expect(current).to_have_count(1)
+    expect(earlier.first).to_have_attribute("aria-current", "true")
+    earlier.last.click()
+    expect(current).to_have_count(1)
+    expect(earlier.last).to_have_attribute("aria-current", "true")
+    held.set()
+    page.click("#dice")
+    expect(page.locator("#status")).to_contain_text("of 3")
+    expect(current).to_have_count(0)  # a preview is none of them
+    page.click("#stop")
+    expect(earlier.last).to_have_attribute("aria-current", "true")
+
+
+def test_a_screen_reader_is_told_of_the_queue_and_now_and_then_of_the_steps(
+    page: Page, served: Served, held: threading.Event
+):
+    other = another_tab(page, served)
+    other.click("#draw")
+    expect(other.locator("#status")).to_contain_text("of 3")
+    page.click("#draw")
+    spoken = page.get_by_role("status").filter(has_text="next")
+    expect(spoken).to_have_id("spoken")
+    assert other.locator("#spoken").inner_text() == ""  # so soon
+    expect(other.locator("#spoken")).to_contain_text("step 2 of 3")
+    held.clear()
+    expect(page.locator("#spoken")).to_contain_text("Picture done, seed")
+    other.close()

@@ -72,8 +72,10 @@ def command(
     sketchguide serve --model MODEL --controlnet SCRIBBLE
     sketchguide serve --host 0.0.0.0 --token "$(openssl rand -hex 16)"
 
-    Ctrl-C ends it: what is being drawn is finished, a second one stops that too. Pictures stay in the memory of server
-    and browser until they are saved from the page.
+    Ctrl-C ends it: what is being drawn is finished, a second one stops that too.
+
+    The browser keeps the last 60 pictures, the server those of its last 64
+    requests, up to 256 MB in memory. Save from the page what you want to keep.
     """
     report = Report.of(context, as_json=as_json)
     given = {name: value for name, value in options.items() if value is not None}

@@ -159,7 +159,7 @@ def _add_api(app: FastAPI, desk: Desk) -> None:
     async def submit(asked: Asked, response: Response) -> dict[str, Any]:
         """Ask for pictures. 422: what was asked for cannot be done; 429: too many wait."""
         job = desk.submit(await read(lambda body: requested(_json(body), desk), asked))
-        response.headers["location"] = f"api/jobs/{job.id}"
+        response.headers["location"] = f"jobs/{job.id}"  # beside this address, whatever a proxy puts before it
         return desk.describe(job)
 
     @app.get("/api/jobs/{name}")

@@ -9,7 +9,7 @@ import secrets
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Future
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
@@ -48,7 +48,7 @@ class Job:
     state: State = "waiting"
     done: int = 0
     total: int = 0
-    previews: Sequence[str] = ()  # JPEG as data URLs, while it is drawn
+    previews: dict[int, str] = field(default_factory=dict[int, str])  # by seed, JPEG as data URLs, while it is drawn
     pictures: list[tuple[int, bytes]] = field(default_factory=list[tuple[int, bytes]])  # seed, PNG with its recipe
     warnings: list[str] = field(default_factory=list[str])
     error: dict[str, str] | None = None
@@ -79,7 +79,7 @@ class Job:
             "done": self.done,
             "total": self.total,
             "seconds": round(self.seconds, 3),
-            "previews": list(self.previews),
+            "previews": list(self.previews.values()),
             "pictures": [
                 {"seed": seed, "url": f"api/jobs/{self.id}/pictures/{i}.png"}
                 for i, (seed, _) in enumerate(self.pictures)
@@ -204,8 +204,10 @@ class Desk:
 
     def describe(self, job: Job) -> dict[str, Any]:
         with self._changed:
-            ahead = self._queue.index(job) + 1 if job in self._queue else 0
-            return job.describe(ahead=ahead)
+            if job not in self._queue:
+                return job.describe()
+            before = list(self._queue)[: self._queue.index(job)]
+            return job.describe(ahead=1 + sum(not self._abandoned(one) for one in before))
 
     async def watch(self, job: Job, *, heartbeat: float) -> AsyncIterator[dict[str, Any] | None]:
         """What `describe` says, now and whenever it changes, until the job ends; None after each `heartbeat` seconds
@@ -266,7 +268,7 @@ class Desk:
                     other.version += 1
                     self._wake(other)
             if job.ended:
-                job.previews = ()
+                job.previews = {}
             job.version += 1
             self._wake(job)
 
@@ -288,7 +290,11 @@ class Desk:
                     self._changed.wait()
                 if not self._queue:
                     return
-                job = self._running = self._queue.popleft()
+                job = self._queue.popleft()
+                if self._abandoned(job):
+                    self._update(job, state="cancelled")
+                    continue
+                self._running = job
                 self._update(job, state="running")
             try:
                 self._carry_out(job)
@@ -311,6 +317,7 @@ class Desk:
                 news: dict[str, Any] = {"seconds": now - started, "warnings": list(told)}
                 if isinstance(event, Picture):
                     news["pictures"] = [*job.pictures, (event.seed, event.to_png())]
+                    news["previews"] = {seed: url for seed, url in job.previews.items() if seed != event.seed}
                     self.drawn += 1
                 else:
                     news |= {"done": event.done, "total": event.total}
@@ -321,16 +328,16 @@ class Desk:
                 self._update(job, **news)
         self._update(job, state="done", seconds=time.monotonic() - started)
 
-    def _previews(self, event: Progress) -> list[str]:
-        urls: list[str] = []
+    def _previews(self, event: Progress) -> dict[int, str]:
+        urls: dict[int, str] = {}
         try:
             images = to_images(self.backbone.decode(event.clean).clamp(-1, 1))
         except (GuidanceError, RuntimeError, MemoryError):  # in half precision, say: the picture may be fine
-            return []
-        for image in images:
+            return {}
+        for seed, image in zip(event.seeds, images, strict=True):
             buffer = io.BytesIO()
             _shrunk(image).save(buffer, format="JPEG", quality=80)
-            urls.append("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii"))
+            urls[seed] = "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
         return urls
 
 

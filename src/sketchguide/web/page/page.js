@@ -4,17 +4,20 @@ import { Past, blank, isBlank, isSound, moved, share, toSvg } from "./strokes.js
 import { Paper, paint } from "./paper.js";
 import { laid, load, settled } from "./raster.js";
 import * as server from "./server.js";
-import { KEPT, forgetPictures, keepPictures, keptPictures, rememberJob, rememberedJob, saveNow, savedState } from "./store.js";
+import { KEPT, forgetPictures, isDue, keepPictures, keptPictures, rememberDue, rememberJob, rememberedJob, saveNow, savedState } from "./store.js";
 
 const $ = (id) => document.getElementById(id);
 const PAUSE = 250; // ms after a stroke, before a new picture is asked for
 const RETRY = 2000; // ms
 const LATE = 1500; // ms until it is said that the page is not ready
+const SPOKEN = 5; // seconds of drawing after which a screen reader is told again how far it is
 const AWAY = "The server does not answer. The drawing is safe here; trying again …";
 const UNREAD = "The server does not answer; open the file again when it is back.";
 const UNREADABLE = "it may be a folder, or have been moved. Choose the file itself.";
 const UNREADY = "The page is not ready yet; it waits for the server …";
 const ANEW = "The server was started anew; the drawing is sent again.";
+const NO_FILE = "What was dropped is no file: save it first, then drop or open that file.";
+const NO_DRAWING = "What was pasted is no drawing: copy a picture, or the text of an SVG.";
 const AHEAD = "The picture is done: it is the first of the earlier ones.";
 const PROMPTLESS = "Say what it is, and the picture follows.";
 const CLOSENESS = [
@@ -26,9 +29,12 @@ const CLOSENESS = [
 ];
 const ELSEWHERE = ["prompt", "sketch", "seed", "size"]; // settings that have a place of their own on the page
 const IMAGE = /^image\/(?!svg)/; // a file of pixels
+const TRACED = "trace"; // how a photograph is read
+const SVG = /<svg[\s>]/i;
 const NO_RECIPE = ["from", "image"]; // fields that are refused of a PNG without a recipe, and of a file that is no PNG
 
 let service;
+let about = ""; // what the server said of itself
 let closeness = []; // how closely a picture may follow: what `CLOSENESS` names, or where nothing pulls, adapters
 let close = []; // the settings among it
 let past = new Past(blank());
@@ -36,7 +42,7 @@ let paper;
 let settings = {}; // what differs from the defaults
 let seed = 0;
 let shown = null; // what is on display: {pictures: [{url, seed, blob, request}], chosen}
-let job = null; // {id, request, abort}
+let job = null; // what `ordered` gives
 let pause = 0;
 let again = 0;
 let chain = 0; // which asking again is meant: a new drawing and Stop end those before
@@ -45,7 +51,7 @@ let fitting = 0; // likewise, of those that were on it before, or are in another
 let laying = 0; // likewise, which drawing is meant to lie over the picture
 let lines = blank(); // that drawing
 let notes = []; // what was said of the file that was opened last
-let opened = null; // that file where it is a picture of lines: {file, polarity}
+let opened = null; // that file where it is a picture: {file, how}
 let promptless = false; // it was said that there is no prompt
 let looking = false; // at another picture than the one that is being made
 let warned = ""; // the warnings of a picture that are on display
@@ -70,6 +76,11 @@ function banner(text) {
   if ($("banner").textContent === (text ?? "")) return; // or a screen reader says it again
   $("banner").textContent = text ?? "";
   $("banner").hidden = !text;
+}
+
+// What only a screen reader has to be told.
+function speak(text) {
+  if ($("spoken").textContent !== text) $("spoken").textContent = text;
 }
 
 const say = (messages) => tell([...notes, ...messages]);
@@ -114,11 +125,28 @@ function chooseSize(wanted) {
   reshape();
 }
 
-async function draw() {
+// A job: `made` are its finished pictures, `kept` says when the browser has them.
+const ordered = (request, id = null) => ({
+  id,
+  request,
+  abort: new AbortController(),
+  made: [],
+  gathered: Promise.resolve(),
+  kept: Promise.resolve(),
+});
+
+function unpause() {
   clearTimeout(pause);
+  pause = 0;
+}
+
+async function draw() {
+  unpause();
   clearTimeout(again);
   chain += 1;
-  if (!$("prompt").value.trim()) {
+  const prompted = $("prompt").value.trim() !== "";
+  rememberDue(prompted);
+  if (!prompted) {
     if (!job) {
       busy(false);
       banner(null);
@@ -129,7 +157,7 @@ async function draw() {
   }
   const asked = request();
   const before = job;
-  const mine = { request: asked, abort: new AbortController() };
+  const mine = ordered(asked);
   job = mine;
   looking = false;
   before?.abort.abort();
@@ -145,21 +173,27 @@ async function draw() {
     say([]);
     if ($("banner").textContent !== ANEW) banner(null);
     rememberJob(mine.id);
+    rememberDue(pause !== 0);
   } catch (error) {
     if (job !== mine) return;
+    const passes = server.mayPass(error);
+    const otherwise = !passes && (await renewed().catch(() => false));
+    if (job !== mine) return;
     job = null;
-    if (server.mayPass(error)) retry(error.busy ? `${error.message} Trying again …` : AWAY);
-    else givenUp(error);
+    if (passes) retry(error.busy ? `${error.message} Trying again …` : AWAY);
+    else if (otherwise) await draw();
+    else givenUp(error, mine);
     return;
   }
   await watch(mine);
 }
 
-function givenUp(error) {
+function givenUp(error, mine) {
   rememberJob(null);
+  rememberDue(pause !== 0);
   banner(null);
   busy(false);
-  showAgain();
+  showLeft(mine);
   failed(error);
 }
 
@@ -169,37 +203,34 @@ async function watch(mine) {
     if (job === mine && out !== gone) banner(out ? AWAY : null);
     gone = out;
   };
+  const heard = (now) => {
+    if (job === mine) progress(now, mine);
+    const preview = () => job === mine && !looking && showUnfinished(mine, now.previews);
+    gather(now, mine, away).then(preview, () => {}); // the next news asks for them again
+  };
   let end;
-  let made = null;
   try {
-    end = await server.follow(mine.id, {
-      told: (now) => job === mine && progress(now, mine),
-      away,
-      given: mine.abort.signal,
-    });
-    if (job === mine && end?.state === "done") made = await server.untilThere(() => collected(end, mine.request), { away, given: mine.abort.signal });
+    end = await server.follow(mine.id, { told: heard, away, given: mine.abort.signal });
+    if (end) await gather(end, mine, away);
   } catch (error) {
     if (job !== mine) return;
     job = null;
-    givenUp(error);
+    givenUp(error, mine);
     return;
   }
-  if (job !== mine) {
-    if (made) await remember(made); // something else is on display by now
-    return;
-  }
+  if (job !== mine) return;
   job = null;
   busy(false);
-  if (made) {
+  const made = mine.made;
+  if (end?.state === "done" && made.length === end.pictures.length) {
     warn(mine, end.warnings);
-    const keeping = remember(made);
     if (looking) {
       const told = JSON.stringify(end.warnings);
       say([...(told === closed ? [] : end.warnings), AHEAD]);
       warned = end.warnings.length ? told : "";
     } else show(made);
-    $("done").textContent = `Picture done, seed ${made.map(({ seed }) => seed).join(", ")}`;
-    await keeping;
+    speak(`Picture done, seed ${made.map(({ seed }) => seed).join(", ")}`);
+    await mine.kept;
     if (!job) rememberJob(null); // until then a page that is loaded anew fetches them again
     return;
   }
@@ -207,25 +238,44 @@ async function watch(mine) {
   if (end === null || end.state === "done") {
     banner(ANEW);
     setTimeout(() => $("banner").textContent === ANEW && banner(null), 4000);
-    await draw();
-  } else if (end.state === "failed") givenUp(new server.Refused(end.error, 0));
+    retry(AWAY, 0);
+  } else if (end.state === "failed") givenUp(new server.Refused(end.error, 0), mine);
   else retry(AWAY, 0); // not cancelled by this page: the server is being stopped, or gave this page up
+}
+
+// The pictures of a job that are finished, fetched and kept at once: what comes later takes none of them away.
+function gather({ pictures }, mine, away) {
+  mine.gathered = mine.gathered
+    .catch(() => {})
+    .then(async () => {
+      const more = pictures.slice(mine.made.length);
+      if (!more.length) return;
+      const made = await server.untilThere(() => collected(more, mine.request), { away, given: mine.abort.signal });
+      if (!made) return; // the server has forgotten them
+      mine.made.push(...made);
+      const keeping = remember(made.filter((one) => !history.includes(one)));
+      mine.kept = mine.kept.then(() => keeping);
+    });
+  return mine.gathered;
 }
 
 // Ask again as soon as the server takes drawings. One chain only, which a new drawing or Stop ends.
 function retry(text, after = RETRY) {
   clearTimeout(again);
+  rememberDue(true);
   busy(true);
   const mine = ++chain;
   again = setTimeout(async () => {
     try {
       await server.ready();
+      if (chain === mine) await renewed();
     } catch (error) {
       if (chain !== mine) return;
       if (server.mayPass(error)) {
         banner(text);
         retry(text);
       } else {
+        rememberDue(false);
         busy(false);
         banner(error.message); // it asks for another token, say
       }
@@ -238,24 +288,26 @@ function retry(text, after = RETRY) {
 }
 
 function stop() {
-  clearTimeout(pause);
+  unpause();
   clearTimeout(again);
   chain += 1;
-  if (job?.id) server.cancel(job.id).catch(() => {});
-  job?.abort.abort();
+  const before = job;
+  if (before?.id) server.cancel(before.id).catch(() => {});
   job = null;
-  looking = false;
+  before?.abort.abort();
   rememberJob(null);
+  rememberDue(false);
   banner(null);
   busy(false);
-  showAgain();
+  showLeft(before);
+  looking = false;
 }
 
 function busy(now) {
   $("stop").disabled = !now;
   $("progress").hidden = !now;
   if (now) {
-    $("done").textContent = "";
+    speak("");
     $("progress").removeAttribute("value");
     $("status").textContent = "…";
   } else $("status").textContent = "";
@@ -264,33 +316,42 @@ function busy(now) {
 function progress(now, mine) {
   if (now.state === "waiting") {
     $("status").textContent = now.ahead > 1 ? `${now.ahead - 1} before this one` : "next";
+    speak($("status").textContent);
     return;
   }
   if (now.total) {
     $("progress").value = now.done / now.total;
     const left = (now.seconds / Math.max(1, now.done)) * (now.total - now.done);
     $("status").textContent = `step ${now.done} of ${now.total}${left > 2 ? `, ${time(left)} left` : ""}`;
+    if (now.seconds >= (mine.spoken ?? 0) + SPOKEN) {
+      mine.spoken = now.seconds;
+      speak($("status").textContent);
+    }
   }
   warn(mine, now.warnings);
-  if (now.previews.length && !looking) preview(now.previews);
 }
 
-// What there is of the pictures to come; none of them can be saved yet.
-function preview(urls) {
-  tiles(urls.map((url) => ({ url })));
+// The finished pictures of a job beside what there is of those to come. None can be saved here yet: below, one can be chosen.
+function showUnfinished({ made, request }, previews) {
+  if (!made.length && !previews.length) return;
+  tiles([...made, ...previews.map((url) => ({ url }))]);
+  markShown(null);
   $("save").hidden = $("takeup").hidden = true;
-  if (job?.request) overlay(job.request);
+  if (request) overlay(request);
 }
 
 const time = (seconds) => (seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`);
 
-// The pictures of a job. `asked` is null where this page was loaded anew meanwhile: they say what was asked for.
-const collected = (end, asked) =>
+// Pictures of a job. `asked` is null where this page was loaded anew meanwhile: they say what was asked for, and some may
+// have been kept before.
+const collected = (pictures, asked) =>
   Promise.all(
-    end.pictures.map(async ({ url, seed }) => {
-      const blob = await server.picture(url);
+    pictures.map(async ({ url: from, seed }) => {
+      const kept = history.find((one) => one.from === from);
+      if (kept) return kept;
+      const blob = await server.picture(from);
       const request = asked ?? (await server.readRecipe(blob)).request;
-      return { blob, seed, request: { ...request, seed, count: 1 }, url: URL.createObjectURL(blob) };
+      return { blob, seed, from, request: { ...request, seed, count: 1 }, url: URL.createObjectURL(blob) };
     }),
   );
 
@@ -302,7 +363,7 @@ function tiles(pictures, chosen = -1) {
   $("pictures").replaceChildren(
     ...pictures.map(({ url, seed }, i) => {
       const image = Object.assign(document.createElement("img"), { src: url, alt: seed === undefined ? "" : `seed ${seed}` });
-      if (pictures.length === 1 || seed === undefined) return image;
+      if (pictures.length === 1 || chosen < 0) return image;
       const button = document.createElement("button");
       button.type = "button";
       button.className = i === chosen ? "chosen" : "";
@@ -323,6 +384,7 @@ function show(pictures, chosen = 0) {
   shown = { pictures, chosen };
   tiles(pictures, chosen);
   const one = pictures[chosen];
+  markShown(one);
   overlay(one.request);
   $("save").hidden = $("takeup").hidden = false;
   $("save").href = one.url;
@@ -330,9 +392,15 @@ function show(pictures, chosen = 0) {
   $("takeup").onclick = () => takeUp(one.request);
 }
 
-// What was on display before a preview, which belongs to no picture.
-function showAgain() {
-  if (shown) show(shown.pictures, shown.chosen);
+// Which of the earlier pictures is on display.
+function markShown(shown) {
+  for (const [one, button] of thumbnails) button.ariaCurrent = one === shown ? "true" : null;
+}
+
+// What there is of a job that ended before its time; else what was on display before, since a preview is no picture.
+function showLeft(mine) {
+  if (mine?.made.length && !looking) show(mine.made);
+  else if (shown) show(shown.pictures, shown.chosen);
   else tiles([]);
 }
 
@@ -350,11 +418,12 @@ async function overlay({ sketch, size: wanted }) {
 
 // Among the earlier pictures at once, and kept for later visits.
 async function remember(made) {
+  if (!made.length) return;
   history.push(...made);
   for (const old of history.splice(0, Math.max(0, history.length - KEPT))) dismiss(old);
   showHistory();
   try {
-    const ids = await keepPictures(made.map(({ request, blob, seed }) => ({ request, blob, seed })));
+    const ids = await keepPictures(made.map(({ request, blob, seed, from }) => ({ request, blob, seed, from })));
     made.forEach((one, i) => (one.id = ids[i]));
     await forgetPictures(made.filter((one) => !history.includes(one))); // they were forgotten meanwhile
     $("fleeting").hidden = true;
@@ -364,7 +433,7 @@ async function remember(made) {
 }
 
 function dismiss(one) {
-  if (!shown?.pictures.includes(one)) URL.revokeObjectURL(one.url);
+  if (!shown?.pictures.includes(one) && !job?.made.includes(one)) URL.revokeObjectURL(one.url);
 }
 
 // The latest first. Buttons that are there already stay: one of them may have the keyboard.
@@ -433,12 +502,20 @@ async function putPast() {
   if (mine !== fitting) return;
   paper.set(one);
   changed();
-  soon();
 }
 
 function changed() {
   buttons();
+  nameDrawing();
   save();
+}
+
+// What is on the paper, for whoever does not see it.
+function nameDrawing() {
+  const { strokes, raster } = paper.drawing;
+  const lines = `${strokes.length} ${strokes.length === 1 ? "line" : "lines"}`;
+  const parts = [raster ? "a picture" : "", strokes.length ? lines : ""].filter(Boolean);
+  $("paper").ariaLabel = parts.length ? `Drawing, ${parts.join(" and ")}` : "Paper to draw on";
 }
 
 function buttons() {
@@ -448,24 +525,35 @@ function buttons() {
 }
 
 function soon() {
-  clearTimeout(pause);
+  unpause();
   if (!$("live").checked) return;
-  if ($("prompt").value.trim()) pause = setTimeout(() => (paper.busy ? soon() : draw()), PAUSE);
-  else if (!promptless) {
+  if ($("prompt").value.trim()) {
+    pause = setTimeout(() => (paper.busy ? soon() : draw()), PAUSE);
+    rememberDue(true);
+  } else if (!promptless) {
     promptless = true;
     say([PROMPTLESS]);
   }
 }
+
+// A picture follows what was drawn; of empty paper there is none.
+const follow = () => ($("live").checked && isBlank(past.now) ? stop() : soon());
 
 async function step(direction) {
   paper.finish();
   if (direction === "undo" ? !past.canUndo : !past.canRedo) return;
   past[direction]();
   await putPast();
+  follow();
 }
 
-async function openFile(file, { trace = false, polarity = "auto" } = {}) {
+// `how` it is read where it is a picture: traced, or which of it is ink.
+async function openFile(file, how = "auto") {
   if (!file) return;
+  if ($("main").inert) {
+    tell([`${file.name} was not opened: the page is not ready yet. Open it again in a moment.`], { error: true });
+    return;
+  }
   const mine = ++choice;
   tell([`Reading ${file.name} …`]);
   let found;
@@ -473,8 +561,8 @@ async function openFile(file, { trace = false, polarity = "auto" } = {}) {
     if (file.size > service.largest) throw new server.Refused({ message: `${file.name} is larger than the ${Math.floor(service.largest / 2 ** 20)} MB that are allowed; make it smaller.` }, 0);
     const data = await file.arrayBuffer().catch(() => null);
     if (!data) throw new server.Refused({ message: `${file.name} cannot be read: ${UNREADABLE}` }, 0);
-    const recipe = !trace && file.type === "image/png" ? await recipeIn(file.name, data) : null;
-    found = recipe ?? (await server.readSketch(data, { trace, polarity }));
+    const recipe = how !== TRACED && file.type === "image/png" ? await recipeIn(file.name, data) : null;
+    found = recipe ?? (await server.readSketch(data, how === TRACED ? { trace: true } : { polarity: how }));
   } catch (error) {
     if (mine !== choice) return;
     offer(opened);
@@ -490,7 +578,7 @@ async function openFile(file, { trace = false, polarity = "auto" } = {}) {
     await taken;
   } else {
     note(warnings);
-    offer(sketch.raster && !trace && IMAGE.test(file.type) ? { file, polarity } : null);
+    offer(IMAGE.test(file.type) && (sketch.raster || how === TRACED) ? { file, how } : null);
     await take({ ...sketch, erased: [] }, mine);
     soon();
   }
@@ -507,10 +595,10 @@ async function recipeIn(name, data) {
   }
 }
 
-// Of a picture of lines it can be said which its lines are, as long as it is what was opened last.
+// Of a picture it can be said which its lines are, as long as it is what was opened last.
 function offer(picture) {
   opened = picture;
-  $("polarity").value = picture?.polarity ?? "auto";
+  $("polarity").value = picture?.how ?? "auto";
   $("inked").hidden = !picture;
 }
 
@@ -640,6 +728,30 @@ function takeInHand(kind) {
   $("size").value = sizes[kind];
 }
 
+const isTyped = (element) => element.matches?.("input[type=text], input[type=number]");
+
+// What is dropped or pasted anywhere; text that is meant for a field goes there.
+function wireFiles() {
+  const isTaken = ({ target, dataTransfer: { types } }) =>
+    types.includes("Files") || (types.includes("text/uri-list") && !isTyped(target)); // which the browser would go to
+  document.addEventListener("dragover", (event) => isTaken(event) && event.preventDefault());
+  document.addEventListener("drop", (event) => {
+    if (!isTaken(event)) return;
+    event.preventDefault();
+    const [file] = event.dataTransfer.files;
+    if (file) openFile(file);
+    else tell([NO_FILE], { error: true });
+  });
+  document.addEventListener("paste", ({ target, clipboardData }) => {
+    const [file] = clipboardData.files;
+    const text = clipboardData.getData("text/plain");
+    if (isTyped(target) && (text || !file)) return;
+    if (file) openFile(file);
+    else if (SVG.test(text)) openFile(new File([text], "The SVG", { type: "image/svg+xml" }));
+    else tell([NO_DRAWING], { error: true });
+  });
+}
+
 function wire() {
   for (const input of document.querySelectorAll("input[name=tool]")) input.onchange = () => takeInHand(input.value);
   $("size").oninput = ({ target }) => (sizes[inHand()] = Number(target.value));
@@ -656,11 +768,11 @@ function wire() {
   $("clear").onclick = () => {
     note([]);
     offer(null);
-    take(blank(aspect()));
+    take(blank(aspect())).then(follow);
   };
   $("open").onchange = ({ target }) => openFile(target.files[0]).finally(() => (target.value = ""));
-  $("trace").onchange = ({ target }) => openFile(target.files[0], { trace: true }).finally(() => (target.value = ""));
-  $("polarity").onchange = ({ target }) => openFile(opened.file, { polarity: target.value });
+  $("trace").onchange = ({ target }) => openFile(target.files[0], TRACED).finally(() => (target.value = ""));
+  $("polarity").onchange = ({ target }) => openFile(opened.file, target.value);
   $("export").onclick = () => {
     const one = paper.drawing;
     if (one.raster) download("drawing.json", JSON.stringify(settled(one)), "application/json");
@@ -682,7 +794,7 @@ function wire() {
   };
   $("sizes").onchange = () => {
     reshape();
-    putPast();
+    putPast().then(soon);
   };
   $("defaults").onclick = () => {
     settings = {};
@@ -705,18 +817,13 @@ function wire() {
   document.addEventListener("keydown", (event) => {
     if (event.isComposing) return;
     if (event.key === "Escape") stop();
-    if (event.altKey || event.target.matches("input[type=text], input[type=number]")) return;
+    if (event.altKey || isTyped(event.target)) return;
     const key = letter(event);
     if (event.ctrlKey || event.metaKey) {
       if (key !== "z" && key !== "y") return;
       event.preventDefault();
       step(key === "y" || event.shiftKey ? "redo" : "undo");
     } else if (!event.target.matches("select") && (key === "p" || key === "e")) takeInHand(key === "p" ? "pen" : "eraser");
-  });
-  document.addEventListener("dragover", (event) => event.preventDefault());
-  document.addEventListener("drop", (event) => {
-    event.preventDefault();
-    openFile(event.dataTransfer.files[0]);
   });
   // All else is kept as soon as it changes; and what did not change here may have, in another tab.
   const unfinished = () => paper.busy && save();
@@ -729,9 +836,35 @@ function reshape() {
   if (!shown) $("result").style.setProperty("--aspect", aspect());
 }
 
+// What there is to choose, from what was chosen before, at another model perhaps.
+function arrange({ model, size: wanted, settings: chosen }) {
+  buildSettings();
+  chooseSize(model === service.model ? wanted : service.sizes[placeOf(wanted)]); // another may draw others
+  settings = known(chosen ?? {});
+  showSettings();
+}
+
+function meet(found) {
+  service = found;
+  about = JSON.stringify(found);
+}
+
+// Whether the server draws with something else than before; then the page is made to fit.
+async function renewed() {
+  const found = await server.about();
+  if (JSON.stringify(found) === about) return false;
+  const before = { model: service.model, size: size(), settings };
+  meet(found);
+  arrange(before);
+  $("model").textContent = service.model;
+  await putPast();
+  note([`The server was started anew and draws with ${service.model}; settings that it does not have are left out.`]);
+  return true;
+}
+
 async function begin() {
   try {
-    service = await server.about();
+    meet(await server.about());
   } catch (error) {
     if (server.mayPass(error)) {
       banner("The server does not answer; trying again …");
@@ -739,14 +872,11 @@ async function begin() {
     } else banner(error.message);
     return;
   }
-  buildSettings();
   const kept = savedState();
   $("prompt").value ||= kept.prompt ?? "";
   chooseSeed(Number(kept.seed ?? newSeed()));
   $("live").checked = kept.live ?? true;
-  chooseSize(kept.model === service.model ? kept.size : service.sizes[placeOf(kept.size)]); // another may draw others
-  settings = known(kept.settings ?? {});
-  showSettings();
+  arrange(kept);
   const drawn = isSound(kept.drawing) ? kept.drawing : blank(aspect());
   const first = await fitted(drawn).catch(() => null);
   past = new Past(first ? drawn : blank(aspect()));
@@ -761,15 +891,16 @@ async function begin() {
     fitting += 1;
     past.add(now);
     changed();
-    soon();
+    follow();
   };
   paper = new Paper($("paper"), { drawing: first ?? past.now, tool, drawn: added });
   $("lines").style.opacity = 0;
   new ResizeObserver(() => paint($("lines"), lines)).observe($("lines"));
   wire();
-  if (rememberedJob()) job = { id: rememberedJob(), request: null, abort: new AbortController() };
+  if (rememberedJob()) job = ordered(null, rememberedJob());
   busy(job !== null);
   buttons();
+  nameDrawing();
   save({ latest: false });
   try {
     history = (await keptPictures()).map((one) => ({ ...one, url: URL.createObjectURL(one.blob) }));
@@ -781,10 +912,12 @@ async function begin() {
   banner(null);
   $("model").textContent = service.model;
   $("main").inert = false;
-  if (job && !job.request) await watch(job);
+  if (job) watch(job);
+  if (isDue()) draw();
 }
 
 setTimeout(() => {
   if ($("main").inert && $("banner").hidden) banner(UNREADY);
 }, LATE);
+wireFiles();
 begin();

@@ -8,7 +8,9 @@ const FIRM = [20, 70, 190];
 const NEAREST = 0.002; // between two points of a line
 const HALF = 0.5; // the pressure at which a line binds as usual
 const GESTURE = 300; // ms between two fingers that come down together
+const RESTING = 0.02; // of the paper: a finger that went less far has drawn nothing yet
 const PEN_RULES = 600; // ms after a pen was seen, in which a touch is a palm
+const PEN_USED = 60000; // and in which a touch that the system takes back was one
 
 export function paint(canvas, drawing) {
   const box = canvas.getBoundingClientRect();
@@ -42,6 +44,7 @@ export class Paper {
     this.pressed = []; // how hard, where a pen says so
     this.cut = null; // what an eraser has left so far
     this.penSeen = -Infinity;
+    this.touches = new Set(); // that are down, drawing or not
     canvas.addEventListener("pointerdown", (event) => this.#down(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
     canvas.addEventListener("pointerup", (event) => this.#up(event));
@@ -111,15 +114,18 @@ export class Paper {
 
   #down(event) {
     if (event.pointerType === "pen") this.penSeen = event.timeStamp;
-    const palm = event.pointerType === "touch" && event.timeStamp - this.penSeen < PEN_RULES;
+    const touch = event.pointerType === "touch";
+    const palm = touch && event.timeStamp - this.penSeen < PEN_RULES;
     if (event.pointerType === "pen" && this.busy && this.by === "touch") this.#drop(); // the palm came first
-    const fingers = event.pointerType === "touch" && this.busy && this.by === "touch";
-    if (fingers && event.timeStamp - this.since < GESTURE) {
+    if (touch && event.isPrimary) this.touches.clear(); // of those before the end was not told
+    const fingers = touch && this.touches.size > 0;
+    if (touch) this.touches.add(event.pointerId);
+    if (fingers && this.busy && this.by === "touch" && (event.timeStamp - this.since < GESTURE || this.#rests)) {
       this.#drop(); // they want to scroll or to zoom
       this.show();
       return;
     }
-    if (this.busy || palm || (event.pointerType === "mouse" && event.button !== 0)) return;
+    if (this.busy || palm || fingers || (event.pointerType === "mouse" && event.button !== 0)) return;
     event.preventDefault();
     this.canvas.focus({ preventScroll: true });
     this.canvas.setPointerCapture(event.pointerId);
@@ -133,6 +139,11 @@ export class Paper {
     this.show();
   }
 
+  get #rests() {
+    const [[left, top]] = this.path;
+    return this.path.every(([x, y]) => Math.hypot(x - left, y - top) < RESTING);
+  }
+
   #move(event) {
     if (event.pointerType === "pen") this.penSeen = event.timeStamp;
     if (event.pointerId !== this.pointer) return;
@@ -142,16 +153,17 @@ export class Paper {
   }
 
   #up(event) {
+    this.touches.delete(event.pointerId);
     if (event.pointerId === this.pointer) this.finish();
   }
 
   // Where a pen comes near, the system takes the touch of the hand back.
   #cancelled(event) {
-    if (event.pointerType !== "touch" || this.penSeen === -Infinity) this.#up(event);
-    else if (event.pointerId === this.pointer) {
+    if (event.pointerType === "touch" && event.timeStamp - this.penSeen < PEN_USED && event.pointerId === this.pointer) {
       this.#drop();
       this.show();
     }
+    this.#up(event);
   }
 
   #take(event) {

@@ -45,8 +45,8 @@ export async function picture(url) {
 }
 
 // Follow a job to its end: `told` gets every state, `away` whether the server is out of reach. Returns the last state,
-// null where the server does not know the job (it was started anew), or where `given` says that nobody cares any more.
-// Refused where the server answers otherwise.
+// null where the server does not know the job (it was started anew), or where `given` says that nobody cares any more:
+// then it is asked once more, for pictures that were finished meanwhile. Refused where the server answers otherwise.
 export async function follow(id, { told, away, given }) {
   while (!given.aborted) {
     const end = await listen(id, (now) => (away(false), told(now)), given);
@@ -60,10 +60,10 @@ export async function follow(id, { told, away, given }) {
   return null;
 }
 
-// What `fetched` gives, asked again while the server is out of reach; null where it does not have it any more, or where
-// `given` says that nobody cares.
+// What `fetched` gives, asked for at least once, and again while the server is out of reach; null where it does not have
+// it any more, or where `given` says that nobody cares.
 export async function untilThere(fetched, { away, given }) {
-  while (!given.aborted) {
+  do {
     try {
       const found = await fetched();
       away(false);
@@ -77,7 +77,7 @@ export async function untilThere(fetched, { away, given }) {
       away(true);
       await pause();
     }
-  }
+  } while (!given.aborted);
   return null;
 }
 

@@ -2,6 +2,7 @@
 
 const KEY = "sketchguide";
 const OWN = `${KEY}-tab`; // two tabs have a drawing each; a new one goes on with the latest
+const DUE = `${KEY}-due`;
 export const KEPT = 60; // pictures
 
 // Whether it is kept. Where it is not the `latest`, other tabs do not begin with it.
@@ -37,16 +38,21 @@ function keepInTab(key, text) {
   }
 }
 
-// What is being drawn belongs to this tab alone.
-export const rememberJob = (id) => keepInTab(KEY, id);
-
-export function rememberedJob() {
+function keptInTab(key) {
   try {
-    return sessionStorage.getItem(KEY);
+    return sessionStorage.getItem(key);
   } catch {
     return null;
   }
 }
+
+// What is being drawn belongs to this tab alone.
+export const rememberJob = (id) => keepInTab(KEY, id);
+export const rememberedJob = () => keptInTab(KEY);
+
+// And so does what is to be drawn, and did not reach the server yet.
+export const rememberDue = (due) => keepInTab(DUE, due ? "due" : null);
+export const isDue = () => keptInTab(DUE) !== null;
 
 const settled = (request) =>
   new Promise((done, failed) => {
