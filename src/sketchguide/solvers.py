@@ -167,15 +167,16 @@ class SolverChoice(NamedTuple):
     settings: Mapping[str, Any] = MappingProxyType({})  # of the scheduler, whatever the model's own are
 
 
+_KARRAS: Mapping[str, Any] = MappingProxyType({"use_karras_sigmas": True})  # spaced as by Karras et al. 2022, eq. 5
+
 SOLVERS: Mapping[str, SolverChoice] = {
     "ddim": SolverChoice(DDIM(), "DDIMScheduler"),
     "ddpm": SolverChoice(DDIM(eta=1.0), "DDPMScheduler", draws=True),
     "euler": SolverChoice(DDIM(), "EulerDiscreteScheduler"),
     "euler-ancestral": SolverChoice(DDIM(eta=1.0), "EulerAncestralDiscreteScheduler", draws=True),
+    "euler-karras": SolverChoice(DDIM(), "EulerDiscreteScheduler", settings=_KARRAS),
     "dpm++2m": SolverChoice(Multistep(), "DPMSolverMultistepScheduler"),
-    "dpm++2m-karras": SolverChoice(
-        Multistep(), "DPMSolverMultistepScheduler", settings=MappingProxyType({"use_karras_sigmas": True})
-    ),
+    "dpm++2m-karras": SolverChoice(Multistep(), "DPMSolverMultistepScheduler", settings=_KARRAS),
     "lcm": SolverChoice(Consistency(), "LCMScheduler", draws=True),
 }
 

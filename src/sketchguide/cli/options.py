@@ -413,7 +413,8 @@ SizeOption = Annotated[
 SolverOption = Annotated[
     str | None,
     typer.Option(
-        help="ddim, ddpm, euler, euler-ancestral, dpm++2m, dpm++2m-karras, or lcm for models distilled for it. "
+        help="ddim, ddpm, euler, euler-ancestral, euler-karras, dpm++2m, dpm++2m-karras, or lcm for models distilled "
+        "for it. "
         "Default: the model's own, or ddim where that is none of these.",
         metavar="NAME",
         rich_help_panel=SAMPLING,
