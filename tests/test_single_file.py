@@ -15,12 +15,20 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from transformers import T5Config, T5EncoderModel
 
-from sketchguide import generate, load_backbone, run
-from sketchguide.errors import ModelNotFoundError, SketchguideError, SketchguideWarning, UsageError, WeightsError
-from sketchguide.fingerprints import fingerprint_of_model
+from sketchguide import generate, load_backbone, run, with_controlnet
+from sketchguide.adapters import adapter_of, load_adapter
+from sketchguide.errors import (
+    MismatchError,
+    ModelNotFoundError,
+    SketchguideError,
+    SketchguideWarning,
+    UsageError,
+    WeightsError,
+)
+from sketchguide.fingerprints import fingerprint, fingerprint_of_model
 from sketchguide.pictures import recall
 from sketchguide.single_file import pipeline_of_file
-from support import Tiny
+from support import Tiny, save_adapter
 
 KIND = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 FILES = ["model_index.json", "unet/config.json", "unet/weights.safetensors", "text_encoder/weights.index.json"]
@@ -291,3 +299,98 @@ def test_a_configuration_that_is_not_at_hand_is_named(
     with pytest.raises(ModelNotFoundError, match=rf"style\.safetensors has no configuration in it, .*{KIND}") as caught:
         load_backbone(checkpoint)
     assert "network" in caught.value.hint
+
+
+# ------------------------------------------------------------------------------------------------------- ControlNets
+
+CONTROL = {"controlnet_mid_block": "middle_block_out.0", "controlnet_cond_embedding.conv_in": "input_hint_block.0"}
+CONTROL |= {"controlnet_cond_embedding.conv_out": "input_hint_block.14"}
+
+
+def _of_controlnet(name: str) -> str:
+    if found := re.match(r"controlnet_down_blocks\.(\d+)\.(.*)", name):
+        return f"zero_convs.{found[1]}.0.{found[2]}"
+    if found := re.match(r"controlnet_cond_embedding\.blocks\.(\d+)\.(.*)", name):
+        return f"input_hint_block.{2 * int(found[1]) + 2}.{found[2]}"
+    renamed = _renamed(name, CONTROL)
+    return _of_network(name, []) if renamed == name else renamed
+
+
+@pytest.fixture(scope="module")
+def lines(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_adapter("controlnet", tiny(), tmp_path_factory.mktemp("lines"))
+
+
+@pytest.fixture(scope="module")
+def control(lines: Path) -> dict[str, torch.Tensor]:
+    return load_file(lines / "diffusion_pytorch_model.safetensors")
+
+
+@pytest.mark.parametrize("layout", ["control_model.", "", "of diffusers"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16])
+def test_a_controlnet_of_one_file_is_what_it_is_in_a_folder(
+    tiny: Tiny, lines: Path, control: dict[str, torch.Tensor], tmp_path: Path, layout: str, dtype: torch.dtype
+) -> None:
+    names = {name: name if layout == "of diffusers" else f"{layout}{_of_controlnet(name)}" for name in control}
+    other = {"model.diffusion_model.out.2.weight": torch.zeros(2)} if layout == "control_model." else {}
+    save_file({names[name]: tensor.to(dtype) for name, tensor in control.items()} | other, tmp_path / "a.safetensors")
+    loaded, plain = (load_adapter("controlnet", path, tiny()) for path in (tmp_path / "a.safetensors", lines))
+    if dtype == torch.float32:
+        assert fingerprint(loaded) == fingerprint(plain)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    image = torch.rand(1, 3, 32, 32)
+    latent, level, said = torch.randn(1, 4, 16, 16), tiny().level(0.5), tiny().describe(["a cat"])
+    with torch.no_grad():
+        ours, theirs = (
+            with_controlnet(tiny(), one, image).predict(latent, level, said).noise for one in (loaded, plain)
+        )
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-2 if dtype == torch.float16 else 0)
+
+
+def test_the_configuration_beside_a_file_is_used(tiny: Tiny, tmp_path: Path) -> None:
+    folder = save_adapter("t2i_adapter", tiny(), tmp_path)
+    file = folder / "diffusion_pytorch_model.safetensors"
+    loaded = load_adapter("t2i_adapter", file, tiny())
+    assert fingerprint(loaded) == fingerprint(load_adapter("t2i_adapter", folder, tiny()))
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelNotFoundError, match=r"single file, without the config\.json of a T2IAdapter") as caught:
+        load_adapter("t2i_adapter", file, tiny())
+    assert caught.value.field == "t2i_adapter"
+
+
+def test_a_file_that_changed_is_loaded_again(tiny: Tiny, control: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    file = tmp_path / "lines.safetensors"
+    save_file(control, file)
+    first = adapter_of("controlnet", str(file), tiny())
+    assert adapter_of("controlnet", str(file), tiny()) is first
+    save_file(control | {"conv_in.bias": control["conv_in.bias"] + 1}, file)
+    assert adapter_of("controlnet", str(file), tiny()) is not first
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda _: {},
+        lambda _: {"unet.to_q.lora_A.weight": torch.zeros(2)},
+        lambda control: {name: tensor for name, tensor in control.items() if name != "time_embed.0.bias"},
+        lambda control: {name: tensor for name, tensor in control.items() if name != "zero_convs.1.0.bias"},
+        lambda control: control | {"input_blocks.0.0.weight": torch.zeros(8, 4, 3, 3)},
+        lambda control: control | {"difference": torch.ones(1)},
+    ],
+    ids=["empty", "lora", "incomplete", "a zero", "another size", "differences"],
+)
+def test_a_file_that_is_no_controlnet_for_the_model_is_refused(
+    tiny: Tiny, control: dict[str, torch.Tensor], tmp_path: Path, change: Change
+) -> None:
+    named = {_of_controlnet(name): tensor for name, tensor in control.items()}
+    save_file(change(named), tmp_path / "lines.safetensors")
+    with pytest.raises(MismatchError, match=r"lines\.safetensors is no ControlNetModel that fits 'tiny'") as caught:
+        load_adapter("controlnet", tmp_path / "lines.safetensors", tiny())
+    assert caught.value.field == "controlnet"
+    assert len(caught.value.message) < 400 + len(str(tmp_path))
+
+
+def test_a_controlnet_in_a_pickle_is_not_opened(tiny: Tiny, tmp_path: Path) -> None:
+    (tmp_path / "lines.pth").write_bytes(b"anything")
+    with pytest.raises(WeightsError, match=r"is no \.safetensors file"):
+        load_adapter("controlnet", tmp_path / "lines.pth", tiny())

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from sketchguide.errors import ModelNotFoundError, UsageError, WeightsError, reason_of, warn
-from sketchguide.weights import opened
+from sketchguide.weights import check_no_pickle, opened
 
 _NETWORK = "model.diffusion_model."
 _DESCRIPTION = ("*.json", "*.txt", "*.model")  # configurations and tokenizers
@@ -107,11 +107,6 @@ def pipeline_of_file(path: Path, description: Path, *, kind: str, dtype: torch.d
 
 def _shapes_in(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a checkpoint, without values."""
-    if path.suffix != ".safetensors":  # by which diffusers tells them from pickles
-        raise WeightsError(
-            f"{path} is no .safetensors file; others could run code, and are not read.",
-            hint="Get its .safetensors, or where it is one call it so.",
-            field="model",
-        )
+    check_no_pickle(path, field="model")
     with opened(path, field="model") as file:
         return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118

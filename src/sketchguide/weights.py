@@ -54,6 +54,16 @@ def find_file(source: str | Path, name: str, *, kind: str, field: str) -> Path:
     )
 
 
+def check_no_pickle(path: Path, *, field: str) -> None:
+    """WeightsError, naming `field`, for a file that is not called .safetensors, by which diffusers tells pickles."""
+    if path.suffix != ".safetensors":
+        raise WeightsError(
+            f"{path} is no .safetensors file; others could run code, and are not read.",
+            hint="Get its .safetensors, or where it is one call it so.",
+            field=field,
+        )
+
+
 @contextmanager
 def opened(path: str | Path, *, field: str) -> Generator[Any]:
     """A safetensors file whose header has been read.
