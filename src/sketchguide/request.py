@@ -272,7 +272,7 @@ class Request(Checked):
     attention: str | None = Field(default=None, description="folder or file of sketch attention; none: without it")
     attention_scale: Finite = ranged(ATTENTION_SCALE, "how much of what sketch attention adds; 0 ignores it")
     controlnet: str | None = Field(
-        default=None, description="folder or hub id of a ControlNet that is shown the drawing; none: without one"
+        default=None, description="folder, file or hub id of a ControlNet that is shown the drawing; none: without one"
     )
     controlnet_scale: Finite = ranged(ADAPTER_SCALE, "how much of what the ControlNet adds; 0 ignores it")
     controlnet_start: Finite = ranged(ADAPTER_START, "part of the steps before which it adds nothing")

@@ -86,7 +86,7 @@ def command(
     sketchguide edit cat.png "a cat" --sketch cat.svg --attention icons-64-parts
     sketchguide edit photo.jpg "a cup" --sketch cup.svg --padding-mask-crop 32
     sketchguide edit photo.jpg "a cup" --mask mask.png
-    sketchguide edit photo.jpg "an oil painting" --margin 1 --amount 0.5
+    sketchguide edit dog.png "a cat" --margin 1 --amount 0.6
 
     What lies further from the drawing than --margin keeps its pixels, and the
     picture its size. The last line is image-to-image by the prompt alone.

@@ -252,7 +252,8 @@ ControlNetOption = Annotated[
     typer.Option(
         "--controlnet",
         help="A ControlNet for drawings or scribbles, made for the model, that is shown the drawing, white on black: a "
-        "diffusers folder or a hub id. It acts beside a predictor, or where the model has none, alone. Default: none.",
+        "diffusers folder, a .safetensors file or a hub id. It acts beside a predictor, or where the model has none, "
+        "alone. Default: none.",
         metavar="PATH|HUB_ID",
         rich_help_panel=GUIDANCE,
     ),
