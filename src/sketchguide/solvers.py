@@ -167,7 +167,11 @@ class SolverChoice(NamedTuple):
     settings: Mapping[str, Any] = MappingProxyType({})  # of the scheduler, whatever the model's own are
 
 
-_KARRAS: Mapping[str, Any] = MappingProxyType({"use_karras_sigmas": True})  # spaced as by Karras et al. 2022, eq. 5
+_KARRAS: Mapping[str, Any] = (
+    MappingProxyType(  # Karras et al. 2022, eq. 5, between the most and the least noise there is
+        {"use_karras_sigmas": True, "timestep_spacing": "linspace"}
+    )
+)
 
 SOLVERS: Mapping[str, SolverChoice] = {
     "ddim": SolverChoice(DDIM(), "DDIMScheduler"),

@@ -121,11 +121,13 @@ class UNetBackbone(PipelineBackbone):
         """Those of Euler begin at less than plain noise, as in diffusers, where steps are not spaced from the end."""
         scheduler = self.pipeline.scheduler
         try:
-            scaled = self._scheduler("EulerDiscreteScheduler").config.timestep_spacing != "leading"
+            spacing = self._scheduler("EulerDiscreteScheduler").config.timestep_spacing
         except UsageError:
-            scaled = False  # they are refused
+            spacing = "leading"  # they are refused
         choices = {
-            name: choice._replace(scaled=scaled) if choice.scheduler.startswith("Euler") else choice
+            name: choice._replace(scaled=choice.settings.get("timestep_spacing", spacing) != "leading")
+            if choice.scheduler.startswith("Euler")
+            else choice
             for name, choice in SOLVERS.items()
         }
         own = OF_SCHEDULER.get(type(scheduler).__name__, "ddim")
