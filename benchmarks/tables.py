@@ -37,6 +37,8 @@ EVERY_STEP = f"{LGP_300},every=1,widen=1,strength=1.5"
 PEERS = (f"controlnet:path={CONTROLNET}", f"t2i-adapter:path={ADAPTER}")
 TRIED = "tries=5,sure=0.65,widen=1,strength=2.5"
 TRIED_15 = "steps=15,every=1,tries=5,widen=1,strength=1.55"
+KARRAS = "steps=17,solver=euler-karras"
+TRIED_KARRAS = f"{KARRAS},every=1,tries=5,strength=1.45"
 
 Command = tuple[str, ...]
 
@@ -184,12 +186,13 @@ TABLES: Mapping[str, Table] = {
         "tried again until recognised",
         *("text", "lgp", f"lgp:{TRIED}", f"lgp:{TRIED_15}", f"lgp:{TRIED_15},sure=0.7"),
         *(f"{LGP_300},{TRIED}", f"{LGP_300},{TRIED_15}", *(f"{peer},tries=5" for peer in PEERS)),
+        *(f"lgp:{TRIED_KARRAS}", f"{LGP_300},{TRIED_KARRAS}"),
         sets=FREE_HAND,
-        compare=(f"{LGP_300},{TRIED}",),
+        compare=(f"{LGP_300},{TRIED}", f"lgp:{TRIED_KARRAS}", f"{LGP_300},{TRIED_KARRAS}"),
     ),
     "tries-time": bench(
         "what tries take, one picture after the other",
-        *("text", "lgp", f"lgp:{TRIED}", f"lgp:{TRIED_15}"),
+        *("text", f"text:{KARRAS}", "lgp", f"lgp:{TRIED}", f"lgp:{TRIED_15}", f"lgp:{TRIED_KARRAS}"),
         sketches=50,
         batch=1,
     ),
