@@ -140,8 +140,10 @@ def test_a_shift_at_every_step_comes_to_what_multistep_carries() -> None:
 def test_every_name_leads_to_a_scheduler_and_back() -> None:
     for name, choice in SOLVERS.items():
         assert choose_solver(name) is choice
-        assert OF_SCHEDULER[choice.scheduler] == name
-    assert set(OF_SCHEDULER.values()) == set(SOLVERS)
+        own = OF_SCHEDULER[choice.scheduler]
+        assert SOLVERS[own].solver == choice.solver
+        assert (own == name) == (not choice.settings)  # of a scheduler that is set otherwise it is a variant
+    assert set(OF_SCHEDULER.values()) == {name for name, choice in SOLVERS.items() if not choice.settings}
     assert all(hasattr(diffusers, scheduler) for scheduler in OF_SCHEDULER)
 
 

@@ -145,7 +145,11 @@ def test_help_of_bench_shows_the_true_defaults(sketchguide: Run, monkeypatch: py
             "0 to 50. Default 4.0 between seeds or drawings; 1 between pictures: with any other value the two ends "
             "change.",
         ),
-        ("interpolate", "lora-scale", "-4 to 4, default 1.0. 0 is the model as it was."),
+        (
+            "interpolate",
+            "lora-scale",
+            "-4 to 4, default 1.0. 0 is the model as it was. Of several: once for all, or for each.",
+        ),
         (
             "generate",
             "strength",
