@@ -131,3 +131,17 @@ def test_requests_cannot_be_changed() -> None:
     request = Request.checked(prompt="a cat", seed=7)
     with pytest.raises(ValueError, match="frozen"):
         request.seed = 8  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("lora", "scale", "loras"),
+    [
+        (None, 0.5, {}),
+        ("a", 0.5, {"a": 0.5}),
+        (["a", "b"], 0.5, {"a": 0.5, "b": 0.5}),
+        (["a", "b"], [0.5, -1], {"a": 0.5, "b": -1.0}),
+    ],
+)
+def test_one_lora_or_several_have_scales(lora: Any, scale: Any, loras: dict[str, float]) -> None:
+    """Recipes of before name one, or none."""
+    assert Request.checked(prompt="", seed=0, lora=lora, lora_scale=scale).loras == loras
