@@ -101,6 +101,8 @@ def test_several_loras_add_up_each_at_its_own_scale(styled: UNetBackbone, tmp_pa
     assert {"sketchguide-2": 2.0} in scales
     worn = state_of(styled)
     save_file({"lora.of.another.kind": torch.zeros(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(UsageError, match="1 scales are given for 2 LoRAs"):
+        load_lora(files, styled, scale=[1.0])
     with pytest.raises(MismatchError, match=r"other.*does not fit"):
         load_lora([files[1], tmp_path / "other.safetensors"], styled)
     assert state_of(styled) == worn
@@ -248,6 +250,16 @@ def test_a_lora_that_was_fused_stays_until_it_is_no_more(styled: UNetBackbone, t
     styled.pipeline.unfuse_lora()
     unload_lora(styled)
     torch.testing.assert_close(seen_by(styled), plain)
+
+
+def test_of_several_loras_none_goes_while_one_is_fused(styled: UNetBackbone, tmp_path: Path) -> None:
+    load_lora([lora_of("unet", tmp_path / f"{name}.safetensors", "to_q") for name in "ab"], styled)
+    worn = state_of(styled)
+    styled.pipeline.fuse_lora(adapter_names=["sketchguide-2"])
+    with pytest.raises(UsageError, match="fused into the model's weights"):
+        unload_lora(styled)
+    styled.pipeline.unfuse_lora()
+    assert state_of(styled) == worn
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, torch.OutOfMemoryError])

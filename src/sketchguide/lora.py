@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 import warnings
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from logging import LogRecord
 from pathlib import Path
@@ -61,6 +61,12 @@ def load_lora(
         )
     names = [name] if isinstance(name, str | Path) else list(name)
     scales = list(scale) if isinstance(scale, Sequence) else [scale] * len(names)
+    if len(scales) != len(names):
+        raise UsageError(
+            f"{len(scales)} scales are given for {len(names)} LoRAs.",
+            hint="Give one number for all, or one for each.",
+            field="lora_scale",
+        )
     for one in scales:
         if not math.isfinite(one):
             raise UsageError(f"lora_scale is {one}; it must be a number, usually 0 to 1.", field="lora_scale")
@@ -236,8 +242,7 @@ def unload_lora(backbone: Backbone) -> None:
     Raises UsageError where it was fused into the weights since.
     """
     if isinstance(backbone, PipelineBackbone):
-        for adapter in _ours(backbone):
-            take_off(adapter, *_adaptable(backbone))
+        take_off(_ours(backbone), *_adaptable(backbone))
         _loaded.pop(backbone.network, None)
 
 
@@ -253,20 +258,24 @@ def beside_others(adapter: str, *networks: nn.Module) -> Generator[None]:
             layer.eval().set_adapter([*active.get(layer, []), adapter], inference_mode=True)
 
 
-def take_off(adapter: str, *networks: nn.Module) -> None:
-    """Remove an adapter from networks, which are then as they were: others keep their weights, still frozen."""
+def take_off(adapters: Collection[str], *networks: nn.Module) -> None:
+    """Remove adapters from networks, which are then as they were: others keep their weights, still frozen.
+
+    Raises UsageError where one is fused into the weights; all of them are then still there.
+    """
     from diffusers.utils.peft_utils import delete_adapter_layers
 
-    if any(adapter in layer.merged_adapters for _, _, layer in adapted(*networks)):
+    if any(not set(adapters).isdisjoint(layer.merged_adapters) for _, _, layer in adapted(*networks)):
         raise UsageError(
             "The LoRA to take off is fused into the model's weights.",
             hint="Call `unfuse_lora()` on the pipeline first.",
             field="lora",
         )
     for _, _, layer in adapted(*networks):  # else the deletion makes the others trainable
-        layer.set_adapter([name for name in layer.active_adapters if name != adapter], inference_mode=True)
+        layer.set_adapter([name for name in layer.active_adapters if name not in adapters], inference_mode=True)
     for network in networks:
-        delete_adapter_layers(network, adapter)
+        for adapter in adapters:
+            delete_adapter_layers(network, adapter)
     for network, path, layer in adapted(*networks):
         if not any(getattr(layer, name) for name in layer.adapter_layer_names):
             network.set_submodule(path, layer.get_base_layer())

@@ -167,11 +167,8 @@ class SolverChoice(NamedTuple):
     settings: Mapping[str, Any] = MappingProxyType({})  # of the scheduler, whatever the model's own are
 
 
-_KARRAS: Mapping[str, Any] = (
-    MappingProxyType(  # Karras et al. 2022, eq. 5, between the most and the least noise there is
-        {"use_karras_sigmas": True, "timestep_spacing": "linspace"}
-    )
-)
+# Karras et al. 2022, eq. 5, between the most and the least noise that the model knows, whatever its own spacing.
+_KARRAS: Mapping[str, Any] = MappingProxyType({"use_karras_sigmas": True, "timestep_spacing": "linspace"})
 
 SOLVERS: Mapping[str, SolverChoice] = {
     "ddim": SolverChoice(DDIM(), "DDIMScheduler"),

@@ -167,7 +167,7 @@ class FineTuneRun(TrainingRun):
         self._size = (references.shape[-1], references.shape[-2])
         self._lead, self.levels = _chain(backbone, settings, self._size)
         self._dtype = backbone.dtype  # before every weight becomes float32, if it does
-        take_off(ADAPTER, backbone.network)
+        take_off([ADAPTER], backbone.network)
         _check_can_learn(backbone, settings)
         self._said = describe(backbone, [prompt])  # once: what learns is no text encoder
         with torch.no_grad():
@@ -448,7 +448,7 @@ class FineTuneRun(TrainingRun):
     def remove(self) -> None:
         """Take the adapters off: the network is again what it was."""
         if not self.settings.full:
-            take_off(ADAPTER, self.backbone.network)
+            take_off([ADAPTER], self.backbone.network)
 
     @torch.no_grad()
     def _set(self, values: Sequence[Tensor]) -> None:
@@ -506,7 +506,7 @@ def _trainable(network: Any, settings: FineTuning) -> list[nn.Parameter]:
                 warnings.filterwarnings("ignore", "Already found a `peft_config`")  # a LoRA of the user, which is kept
                 network.add_adapter(config, adapter_name=ADAPTER)
         except ValueError as error:
-            take_off(ADAPTER, network)
+            take_off([ADAPTER], network)
             raise UsageError(f"targets fit no layer: {reason_of(error)}", field="targets") from error
     chosen = [p for name, p in network.named_parameters() if ".lora_" in name and ADAPTER in name]
     for parameter in chosen:
