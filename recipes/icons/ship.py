@@ -2,6 +2,7 @@
 
 python recipes/icons/ship.py --run runs/icons-64
 python recipes/icons/ship.py --decoder runs/decoder
+python recipes/icons/ship.py --larger runs/icons-128 --of icons-64 --name icons-128
 python recipes/icons/ship.py --predictor runs/icons-64-edges
 python recipes/icons/ship.py --parts runs/parts
 """
@@ -50,7 +51,7 @@ It comes with sketchguide so that every method runs offline; it knows everyday o
 - **Prompts**: a thing, if you like with a style (`fluent3d`, the default, or `noto`), a colour and a plain background:
   "a red apple", "noto cat on a blue background". At most 30 tokens are read.
 - **Parameters**: {parameters:.1f} M (UNet, text encoder, autoencoder), {bytes:.1f} MB in bfloat16.
-- **Training** (`recipes/icons/train.py`): {samples} samples of augmented pictures in {minutes} minutes on
+{kin}- **Training** (`recipes/icons/train.py`): {samples} samples of augmented pictures in {minutes} minutes on
   {hardware}, and {autoencoder} minutes for the autoencoder, which also saw edge maps and random strokes; its decoder
   learned to see through what a denoiser leaves in latents, and crisp edges from a critic.
 - **Data**: {icons} icons of the Quick, Draw! concepts (the autoencoder: all but a held-out fifth of the others),
@@ -58,6 +59,9 @@ It comes with sketchguide so that every method runs offline; it knows everyday o
   drawings by people (The Quick, Draw! Dataset © Google, CC BY 4.0; those that benchmarks use are left out).
 - **Attribution**: {credits}
 - **Limits**: text, scenes and anything outside these concepts, most people too, come out as blobs. Fine detail is soft.
+"""
+
+KIN = """- **Latents**: those of {of}, which has the same UNet and text encoder; what was trained on its latents fits.
 """
 
 
@@ -96,10 +100,25 @@ def ship_decoder(run: Path, name: str, hardware: str) -> None:
     write_card(target, name, hardware, training)
 
 
+def ship_larger(run: Path, of: str, name: str, hardware: str) -> None:
+    """The model `of` with the autoencoder of a run of larger.py, which is for its latents."""
+    autoencoder = AutoencoderKL.from_pretrained(run / "vae", dtype=torch.bfloat16)
+    pipeline = StableDiffusionPipeline.from_pretrained(MODELS / of, dtype=torch.bfloat16, vae=autoencoder)
+    target = MODELS / name
+    shutil.rmtree(target, ignore_errors=True)
+    pipeline.save_pretrained(target, safe_serialization=True)
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    training = json.loads((MODELS / of / "training.json").read_text())
+    training["autoencoder_minutes"] += round(max(line["minutes"] for line in log))
+    write_card(target, name, hardware, training | {"latents_of": of})
+
+
 def write_card(target: Path, name: str, hardware: str, training: dict[str, Any]) -> None:
     """`training.json` and README of the model in `target`."""
     (target / "training.json").write_text(json.dumps(training) + "\n")
+    of = training.get("latents_of")
     card = CARD.format(
+        kin="" if of is None else KIN.format(of=of),
         name=name,
         size=json.loads((target / "vae" / "config.json").read_text())["sample_size"],
         parameters=sum(map(count_parameters, target.rglob("*.safetensors"))) / 1e6,
@@ -219,6 +238,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, help="folder of recipes/icons/train.py; none: leave the model as it is")
     parser.add_argument("--decoder", type=Path, help="folder of the decoder stage; none: leave it as it is")
+    parser.add_argument("--larger", type=Path, help="folder of larger.py; none: leave it as it is")
+    parser.add_argument("--of", default="icons-64", help="whose latents that is for")
     parser.add_argument("--predictor", type=Path, help="folder of `sketchguide train`; none: leave it as it is")
     parser.add_argument("--parts", type=Path, help="folder of `sketchguide component`; none: leave them as they are")
     parser.add_argument("--name", default="icons-64")
@@ -228,6 +249,8 @@ def main() -> None:
         ship_pipeline(args.run, args.name, args.hardware)
     if args.decoder:
         ship_decoder(args.decoder, args.name, args.hardware)
+    if args.larger:
+        ship_larger(args.larger, args.of, args.name, args.hardware)
     if args.predictor:
         ship_predictor(args.predictor, args.name)
     if args.parts:

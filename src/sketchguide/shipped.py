@@ -68,8 +68,8 @@ def find_part(name: str | Path | None, part: str, *, field: str, model: str | No
     """The file of a trained part: `name` itself, the one in that folder, or the one shipped under that name; None means
     the one that is shipped.
 
-    `part` is what `sketchguide component` calls it, or RECOGNISER. Raises ModelNotFoundError, naming `field`; warns
-    (SketchguideWarning) where None finds what was trained for another model than `model`.
+    `part` is what `sketchguide component` calls it, or RECOGNISER. Raises ModelNotFoundError, naming `field`. None finds
+    rather what was trained for `model`; warns (SketchguideWarning) where that is for another one.
     """
     file = f"{part}.safetensors"
     kind = "classifier" if part == RECOGNISER else part
@@ -79,12 +79,14 @@ def find_part(name: str | Path | None, part: str, *, field: str, model: str | No
         path = path / file if is_dir(path) else path
         if is_file(path):
             return path
-    for one in shipped():
-        if one.kind == "parts" and name in (None, one.name) and (one.folder / file).is_file():
+    there = [one for one in shipped() if one.kind == "parts" and (one.folder / file).is_file()]
+    for one in sorted(there, key=lambda one: one.name != f"{model}-parts"):
+        if name in (None, one.name):
             one.verify()
-            if name is None and model is not None and one.name != f"{model}-parts":
+            trained_for = one.name.removesuffix("-parts")
+            if name is None and model is not None and trained_for not in (model, _kin_of(model)):
                 warn(
-                    f"The {part} that is shipped was trained for {one.name.removesuffix('-parts')}, not for {model}: "
+                    f"The {part} that is shipped was trained for {trained_for}, not for {model}: "
                     f"train your own with `sketchguide component {kind}` and give it as {field}."
                 )
             return one.folder / file
@@ -97,6 +99,13 @@ def find_part(name: str | Path | None, part: str, *, field: str, model: str | No
         hint=f"Train one: sketchguide component {kind} --data FOLDER -o DIR, and give DIR.",
         field=field,
     )
+
+
+def _kin_of(model: str) -> str | None:
+    """The shipped model that draws as the shipped `model` does, from the same latents; None where there is none."""
+    record = EMBEDDED / model / "training.json"
+    known = any(one.name == model and one.kind == "model" for one in shipped()) and record.is_file()
+    return json.loads(record.read_text(encoding="utf-8")).get("latents_of") if known else None
 
 
 def find_features(name: str | None, part: str, *, field: str, model: str | None = None) -> str:
