@@ -17,7 +17,6 @@ on. The classifier is what benchmarks/classifier.py wrote.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,14 +24,13 @@ from typing import NamedTuple
 
 from matplotlib.figure import Figure
 
-from judged import add_options, alone, judged, trained
+from judged import add_options, alone, judged, trained, write
 from sketchguide import load_backbone
 from sketchguide.backbones.base import Backbone
 from sketchguide.building import build_method
 from sketchguide.defaults import NEGATIVE_TIME, STRENGTH
 from sketchguide.evaluation.summary import Row, table
 from sketchguide.extractors import EXTRACTORS
-from sketchguide.machine import hardware
 from sketchguide.training.data import Pictures, find_examples, split
 from sketchguide.training.predictor import PredictorRun, PredictorTraining
 
@@ -145,11 +143,8 @@ def run(args: argparse.Namespace) -> Sequence[Row]:
         "methods": f"share of strength {STRENGTH.default:g}, at every step {EVERY_STEP:g}; of the peers' weight 1",
     }[args.kind]
     plot(curves, across, args.out / f"{args.kind}.png")
-    on = hardware(backbone.device.type)
-    report = {"hardware": on, "sketches": args.sketches, "rows": [asdict(row) for row in rows]}
-    (args.out / f"{args.kind}.json").write_text(json.dumps(report, indent=1) + "\n")
-    (args.out / f"{args.kind}.md").write_text(f"{on}\n\n{table(rows)}")
-    print(table(rows))
+    facts = {"sketches": args.sketches, "rows": [asdict(row) for row in rows]}
+    write(args, args.kind, backbone, facts, table(rows))
     return rows
 
 

@@ -12,14 +12,14 @@ from typing import Any
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.errors import SketchguideError
-from sketchguide.evaluation.alike import keep_alike, made_with
-from sketchguide.evaluation.benchmark import Benchmark, load_judges
+from sketchguide.evaluation.benchmark import load_judges
 from sketchguide.evaluation.drawings import SCORED, load_set
+from sketchguide.evaluation.report import Study, write_figures
 from sketchguide.evaluation.summary import Row, Summary, failures
 from sketchguide.files import locked
 from sketchguide.fingerprints import fingerprint_of_model
+from sketchguide.machine import hardware
 from sketchguide.methods import Built
-from sketchguide.request import Request
 from sketchguide.training.data import Example, digest
 from sketchguide.training.predictor import PredictorRun
 
@@ -44,7 +44,7 @@ def alone(run: Callable[[argparse.Namespace], Sequence[Row]], args: argparse.Nam
             rows = run(args)
     except SketchguideError as error:
         sys.exit(str(error))
-    if lost := [row for row in rows if row.failed and not row.drawings]:
+    if lost := [row for row in rows if row.lost]:
         sys.exit(f"No picture of {lost[0].method} could be made. The same command tries again.")
 
 
@@ -78,20 +78,18 @@ def judged(args: argparse.Namespace, backbone: Backbone, methods: Mapping[str, B
         raise SystemExit(f"--past and --sketches together are at most {SCORED}: a judge knows the drawings after them.")
     data = args.shared / "data"
     drawings = load_set("quickdraw", data, count=last, size=backbone.default_size)[args.past :]
-    request = Request.checked(prompt="", seed=args.seed, model=backbone.name)
     judges = load_judges(args.shared / "weights", classifier=args.classifier, data=data, size=backbone.default_size)
-    keep_alike(args.out, made_with(backbone, request, judges, batch=BATCH), methods, afresh="another --out")
-    benchmark = Benchmark(
-        backbone=backbone,
-        methods={name: built.method for name, built in methods.items()},
-        sets={"quickdraw": drawings},
-        request=request,
-        judges=judges,
-        folder=args.out,
-        seeds=seeds,
-        batch=BATCH,
-    )
-    results = list(benchmark)
+    sets = {"quickdraw": drawings}
+    study = Study(backbone, methods, sets, judges, args.out, seed=args.seed, seeds=seeds, batch=BATCH)
+    study.claim(afresh="another --out")
+    results = list(study.benchmark)
     for failure in failures(results):
         print(failure, file=sys.stderr)
-    return Summary(benchmark, results)
+    return Summary(study.benchmark, results)
+
+
+def write(args: argparse.Namespace, name: str, backbone: Backbone, facts: Mapping[str, Any], tables: str) -> None:
+    """Write `facts` and `tables` to the files `name` in `args.out`, and print the tables."""
+    about = {"hardware": hardware(backbone.device.type), **facts}
+    write_figures(about, tables, text=args.out / f"{name}.md", data=args.out / f"{name}.json")
+    print(tables)

@@ -23,7 +23,7 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from judged import BATCH, add_options, alone, judged, trained
+from judged import BATCH, add_options, alone, judged, trained, write
 from sketchguide import LatentPredictor, load_backbone
 from sketchguide.backbones.base import Backbone
 from sketchguide.defaults import TRAINING_STEPS
@@ -31,7 +31,6 @@ from sketchguide.evaluation.benchmark import SEED_STRIDE
 from sketchguide.evaluation.perturb import perturb
 from sketchguide.evaluation.summary import Row, comparison_tables, table
 from sketchguide.extractors import EXTRACTORS, Extractor
-from sketchguide.machine import hardware
 from sketchguide.methods import Batch, Built, Method, Trained, latent_guidance, text_to_image
 from sketchguide.predictors import choose_taps
 from sketchguide.sketch import SpatialMap
@@ -194,13 +193,10 @@ def run(args: argparse.Namespace) -> Sequence[Row]:
         methods[name] = Built(turns, tuple(Trained(predictor, {}) for predictor in predictors))
     summary = judged(args, backbone, methods, seeds=args.trainings)
     rows, beside = summary.rows(), summary.comparisons(OURS)
-    on = hardware(backbone.device.type)
-    report = {"hardware": on, "steps": args.steps, "sketches": args.sketches, "training": made}
-    report |= {"rows": [asdict(row) for row in rows], "comparisons": [asdict(one) for one in beside]}
-    (args.out / "predictors.json").write_text(json.dumps(report, indent=1) + "\n")
+    facts: dict[str, Any] = {"steps": args.steps, "sketches": args.sketches, "training": made}
+    facts |= {"rows": [asdict(row) for row in rows], "comparisons": [asdict(one) for one in beside]}
     tables = "\n".join([training_table(made), table(rows), comparison_tables(beside)])
-    (args.out / "predictors.md").write_text(f"{on}\n\n{tables}")
-    print(tables)
+    write(args, "predictors", backbone, facts, tables)
     return rows
 
 

@@ -49,7 +49,8 @@ def study(monkeypatch: pytest.MonkeyPatch) -> Study:
         # to see all of it takes a minute
         monkeypatch.setattr("sketchguide.evaluation.benchmark.artwork", lambda *_, **__: few)
         if name in ("curves", "predictors"):
-            monkeypatch.setattr("judged.Request", SimpleNamespace(checked=partial(Request.checked, steps=3)))
+            short = SimpleNamespace(checked=partial(Request.checked, steps=3))
+            monkeypatch.setattr("sketchguide.evaluation.report.Request", short)
         for one in (module, sys.modules.get("judged")):
             if hasattr(one, "load_set"):
                 monkeypatch.setattr(one, "load_set", drawings)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -68,6 +68,11 @@ class Judges:
     classifier: IconClassifier | None = None
     features: SqueezeNet | None = None
     reference: Tensor | None = None  # (N, D), what `features` sees in realistic pictures
+
+    def know_some(self, sets: Iterable[Sequence[Drawing]]) -> bool:
+        """Whether the classifier knows any of the things that are drawn."""
+        known = set() if self.classifier is None else set(self.classifier.classes)
+        return any(not known.isdisjoint(drawing.answers) for drawings in sets for drawing in drawings)
 
 
 def load_judges(weights: Path | None, *, classifier: Path | None, data: Path | None, size: tuple[int, int]) -> Judges:

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakIdKeyDictionary
 
+from sketchguide.errors import OutputError
 from sketchguide.evaluation.benchmark import Result
 from sketchguide.evaluation.summary import time_over
 from sketchguide.methods import Batch, Built, Method
@@ -71,10 +72,23 @@ def peak_memory(method: Method, batch: Batch) -> int:
     return counter.peak
 
 
+def memory_of(methods: Mapping[str, Built], batch: Batch) -> dict[str, int]:
+    """The `peak_memory` of those methods that do not fail. Raises OutputError."""
+    memory: dict[str, int] = {}
+    for label, built in methods.items():
+        try:
+            memory[label] = peak_memory(built.method, batch)
+        except OutputError:
+            raise
+        except Exception:  # its rows say what it fails of
+            continue
+    return memory
+
+
 def costs(
     methods: Mapping[str, Built], results: Sequence[Result], memory: Mapping[str, int], *, floor: str | None
 ) -> list[Cost]:
-    """One row for each method; `memory` has the `peak_memory` of those that work, `floor` is what to compare with."""
+    """One row for each method; `memory` is what `memory_of` found, `floor` is what to compare with."""
     plain = [result for result in results if result.method == floor]
     rows: list[Cost] = []
     for label, built in methods.items():

@@ -28,6 +28,7 @@ from sketchguide.defaults import STEPS
 from sketchguide.errors import UsageError
 from sketchguide.evaluation.features import BATCH, SqueezeNet
 from sketchguide.evaluation.perturb import PERTURBATIONS, perturb
+from sketchguide.evaluation.sets import GIVEN, OWN
 from sketchguide.extractors import EXTRACTORS
 from sketchguide.images import open_image, to_tensor
 from sketchguide.request import Request
@@ -75,6 +76,10 @@ def digest_of(head: Sequence[Any], *arrays: NDArray[np.float32]) -> str:
     return digest.hexdigest()[:12]
 
 
+OWN_PROMPTS = (
+    "a red apple", "a cat", "a house", "a car", "an umbrella", "a fish", "a guitar", "a tree", "a key", "a star",
+    "a banana", "an airplane",
+)  # fmt: skip
 OWN_BATCH = 25  # pictures of its own that a model makes at once at most, so that larger batches give the same ones
 SCORED = 500  # Quick, Draw! drawings, the first ones, that the embedded model, its parts and judges have not seen
 
@@ -214,6 +219,28 @@ def load_set(name: str, data: Path, *, count: int, size: Size) -> list[Drawing]:
             field="data",
         )
     return spoiled(drawings, kind, size=size) if kind else drawings
+
+
+def load_sets(
+    names: Sequence[str], backbone: Backbone, *, data: Path | None, folder: Path | None, count: int, batch: int
+) -> dict[str, Sequence[Drawing]]:
+    """The sets of these names, `count` drawings of each: those of `load_set` from `data`, and OWN or GIVEN, that are in
+    `folder`, also spoiled. The model makes at most `batch` pictures of its own at once.
+    """
+    sets: dict[str, Sequence[Drawing]] = {}
+    whole: dict[str, list[Drawing]] = {}  # made once, however many ways they are spoiled
+    size = backbone.default_size
+    for name in names:
+        base, kind = split_name(name, (OWN, GIVEN, *SETS))
+        if base in SETS and data is not None:
+            sets[name] = load_set(name, data, count=count, size=size)
+            continue
+        if base == GIVEN and folder is not None:
+            whole[base] = whole.get(base) or given(folder, count=count, size=size)
+        else:
+            whole[base] = whole.get(base) or own_edges(backbone, count=count, prompts=OWN_PROMPTS, batch=batch)
+        sets[name] = spoiled(whole[base], kind, size=size) if kind else whole[base]
+    return sets
 
 
 def split_name(name: str, known: Collection[str] = SETS) -> tuple[str, str]:

@@ -42,6 +42,11 @@ class Row:
     structure: Interval | None = None
     seconds: float | None = None
 
+    @property
+    def lost(self) -> bool:
+        """Whether all its pictures failed."""
+        return bool(self.failed) and not self.drawings
+
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
