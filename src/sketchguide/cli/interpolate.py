@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sketchguide.cli.generate import check_writable, given
-from sketchguide.cli.options import KindOption, PolarityOption, with_options
+from sketchguide.cli.options import KindOption, PolarityOption, given, with_options
+from sketchguide.cli.outputs import check_writable
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.signals import Stopped
 from sketchguide.defaults import INTERPOLATING, SCALE, SEED
