@@ -96,7 +96,7 @@ def command(
         )
     _check_video(output)
     check_writable(output, inputs=[*(sketch or []), *(Path(end) for end in (first, second) if not end.isdecimal())])
-    settings = given(sketch=None, polarity=polarity, like=None, seed=seed, scale=scale, **options)
+    settings = given(seed=seed, scale=scale, **options)
     pictures: list[Image.Image] = []
     with report.progress() as bar:
         task = bar.add_task("Loading", total=None)

@@ -625,10 +625,10 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
 
 def given(
     *,
-    sketch: Path | None,
-    polarity: Polarity | None,
-    like: Path | None,
-    size: str | None,
+    sketch: Path | None = None,
+    polarity: Polarity | None = None,
+    like: Path | None = None,
+    size: str | None = None,
     trim: bool | None = None,
     **options: Any,
 ) -> dict[str, Any]:
