@@ -59,28 +59,40 @@ def edit(
     Raises a SketchguideError; warns (SketchguideWarning) as `generate` does, where what would change does not fit the
     size, and where it is drawn at less than half the picture's resolution.
     """
+    request, backbone = request_of(
+        image, prompt, sketch=sketch, mask=mask, backbone=backbone, predictor=predictor, seed=seed, **settings
+    )
+    return pictures_of(request, backbone=backbone, predictor=predictor)
+
+
+def request_of(
+    image: Image.Image | Picture | str | Path,
+    prompt: str,
+    *,
+    sketch: Sketch | str | Path | None = None,
+    mask: Image.Image | str | Path | None = None,
+    backbone: Backbone | None = None,
+    predictor: LatentPredictor | str | Path | None = None,
+    seed: int | None = None,
+    **settings: Any,
+) -> tuple[Request, Backbone]:
+    """The request that `edit` carries out, and the model for it: `backbone`, or the one that is named, loaded."""
     sketch = None if sketch is None else as_sketch(sketch)
     values = carrying({"seed": random_seed() if seed is None else seed, **settings})
     changes = {name: values.pop(name) for name in EditSettings.model_fields if name in values}
     if mask is not None:
-        changes["mask"] = mask_carried(mask)
-    check(prompt, changes, values, drawn=sketch is not None)
+        changes["mask"] = carried(mask, field="mask", side=MASK_SIDE)
+    _check(prompt, changes, values, drawn=sketch is not None)
     values = named(values, backbone, predictor)
     if changes.get("source") == "generated":
         changes, values = as_made(image, changes, values)
     opened = as_picture(image.image if isinstance(image, Picture) else image, paper="white")
     backbone = backbone or backbone_for(values, sketch, predictor=predictor)
     values["model"] = backbone.name
-    request = prepare(opened, prompt, sketch, backbone, changes=changes, **values)
-    return pictures_of(request, backbone=backbone, predictor=predictor)
+    return _prepared(opened, prompt, sketch, backbone, changes=changes, **values), backbone
 
 
-def mask_carried(mask: Image.Image | str | Path) -> str:
-    """A mask, or its file, as a request carries it."""
-    return carried(mask, field="mask", side=MASK_SIDE)
-
-
-def check(prompt: str, changes: Mapping[str, Any], values: Mapping[str, Any], *, drawn: bool) -> None:
+def _check(prompt: str, changes: Mapping[str, Any], values: Mapping[str, Any], *, drawn: bool) -> None:
     """UsageError for what needs neither the model nor the picture to be known as wrong; `drawn`: there is a sketch."""
     asked = EditSettings.checked(**changes)
     if not drawn and asked.mask is None and asked.margin < 1:
@@ -92,7 +104,7 @@ def check(prompt: str, changes: Mapping[str, Any], values: Mapping[str, Any], *,
     Request.checked(**{"seed": 0, **values, "prompt": prompt})
 
 
-def prepare(
+def _prepared(
     image: Image.Image,
     prompt: str,
     sketch: Sketch | None,

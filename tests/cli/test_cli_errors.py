@@ -18,9 +18,8 @@ import pytest
 from huggingface_hub.utils import logging as hub_logging
 from PIL import Image
 
-from sketchguide.cli import generate, main
+from sketchguide.cli import main
 from sketchguide.cli.report import SYNONYMS, hush_libraries
-from sketchguide.errors import OutputError
 from sketchguide.predictors import LatentPredictor
 
 Run = Callable[..., Any]
@@ -293,23 +292,6 @@ def test_a_pipe_that_nobody_reads_is_left_quietly(arguments: list[str]):
 def test_outputs_that_cannot_be_written(sketchguide: Run, tmp_path: Path, output: str, code: int, words: str):
     (tmp_path / "file.txt").write_text("")
     _fails(sketchguide("generate", "a", "-o", tmp_path / output), code, words)
-
-
-def test_a_folder_without_permission(tmp_path: Path):
-    tmp_path.chmod(0o500)
-    if os.access(tmp_path, os.W_OK):
-        pytest.skip("this user may write everywhere")
-    with pytest.raises(OutputError, match="Permission denied"):
-        generate.check_output(tmp_path / "a.png")
-
-
-def test_a_folder_that_may_not_be_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def denied(*_: object, **__: object) -> bool:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr(Path, "is_dir", denied)
-    with pytest.raises(OutputError, match="Permission denied"):
-        generate.check_output(tmp_path / "a.png")
 
 
 def test_unknown_models(sketchguide: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -14,9 +14,7 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from sketchguide.classifiers import IconClassifier, save_classifier
-from sketchguide.cli.generate import parse_size, slug
 from sketchguide.defaults import MODEL
-from sketchguide.errors import UsageError
 from sketchguide.images import read_png_text, save_png
 from sketchguide.pictures import Picture, recall
 from sketchguide.sketch import Sketch
@@ -486,30 +484,6 @@ def test_a_home_in_which_nothing_can_be_written_is_no_matter(drawing: Path, tmp_
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert recall(tmp_path / "a.png").request.model == MODEL
-
-
-@pytest.mark.parametrize(
-    ("prompt", "name"),
-    [
-        ("A red apple!", "a-red-apple"),
-        ("../../etc/passwd", "etc-passwd"),
-        ("", "picture"),
-        ("!!!", "picture"),
-        ("Ein Äpfelchen 2", "ein-äpfelchen-2"),
-        ("x" * 300, "x" * 40),
-        ("a very long prompt that would make an unwieldy file name", "a-very-long-prompt-that-would-make-an"),
-    ],
-)
-def test_slug(prompt: str, name: str):
-    assert slug(prompt) == name
-
-
-def test_parse_size():
-    assert parse_size("512x768") == (512, 768)
-    assert parse_size("64×32") == (64, 32)
-    for wrong in ("512", "512x", "-1x5", "axb", "1e3x5", "٣x٣"):
-        with pytest.raises(UsageError, match="width x height"):
-            parse_size(wrong)
 
 
 def test_an_empty_prompt_is_told_of(sketchguide: Run, quick: list[str], tmp_path: Path):

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from sketchguide.cli.generate import MOVABLE, Job, carry_out, check_output, given, named_in
-from sketchguide.cli.options import INPUT, OutputOption, PolarityOption, with_options
+from sketchguide.cli.job import MOVABLE, Job, carry_out, named_in
+from sketchguide.cli.options import INPUT, OutputOption, PolarityOption, given, with_options
+from sketchguide.cli.outputs import check_output
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.defaults import AMOUNT, MARGIN, MAX_PADDING, SourceKind
 
@@ -95,41 +96,26 @@ def command(
     needed to make it again: sketchguide generate --from.
     """
     report = Report.of(context, as_json=as_json)
-    inputs = (image, sketch, mask, options["like"])
+    like: Path | None = options.pop("like")
     check_output(output)
-    options = given(sketch=None, polarity=None, **options)
-    settings: dict[str, Any] = {
-        "amount": amount,
-        "margin": margin,
-        "source": source,
-        "source_prompt": source_prompt,
-        "padding_mask_crop": padding_mask_crop,
-    }
-    changes = {name: value for name, value in settings.items() if value is not None}
-    with report.progress() as bar:
-        bar.add_task("Loading", total=None)
-        from sketchguide.arguments import backbone_for
-        from sketchguide.editing import check, mask_carried, prepare
-        from sketchguide.images import open_image
-        from sketchguide.sketch import Sketch
-        from sketchguide.translation import as_made
+    settings = given(
+        amount=amount,
+        margin=margin,
+        source=source,
+        source_prompt=source_prompt,
+        padding_mask_crop=padding_mask_crop,
+        **options,
+    )
+    with named_in(image if source == "generated" else None, settings, movable=MOVABLE):
+        with report.progress() as bar:
+            bar.add_task("Loading", total=None)
+            hush_libraries()
+            from sketchguide.editing import request_of
+            from sketchguide.sketch import Sketch
 
-        if sketch is None and polarity is not None:
-            report.warn("--polarity changes nothing without --sketch.")
-        if mask is not None:
-            changes["mask"] = mask_carried(mask)
-        check(prompt, changes, options, drawn=sketch is not None)  # before the model is loaded
-        asked, recipe = options, image if source == "generated" else None
-        if recipe is not None:
-            changes, options = as_made(recipe, changes, options)
-        opened = open_image(image, paper="white")
-        drawing = None if sketch is None else Sketch.open(sketch, polarity=polarity or "auto")
-        hush_libraries()
-        from sketchguide.seeds import random_seed
-
-        with named_in(recipe, asked, movable=MOVABLE):
-            backbone = backbone_for(options, drawing)
-        values = {"seed": random_seed(), **options}
-        request = prepare(opened, prompt, drawing, backbone, changes=changes, **values)
-    with named_in(recipe, asked, movable=MOVABLE):
-        carry_out(Job(request=request, backbone=backbone, inputs=inputs), report, output=output)
+            if sketch is None and polarity is not None:
+                report.warn("--polarity changes nothing without --sketch.")
+            drawing = None if sketch is None else Sketch.open(sketch, polarity=polarity or "auto")
+            request, backbone = request_of(image, prompt, sketch=drawing, mask=mask, like=like, **settings)
+        job = Job(request=request, backbone=backbone, inputs=(image, sketch, mask, like))
+        carry_out(job, report, output=output)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sketchguide.cli.generate import check_writable, given
-from sketchguide.cli.options import KindOption, PolarityOption, with_options
+from sketchguide.cli.options import KindOption, PolarityOption, given, with_options
+from sketchguide.cli.outputs import check_writable
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.cli.signals import Stopped
 from sketchguide.defaults import INTERPOLATING, SCALE, SEED
@@ -96,7 +96,7 @@ def command(
         )
     _check_video(output)
     check_writable(output, inputs=[*(sketch or []), *(Path(end) for end in (first, second) if not end.isdecimal())])
-    settings = given(sketch=None, polarity=polarity, like=None, seed=seed, scale=scale, **options)
+    settings = given(seed=seed, scale=scale, **options)
     pictures: list[Image.Image] = []
     with report.progress() as bar:
         task = bar.add_task("Loading", total=None)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand, TyperOption
@@ -40,9 +41,13 @@ from sketchguide.defaults import (
     WIDEN,
     Polarity,
 )
-from sketchguide.errors import UsageError
+from sketchguide.errors import UsageError, warn
 from sketchguide.files import is_file
 
+if TYPE_CHECKING:
+    from sketchguide.sketch import Sketch
+
+SMALL = 0.1  # of a picture: what fills less of it hardly becomes a thing
 ALONE = ("sketch", "like")  # options of which some would hope that several add up
 
 
@@ -616,3 +621,56 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
         return command
 
     return wrapped
+
+
+def given(
+    *,
+    sketch: Path | None = None,
+    polarity: Polarity | None = None,
+    like: Path | None = None,
+    size: str | None = None,
+    trim: bool | None = None,
+    **options: Any,
+) -> dict[str, Any]:
+    """The options that were given, as fields of a Request. Where the command has `trim`, None being without it, a
+    drawing that fills little of the picture is warned of.
+    """
+    values = {name: value for name, value in options.items() if value is not None}
+    if sketch is not None:
+        from sketchguide.sketch import Sketch
+
+        drawing = Sketch.open(sketch, polarity=polarity or "auto")
+        drawing = drawing.trimmed() if trim else drawing
+        if trim is not None and 0 < drawing.filled < SMALL:
+            _warn_of_small(drawing, sized=size is not None)
+        values["sketch"] = drawing.to_json()
+    if like is not None:
+        from sketchguide.images import carried
+
+        values["like"] = carried(like, field="like")
+    if size is not None:
+        values["size"] = parse_size(size)
+    return values
+
+
+def _warn_of_small(drawing: Sketch, *, sized: bool) -> None:
+    """Say what is to be done about a drawing that fills little of a square picture; `sized`: it need not be square."""
+    fills, long = f"The drawing fills {max(drawing.filled, 0.01):.0%} of the picture", drawing.elongation
+    sides = ("wide", "high", "a wider") if long > 1 else ("high", "wide", "a higher")
+    if drawing.trimmed().filled >= SMALL:
+        warn(f"{fills}; --trim cuts off the paper around it.")
+    elif not sized:
+        times = max(long, 1 / long)
+        warn(
+            "{}: it is {:.0f} times as {} as {}. Crop it to one thing, or give {} --size.".format(fills, times, *sides)
+        )
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(width, height) of a text such as 512x768."""
+    found = re.fullmatch(r"(\d{1,6})[x×](\d{1,6})", text.strip(), re.ASCII | re.IGNORECASE)
+    if found is None:
+        raise UsageError(
+            f"size is {text!r}; it must be width x height in pixels.", hint="For example --size 512x768.", field="size"
+        )
+    return int(found[1]), int(found[2])

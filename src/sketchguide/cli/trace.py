@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sketchguide.cli.generate import check_writable
+from sketchguide.cli.outputs import check_writable
 from sketchguide.cli.report import JsonFlag, Report
 from sketchguide.errors import UsageError
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from sketchguide.cli.generate import MOVABLE, Job, carry_out, check_output, given, named_in
-from sketchguide.cli.options import KindOption, OutputOption, PolarityOption, SketchOption, with_options
+from sketchguide.cli.job import MOVABLE, Job, carry_out, named_in
+from sketchguide.cli.options import KindOption, OutputOption, PolarityOption, SketchOption, given, with_options
+from sketchguide.cli.outputs import check_output
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
 from sketchguide.defaults import ALPHA, NEAR, RECURRENCE, SHARE, TAU_A, TAU_F, Branches, Decay, SourceKind, Start
 
