@@ -69,7 +69,7 @@ PARTS: Mapping[str, Part] = {
     LGP: _predictor(PICTURES),
     OWN: Part(
         "picture-341.png",
-        ("sketchguide", "generate", "--prompts", "benchmarks/things.txt", "--seed", "1", "-o"),
+        ("sketchguide", "generate", "--prompts", "benchmarks/things.txt", "--model", "icons-64", "--seed", "1", "-o"),
         within="picture.png",
     ),
     LGP_OF_OWN: _predictor(OWN),
@@ -118,15 +118,30 @@ def bench(
     return Table(about, {"": _bench(methods, sets, sketches, 1, batch, compare)}, sheet=sheet)
 
 
+def by_model(about: str, models: Mapping[str, Sequence[str]], *, sketches: int) -> Table:
+    """The methods of each model with one picture of each Quick, Draw! drawing, in a run for each."""
+    runs = {
+        model: _bench(methods, ("quickdraw",), sketches, 1, 50, (), model=model) for model, methods in models.items()
+    }
+    return Table(about, runs)
+
+
 def _bench(
-    methods: Sequence[str], sets: Sequence[str], sketches: int, seeds: int, batch: int, compare: Sequence[str]
+    methods: Sequence[str],
+    sets: Sequence[str],
+    sketches: int,
+    seeds: int,
+    batch: int,
+    compare: Sequence[str],
+    *,
+    model: str = "icons-64",
 ) -> Run:
     data = ("--data", "{shared}/data", "--weights", "{shared}/weights", *JUDGED)
     many = ("--sketches", str(sketches), "--seeds", str(seeds), "--batch", str(batch))
     chosen = [word for name in sets for word in ("--set", name)]
     chosen += [word for name in methods for word in ("--method", name)]
     beside = [word for name in compare for word in ("--compare", name)]
-    command = ("sketchguide", "bench", *data, *many, *chosen, *beside, "-o")
+    command = ("sketchguide", "bench", *data, *many, *chosen, *beside, "--model", model, "-o")
     return Run(command, table="table", figures="summary")
 
 
@@ -169,6 +184,11 @@ TABLES: Mapping[str, Table] = {
         of_icons=WIDER,
         compare=("lgp", EVERY_STEP),
         sheet=Sheet("quickdraw", "quickdraw.png", "follow-quickdraw.png"),
+    ),
+    "larger": by_model(
+        "twice as many pixels from the same latents",
+        {"icons-64": ("text", "lgp"), "icons-128": ("text", "lgp", "lgp-paper")},
+        sketches=200,
     ),
     "even": by_set("how evenly the pull is shared", "text", "lgp", "lgp:even=0.6", "lgp-paper", sets=FREE_HAND),
     "peers-time": bench(

@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch.testing._internal.two_tensor import TwoTensor
 from transformers import CLIPConfig, CLIPImageProcessor
 
-from sketchguide import generate, loading
+from sketchguide import Sketch, generate, loading
 from sketchguide.attention import SketchAttention
 from sketchguide.backbones.tiny import (
     tiny_flux,
@@ -685,6 +685,23 @@ def test_every_shipped_part_fits_the_shipped_model() -> None:
         torch.zeros(1, 1, 64, 64),
     )
     assert told.name == backbone.name
+
+
+def test_the_larger_model_draws_as_the_smaller_one_and_follows_with_its_parts(
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    drawing = Sketch.open(Path(__file__).parents[1] / "examples" / "sketches" / "apple.svg")
+    pictures: list[torch.Tensor] = []
+    for name, side in (("icons-64", 64), ("icons-128", 128)):
+        backbone = load_backbone(name, device="cpu")
+        (picture,) = generate("a red apple", backbone=backbone, seed=7)
+        assert picture.image.size == (side, side)
+        pictures.append(to_tensor([picture.image], size=(64, 64)))
+    assert (pictures[1] - pictures[0]).abs().mean() < 0.04
+    settings = {"attention": "icons-64-parts", "class_name": "apple", "tries": 2, "sketch_loss": 0.5}
+    (followed,) = generate("a red apple", sketch=drawing, backbone=backbone, seed=7, steps=8, **settings)
+    assert set(followed.recipe.made_with) >= {"predictor", "attention", "classifier", "recogniser", "sketcher"}
+    assert not recwarn
 
 
 @pytest.mark.parametrize("thing", ["apple", "fish"])

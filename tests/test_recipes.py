@@ -14,12 +14,14 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+from diffusers import AutoencoderKL
 from PIL import Image, ImageDraw
 from safetensors.torch import load_file
 from skimage.metrics import peak_signal_noise_ratio
 
 from sketchguide import generate, load_backbone
 from sketchguide.classifiers import load_classifier
+from sketchguide.images import to_tensor
 from sketchguide.shipped import EMBEDDED
 from sketchguide.training.checkpoints import Checkpoints
 from support import load_script
@@ -105,6 +107,53 @@ def test_a_model_is_trained_in_stages_that_go_on_where_they_stopped(
     assert changed == {"decoder", "post_quant_conv"}  # the denoiser and predictors rest on the first half
     (picture,) = generate("red apple", backbone=load_backbone(tmp_path / "pipeline"), steps=1, seed=1)
     assert picture.image.size == (size, size)
+
+
+@pytest.fixture(scope="module")
+def larger(train: ModuleType) -> Iterator[ModuleType]:
+    del train  # its folder is on the path
+    with pytest.MonkeyPatch.context() as patch:
+        yield load_script(FOLDER / "larger.py", patch)
+
+
+@torch.no_grad()
+def test_a_larger_autoencoder_begins_as_the_smaller_one_enlarged(larger: ModuleType) -> None:
+    small = AutoencoderKL.from_pretrained(EMBEDDED / "icons-64" / "vae", dtype=torch.float32).eval()
+    large = larger.enlarged(small).eval()
+    (picture,) = generate("a house", backbone=load_backbone("icons-64"), seed=1, steps=8)
+    pixels = to_tensor([picture.image])
+    latent = small.encode(pixels).latent_dist.mode()
+    made, before = large.decode(latent).sample, small.decode(latent).sample
+    assert made.shape == (1, 3, 128, 128)
+    assert (torch.nn.functional.avg_pool2d(made, 2) - before).abs().mean() < 0.03
+    found = large.encode(torch.nn.functional.interpolate(pixels, scale_factor=2)).latent_dist.mode()
+    assert (found - latent).square().mean() < 0.02
+
+
+def test_a_larger_autoencoder_is_trained_and_goes_on(
+    train: ModuleType, larger: ModuleType, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shape = dataclasses.replace(train.SHAPES[64], autoencoder=(16, 16, 16))
+    monkeypatch.setitem(train.SHAPES, 64, shape)
+    small = train.build_autoencoder(64)
+    AutoencoderKL.from_config({**small.config, "sample_size": 16}).save_pretrained(tmp_path / "start" / "vae")
+    run, asked = tmp_path / "run", ["--data", str(data), "--start", str(tmp_path / "start"), "--styles", "noto"]
+    monkeypatch.setattr(sys, "argv", ["larger.py", *asked, "--out", str(run), "--batch", "8"])
+    steps: list[int] = []
+    for _ in range(2):
+        counted = itertools.count()
+        monkeypatch.setattr(larger.Run, "progress", property(lambda _, counted=counted: min(1.0, next(counted) / 11)))
+        larger.main()
+        kept = Checkpoints(run / "larger").latest()
+        assert kept is not None
+        steps.append(kept.step)
+    assert 0 < steps[0] < steps[1]
+    trained = AutoencoderKL.from_pretrained(run / "vae")
+    assert trained.config["sample_size"] == 32
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert {"psnr_before", "psnr_of_its_latents", "psnr_of_own_latents"} <= set().union(*log)
+    with Image.open(run / "larger.png") as sheet:
+        assert sheet.size == (8 * 34 + 2, 12 * 34 + 2)
 
 
 @pytest.mark.parametrize("focus", [0.0, 2.0])
@@ -353,5 +402,5 @@ def test_the_words_of_a_model_are_those_of_its_captions(data: Path, monkeypatch:
 
 @pytest.mark.shared
 def test_the_words_that_ship_are_those_of_the_data(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (shipped,) = json.loads((EMBEDDED / "words.json").read_text()).values()
-    assert shipped == load_script(FOLDER / "words.py", monkeypatch).words(shared / "data")
+    of_data = load_script(FOLDER / "words.py", monkeypatch).words(shared / "data")
+    assert list(json.loads((EMBEDDED / "words.json").read_text()).values()) == [of_data, of_data]

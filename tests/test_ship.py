@@ -12,8 +12,16 @@ from safetensors.torch import load_file, save_file
 
 from sketchguide import load_backbone, load_predictor
 from sketchguide.backbones.tiny import tiny_stable_diffusion
-from sketchguide.classifiers import IconClassifier, load_classifier, save_classifier
-from sketchguide.shipped import shipped
+from sketchguide.classifiers import (
+    ClassifierConfig,
+    IconClassifier,
+    LatentClassifier,
+    load_classifier,
+    save_classifier,
+)
+from sketchguide.errors import SketchguideWarning
+from sketchguide.shipped import find_part, shipped
+from sketchguide.sketchers import Sketcher, SketcherConfig
 from sketchguide.training.card import model_card
 from sketchguide.training.predictor import PredictorTraining
 from support import MakePredictor, load_script
@@ -85,6 +93,41 @@ def test_a_decoder_takes_the_place_of_the_shipped_one(ship: Callable[..., Path],
     for _ in range(2):  # shipped again, its minutes count no second time
         assert json.loads((models / "small" / "training.json").read_text())["autoencoder_minutes"] == 11
         ship("--decoder", tmp_path / "decoder")
+
+
+def test_a_larger_autoencoder_makes_another_model_of_the_same_latents(
+    ship: Callable[..., Path], run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = ship("--run", run)
+    small = load_backbone("small")
+    monkeypatch.syspath_prepend(str(SCRIPT.parent))
+    larger = load_script(SCRIPT.with_name("larger.py"), monkeypatch)
+    larger.enlarged(tiny_stable_diffusion().vae).save_pretrained(tmp_path / "larger" / "vae")
+    (tmp_path / "larger" / "log.jsonl").write_text('{"stage": "larger", "minutes": 8.1}\n')
+    channels, family = small.latent_channels, small.family
+    config = ClassifierConfig(
+        classes=("a", "b"), latent_channels=channels, stride=small.stride, family=family, backbone="small"
+    )
+    (tmp_path / "parts").mkdir()
+    LatentClassifier(config).save(tmp_path / "parts" / "latent-classifier.safetensors")
+    Sketcher(SketcherConfig(styles=("pen",))).save(tmp_path / "parts" / "sketcher.safetensors")
+    for part in ("latent-classifier", "sketcher"):
+        (tmp_path / "parts" / f"{part}-report.json").write_text("{}")
+    ship("--parts", tmp_path / "parts")
+    ship("--larger", tmp_path / "larger", "--of", "small", "--name", "large")
+    large = load_backbone("large")
+    assert large.default_size == tuple(2 * side for side in small.default_size)
+    assert "Latents**: those of small" in (models / "large" / "README.md").read_text()
+    assert json.loads((models / "large" / "training.json").read_text())["autoencoder_minutes"] == 11
+    assert not any(str(models) in file.read_text() for file in (models / "large").rglob("*.json"))
+    unets = [load_file(next((models / name / "unet").glob("*.safetensors"))) for name in ("small", "large")]
+    assert all(torch.equal(one, unets[1][name]) for name, one in unets[0].items())
+    LatentClassifier.load(find_part(None, "latent-classifier", field="class", model="large")).check_fits(large)
+    assert find_part(None, "sketcher", field="sketcher", model="large").parent.name == "small-parts"  # no warning
+    with pytest.warns(SketchguideWarning, match="was trained for small, not for other"):
+        find_part(None, "sketcher", field="sketcher", model="other")
+    for one in shipped():
+        one.verify()
 
 
 @pytest.mark.parametrize(

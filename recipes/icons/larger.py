@@ -143,7 +143,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--minutes", type=float, default=60, help="training time over all sessions")
     parser.add_argument("--rate", type=float, default=1e-3, help="learning rate")
-    parser.add_argument("--decay", type=float, default=0.5, help="last part of the time in which the rate falls to zero")
+    parser.add_argument(
+        "--decay", type=float, default=0.5, help="last part of the time in which the rate falls to zero"
+    )
     parser.add_argument("--critic", type=float, default=0.5, help="how much a critic has to say, beside the pixels")
     parser.add_argument("--styles", type=lambda text: tuple(text.split(",")), default=("fluent3d", "noto"))
     args = parser.parse_args()

@@ -19,6 +19,7 @@ from sketchguide.request import Request
 from sketchguide.walking import walk
 
 BATCH = 25
+SIDE = 128  # pixels of each on the sheet
 
 
 def prompts(data: Path) -> list[str]:
@@ -46,8 +47,7 @@ def main() -> None:
         some = texts[first : first + BATCH]
         *_, last = walk(request, backbone, prompts=some, seeds=[args.seed] * len(some))
         images += to_images(backbone.decode(last.latent))
-    side = images[0].width
-    enlarged = [image.resize((2 * side, 2 * side)) for image in images]
+    enlarged = [image.resize((SIDE, SIDE)) for image in images]
     save_png(sheet(enlarged, columns=10, labels=texts), args.out)
 
 

@@ -104,6 +104,8 @@ def ship_larger(run: Path, of: str, name: str, hardware: str) -> None:
     """The model `of` with the autoencoder of a run of larger.py, which is for its latents."""
     autoencoder = AutoencoderKL.from_pretrained(run / "vae", dtype=torch.bfloat16)
     pipeline = StableDiffusionPipeline.from_pretrained(MODELS / of, dtype=torch.bfloat16, vae=autoencoder)
+    pipeline.register_to_config(_name_or_path=of)  # not where that lies on this machine
+    pipeline.unet.register_to_config(_name_or_path=f"{of}/unet")
     target = MODELS / name
     shutil.rmtree(target, ignore_errors=True)
     pipeline.save_pretrained(target, safe_serialization=True)
@@ -111,6 +113,20 @@ def ship_larger(run: Path, of: str, name: str, hardware: str) -> None:
     training = json.loads((MODELS / of / "training.json").read_text())
     training["autoencoder_minutes"] += round(max(line["minutes"] for line in log))
     write_card(target, name, hardware, training | {"latents_of": of})
+    ship_latent_classifier(of, name)
+
+
+def ship_latent_classifier(of: str, name: str) -> None:
+    """What judges latents of the model `of`, for one of larger pictures from the same latents."""
+    source, target = MODELS / f"{of}-parts", MODELS / f"{name}-parts"
+    target.mkdir(exist_ok=True)
+    tensors, header = read_weights(source / "latent-classifier.safetensors", field="parts")
+    config = json.loads(header["sketchguide"])
+    config |= {"backbone": name, "stride": 2 * config["stride"]}
+    header |= {"sketchguide": json.dumps(config)}
+    write_weights(tensors, target / "latent-classifier.safetensors", metadata=header, field="parts")
+    shutil.copy(source / "latent-classifier-report.json", target)
+    (target / "README.md").write_text(KIN_PARTS_CARD.format(name=name, of=of) + LICENCE, encoding="utf-8")
 
 
 def write_card(target: Path, name: str, hardware: str, training: dict[str, Any]) -> None:
@@ -179,6 +195,18 @@ serves for what the model draws. Drawings by people are
 of The Quick, Draw! Dataset © Google (CC BY 4.0). Weights are kept in bfloat16.
 
 {parts}
+
+"""
+
+KIN_PARTS_CARD = """---
+license: cc-by-4.0
+library_name: sketchguide
+tags: [sketchguide, icons]
+---
+# Parts for {name}
+
+The latent classifier of {of}-parts, for classifier guidance: {name} has the latents of {of}. What looks at pictures and
+drawings is that of {of}-parts.
 
 """
 

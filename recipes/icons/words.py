@@ -1,6 +1,6 @@
-"""The names that stood in the captions of a model, so that a prompt with none of them can be told of.
+"""The names that stood in the captions of the models, so that a prompt with none of them can be told of.
 
-python recipes/icons/words.py --data ../shared/data --model icons-64 --out src/sketchguide/models/words.json
+python recipes/icons/words.py --data ../shared/data --out src/sketchguide/models/words.json
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ def words(data: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"))
-    parser.add_argument("--model", default="icons-64")
+    parser.add_argument("--models", nargs="+", default=["icons-64", "icons-128"], help="of the same captions")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    known = {fingerprint_of_model(load_backbone(args.model)): words(args.data)}
+    known = {fingerprint_of_model(load_backbone(model)): words(args.data) for model in args.models}
     args.out.write_text(json.dumps(known, indent=1) + "\n")
 
 

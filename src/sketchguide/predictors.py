@@ -180,7 +180,7 @@ class LatentPredictor(nn.Module):
             if path not in here or here[path].channels != count
         ]
         detail = f" Taps that differ: {'; '.join(wrong[:3])}." if wrong else ""
-        if config.reads == "ink" and config.stride != backbone.stride:
+        if config.reads == "ink" and backbone.stride % config.stride:
             detail += f" Its latent pixels are {config.stride} pixels wide, here they are {backbone.stride}."
         if config.family != backbone.family or config.latent_channels != backbone.latent_channels or detail:
             raise MismatchError(

@@ -68,8 +68,8 @@ def find_part(name: str | Path | None, part: str, *, field: str, model: str | No
     """The file of a trained part: `name` itself, the one in that folder, or the one shipped under that name; None means
     the one that is shipped.
 
-    `part` is what `sketchguide component` calls it, or RECOGNISER. Raises ModelNotFoundError, naming `field`. None finds
-    rather what was trained for `model`; warns (SketchguideWarning) where that is for another one.
+    `part` is what `sketchguide component` calls it, or RECOGNISER. None finds rather what was trained for `model`, and
+    warns (SketchguideWarning) where there is only one for another model. Raises ModelNotFoundError, naming `field`.
     """
     file = f"{part}.safetensors"
     kind = "classifier" if part == RECOGNISER else part
@@ -116,9 +116,11 @@ def find_features(name: str | None, part: str, *, field: str, model: str | None 
 
 
 def own_predictor(model: str, reads: Reads = "ink") -> str:
-    """The name of the predictor that ships with the model of that name; UsageError where there is none."""
-    name = shipped_predictor(model, reads)
-    if not has_predictor(model, reads):
+    """The name of the predictor that ships with the model of that name, or with one that draws from the same latents;
+    UsageError where there is none.
+    """
+    name = _predictor_of(model, reads)
+    if name is None:
         raise UsageError(
             f"{model!r} has no predictor of its own{'' if reads == 'ink' else ' that reads latents'}.",
             hint=f"Train one: `sketchguide train --model … --data … --reads {reads} -o …`, and name it as predictor; "
@@ -129,8 +131,14 @@ def own_predictor(model: str, reads: Reads = "ink") -> str:
 
 
 def has_predictor(model: str, reads: Reads = "ink") -> bool:
-    """Whether a predictor ships with the model of that name."""
-    return any(one.name == shipped_predictor(model, reads) for one in shipped())
+    """Whether `own_predictor` finds one."""
+    return _predictor_of(model, reads) is not None
+
+
+def _predictor_of(model: str, reads: Reads) -> str | None:
+    there = {one.name for one in shipped()}
+    names = [shipped_predictor(one, reads) for one in (model, _kin_of(model)) if one is not None]
+    return next((name for name in names if name in there), None)
 
 
 def shipped_predictor(model: str, reads: Reads) -> str:

@@ -198,6 +198,8 @@ def test_env_hides_the_home_folder(monkeypatch: pytest.MonkeyPatch):
 def test_models_lists_what_comes_with_the_package(sketchguide: Run):
     found = {one["name"]: one for one in sketchguide("models", "--json").json["models"] if one["where"] == "shipped"}
     assert {name: one["kind"] for name, one in found.items()} == {
+        "icons-128": "model",
+        "icons-128-parts": "parts",
         "icons-64": "model",
         "icons-64-edges": "predictor",
         "icons-64-edges-latent": "predictor",

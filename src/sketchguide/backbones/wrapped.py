@@ -12,6 +12,7 @@ import diffusers
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sketchguide.attention import SketchAttention
 from sketchguide.backbones.base import Backbone, Condition
@@ -110,7 +111,8 @@ def with_sketch_attention(
 ) -> SketchAttentionBackbone:
     """`backbone`, whose self-attention sees the tokens of a drawing too (DiffSketching, 2305.18812).
 
-    `ink` (B or 1, 1, H, W) in [0, 1], ink 1. Everything else is as in `with_controlnet`. The drawing is looked at once.
+    `ink` (B or 1, 1, H, W) in [0, 1], ink 1; of pictures larger than those it learned from, yet from as large latents,
+    it sees the mean. Everything else is as in `with_controlnet`. The drawing is looked at once.
     """
     return SketchAttentionBackbone(backbone, attention.eval().requires_grad_(False), ink, scale, window)
 
@@ -166,7 +168,7 @@ class SketchAttentionBackbone(Told):
                     hint="Train one for this model: sketchguide component sketch-attention.",
                     field="attention",
                 )
-        if config.pixels != self.inner.stride:
+        if self.inner.stride % config.pixels:
             raise MismatchError(
                 f"This sketch attention is for latents smaller than pictures by {config.pixels} and does not fit "
                 f"{self.inner.name!r}, whose are by {self.inner.stride}.",
@@ -176,7 +178,8 @@ class SketchAttentionBackbone(Told):
             raise UsageError(
                 f"The image has {self.image.shape[1]} channels; sketch attention takes 1, the ink.", field="image"
             )
-        object.__setattr__(self, "tokens", self.control.encode(self.image))
+        ink = F.avg_pool2d(self.image, self.inner.stride // config.pixels)
+        object.__setattr__(self, "tokens", self.control.encode(ink))
 
     @contextmanager
     def _telling(self, latent: Tensor, times: Tensor, condition: Condition) -> Generator[Condition]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d, avg_pool2d
 
 from sketchguide.backbones.base import Backbone
 from sketchguide.controls.base import Step, Strength
@@ -132,7 +133,7 @@ def target_of(
 ) -> tuple[Tensor, Tensor]:
     """What `predictor` should read off a picture of the drawing, and the weights (1, 1, its height and width): the
     target E(e) (1, C, h, w) of the map, ink white on black as in the paper, or for a predictor of ink the map
-    (1, 1, H, W) itself.
+    (1, 1, H, W) itself; where pictures are larger than those it learned from, yet from as large latents, its mean.
 
     `blank` (0..1) is the weight of paper, ink being 1 (in Voynov et al. both weigh the same): a drawing says where
     lines are, and less surely where none are. `widen`, at least 1, is as in `SpatialMap.widened`: within a wider line
@@ -144,6 +145,7 @@ def target_of(
         for values in (drawing.ink, drawing.weight * (blank + (1 - blank) * drawing.ink))
     )
     if predictor.config.reads == "ink":
-        return ink, weight
+        finer = backbone.stride // predictor.config.stride
+        return avg_pool2d(ink, finer), avg_pool2d(weight, finer)
     target = backbone.encode(from_ink(ink))
-    return target, torch.nn.functional.adaptive_avg_pool2d(weight, (target.shape[-2], target.shape[-1]))
+    return target, adaptive_avg_pool2d(weight, (target.shape[-2], target.shape[-1]))
