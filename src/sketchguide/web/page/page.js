@@ -53,6 +53,7 @@ let lines = blank(); // that drawing
 let notes = []; // what was said of the file that was opened last
 let opened = null; // that file where it is a picture: {file, how}
 let promptless = false; // it was said that there is no prompt
+let refused = -Infinity; // when a setting was: the click that took the focus from it must not draw over the message
 let looking = false; // at another picture than the one that is being made
 let warned = ""; // the warnings of a picture that are on display
 let closed = ""; // those that were closed: the next strokes bring them again
@@ -620,7 +621,10 @@ const known = (given) =>
 function fits(input, name) {
   const right = input.checkValidity();
   if (right) say([]);
-  else tell([`${name} must be ${allowed(input)}.`], { error: true });
+  else {
+    tell([`${name} must be ${allowed(input)}.`], { error: true });
+    refused = performance.now();
+  }
   return right;
 }
 
@@ -757,6 +761,7 @@ function wire() {
   $("size").oninput = ({ target }) => (sizes[inHand()] = Number(target.value));
   $("ask").onsubmit = (event) => {
     event.preventDefault();
+    if (performance.now() - refused < 500) return;
     draw();
   };
   $("stop").onclick = stop;
