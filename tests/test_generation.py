@@ -178,8 +178,13 @@ def test_a_recipe_names_what_was_loaded_already(predictor: LatentPredictor, tmp_
         (named,) = generate("a cat", sketch=CROSS, backbone=backbone, predictor=name, seed=1, steps=2, size=SIZE)
         assert named.request == picture.request
         assert np.array_equal(pixels(named.image), pixels(picture.image))
-    with pytest.raises(UsageError, match="must be a loaded model"):
-        generate("a cat", backbone="icons-64", seed=1)  # type: ignore[arg-type]
+    for wrong in ("icons-64", 5):
+        with pytest.raises(UsageError, match="must be a loaded model"):
+            generate("a cat", backbone=wrong, seed=1)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="predictor is '5'; it must be a loaded predictor, or the name of one"):
+        generate("a cat", backbone=backbone, predictor=5, seed=1)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="The model is a int; it must be a name"):
+        load_backbone(5)  # type: ignore[arg-type]
 
 
 def test_a_recipe_tells_other_levels_and_a_wrapped_model_apart() -> None:

@@ -101,6 +101,7 @@ def test_bad_values_are_named(field: str, value: Any) -> None:
     [
         ("size", (5000, 5000), "size is 5000x5000; each side must be 16 to 4096 pixels."),
         ("size", [15, 64], "size is 15x64; each side must be 16 to 4096 pixels."),
+        ("size", 64, "size is 64; it must be several values, such as (width, height)."),
         ("strength", "hard", "strength is 'hard'; it must be a number."),
         ("strength", 50, "strength is 50; it must be at most 20."),
         ("strength", float("nan"), "strength is nan; it must be finite."),
@@ -118,6 +119,17 @@ def test_a_sentence_says_what_was_given_and_what_is_allowed(field: str, value: A
     with pytest.raises(UsageError) as caught:
         Request.checked(**({"prompt": "a cat", "seed": 7} | {field: value}))
     assert caught.value.message == sentence
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("num_inference_steps", "steps"), ("guidance_scale", "scale"), ("stepz", "steps"), ("mask_image", ""), ("q", "")],
+)
+def test_what_others_call_a_setting_is_told(name: str, meant: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Request.checked(prompt="a cat", seed=7, **{name: 4})
+    assert caught.value.message == f"{name} is 4; there is no such setting."
+    assert caught.value.hint == (f"Did you mean {meant}?" if meant else "")
 
 
 def test_a_missing_prompt_is_named() -> None:

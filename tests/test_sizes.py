@@ -35,6 +35,12 @@ def test_size_511_is_answered_with_the_nearest(tiny: Tiny) -> None:
     assert caught.value.field == "size"
 
 
+def test_a_size_that_takes_hours_is_refused(tiny: Tiny) -> None:
+    assert check_size((512, 512), tiny()) == (512, 512)
+    with pytest.raises(UsageError, match=r"size is 512x576, 72 times the pixels that tiny was trained for; at most 64"):
+        check_size((512, 576), tiny())
+
+
 @pytest.mark.parametrize(
     ("size", "far"), [((64, 64), False), ((64, 80), True), ((64, 96), True), ((32, 64), True), (None, False)]
 )

@@ -474,3 +474,10 @@ def test_dots_and_straight_lines_can_be_trimmed(points: list[list[float]]):
     dot = np.zeros((512, 512), np.float32)
     dot[1:3, 1:3] = 1
     assert not Sketch(raster=dot).trimmed().rasterize(size=(64, 64)).blank
+
+
+def test_a_file_name_in_place_of_a_picture_is_told_of() -> None:
+    with pytest.raises(
+        SketchError, match=r"The picture is a str; it must be a PIL image, which Image.open\(file\) gives"
+    ):
+        Sketch.from_image("cat.png")  # type: ignore[arg-type]

@@ -163,3 +163,14 @@ def test_an_unknown_solver_is_answered_with_the_known_ones(tiny: Tiny) -> None:
 def test_the_models_own_solver_comes_first(tiny: Tiny) -> None:
     assert next(iter(tiny().solvers)) == "ddim"
     assert set(tiny().solvers) == set(SOLVERS)
+
+
+def test_the_names_of_web_uis_are_answered_with_ours() -> None:
+    for said, meant in (
+        ("DPM++ 2M Karras", "dpm++2m-karras"),
+        ("Euler", "euler"),
+        ("Euler Ancestral", "euler-ancestral"),
+    ):
+        with pytest.raises(UsageError) as caught:
+            choose_solver(said)
+        assert caught.value.hint == f"Did you mean {meant}?"

@@ -34,7 +34,7 @@ def named(
     """These fields of a Request with those that name the model and the predictor, as far as what is loaded has a name.
     UsageError where they ask for another dtype than that of the model."""
     names: dict[str, str] = {}
-    if isinstance(backbone, str | Path) or hasattr(backbone, "components"):
+    if backbone is not None and not hasattr(backbone, "predict"):
         raise UsageError(
             f"backbone is {str(backbone)[:60]!r}; it must be a loaded model.",
             hint="Names go to `model`; wrap a pipeline: from_pipe(pipeline).",
@@ -46,10 +46,20 @@ def named(
         _check_dtype(values.get("dtype", "auto"), dtype)
         if dtype in get_args(DType):  # a pipeline that was loaded elsewhere may have any
             names["dtype"] = dtype
+    _check_predictor(predictor)
     name = predictor if predictor is None or isinstance(predictor, str | Path) else predictor.source
     if name is not None:
         names["predictor"] = str(name)
     return {**values, **names}
+
+
+def _check_predictor(given: object) -> None:
+    if not isinstance(given, LatentPredictor | str | Path | None):
+        raise UsageError(
+            f"predictor is {str(given)[:60]!r}; it must be a loaded predictor, or the name of one.",
+            hint="load_predictor(name, backbone) gives one.",
+            field="predictor",
+        )
 
 
 def backbone_for(values: Mapping[str, Any], *sketches: Sketch | None, predictor: object = None) -> Backbone:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
 from sketchguide.errors import UsageError
@@ -97,3 +99,26 @@ IDENTITY = Setting[float](0.4, 0, 1)
 TRAINING_STEPS = Setting[int](300, 1, 10**6)
 TRAINING_BATCH = Setting[int](32, 2, 1024)
 TRAINING_RATE = Setting[float](2e-3, 1e-7, 1)
+
+SYNONYMS: Mapping[str, str] = MappingProxyType(  # what others call settings and options, and what we do
+    {
+        "beta": "strength",
+        "num_inference_steps": "steps",
+        "control_guidance_start": "controlnet_start",
+        "control_guidance_end": "controlnet_end",
+        "mask_image": "mask",
+        "fps": "rate",
+        **dict.fromkeys(("neg", "negative_prompt"), "negative"),
+        **dict.fromkeys(("checkpoint", "ckpt", "base_model"), "model"),
+        **dict.fromkeys(("cfg", "cfg_scale", "guidance", "guidance_scale"), "scale"),
+        **dict.fromkeys(("resolution", "width", "height"), "size"),
+        **dict.fromkeys(("n", "num", "number", "n_iter", "batch_count", "batch_size"), "count"),
+        "num_images_per_prompt": "count",
+        "generator": "seed",
+        **dict.fromkeys(("scheduler", "sampler"), "solver"),
+        **dict.fromkeys(("denoise", "denoising", "denoising_strength"), "amount"),
+        **dict.fromkeys(("control_weight", "controlnet_conditioning_scale"), "controlnet_scale"),
+        **dict.fromkeys(("lora_weight", "lora_strength"), "lora_scale"),
+        **dict.fromkeys(("only_masked", "inpaint_only_masked", "only_masked_padding"), "padding_mask_crop"),
+    }
+)

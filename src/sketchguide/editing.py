@@ -134,7 +134,8 @@ def _prepared(
         message = f"{outside:.0%} of what would change lies outside the part of the picture that makes {made}"
         warn(f"{message}: it stays as it was.")
     if (times := seen.width / size[0]) >= COARSE:
-        finer = "" if padding is not None else " With padding_mask_crop it sees only what changes, and draws it finer."
+        cropping = " With padding_mask_crop it sees only what changes, and draws it finer."
+        finer = "" if padding is not None or kept.margin >= 1 else cropping
         warn(f"{backbone.name} works at {made}: what changes is drawn in that and enlarged {times:.1f} times.{finer}")
     drawing = None if laid is None else laid.to_json()
     return Request.checked(prompt=prompt, sketch=drawing, edit=kept, size=size, **values)

@@ -118,6 +118,7 @@ def as_rgb(
     image: Image.Image, *, name: str = "The picture", field: str = "image", paper: Paper | None = None
 ) -> Image.Image:
     """A PIL picture as `open_image` gives it: of the sizes allowed, upright, RGB, on paper."""
+    _check_is_image(image, name, field=field)
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise _too_large(name, f"{width} × {height}", field=field)
@@ -130,6 +131,12 @@ def as_rgb(
     with suppress(Exception):  # a damaged EXIF block is no reason to refuse the picture
         upright = ImageOps.exif_transpose(image)
     return _rgb(upright, name=name, field=field, paper=paper)
+
+
+def _check_is_image(given: object, name: str, *, field: str) -> None:
+    if not isinstance(given, Image.Image):
+        kind = type(given).__name__
+        raise SketchError(f"{name} is a {kind}; it must be a PIL image, which Image.open(file) gives.", field=field)
 
 
 def as_picture(given: object, *, field: str = "image", paper: Paper | None = None) -> Image.Image:

@@ -473,8 +473,14 @@ def choose_device(device: str) -> torch.device:
     return chosen
 
 
-def _source(name: str | Path) -> str | Path:
+def _source(name: object) -> str | Path:
     """A verified shipped folder, a local folder with a model_index.json, a file, or a hub id."""
+    if not isinstance(name, str | Path):
+        raise UsageError(
+            f"The model is a {type(name).__name__}; it must be a name, a folder or a hub id.",
+            hint="A loaded pipeline goes to from_pipe.",
+            field="model",
+        )
     text = str(name)
     for one in shipped():
         if one.name == text and one.kind == "model":

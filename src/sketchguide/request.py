@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Mapping
+from difflib import get_close_matches
 from types import MappingProxyType
 from typing import Annotated, Any, Self
 
@@ -41,6 +42,7 @@ from sketchguide.defaults import (
     STOP,
     STRENGTH,
     SURE,
+    SYNONYMS,
     TAU_A,
     TAU_F,
     TRIES,
@@ -82,7 +84,7 @@ class Checked(BaseModel):
             return cls(**values)
         except ValidationError as error:
             name = ".".join(part for part in error.errors()[0]["loc"] if isinstance(part, str))
-            raise UsageError(refusal(error, name), field=name) from error
+            raise UsageError(refusal(error, name), hint=_meant(cls, name, error), field=name) from error
 
 
 class LayoutSettings(Checked):
@@ -392,8 +394,18 @@ _RULES: Mapping[str, str] = MappingProxyType(  # what a value must be, by pydant
         **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "it must be a whole number"),
         "string_type": "it must be a text",
         "string_unicode": "it contains broken Unicode",
+        "tuple_type": "it must be several values, such as (width, height)",
     }
 )
+
+
+def _meant(checked: type[Checked], name: str, error: ValidationError) -> str:
+    """A hint: which setting of `checked` may be meant by a `name` that none of them has."""
+    if error.errors()[0]["type"] != "extra_forbidden":
+        return ""
+    known = SYNONYMS.get(name)
+    near = [known] if known in checked.model_fields else get_close_matches(name, checked.model_fields, 1)
+    return f"Did you mean {near[0]}?" if near else ""
 
 
 def refusal(error: ValidationError, name: str) -> str:

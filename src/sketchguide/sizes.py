@@ -8,6 +8,7 @@ from itertools import product
 from sketchguide.backbones.base import Backbone
 from sketchguide.errors import UsageError, warn
 
+MOST_TIMES = 64  # the pixels that a model was trained for: more take hours, and show nothing whole
 MAX_ASPECT = 2.0  # of sizes that are chosen here
 BATCH = 8  # pictures made at once, at most
 _ROOM = 8 * 64 * 64  # latent pixels at once: eight pictures of Stable Diffusion 1.x
@@ -21,6 +22,13 @@ def check_size(size: tuple[int, int], backbone: Backbone) -> tuple[int, int]:
         raise UsageError(
             f"size is {size[0]}x{size[1]}; {backbone.name} has places for {backbone.largest} pixels a side.",
             hint="Take a smaller one.",
+            field="size",
+        )
+    if (times := math.prod(size) / math.prod(backbone.default_size)) > MOST_TIMES:
+        raise UsageError(
+            f"size is {size[0]}x{size[1]}, {times:.0f} times the pixels that {backbone.name} was trained for; at most "
+            f"{MOST_TIMES} times are made.",
+            hint="Take a smaller one, and enlarge the picture elsewhere.",
             field="size",
         )
     nearest = tuple(max(step, round(side / step) * step) for side in size)

@@ -198,5 +198,8 @@ OF_SCHEDULER: Mapping[str, str] = {
 def choose_solver(name: str) -> SolverChoice:
     """The solver called `name`; UsageError lists the ones there are."""
     if name not in SOLVERS:
-        raise UsageError(f"Unknown solver {name!r}.", hint=f"Choose one of: {', '.join(SOLVERS)}.", field="solver")
+        said = name.casefold().replace(" ", "").replace("-", "").replace("_", "")  # as in DPM++ 2M Karras
+        meant = [one for one in SOLVERS if one.replace("-", "") == said]
+        hint = f"Did you mean {meant[0]}?" if meant else f"Choose one of: {', '.join(SOLVERS)}."
+        raise UsageError(f"Unknown solver {name!r}.", hint=hint, field="solver")
     return SOLVERS[name]

@@ -19,7 +19,8 @@ from huggingface_hub.utils import logging as hub_logging
 from PIL import Image
 
 from sketchguide.cli import main
-from sketchguide.cli.report import SYNONYMS, hush_libraries
+from sketchguide.cli.report import hush_libraries
+from sketchguide.defaults import SYNONYMS
 from sketchguide.predictors import LatentPredictor
 
 Run = Callable[..., Any]
@@ -141,6 +142,7 @@ def test_wrong_use(sketchguide: Run, arguments: list[str], words: str):
     [
         (["generate", "a duck", "b.svg"], "If it is the drawing, give it as --sketch b.svg."),
         (["generate", "b.svg"], "If it is the drawing, give it as --sketch b.svg."),
+        (["edit", "a duck", "b.svg"], "The picture comes first: b.svg 'a duck'."),
         (["edit", "a.png", "a duck", "b.svg"], "If it is the drawing, give it as --sketch b.svg."),
         (["translate", "b.svg", "a duck", "b.svg"], "If it is the drawing, give it as --sketch b.svg."),
         (
@@ -212,7 +214,7 @@ def test_a_wrong_option_is_answered_with_the_right_one(sketchguide: Run, argumen
 
 
 def test_options_that_others_call_otherwise_are_there(sketchguide: Run):
-    for option in set(SYNONYMS.values()):
+    for option in {f"--{name.replace('_', '-')}" for name in SYNONYMS.values()}:
         commands = (["generate", "a"], ["edit", "a.png", "a"], ["interpolate", "1", "2"])
         said = [sketchguide(*command, option).err for command in commands]
         assert not all("There is no option" in one for one in said)

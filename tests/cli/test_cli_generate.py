@@ -315,6 +315,17 @@ def test_the_paper_around_a_drawing_can_be_cut_off(
     assert "--trim cuts a drawing, and there is none. Give --sketch" in " ".join(nothing.err.split())
 
 
+def test_the_shipped_model_is_given_drawings_that_fill_the_picture(sketchguide: Run, tmp_path: Path):
+    for name, side in (("large", 330), ("middling", 240)):
+        sheet = Image.new("RGB", (400, 400), "white")
+        ImageDraw.Draw(sheet).ellipse((40, 40, 40 + side, 40 + side), outline="black", width=4)
+        sheet.save(tmp_path / f"{name}.png")
+    asked = ["generate", "an apple", "--steps", "1", "--seed", "1", "-o", tmp_path / "a.png", "--sketch"]
+    small = "of the picture, and icons-64 draws what fills it; --trim cuts off the paper"
+    assert small not in sketchguide(*asked, tmp_path / "large.png").err
+    assert f"fills 36% {small}" in sketchguide(*asked, tmp_path / "middling.png").err
+
+
 def test_a_wide_drawing_is_better_cropped_or_given_a_wide_picture(
     sketchguide: Run, quick: list[str], trained: tuple[Path, Any], tmp_path: Path
 ):
@@ -398,6 +409,10 @@ def test_warnings_call_settings_by_their_options(sketchguide: Run, quick: list[s
         "class_scale",
         "--t2i-adapter-scale",
         "0.5",
+        "--sure",
+        "0.5",
+        "--lora-scale",
+        "0.5",
         "-o",
         tmp_path / "a.png",
     ]
@@ -405,6 +420,8 @@ def test_warnings_call_settings_by_their_options(sketchguide: Run, quick: list[s
     assert "Warning: --class-scale changes nothing without a class." in told
     assert "Warning: --sketcher changes nothing without --sketch-loss." in told
     assert "Warning: --t2i-adapter-scale changes nothing without --t2i-adapter." in told
+    assert "Warning: --sure changes nothing without --tries above 1." in told
+    assert "Warning: --lora-scale changes nothing without --lora." in told
     assert "class_scale changes nothing without a class." in sketchguide(*draw, "--json").json["warnings"]
 
 
@@ -480,7 +497,7 @@ def test_a_home_in_which_nothing_can_be_written_is_no_matter(drawing: Path, tmp_
     environment = {name: value for name, value in os.environ.items() if name not in elsewhere}
     environment |= {"HOME": str(tmp_path / "file" / "home"), "PYTHONUSERBASE": site.getuserbase()}
     command = [sys.executable, "-m", "sketchguide", "generate", "a red apple", "--sketch", str(drawing)]
-    command += ["--steps", "1", "--device", "cpu", "-o", str(tmp_path / "a.png")]
+    command += ["--trim", "--steps", "1", "--device", "cpu", "-o", str(tmp_path / "a.png")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert (done.returncode, done.stderr) == (0, "")
     assert recall(tmp_path / "a.png").request.model == MODEL

@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from sketchguide.sketch import Sketch
 
@@ -46,6 +46,26 @@ def test_what_cannot_be_written_is_refused_at_once(
     assert message in result.err
     assert own.read_bytes() == photo.read_bytes()
     assert list(tmp_path.iterdir()) == [own]
+
+
+def test_without_a_name_it_takes_a_free_one_after_the_pictures(
+    sketchguide: Run, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("My Photo.png").write_bytes(photo.read_bytes())
+    for name in ("my-photo-lines.png", "my-photo-lines-2.png"):
+        assert sketchguide("trace", "My Photo.png", "--json").json["output"] == name
+        assert Path(name).is_file()
+    assert "There is no file nowhere.png" in sketchguide("trace", "nowhere.png").err
+
+
+def test_what_is_drawn_already_is_told_of(sketchguide: Run, photo: Path, tmp_path: Path) -> None:
+    sheet = Image.new("RGB", (200, 200), "white")
+    ImageDraw.Draw(sheet).ellipse((40, 40, 160, 160), outline="black", width=4)
+    sheet.save(tmp_path / "drawn.png")
+    words = "looks drawn already: both sides of its lines are traced. Give it as --sketch."
+    for picture, told in ((tmp_path / "drawn.png", True), (photo, False)):
+        assert (words in sketchguide("trace", picture, "-o", tmp_path / "lines.png").err) == told
 
 
 def test_a_photo_without_an_edge_fails(sketchguide: Run, tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from sketchguide.sketch import Sketch
 
 SMALL = 0.1  # of a picture: what fills less of it hardly becomes a thing
+LOOSE = 1.6  # times as much would be filled without the paper around: the shipped models draw what fills a picture
 ALONE = ("sketch", "like")  # options of which some would hope that several add up
 
 
@@ -61,7 +62,7 @@ class Command(TyperCommand):
         prompt = values.get("prompt")
         said = [prompt] if isinstance(prompt, str) else list(values.get("prompts") or ())
         if {"prompt", "prompts"} & values.keys():
-            self._refuse_files([*said, *left])
+            self._refuse_files([*said, *left], image=values.get("image"))
         if left and isinstance(prompt, str):
             before = [ctx.command_path, *(str(values[name]) for name in ("image",) if name in values)]
             if any(one.name == "prompt" and isinstance(one, TyperOption) for one in self.params):
@@ -78,8 +79,10 @@ class Command(TyperCommand):
                 )
         return super().parse_args(ctx, args)
 
-    def _refuse_files(self, words: Iterable[str]) -> None:
-        """A shell makes of `--sketch *.svg` one drawing and, it would seem, a prompt."""
+    def _refuse_files(self, words: Iterable[str], *, image: object) -> None:
+        """A shell makes of `--sketch *.svg` one drawing and, it would seem, a prompt; and IMAGE and PROMPT may be
+        swapped.
+        """
         for word in words:
             if not Path(word).suffix or not is_file(Path(word)):
                 continue
@@ -87,6 +90,8 @@ class Command(TyperCommand):
             for option in (one for one in self.params if one.name == "sketch"):
                 more = ", and --sketch anew for each other one" if getattr(option, "multiple", False) else ""
                 hint = f"If it is the drawing, give it as --sketch {shlex.quote(word)}{more}."
+            if isinstance(image, str) and not Path(image).suffix:
+                hint = f"The picture comes first: {shlex.quote(word)} {shlex.quote(image)}."
             raise UsageError(f"{word} is a file, and stands where the prompt is.", hint=hint, field="prompt")
 
 
@@ -340,7 +345,7 @@ ClassifierOption = Annotated[
 TriesOption = Annotated[
     int | None,
     typer.Option(
-        help=f"Make a picture up to N times, {TRIES} by default, until it is recognised as what the prompt names. Each "
+        help=f"Make a picture up to N times, {TRIES}, until it is recognised as what the prompt names. Each "
         "time the drawing is followed less; without one it starts from other noise.",
         metavar="N",
         rich_help_panel=GUIDANCE,
@@ -641,8 +646,8 @@ def given(
 
         drawing = Sketch.open(sketch, polarity=polarity or "auto")
         drawing = drawing.trimmed() if trim else drawing
-        if trim is not None and 0 < drawing.filled < SMALL:
-            _warn_of_small(drawing, sized=size is not None)
+        if trim is not None and drawing.filled > 0:
+            _warn_of_small(drawing, sized=size is not None, model=options.get("model") or MODEL)
         values["sketch"] = drawing.to_json()
     if like is not None:
         from sketchguide.images import carried
@@ -653,11 +658,19 @@ def given(
     return values
 
 
-def _warn_of_small(drawing: Sketch, *, sized: bool) -> None:
+def _warn_of_small(drawing: Sketch, *, sized: bool, model: str) -> None:
     """Say what is to be done about a drawing that fills little of a square picture; `sized`: it need not be square."""
+    from sketchguide.shipped import shipped
+
     fills, long = f"The drawing fills {max(drawing.filled, 0.01):.0%} of the picture", drawing.elongation
     sides = ("wide", "high", "a wider") if long > 1 else ("high", "wide", "a higher")
-    if drawing.trimmed().filled >= SMALL:
+    could = drawing.trimmed().filled
+    if could >= LOOSE * drawing.filled and drawing.filled >= SMALL:
+        if any(one.name == model for one in shipped()):
+            warn(f"{fills}, and {model} draws what fills it; --trim cuts off the paper around it.")
+    elif drawing.filled >= SMALL:
+        return
+    elif could >= SMALL:
         warn(f"{fills}; --trim cuts off the paper around it.")
     elif not sized:
         times = max(long, 1 / long)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sketchguide.cli.signals import Stopped
+from sketchguide.defaults import SYNONYMS
 from sketchguide.errors import OutputError, SketchguideError, SketchguideWarning, described
 
 if TYPE_CHECKING:
@@ -32,26 +33,10 @@ JsonFlag = Annotated[
 
 DEBUG = "SKETCHGUIDE_DEBUG"
 SPEED_OVER = 600  # seconds of a progress bar: a step may take minutes, and two are the least that tell a speed
-SETTING = re.compile(r"^[a-z0-9_]+(?= )|(?<= )[a-z0-9]+(?:_[a-z]+)+(?=[ ,:]|\.?$|\. )")  # in messages
-SYNONYMS: Mapping[str, str] = MappingProxyType(  # what others call options, and what we do
-    {
-        "beta": "--strength",
-        "num-inference-steps": "--steps",
-        "control-guidance-start": "--controlnet-start",
-        "control-guidance-end": "--controlnet-end",
-        "mask-image": "--mask",
-        "fps": "--rate",
-        **dict.fromkeys(("neg", "negative-prompt"), "--negative"),
-        **dict.fromkeys(("checkpoint", "ckpt", "base-model"), "--model"),
-        **dict.fromkeys(("cfg", "cfg-scale", "guidance", "guidance-scale"), "--scale"),
-        **dict.fromkeys(("resolution", "width", "height"), "--size"),
-        **dict.fromkeys(("n", "num", "number", "n-iter", "batch-count", "num-images-per-prompt"), "--count"),
-        **dict.fromkeys(("scheduler", "sampler"), "--solver"),
-        **dict.fromkeys(("denoise", "denoising", "denoising-strength"), "--amount"),
-        **dict.fromkeys(("control-weight", "controlnet-conditioning-scale"), "--controlnet-scale"),
-        **dict.fromkeys(("lora-weight", "lora-strength"), "--lora-scale"),
-        **dict.fromkeys(("only-masked", "inpaint-only-masked", "only-masked-padding"), "--padding-mask-crop"),
-    }
+SETTING = re.compile(  # in messages; of one word only where such words stand that nothing else can be meant
+    r"^[a-z0-9_]+(?= )|(?<= )[a-z0-9]+(?:_[a-z]+)+(?=[ ,:]|\.?$|\. )"
+    r"|(?<= without )[a-z]+(?= above|\.?$)|(?<= LoRA as )[a-z]+(?=,)|(?<= leave )[a-z]+(?= at \d)"
+    r"|(?<= with )[a-z]+(?= \d)"
 )
 _ENLARGE = "Enlarge the picture elsewhere, and then: sketchguide edit LARGE.png PROMPT --margin 1 --amount 0.4 "
 ELSEWHERE: Mapping[str, str] = MappingProxyType(  # options of others that no command has, and the way here
@@ -286,12 +271,13 @@ def _other_options(error: Any) -> str:
     said = error.option_name.lstrip("-").replace("_", "-").casefold()
     if said in ELSEWHERE:
         return ELSEWHERE[said]
-    meant = SYNONYMS.get(said, f"--{said}")
-    near = [meant] if _has(own, meant) else [] if said in SYNONYMS else sorted(error.possibilities or ())
+    called = SYNONYMS.get(said.replace("-", "_"))
+    meant = f"--{(called or said).replace('_', '-')}"
+    near = [meant] if _has(own, meant) else [] if called else sorted(error.possibilities or ())
     having = [f"`sketchguide {name}`" for name, command in others.items() if _has(command, meant)]
     hints = [f"Did you mean {' or '.join(near)}?"] if near else []
     if having and not _has(own, meant):
-        hints.append(f"{meant if said in SYNONYMS else 'That'} is an option of {', '.join(having)}.")
+        hints.append(f"{meant if called else 'That'} is an option of {', '.join(having)}.")
     return " ".join(hints)
 
 
