@@ -1,6 +1,6 @@
 """Train an autoencoder of twice as many pixels a side for the latents of a model that is there already.
 
-    python recipes/icons/larger.py --start src/sketchguide/models/icons-64 --out runs/icons-128 --minutes 60
+    python recipes/icons/larger.py --start src/sketchguide/models/icons-64 --out runs/icons-128 --minutes 70
 
 Its decoder learns to draw the artwork at that size from what the smaller encoder makes of it, its encoder to find the
 same latents in the larger picture. So the denoiser and all that was trained on its activations stay as they are.
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import sys
 import time
 from pathlib import Path
 
@@ -22,9 +21,7 @@ from torchvision.utils import save_image
 
 from artwork import Artwork, line_drawings
 from critic import Critic
-from sketchguide.errors import UsageError
-from sketchguide.files import locked
-from train import Average, Optimizer, Run, fast_bfloat16, rate_factor, reconstruction_loss, spoil
+from train import Average, Optimizer, Run, alone, fast_bfloat16, rate_factor, reconstruction_loss, spoil
 
 WIDTH = 32  # channels at the new resolution
 
@@ -148,12 +145,7 @@ def main() -> None:
     )
     parser.add_argument("--critic", type=float, default=0.5, help="how much a critic has to say, beside the pixels")
     parser.add_argument("--styles", type=lambda text: tuple(text.split(",")), default=("fluent3d", "noto"))
-    args = parser.parse_args()
-    try:
-        with locked(args.out):
-            train(args)
-    except UsageError as error:
-        sys.exit(str(error))
+    alone(train, parser.parse_args())
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import math
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -733,7 +733,11 @@ def main() -> None:
         parser.error("--plain and --people are shares of the same pictures: together at most 1")
     if args.stage == "decoder" and args.start is None:
         parser.error("decoder needs --start: the pipeline folder whose decoder is to learn more")
-    train = train_diffusion if args.stage == "diffusion" else train_autoencoder
+    alone(train_diffusion if args.stage == "diffusion" else train_autoencoder, args)
+
+
+def alone(train: Callable[[argparse.Namespace], None], args: argparse.Namespace) -> None:
+    """`train` while no other run is at work in `args.out`; exits where it is refused."""
     try:
         with locked(args.out):
             train(args)

@@ -665,11 +665,9 @@ def _warn_of_small(drawing: Sketch, *, sized: bool, model: str) -> None:
     fills, long = f"The drawing fills {max(drawing.filled, 0.01):.0%} of the picture", drawing.elongation
     sides = ("wide", "high", "a wider") if long > 1 else ("high", "wide", "a higher")
     could = drawing.trimmed().filled
-    if could >= LOOSE * drawing.filled and drawing.filled >= SMALL:
-        if any(one.name == model for one in shipped()):
+    if drawing.filled >= SMALL:
+        if could >= LOOSE * drawing.filled and any(one.name == model for one in shipped()):
             warn(f"{fills}, and {model} draws what fills it; --trim cuts off the paper around it.")
-    elif drawing.filled >= SMALL:
-        return
     elif could >= SMALL:
         warn(f"{fills}; --trim cuts off the paper around it.")
     elif not sized:

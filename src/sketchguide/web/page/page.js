@@ -620,11 +620,9 @@ const known = (given) =>
 // Whether what was entered can be; where it cannot, that is said.
 function fits(input, name) {
   const right = input.checkValidity();
+  refused = right ? -Infinity : performance.now();
   if (right) say([]);
-  else {
-    tell([`${name} must be ${allowed(input)}.`], { error: true });
-    refused = performance.now();
-  }
+  else tell([`${name} must be ${allowed(input)}.`], { error: true });
   return right;
 }
 
