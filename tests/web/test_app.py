@@ -221,6 +221,16 @@ def test_drawings_are_read(client: TestClient):
         assert answer.json()["error"]["message"].startswith("The ")
 
 
+def test_a_drawing_without_the_paper_around_it(client: TestClient):
+    drawing = Sketch.from_strokes([[(0.4, 0.4), (0.6, 0.4), (0.6, 0.6)]]).to_json()
+    kept, trimmed = (
+        Sketch.from_json(client.post(f"/api/sketches?trim={trim}", json=drawing).json()["sketch"])
+        for trim in ("false", "true")
+    )
+    assert kept.to_json() == drawing
+    assert trimmed.to_json() == Sketch.from_json(drawing).trimmed().to_json() != drawing
+
+
 def test_which_is_ink_in_a_picture_can_be_said(client: TestClient):
     picture = Image.new("RGB", (64, 64), "white")
     picture.paste("black", (0, 30, 64, 34))

@@ -259,6 +259,50 @@ def test_undo_redo_clear(page: Page):
     assert page.locator("#redo").is_disabled()
 
 
+def reach(page: Page) -> list[float]:
+    """Left, right, top and bottom of the lines on the paper, as parts of it."""
+    across, down = zip(*(point for stroke in strokes(page) for point in stroke["points"]), strict=True)
+    return [min(across), max(across), min(down), max(down)]
+
+
+def test_a_small_drawing_is_made_to_fill_the_paper(page: Page):
+    assert page.locator("#enlarge").is_disabled()
+    page.uncheck("#live")
+    draw_line(page, (0.1, 0.1), (0.3, 0.1), (0.3, 0.2))
+    page.click("#enlarge")
+    comes_true(page, "JSON.parse(localStorage.getItem('sketchguide')).drawing.strokes[0].points[0][0] < 0.09")
+    left, right, top, bottom = reach(page)
+    assert (left, right) == (pytest.approx(0.07, abs=0.02), pytest.approx(0.93, abs=0.02))
+    assert (top + bottom) / 2 == pytest.approx(0.5, abs=0.01)
+    assert bottom - top == pytest.approx((right - left) / 2, abs=0.02)
+    painted(page, 0.5, (1 - (right - left) / 2) / 2)
+    page.click("#undo")
+    assert reach(page) == pytest.approx([0.1, 0.3, 0.1, 0.2], abs=0.01)
+
+
+def test_on_a_phone_the_picture_is_right_below_the_paper(page: Page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    paper, picture = (page.locator(name).bounding_box() for name in ("#paper", "#result"))
+    assert paper
+    assert picture
+    assert 0 < picture["y"] - (paper["y"] + paper["height"]) < 20
+    assert picture["y"] + 0.75 * picture["height"] < 844
+
+
+def test_a_line_that_is_drawn_meanwhile_is_kept(page: Page):
+    page.uncheck("#live")
+    draw_line(page, (0.4, 0.4), (0.6, 0.4))
+    asked: list[Route] = []
+    page.route("**/api/sketches?trim=true", lambda route: asked.append(route))
+    with page.expect_request("**/api/sketches?trim=true"):
+        page.click("#enlarge")
+    draw_line(page, (0.4, 0.6), (0.6, 0.6))
+    with page.expect_response("**/api/sketches?trim=true"):
+        asked.pop().continue_()
+    page.wait_for_timeout(300)
+    assert reach(page) == pytest.approx([0.4, 0.6, 0.4, 0.6], abs=0.01)
+
+
 def test_the_eraser_cuts_lines(page: Page):
     page.uncheck("#live")
     draw_line(page, (0.1, 0.5), (0.9, 0.5))

@@ -198,10 +198,13 @@ def _add_api(app: FastAPI, desk: Desk) -> None:
         return Response(png, media_type="image/png")
 
     @app.post("/api/sketches", openapi_extra=_body({"type": "string", "format": "binary"}, "application/octet-stream"))
-    async def read_sketch(asked: Asked, trace: bool = False, polarity: Polarity = "auto") -> dict[str, Any]:
+    async def read_sketch(
+        asked: Asked, trace: bool = False, polarity: Polarity = "auto", trim: bool = False
+    ) -> dict[str, Any]:
         """Read a drawing: SVG, a picture of lines, Quick, Draw! ndjson or a saved sketch; or `trace` the outlines in a
-        photograph. `polarity` is of a picture of lines: which is ink. 422: nothing in it can be drawn."""
-        return await read(lambda body: _sketch_in(body, desk, trace=trace, polarity=polarity), asked)
+        photograph. `polarity` is of a picture of lines: which is ink; `trim` cuts off the blank paper around the
+        drawing. 422: nothing in it can be drawn."""
+        return await read(lambda body: _sketch_in(body, desk, trace=trace, polarity=polarity, trim=trim), asked)
 
     @app.post("/api/recipes", openapi_extra=_body({"type": "string", "format": "binary"}, "image/png"))
     async def read_recipe(asked: Asked) -> dict[str, Any]:
@@ -294,7 +297,7 @@ def _plain(sketch: Mapping[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _sketch_in(data: bytes, desk: Desk, *, trace: bool, polarity: Polarity) -> dict[str, Any]:
+def _sketch_in(data: bytes, desk: Desk, *, trace: bool, polarity: Polarity, trim: bool) -> dict[str, Any]:
     with desk.warned.told() as told:
         try:
             sketch = traced(data) if trace else Sketch.open(data, polarity=polarity)
@@ -303,7 +306,7 @@ def _sketch_in(data: bytes, desk: Desk, *, trace: bool, polarity: Polarity) -> d
             raise
     if sketch.rasterize(size=desk.backbone.default_size).blank:
         raise SketchError("Nothing in the file can be drawn.", hint=" ".join(told), field="sketch")
-    return {"sketch": _plain(sketch.to_json()), "warnings": told}
+    return {"sketch": _plain((sketch.trimmed() if trim else sketch).to_json()), "warnings": told}
 
 
 def _called(one: str, request: Request) -> str:

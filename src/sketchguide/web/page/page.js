@@ -13,6 +13,7 @@ const LATE = 1500; // ms until it is said that the page is not ready
 const SPOKEN = 5; // seconds of drawing after which a screen reader is told again how far it is
 const AWAY = "The server does not answer. The drawing is safe here; trying again …";
 const UNREAD = "The server does not answer; open the file again when it is back.";
+const UNASKED = "The server does not answer; try again when it is back.";
 const UNREADABLE = "it may be a folder, or have been moved. Choose the file itself.";
 const UNREADY = "The page is not ready yet; it waits for the server …";
 const ANEW = "The server was started anew; the drawing is sent again.";
@@ -522,7 +523,7 @@ function nameDrawing() {
 function buttons() {
   $("undo").disabled = !past.canUndo;
   $("redo").disabled = !past.canRedo;
-  $("clear").disabled = $("export").disabled = isBlank(paper.drawing);
+  $("clear").disabled = $("enlarge").disabled = $("export").disabled = isBlank(paper.drawing);
 }
 
 function soon() {
@@ -601,6 +602,21 @@ function offer(picture) {
   opened = picture;
   $("polarity").value = picture?.how ?? "auto";
   $("inked").hidden = !picture;
+}
+
+// The drawing without the blank paper around it, and so as large as the paper allows.
+async function enlarge() {
+  paper.finish();
+  const [mine, before] = [++choice, past.now];
+  try {
+    const { sketch, warnings } = await server.readSketch(JSON.stringify(settled(before)), { trim: true });
+    if (mine !== choice || past.now !== before) return;
+    note(warnings);
+    await take({ ...sketch, erased: [] }, mine);
+    soon();
+  } catch (error) {
+    if (mine === choice) failed(server.mayPass(error) ? { message: UNASKED } : error);
+  }
 }
 
 function download(name, text, type) {
@@ -773,6 +789,7 @@ function wire() {
     offer(null);
     take(blank(aspect())).then(follow);
   };
+  $("enlarge").onclick = enlarge;
   $("open").onchange = ({ target }) => openFile(target.files[0]).finally(() => (target.value = ""));
   $("trace").onchange = ({ target }) => openFile(target.files[0], TRACED).finally(() => (target.value = ""));
   $("polarity").onchange = ({ target }) => openFile(opened.file, target.value);
