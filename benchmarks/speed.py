@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 
 from sketchguide import Sketch, generate, load_backbone, load_predictor
+from sketchguide.defaults import MODEL
 from sketchguide.errors import SketchguideError
 from sketchguide.machine import hardware
 
@@ -57,7 +58,7 @@ def sketchguide(*words: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="icons-64")
+    parser.add_argument("--model", default=MODEL)
     parser.add_argument("--predictor", help="none: the model's own")
     parser.add_argument("--rounds", type=int, default=5, help="at least 1")
     parser.add_argument("--out", type=Path)

@@ -25,7 +25,7 @@ DRAWING = Path(__file__).parents[1] / "examples" / "sketches" / "mushroom.svg"
 
 
 def load() -> tuple[Backbone, LatentPredictor]:
-    backbone = load_backbone("icons-64")
+    backbone = load_backbone()
     return backbone, load_predictor(None, backbone)
 
 

@@ -8,7 +8,7 @@ from sketchguide import Sketch, generate, load_backbone
 from sketchguide.images import save_png, sheet, to_images
 
 sketches = Path(__file__).parent / "sketches"
-backbone = load_backbone("icons-128")
+backbone = load_backbone()
 row = []
 for name, prompt in (("apple", "a red apple"), ("butterfly", "a butterfly")):
     sketch = Sketch.open(sketches / f"{name}.svg")

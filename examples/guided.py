@@ -7,7 +7,7 @@ from sketchguide.defaults import EVEN, EVERY, HANDOVER, NEGATIVE_TIME, SCALE, ST
 from sketchguide.images import save_png, sheet, to_images
 from sketchguide.seeds import generators, noise
 
-backbone = load_backbone("icons-64")
+backbone = load_backbone()
 predictor = load_predictor(None, backbone)
 drawing = Sketch.open(Path(__file__).parent / "sketches" / "sailboat.svg").rasterize(size=backbone.default_size)
 target, weight = target_of(drawing, backbone, predictor)

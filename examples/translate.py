@@ -5,7 +5,7 @@ from pathlib import Path
 from sketchguide import generate, load_backbone, translate
 from sketchguide.images import from_base64, save_png, sheet
 
-backbone = load_backbone("icons-64")
+backbone = load_backbone()
 (apple,) = generate("a noto red apple", backbone=backbone, seed=4, steps=16)
 edits = translate(apple.image, ["a green apple", "a yellow pear"], backbone=backbone, seed=7, steps=16)
 

@@ -388,7 +388,7 @@ def test_blank_paper_binds_as_told(tiny: Tiny, predictor: LatentPredictor) -> No
 
 def test_the_shipped_model_draws() -> None:
     (picture,) = generate("a red apple", sketch=CROSS, steps=2, seed=7, device="cpu")
-    assert picture.image.size == (64, 64)
+    assert picture.image.size == (128, 128)
     assert float(pixels(picture.image).std()) > 5
 
 

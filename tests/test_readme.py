@@ -33,7 +33,7 @@ def test_the_python_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sketchguide, "generate", partial(sketchguide.generate, steps=6))
     exec(compile(example, "README.md", "exec"), {})
-    assert capsys.readouterr().out.splitlines() == ["7 (64, 64)", "8 (64, 64)"]
+    assert capsys.readouterr().out.splitlines() == ["7 (128, 128)", "8 (128, 128)"]
     first, second = (Image.open(tmp_path / f"apple-{seed}.png").convert("RGB") for seed in (7, 8))
     assert first.tobytes() != second.tobytes()
 

@@ -1,6 +1,6 @@
 """The model at a glance: 100 prompts on one labelled sheet.
 
-python recipes/icons/sheet.py --data ../shared/data --model icons-64 --out docs/images/icons-64.png
+python recipes/icons/sheet.py --data ../shared/data --out docs/images/icons-128.png
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from PIL import Image
 
 from artwork import COLOURS
 from sketchguide import load_backbone
+from sketchguide.defaults import MODEL
 from sketchguide.evaluation.drawings import class_map, with_article
 from sketchguide.images import save_png, sheet, to_images
 from sketchguide.request import Request
@@ -35,7 +36,7 @@ def prompts(data: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("../shared/data"), help="folder with class_map.json")
-    parser.add_argument("--model", default="icons-64")
+    parser.add_argument("--model", default=MODEL)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -38,7 +38,7 @@ def find_dtype(name: str) -> DType:
     raise UsageError(f"dtype is {name!r}; it must be {', '.join(known[:-1])} or {known[-1]}.", field="dtype")
 
 
-MODEL = "icons-64"
+MODEL = "icons-128"
 
 STRENGTH = Setting[float](2.3, 0, 20)  # where the drawing pulls as often as EVERY.default
 EVEN = Setting[float](0.0, 0, 1)

@@ -70,7 +70,7 @@ class Found:
 
 
 def load_backbone(name: str | Path = MODEL, *, device: str = "auto", dtype: DType = "auto") -> Backbone:
-    """Load a model the package ships (`icons-64`), a diffusers folder, a checkpoint of one file, or a hub id
+    """Load a model the package ships (`icons-128`), a diffusers folder, a checkpoint of one file, or a hub id
     (`owner/name`).
 
     `device` is "auto" (CUDA, else Apple's MPS, else the CPU) or any torch device; `dtype` "auto" is float32 on the CPU

@@ -321,7 +321,7 @@ def test_the_shipped_model_is_given_drawings_that_fill_the_picture(sketchguide: 
         ImageDraw.Draw(sheet).ellipse((40, 40, 40 + side, 40 + side), outline="black", width=4)
         sheet.save(tmp_path / f"{name}.png")
     asked = ["generate", "an apple", "--steps", "1", "--seed", "1", "-o", tmp_path / "a.png", "--sketch"]
-    small = "of the picture, and icons-64 draws what fills it; --trim cuts off the paper"
+    small = "of the picture, and icons-128 draws what fills it; --trim cuts off the paper"
     assert small not in sketchguide(*asked, tmp_path / "large.png").err
     assert f"fills 36% {small}" in sketchguide(*asked, tmp_path / "middling.png").err
 

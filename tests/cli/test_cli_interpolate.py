@@ -72,8 +72,8 @@ def test_the_frames_at_both_ends_are_the_pictures(sketchguide: Run, photo: Path,
     ball = Image.new("RGB", (64, 64), "white")
     ImageDraw.Draw(ball).ellipse((12, 12, 52, 52), fill="red")
     ball.save(ends[0])
-    words = ["--prompt", "a red ball", "--frames", "2", "--steps", "12", "--device", "cpu", "-o", tmp_path / "a.png"]
-    result = sketchguide("interpolate", *ends, *words)
+    words = ["--prompt", "a red ball", "--frames", "2", "--steps", "12", "--device", "cpu", "--model", "icons-64"]
+    result = sketchguide("interpolate", *ends, *words, "-o", tmp_path / "a.png")
     assert result.code == 0, result
     strip = np.asarray(Image.open(tmp_path / "a.png").convert("RGB")).astype(float)
     frames = strip[4:68, 4:68], strip[4:68, 72:136]

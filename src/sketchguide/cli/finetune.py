@@ -217,7 +217,7 @@ def command(
     sketchguide finetune "a duck" --sketch duck.svg -o my-duck --resume
     sketchguide generate "a duck" --lora my-duck --lora-scale 0.7
 
-    The result is a LoRA (of icons-64 a few MB, of large models tens) that diffusers
+    The result is a LoRA (of icons-128 a few MB, of large models tens) that diffusers
     loads too. Ctrl-C saves.
     """
     report = Report.of(context, as_json=as_json)
