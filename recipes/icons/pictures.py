@@ -1,7 +1,7 @@
 """Write augmented, captioned icons to a folder that `sketchguide train` reads.
 
 python recipes/icons/pictures.py --data ../shared/data --out runs/icon-pictures --count 2000
-sketchguide train --data runs/icon-pictures --map edges -o runs/icons-64-edges
+sketchguide train --model icons-64 --data runs/icon-pictures --map edges -o runs/icons-64-edges
 """
 
 from __future__ import annotations

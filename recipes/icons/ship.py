@@ -168,6 +168,7 @@ def ship_predictor(run: Path, name: str) -> None:
         "import LatentPredictor, generate, load_backbone", "import generate, load_backbone, load_predictor"
     )
     card = card.replace(str(run), target.name)
+    card = card.replace("## Use\n", "It fits icons-128 as well, whose latents are those of icons-64.\n\n## Use\n")
     (target / "README.md").write_text(card[: card.index("## Licence")] + LICENCE, encoding="utf-8")
 
 
