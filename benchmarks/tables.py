@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sketchguide.defaults import MODEL, RECOGNISED
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, IMAGES = ROOT / "benchmarks" / "results", ROOT / "docs" / "images"
 JUDGE = "benchmarks/judge/icons-64.safetensors"
@@ -39,6 +41,9 @@ TRIED = "tries=5,sure=0.65,widen=1,strength=2.5"
 TRIED_15 = "steps=15,every=1,tries=5,widen=1,strength=1.55"
 KARRAS = "steps=17,solver=euler-karras"
 TRIED_KARRAS = f"{KARRAS},every=1,tries=5,strength=1.45"
+DEFAULT = f"lgp:{','.join(f'{name}={value}' for name, value in RECOGNISED.items())}"  # what `generate` does
+
+MEASURED = "icons-64"  # the model of all tables that name no other
 
 Command = tuple[str, ...]
 
@@ -113,9 +118,10 @@ def bench(
     batch: int = 50,
     compare: Sequence[str] = (),
     sheet: Sheet | None = None,
+    model: str = MEASURED,
 ) -> Table:
     """A comparison with one picture of each drawing, in one run over all sets."""
-    return Table(about, {"": _bench(methods, sets, sketches, 1, batch, compare)}, sheet=sheet)
+    return Table(about, {"": _bench(methods, sets, sketches, 1, batch, compare, model=model)}, sheet=sheet)
 
 
 def by_model(about: str, models: Mapping[str, Sequence[str]], *, sketches: int) -> Table:
@@ -134,7 +140,7 @@ def _bench(
     batch: int,
     compare: Sequence[str],
     *,
-    model: str = "icons-64",
+    model: str = MEASURED,
 ) -> Run:
     data = ("--data", "{shared}/data", "--weights", "{shared}/weights", *JUDGED)
     many = ("--sketches", str(sketches), "--seeds", str(seeds), "--batch", str(batch))
@@ -152,10 +158,11 @@ def by_set(
     of_icons: Sequence[str] = (),
     compare: Sequence[str] = (),
     sheet: Sheet | None = None,
+    model: str = MEASURED,
 ) -> Table:
     """A comparison with two seeds of so many drawings of each set, in a run for each."""
     asked = {name: (*methods, *of_icons) if name == "icons" else methods for name in sets}
-    runs = {name: _bench(asked[name], (name,), count, 2, 50, compare) for name, count in sets.items()}
+    runs = {name: _bench(asked[name], (name,), count, 2, 50, compare, model=model) for name, count in sets.items()}
     return Table(about, runs, sheet=sheet)
 
 
@@ -184,6 +191,21 @@ TABLES: Mapping[str, Table] = {
         of_icons=WIDER,
         compare=("lgp", EVERY_STEP),
         sheet=Sheet("quickdraw", "quickdraw.png", "follow-quickdraw.png"),
+    ),
+    "default": by_set(
+        "the default model as it draws by default, LGP with one try, and the paper's settings",
+        *("text", "lgp-paper", "lgp", DEFAULT),
+        sets=FREE_HAND,
+        compare=(DEFAULT, "lgp"),
+        sheet=Sheet("quickdraw", "quickdraw.png", "default-quickdraw.png"),
+        model=MODEL,
+    ),
+    "default-time": bench(
+        "what that takes, one picture after the other",
+        *("text", "lgp", DEFAULT),
+        sketches=50,
+        batch=1,
+        model=MODEL,
     ),
     "larger": by_model(
         "twice as many pixels from the same latents",

@@ -54,6 +54,7 @@ TABLE = (
     "schedule",
     "sources",
     "walking",
+    "usual",
     "advice",
     "overlays",
     "guidance",

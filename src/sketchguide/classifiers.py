@@ -62,6 +62,7 @@ def find_class_in(text: str, classes: Sequence[str]) -> int:
 
     here = padded(text)
     names = [(number, name) for number, every in enumerate(classes) for name in every.split(",")]
+    names = [one for one in names if padded(one[1]).strip()]  # symbols are no words
     named = [one for one in names if padded(one[1]) in here]
     named = named or [one for one in names if any(padded(plural) in here for plural in _plurals(one[1]))]
     if not named:

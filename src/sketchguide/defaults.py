@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Generic, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 from sketchguide.errors import UsageError
 
@@ -57,6 +57,11 @@ LORA_SCALE = Setting[float](1.0, -4, 4)
 COUNT = Setting[int](1, 1, 256)
 TRIES = Setting[int](1, 1, 20)
 SURE = Setting[float](0.75, 0, 1)
+
+# settings of a request that go together where a recogniser looks at what follows a drawing, and none of them is given
+RECOGNISED: Mapping[str, Any] = MappingProxyType(
+    {"steps": 14, "solver": "euler-karras", "every": 1, "strength": 1.5, "tries": 5}
+)
 
 # settings of a request that act where LGP pulls, and nowhere else
 PULLING = ("strength", "stop", "every", "even", "blank", "widen", "handover")

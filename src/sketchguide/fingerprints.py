@@ -43,10 +43,18 @@ def fingerprint(network: nn.Module) -> str:
             on = {one: scale for one, scale in layer.scaling.items() if one in active}
             digest.update(f"{name} {sorted(on.items())} {sorted(layer.merged_adapters)} ".encode())
     for name, tensor in sorted(_tensors(network)):
-        flat = tensor.detach().flatten()
-        some = flat[:: max(1, len(flat) // 16)][:17].cpu().double()  # in this order: MPS has no float64
+        some = _some(tensor.detach()).cpu().double()  # in this order: MPS has no float64
         digest.update(f"{name} {tuple(tensor.shape)} ".encode() + some.numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def _some(tensor: torch.Tensor) -> torch.Tensor:
+    """At most 17 values from all over it, in the order of its indices, however it lies in memory."""
+    every = max(1, tensor.numel() // 16)
+    if tensor.is_contiguous():
+        return tensor.flatten()[::every][:17]
+    places = torch.arange(0, tensor.numel(), every)[:17]
+    return tensor[torch.unravel_index(places, tensor.shape)]  # to flatten it would copy it
 
 
 def _tensors(network: nn.Module) -> Iterator[tuple[str, torch.Tensor]]:

@@ -40,6 +40,7 @@ from sketchguide.sizes import batch_size, check_size
 from sketchguide.sketch import Sketch, as_sketch
 from sketchguide.sources import Borrowed, Change
 from sketchguide.starting import laid_out, picture_to_start_from, source_of, steps_to_find
+from sketchguide.usual import usual_settings
 from sketchguide.walking import starts_from_source, walk
 
 # By network, the runs that are under way: whether each needs it alone.
@@ -173,9 +174,12 @@ def _carried_out(
     sketch = None if request.sketch is None else Sketch.from_json(request.sketch)
     image = picture_to_start_from(request, size)
     said = [Request.checked(prompt=prompt, seed=0).prompt for prompt in prompts]
+    made_with = {"sketchguide": sketchguide.__version__, "torch": torch.__version__, **identity_of(backbone)}
+    if not guides:
+        usual = usual_settings(request, said or [request.prompt], sketch, backbone, made_with["model"])
+        request = request.model_copy(update=usual)
     requests = [request.model_copy(update={"prompt": prompt}) for prompt in said] or [request]
     warn_of_request(requests, sketch, image, backbone)
-    made_with = {"sketchguide": sketchguide.__version__, "torch": torch.__version__, **identity_of(backbone)}
     if request.tries == 1:  # else they are refused
         warn_of_unknown([one.prompt for one in requests if one.prompt.strip()], backbone, made_with["model"])
     if made_with["device"] == "cpu":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,6 @@ from sketchguide.sampling import Evaluations
 
 RECIPE_KEY = "sketchguide"  # under which a PNG has it among its texts
 WEB_UI_KEY = "parameters"  # under which Stable Diffusion web UI and its relatives have prompt and settings
-_WEB_UI_PROMPT = r"(.*?)\s*(?:\nNegative prompt:.*)?\nSteps: \d"
 
 
 @dataclass(frozen=True)
@@ -92,8 +90,8 @@ def prompt_in(path: Path) -> str | None:
             warnings.filterwarnings("ignore", module=r"PIL\.")
             with Image.open(path, formats=("PNG",)) as image:
                 if RECIPE_KEY not in image.info:
-                    written = re.match(_WEB_UI_PROMPT, image.info[WEB_UI_KEY], re.DOTALL)
-                    return None if written is None else written[1]
+                    written, settings, _ = image.info[WEB_UI_KEY].partition("\nSteps: ")
+                    return written.partition("\nNegative prompt:")[0].strip() if settings else None
                 recipe = json.loads(image.info[RECIPE_KEY])
                 return None if recipe.get("sheet") else str(recipe["request"]["prompt"])
     except Exception:  # the decoders raise nearly everything on damaged files

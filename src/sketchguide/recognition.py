@@ -66,13 +66,19 @@ def find_recogniser(name: str | None, backbone: Backbone) -> Path:
     return find_part(name, part, field="recogniser", model=backbone.name)
 
 
+def words_of(fingerprint: str) -> list[str]:
+    """What the shipped model of that `fingerprint`, as it was trained, knows; empty for any other."""
+    file = EMBEDDED / "words.json"
+    known: dict[str, list[str]] = json.loads(file.read_text()) if is_file(file) else {}
+    return known.get(fingerprint, [])
+
+
 def warn_of_unknown(prompts: Sequence[str], backbone: Backbone, fingerprint: str) -> None:
     """Warn of prompts that name nothing that `backbone`, a shipped model as it was trained, was shown.
 
     Of a model whose `fingerprint` none of them has, as with a LoRA, nobody knows what it knows.
     """
-    file = EMBEDDED / "words.json"
-    words: list[str] = json.loads(file.read_text()).get(fingerprint, []) if is_file(file) else []
+    words = words_of(fingerprint)
     for prompt in prompts if words else ():
         try:
             find_class_in(prompt, words)

@@ -32,6 +32,7 @@ from sketchguide.defaults import (
     MOST_MODES,
     NEAR,
     NEGATIVE_TIME,
+    RECOGNISED,
     RECURRENCE,
     SCALE,
     SEED,
@@ -251,7 +252,9 @@ class Request(Checked):
     tries: int = ranged(
         TRIES,
         "how often a picture is made, each time pulled less or, without a drawing, from other noise, "
-        "until a recogniser is sure that it shows what the prompt names; the one that it is surest of is kept",
+        "until a recogniser is sure that it shows what the prompt names; the one that it is surest of is kept. Where "
+        f"none of {', '.join(RECOGNISED)} is given, a shipped model that follows a drawing of what it knows takes "
+        f"{', '.join(map(str, RECOGNISED.values()))}",
     )
     sure: Finite = ranged(SURE, "how sure it must be")
     recogniser: str | None = Field(

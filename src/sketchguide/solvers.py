@@ -168,7 +168,14 @@ class SolverChoice(NamedTuple):
 
 
 # Karras et al. 2022, eq. 5, between the most and the least noise that the model knows, whatever its own spacing.
-_KARRAS: Mapping[str, Any] = MappingProxyType({"use_karras_sigmas": True, "timestep_spacing": "linspace"})
+_KARRAS: Mapping[str, Any] = MappingProxyType(
+    {
+        "use_karras_sigmas": True,
+        "use_exponential_sigmas": False,
+        "use_beta_sigmas": False,
+        "timestep_spacing": "linspace",
+    }
+)
 
 SOLVERS: Mapping[str, SolverChoice] = {
     "ddim": SolverChoice(DDIM(), "DDIMScheduler"),

@@ -29,6 +29,7 @@ from sketchguide.defaults import (
     LORA_SCALE,
     MODEL,
     NEGATIVE_TIME,
+    RECOGNISED,
     SCALE,
     SEED,
     SKETCH_LOSS,
@@ -346,7 +347,10 @@ TriesOption = Annotated[
     int | None,
     typer.Option(
         help=f"Make a picture up to N times, {TRIES}, until it is recognised as what the prompt names. Each "
-        "time the drawing is followed less; without one it starts from other noise.",
+        "time the drawing is followed less; without one it starts from other noise. Where a model that comes with the "
+        "package follows a drawing of what it knows, and none of --tries, --strength, --every, --steps and --solver is "
+        f"given, they are {RECOGNISED['tries']}, {RECOGNISED['strength']}, {RECOGNISED['every']}, "
+        f"{RECOGNISED['steps']} and {RECOGNISED['solver']}; with --tries alone the others.",
         metavar="N",
         rich_help_panel=GUIDANCE,
     ),

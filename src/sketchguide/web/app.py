@@ -22,7 +22,7 @@ from sketchguide.adapters import ADAPTERS
 from sketchguide.arguments import named
 from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import load_classifier
-from sketchguide.defaults import PULLING, SEED, Polarity
+from sketchguide.defaults import PULLING, RECOGNISED, SEED, Polarity
 from sketchguide.errors import (
     ClosingError,
     QueueFullError,
@@ -32,14 +32,16 @@ from sketchguide.errors import (
     UsageError,
     described,
 )
+from sketchguide.fingerprints import fingerprint_of_model
 from sketchguide.pictures import recall
-from sketchguide.recognition import Recogniser, find_recogniser
+from sketchguide.recognition import Recogniser, find_recogniser, words_of
 from sketchguide.request import Request
 from sketchguide.schedule import levels_of
 from sketchguide.seeds import random_seed
 from sketchguide.sizes import check_size
 from sketchguide.sketch import Sketch
 from sketchguide.tracing import trace as traced
+from sketchguide.usual import usual_settings
 from sketchguide.web.guards import DEADLINE, MOST_BYTES, Guards, error_answer
 from sketchguide.web.jobs import Desk
 
@@ -225,6 +227,9 @@ def describe_service(desk: Desk) -> dict[str, Any]:
         for name in offered(desk)
     }
     settings["solver"]["choices"] = list(backbone.solvers)
+    if words_of(fingerprint_of_model(backbone)):
+        for name in RECOGNISED:  # depends on what is drawn
+            settings[name]["default"] = None
     width, height = backbone.default_size
     step = backbone.multiple
     longer = [round(side * 1.5 / step) * step for side in (width, height)]
@@ -319,6 +324,15 @@ def _called(one: str, request: Request) -> str:
     return f"the {ACTING[one]} {name}{more}"
 
 
+def _is_usual(request: Request, backbone: Backbone) -> bool:
+    """Whether the settings of RECOGNISED are those that `backbone` would take by itself."""
+    values = request.model_dump()
+    rest = Request.checked(**{name: value for name, value in values.items() if name not in RECOGNISED})
+    sketch = None if request.sketch is None else Sketch.from_json(request.sketch)
+    usual = usual_settings(rest, [request.prompt], sketch, backbone, fingerprint_of_model(backbone))
+    return bool(usual) and all(values[name] == value for name, value in usual.items())
+
+
 def _recipe_in(data: bytes, desk: Desk) -> dict[str, Any]:
     recipe = recall(data)
     request = recipe.request
@@ -337,6 +351,8 @@ def _recipe_in(data: bytes, desk: Desk) -> dict[str, Any]:
     without = tuple(one for one in ADAPTERS if getattr(request, one) is None)
     told = {name for name in offered(desk) if not name.startswith(without)}
     settings = request.model_dump(mode="json", include=told)
+    if _is_usual(request, desk.backbone):
+        settings = {name: value for name, value in settings.items() if name not in RECOGNISED}
     if request.sketch is not None:
         settings["sketch"] = _plain(request.sketch)
     settings |= {"seed": request.seed + (0 if recipe.sheet else recipe.index)}

@@ -22,6 +22,7 @@ MOST_BYTES = 32 * 2**20  # of a body: a photograph from a camera
 DEADLINE = 30.0  # seconds for a whole body, and those that it takes at SLOWEST
 SLOWEST = 64 * 2**10  # bytes per second
 
+_TOLD = 2000  # characters of a message
 COOKIE_AGE = 365 * 24 * 3600  # seconds
 HEADERS: Mapping[str, str] = MappingProxyType(
     {
@@ -191,8 +192,9 @@ def _presented(headers: Headers, cookie: str) -> str:
 
 
 def error_answer(status: int, error: Mapping[str, str], **headers: str) -> Response:
-    """`error` as `SketchguideError.as_dict` gives it."""
-    return JSONResponse({"error": dict(error)}, status_code=status, headers=headers)
+    """`error` as `SketchguideError.as_dict` gives it; of what it repeats, no more than fits, and as text."""
+    told = {name: text[:_TOLD].encode("utf-8", "replace").decode() for name, text in error.items()}
+    return JSONResponse({"error": told}, status_code=status, headers=headers)
 
 
 def _refusal(status: int, code: str, message: str, *, hint: str = "", **headers: str) -> Response:

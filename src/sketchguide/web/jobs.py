@@ -302,7 +302,8 @@ class Desk:
                 self._update(job, state="failed", error=described(error))
 
     def _abandoned(self, job: Job) -> bool:
-        return job.given_up is not None and time.monotonic() > job.given_up
+        given_up = job.given_up  # read once: a watcher may come meanwhile
+        return given_up is not None and time.monotonic() > given_up
 
     def _carry_out(self, job: Job) -> None:
         started = previewed = time.monotonic()
