@@ -94,6 +94,7 @@ def test_the_class_that_a_text_names() -> None:
     assert find_class_in("a hat in a car", classes) == 2  # of equally long names the first class
     assert find_class_in("a mug", ("cup, mug", "smug")) == 0
     assert find_class_in("a cup", ("car", "cup, mug")) == 1
+    assert find_class_in("a cup", ("car,", "🍎", "cup")) == 2  # what is no word names nothing
     with pytest.raises(UsageError, match="'a carpet' names none of the 5 classes") as caught:
         find_class_in("a carpet", classes)
     assert caught.value.hint == "Did you mean car, apple?"

@@ -528,6 +528,9 @@ def test_what_a_mask_cannot_do_is_told(tiny: Tiny, predictor: LatentPredictor) -
     with pytest.warns(SketchguideWarning) as told:
         edit(ball(), "a cat", sketch=BOX, mask=corner, predictor=predictor, **settings)
     assert any(str(one.message).startswith("Nothing of the drawing lies in what the mask changes") for one in told)
+    with pytest.warns(SketchguideWarning) as told:
+        edit(ball().resize((320, 320)), "a cat", sketch=BOX, mask=corner, padding_mask_crop=8, **settings)
+    assert any("lies in what the model sees of the picture: no line is" in str(one.message) for one in told)
     scratch = Image.new("L", (320, 320), 0)
     scratch.paste(255, (100, 0, 110, 320))
     for image, how in ((ball(), "changes hardly"), (ball().resize((320, 320)), "does not change")):

@@ -31,6 +31,12 @@ def test_fingerprints_follow_the_weights(predictor: LatentPredictor) -> None:
     assert fingerprint(other) != fingerprint(predictor)
 
 
+def test_how_weights_lie_in_memory_changes_no_fingerprint() -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(5, 7, 3), torch.nn.Conv2d(7, 2, 1))
+    before = fingerprint(network)
+    assert fingerprint(network.to(memory_format=torch.channels_last)) == before
+
+
 def test_the_fingerprint_of_a_model_follows_all_its_networks(tiny: Tiny) -> None:
     backbone = UNetBackbone(tiny_stable_diffusion(), name="tiny")
     attention = SketchAttention(describe_attention(backbone.taps, backbone="tiny", pixels=backbone.stride))

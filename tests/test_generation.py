@@ -156,6 +156,9 @@ def test_a_predictor_is_looked_for_before_the_model_is_fetched(tmp_path: Path, m
     make = partial(generate, "a cat", sketch=CROSS, seed=1, steps=1, size=SIZE)
     with pytest.raises(UsageError, match="has no predictor of its own"):
         make(model=str(tmp_path))
+    line = Sketch.from_strokes([[(0.1, 0.5), (0.9, 0.5)]])
+    with pytest.raises(UsageError, match="has no predictor of its own"):
+        make(model=str(tmp_path), sketch=line)
     with pytest.raises(ModelNotFoundError, match="no/such/edges"):
         make(model=str(tmp_path), predictor="no/such/edges")
     with pytest.raises(ModelNotFoundError, match="No model 'no/such/model'"):

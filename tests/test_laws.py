@@ -155,6 +155,16 @@ def test_law_01_where_the_schedule_ends_at_the_noise_of_its_last_step(
     check_equal_to_pipeline(tiny(**{spacing: True, "final_sigmas_type": "sigma_min"}), solver, monkeypatch)
 
 
+@pytest.mark.parametrize("spacing", ["use_exponential_sigmas", "use_beta_sigmas"])
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler"])
+def test_levels_by_karras_whatever_the_spacing_of_the_model(tiny: Tiny, name: str, spacing: str) -> None:
+    backbone = UNetBackbone(tiny_stable_diffusion(), name="tiny")
+    own = backbone.pipeline.scheduler
+    backbone.pipeline.scheduler = getattr(diffusers, name).from_config(own.config, **{spacing: True})
+    for solver in ("euler-karras", "dpm++2m-karras"):
+        assert backbone.levels(5, solver) == tiny().levels(5, solver)
+
+
 # ---------------------------------------------------------------------------------------------------------- law 2
 
 

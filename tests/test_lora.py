@@ -187,6 +187,18 @@ def test_a_lora_for_one_request_gives_way_to_the_one_before(styled: UNetBackbone
     assert (state_of(styled), fingerprint_of_model(styled)) == (before, printed)
 
 
+def test_a_lora_that_is_on_is_not_read_again(styled: UNetBackbone, tmp_path: Path) -> None:
+    mine = lora_of("unet", tmp_path / "mine.safetensors", "to_q", "to_v")
+    load_lora(mine, styled, scale=0.5)
+    before = state_of(styled)
+    mine.unlink()
+    with wearing({str(mine): 0.5}, styled):
+        assert state_of(styled) == before
+    assert state_of(styled) == before
+    with pytest.raises(ModelNotFoundError), wearing({str(mine): 0.6}, styled):
+        pass
+
+
 @pytest.mark.parametrize("way", ["unload_lora", "unload_lora_weights"])
 def test_a_lora_that_was_taken_off_elsewhere_does_not_come_back(styled: UNetBackbone, tmp_path: Path, way: str) -> None:
     mine = lora_of("unet", tmp_path / "mine.safetensors", "to_q", "to_v")

@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,6 +103,8 @@ def test_bad_values_are_named(field: str, value: Any) -> None:
         ("size", (5000, 5000), "size is 5000x5000; each side must be 16 to 4096 pixels."),
         ("size", [15, 64], "size is 15x64; each side must be 16 to 4096 pixels."),
         ("size", 64, "size is 64; it must be several values, such as (width, height)."),
+        ("size", (64,), "size is 64; it must be several values, such as (width, height)."),
+        ("size", (64, 64, 3), "size is 64x64x3; it must be several values, such as (width, height)."),
         ("strength", "hard", "strength is 'hard'; it must be a number."),
         ("strength", 50, "strength is 50; it must be at most 20."),
         ("strength", float("nan"), "strength is nan; it must be finite."),
@@ -152,6 +155,8 @@ def test_requests_cannot_be_changed() -> None:
         ("a", 0.5, {"a": 0.5}),
         (["a", "b"], 0.5, {"a": 0.5, "b": 0.5}),
         (["a", "b"], [0.5, -1], {"a": 0.5, "b": -1.0}),
+        (Path("a"), 0.5, {"a": 0.5}),
+        ([Path("a"), "b"], 0.5, {"a": 0.5, "b": 0.5}),
     ],
 )
 def test_one_lora_or_several_have_scales(lora: Any, scale: Any, loras: dict[str, float]) -> None:

@@ -72,7 +72,7 @@ def backbone_of(request: Request, *sketches: Sketch | None, predictor: object = 
     request or one of the `sketches` is to pull by a predictor that is not loaded yet.
     """
     own = None if request.sketch is None else Sketch.from_json(request.sketch)
-    pulled = any(sketch is not None and sketch.filled > 0 for sketch in (own, *sketches))
+    pulled = any(sketch is not None and not sketch.blank for sketch in (own, *sketches))
     if pulled and request.needs_predictor and not isinstance(predictor, LatentPredictor):
         check_predictor(request.predictor, request.model)
     return load_backbone(request.model, device=request.device, dtype=request.dtype)

@@ -130,11 +130,11 @@ def _weights_on_hub(name: str, *, reached: bool) -> list[str]:
 @contextmanager
 def wearing(loras: Mapping[str, float], backbone: Backbone) -> Generator[None]:
     """Within the block `loras`, scales by names, are on the backbone, in place of those that `load_lora` loaded before;
-    where there are none, those stay."""
-    if not loras:
+    where there are none, those stay, and where these are they, nothing is read again."""
+    before = _worn(backbone) if isinstance(backbone, PipelineBackbone) else []
+    if not loras or [(lora.name, lora.scale) for lora in before] == list(loras.items()):
         yield
         return
-    before = _worn(backbone) if isinstance(backbone, PipelineBackbone) else []
     load_lora(list(loras), backbone, scale=list(loras.values()))
     try:
         yield

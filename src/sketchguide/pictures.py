@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,8 +91,10 @@ def prompt_in(path: Path) -> str | None:
             warnings.filterwarnings("ignore", module=r"PIL\.")
             with Image.open(path, formats=("PNG",)) as image:
                 if RECIPE_KEY not in image.info:
-                    written, settings, _ = image.info[WEB_UI_KEY].partition("\nSteps: ")
-                    return written.partition("\nNegative prompt:")[0].strip() if settings else None
+                    written = image.info[WEB_UI_KEY]
+                    settings = re.search(r"\nSteps: \d", written)
+                    prompt = None if settings is None else written[: settings.start()]
+                    return None if prompt is None else prompt.partition("\nNegative prompt:")[0].rstrip()
                 recipe = json.loads(image.info[RECIPE_KEY])
                 return None if recipe.get("sheet") else str(recipe["request"]["prompt"])
     except Exception:  # the decoders raise nearly everything on damaged files

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -70,6 +71,13 @@ class Checked(BaseModel):
     """Validation refuses unknown fields, NaN and control characters; `checked` words it for people."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _paths_are_texts(cls, given: Any) -> Any:
+        if isinstance(given, list | tuple):
+            return [str(one) if isinstance(one, Path) else one for one in cast(Sequence[Any], given)]
+        return str(given) if isinstance(given, Path) else given
 
     @field_validator("prompt", "negative", "source_prompt", check_fields=False)
     @classmethod
@@ -304,7 +312,7 @@ class Request(Checked):
     @field_validator("lora", "lora_scale", mode="before")
     @classmethod
     def _several(cls, given: Any) -> Any:
-        return () if given is None else [given] if isinstance(given, str | float | int) else given
+        return () if given is None else [given] if isinstance(given, str | float | int | Path) else given
 
     @model_validator(mode="after")
     def _loras_have_scales(self) -> Request:
@@ -397,7 +405,7 @@ _RULES: Mapping[str, str] = MappingProxyType(  # what a value must be, by pydant
         **dict.fromkeys(("int_type", "int_parsing", "int_parsing_size", "int_from_float"), "it must be a whole number"),
         "string_type": "it must be a text",
         "string_unicode": "it contains broken Unicode",
-        "tuple_type": "it must be several values, such as (width, height)",
+        **dict.fromkeys(("tuple_type", "missing", "too_long"), "it must be several values, such as (width, height)"),
     }
 )
 
@@ -414,7 +422,7 @@ def _meant(checked: type[Checked], name: str, error: ValidationError) -> str:
 def refusal(error: ValidationError, name: str) -> str:
     """What is wrong first, in one sentence: what was given as `name`, and what is allowed."""
     first = error.errors()[0]
-    if first["type"] == "missing":
+    if first["type"] == "missing" and not isinstance(first["loc"][-1], int):
         return f"{name} is missing."
     said = first["msg"][0].lower() + first["msg"][1:]
     rule = _RULES.get(first["type"], "it is not allowed ({said})").format(said=said, **first.get("ctx", {}))

@@ -376,6 +376,11 @@ class Sketch:
         return replace(self, strokes=strokes, raster=raster, aspect=float(self.aspect * sides[0] / sides[1]))
 
     @property
+    def blank(self) -> bool:
+        """Whether nothing of it lies on its canvas."""
+        return self.rasterize(size=(64, 64)).blank
+
+    @property
     def filled(self) -> float:
         """Share of a square picture that the box around the drawing takes, 0..1; dirt is left out as by `trimmed`."""
         low, high = self._box or (np.zeros(2), np.zeros(2))

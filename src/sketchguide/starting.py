@@ -76,6 +76,8 @@ def laid_out(
     changed = region_changed(mask, sketch, image.size, request.edit.margin)
     region = seen_region(changed, image.size, working=size, padding=request.edit.padding_mask_crop)
     drawing = None if sketch is None else sketch.cropped(region.within(image.size)).rasterize(size=size)
+    if drawing is not None and drawing.blank and sketch is not None and not sketch.blank:
+        warn("Nothing of the drawing lies in what the model sees of the picture: no line is followed.")
     if mask is not None:
         area = masked_area(mask, region, image.size, size=size)
         if drawing is not None and not drawing.blank and float((torch.tensor(drawing.ink) * area[0, 0]).max()) < _BLANK:

@@ -23,7 +23,7 @@ def usual_settings(
     """
     given = {name: value for name in RECOGNISED if (value := _given(request, name)) is not None}
     others = request.changed("class_name", "sketch_loss", "attention", "controlnet", "t2i_adapter")
-    drawn = sketch is not None and sketch.filled > 0 and request.origin is None and not others
+    drawn = sketch is not None and not sketch.blank and request.origin is None and not others
     if not drawn or given.keys() - {"tries"} or given.get("tries") == 1 or not words_of(fingerprint):
         return {}
     classes = load_classifier(find_recogniser(request.recogniser, backbone)).classes

@@ -109,11 +109,12 @@ class TestCaptions:
             "c": "a goose",
             "d": '{"Steps: ": 8}',
             "e": "\nSteps: 4",
+            "f": "\n" * 10**6,
         }
         for name, text in texts.items():
             save_png(Image.new("RGB", (24, 24)), tmp_path / "birds" / f"{name}.png", text={WEB_UI_KEY: text})
         found = [e.caption for e in find_examples(tmp_path, recipes=True)]
-        assert found == ["a red duck, on a pond", "a swan", "birds", "birds", ""]
+        assert found == ["a red duck, on a pond", "a swan", "birds", "birds", "", "birds"]
 
     def test_a_recipe_is_no_class(self, tmp_path: Path) -> None:
         (tmp_path / "birds").mkdir()

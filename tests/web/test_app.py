@@ -231,6 +231,14 @@ def test_a_drawing_without_the_paper_around_it(client: TestClient):
     assert trimmed.to_json() == Sketch.from_json(drawing).trimmed().to_json() != drawing
 
 
+def test_what_is_no_text_is_refused_as_one(client: TestClient):
+    for wrong in ("\ud800", "x" * 10**5):
+        drawing = CAT | {"strokes": [CAT["strokes"][0] | {"width": wrong}]}
+        answer = client.post("/api/jobs", content=json.dumps(ASKED | {"sketch": drawing}))
+        assert answer.status_code == 422
+        assert len(answer.content) < 5000
+
+
 def test_which_is_ink_in_a_picture_can_be_said(client: TestClient):
     picture = Image.new("RGB", (64, 64), "white")
     picture.paste("black", (0, 30, 64, 34))

@@ -160,7 +160,7 @@ def _recalled(source: Path, options: Mapping[str, Any], *, trim: bool) -> Job:
         start = {} if recipe.sheet else {"seed": recipe.request.seed + recipe.index, "count": 1}
         values, only = {**values, **start, **options}, None
     changed = {
-        "model": {"model", "predictor", "levels", "solver"},
+        "model": recipe.made_with.keys() - {"sketchguide", "torch", "threads"},
         "steps": {"levels"},
         "size": {"levels"},
         "solver": {"levels", "solver"},

@@ -166,7 +166,7 @@ def open_desk(given: Mapping[str, Any]) -> Desk:
     """The model, predictor and the rest that were `given`, fields of a Request."""
     from sketchguide.guidance import check_adapters
     from sketchguide.loading import check_predictor, load_backbone, load_predictor
-    from sketchguide.lora import wearing
+    from sketchguide.lora import load_lora
     from sketchguide.request import Request
     from sketchguide.shipped import has_predictor
     from sketchguide.web.jobs import Desk
@@ -178,8 +178,8 @@ def open_desk(given: Mapping[str, Any]) -> Desk:
         if pulls:
             check_predictor(request.predictor, request.model)
         backbone = load_backbone(request.model, device=request.device, dtype=request.dtype)
-        with wearing(request.loras, backbone):
-            pass  # they can be read, and fit
+        if request.lora:  # once, not for every picture
+            load_lora(request.lora, backbone, scale=list(request.loras.values()))
         check_adapters(request, backbone)
         return backbone, load_predictor(request.predictor, backbone) if pulls else None
 
