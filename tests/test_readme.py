@@ -17,7 +17,7 @@ from PIL import Image
 import sketchguide
 from sketchguide.classifiers import find_class_in, load_classifier
 from sketchguide.cli import edit, finetune, generate, interpolate, translate
-from sketchguide.defaults import EVERY, STRENGTH, WIDEN
+from sketchguide.defaults import EVERY, RECOGNISED, STEPS, STRENGTH, TRIES, WIDEN
 from sketchguide.loading import load_backbone
 from sketchguide.recognition import find_recogniser
 from sketchguide.shipped import EMBEDDED
@@ -89,8 +89,13 @@ def test_the_docs_list_the_words_that_the_shipped_recogniser_knows():
 
 
 def test_the_readme_says_the_default_of_what_its_table_changes():
-    assert "The default is `--strength 2.3 --every 2 --widen 1.5`." in README
-    assert (STRENGTH.default, EVERY.default, WIDEN.default) == (2.3, 2, 1.5)
+    tried, once = re.findall(r"`((?:--[a-z]+ \S+ ?)+)`", README[README.index("The defaults") : README.index("| you")])
+    names = ("tries", "strength", "every", "steps")
+    values = {name: setting.default for name, setting in zip(names, (TRIES, STRENGTH, EVERY, STEPS), strict=True)}
+    for written, settings in ((tried, RECOGNISED), (once, values)):
+        assert dict(re.findall(r"--(\w+) (\S+)", written)) == {
+            name: str(value) for name, value in {**settings, "widen": WIDEN.default}.items()
+        }
 
 
 def test_prompts_of_examples_have_nothing_that_the_shipped_model_does_not_know():

@@ -322,6 +322,18 @@ def test_a_picture_of_a_drawing_is_recognised_or_said_to_be_one(
     assert isinstance(open_source(tmp_path / "ball.png"), Image.Image)
 
 
+def test_of_a_picture_of_a_drawing_it_can_be_said_which_is_ink(tiny: Tiny) -> None:
+    lines = Image.new("RGB", (64, 64), "gray")
+    lines.paste("black", (8, 16, 56, 18))
+    lines.paste("white", (8, 46, 56, 48))
+    seen = []
+    for polarity in ("dark-on-light", "light-on-dark"):
+        (made,) = translate(lines, "a cat", drawn=True, polarity=polarity, backbone=tiny(), size=SIZE, steps=1, seed=1)
+        assert made.request.layout is not None
+        seen.append(made.request.layout.picture)
+    assert seen[0] != seen[1]
+
+
 def test_what_is_transparent_is_white_but_under_light_lines(tmp_path: Path) -> None:
     lines, cut = (Image.new("RGBA", (64, 64), (0, 0, 0, 0)) for _ in range(2))
     ImageDraw.Draw(lines).line([(8, 32), (56, 32)], fill="white", width=2)

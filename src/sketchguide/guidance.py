@@ -10,6 +10,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from sketchguide.adapters import Adapter, adapter_of
 from sketchguide.attention import SketchAttention
@@ -116,6 +117,8 @@ def _about(adapter: Adapter) -> Generator[None]:
 
 def weakened(guides: Sequence[Guide], share: float) -> list[Guide]:
     """Those that pull to a drawing do it by `share` of their strength; the others stay as they are."""
+    if share == 1:
+        return list(guides)
     return [
         replace(guide, strength=guide.strength.times(share))
         if isinstance(guide, Drawn) and isinstance(guide.strength, Proportional)
@@ -177,15 +180,25 @@ def _sketch_loss(request: Request, drawing: SpatialMap, backbone: Backbone) -> t
     named = find_features(named, "drawing-classifier", field="drawing_features", model=model)
     comparing = load_features(named, device=device, field="drawing_features")
     made_with = {"sketcher": fingerprint(sketcher), "drawing_features": fingerprint(comparing.network)}
-    guide = sketch_guide(request, [drawing], backbone, sketcher, comparing)
-    guide = replace(guide, strength=Proportional(request.sketch_loss), every=request.every or EVERY.default)
+    reference: Tensor | None = None
+    pictures: Features | None = None
     if request.like is not None:
         named = find_features(request.picture_features, "classifier", field="picture_features", model=model)
         pictures = load_features(named, device=device, field="picture_features")
         made_with["picture_features"] = fingerprint(pictures.network)
         size = (drawing.ink.shape[1], drawing.ink.shape[0])
         reference = to_tensor([from_base64(request.like, field="like")], size=size).to(device)
-        guide = replace(guide, reference=reference, pictures=pictures, identity=request.identity)
+    guide = sketch_guide(
+        request,
+        [drawing],
+        backbone,
+        sketcher,
+        comparing,
+        strength=request.sketch_loss,
+        every=request.every or EVERY.default,
+        reference=reference,
+        pictures=pictures,
+    )
     return guide, made_with
 
 
@@ -225,18 +238,25 @@ def sketch_guide(
     backbone: Backbone,
     sketcher: Sketcher,
     drawing: Features,
+    *,
+    strength: float,
+    every: int,
+    reference: Tensor | None = None,
+    pictures: Features | None = None,
 ) -> SketchGuide:
-    """DiffSketching's sketch loss towards one map for all pictures or one for each, with the settings of `request`; it
-    pulls as hard and as often as a predictor would.
-    """
+    """DiffSketching's sketch loss towards one map for all pictures or one for each, with the window and the identity of
+    `request`; the rest as in SketchGuide."""
     return SketchGuide(
         backbone.decode,
         sketcher,
         drawing,
         torch.stack([torch.tensor(one.ink)[None] for one in maps]).to(backbone.device),
+        reference=reference,
+        pictures=pictures,
+        identity=request.identity,
         window=(0.0, progress_at(request, request.stop)),
-        strength=Proportional(request.beta),
-        every=request.pulling_every,
+        strength=Proportional(strength),
+        every=every,
     )
 
 

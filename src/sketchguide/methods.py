@@ -115,11 +115,12 @@ def latent_guidance(predictor: LatentPredictor) -> Method:
 
 
 def likeness(sketcher: Sketcher, drawing: Features) -> Method:
-    """DiffSketching's sketch loss on the predicted picture, without training; settings as for LGP."""
+    """DiffSketching's sketch loss on the predicted picture, without training; it pulls as hard and as often as LGP."""
 
     def method(batch: Batch) -> Iterator[Moment]:
         request = batch.request
-        guide = sketch_guide(request, batch.maps, batch.backbone, sketcher, drawing)
+        beta, every = request.beta, request.pulling_every
+        guide = sketch_guide(request, batch.maps, batch.backbone, sketcher, drawing, strength=beta, every=every)
         return batch.walk(guides=weakened([guide], batch.share))
 
     return method

@@ -31,6 +31,7 @@ def translate(
     prompt: str | Sequence[str],
     *,
     drawn: bool | None = None,
+    polarity: Polarity = "auto",
     sketch: Sketch | str | Path | None = None,
     backbone: Backbone | None = None,
     predictor: LatentPredictor | str | Path | None = None,
@@ -39,8 +40,9 @@ def translate(
 ) -> list[Picture]:
     """Make pictures of `prompt` with the layout of `image` by Plug-and-Play features (Tumanyan et al. 2023).
 
-    `image` is a picture, a drawing, or a file of either; `drawn` says which, None looks. Several prompts share one
-    pass over the source; the pictures come prompt by prompt. With `sketch` they follow its lines too, by LGP.
+    `image` is a picture, a drawing, or a file of either; `drawn` says which, None looks, and of a picture of a drawing
+    `polarity` says which is ink, as `Sketch.from_image` has it. Several prompts share one pass over the source; the
+    pictures come prompt by prompt. With `sketch` they follow its lines too, by LGP.
 
     With `source="generated"` a Picture or a PNG that sketchguide wrote is shown by the latents that it was made by, in
     the same steps and with the same model, which are the defaults then.
@@ -52,26 +54,53 @@ def translate(
     Raises a SketchguideError; warns (SketchguideWarning) as `generate` does, of a blank picture, and where seeds
     change nothing.
     """
-    sketch = None if sketch is None else as_sketch(sketch)
     prompts = [prompt] if isinstance(prompt, str) else _texts(prompt)
+    request, backbone = request_of(
+        image,
+        prompts,
+        drawn=drawn,
+        polarity=polarity,
+        sketch=sketch,
+        backbone=backbone,
+        predictor=predictor,
+        seed=seed,
+        **settings,
+    )
+    return pictures_of(request, prompts=prompts, backbone=backbone, predictor=predictor)
+
+
+def request_of(
+    image: Image.Image | Sketch | Picture | str | Path,
+    prompts: Sequence[str],
+    *,
+    drawn: bool | None = None,
+    polarity: Polarity = "auto",
+    sketch: Sketch | str | Path | None = None,
+    backbone: Backbone | None = None,
+    predictor: LatentPredictor | str | Path | None = None,
+    seed: int | None = None,
+    **settings: Any,
+) -> tuple[Request, Backbone]:
+    """The request that `translate` carries out for each of the prompts, and the model for it: `backbone`, or the one
+    that is named, loaded."""
+    sketch = None if sketch is None else as_sketch(sketch)
     layout = {name: settings.pop(name) for name in LayoutSettings.model_fields if name in settings}
     values = carrying({"seed": random_seed() if seed is None else seed, **settings})
     if sketch is not None:
         values["sketch"] = sketch.to_json()
-    check(prompts, layout, values)
+    _check(prompts, layout, values)
     values = named(values, backbone, predictor)
     if layout.get("source") == "generated":
         layout, values = as_made(image, layout, values)
     if isinstance(image, str | Path):
-        source = open_source(image, drawn=drawn)
+        source = open_source(image, drawn=drawn, polarity=polarity)
     elif isinstance(image, Picture):
-        source = taken(image.image, drawn=bool(drawn))
+        source = taken(image.image, drawn=bool(drawn), polarity=polarity)
     else:
-        source = image if isinstance(image, Sketch) else taken(image, drawn=drawn)
+        source = image if isinstance(image, Sketch) else taken(image, drawn=drawn, polarity=polarity)
     backbone = backbone or backbone_for(values, predictor=predictor)
     values["model"] = backbone.name
-    request = prepare(source, prompts[0], backbone, layout=layout, **values)
-    return pictures_of(request, prompts=prompts, backbone=backbone, predictor=predictor)
+    return prepare(source, prompts[0], backbone, layout=layout, **values), backbone
 
 
 def _texts(prompts: object) -> list[str]:
@@ -80,7 +109,7 @@ def _texts(prompts: object) -> list[str]:
     raise UsageError(f"prompt is {str(prompts)[:60]!r}; it must be a text, or a list of texts.", field="prompt")
 
 
-def check(prompts: Sequence[str], layout: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+def _check(prompts: Sequence[str], layout: Mapping[str, Any], values: Mapping[str, Any]) -> None:
     """UsageError for what needs neither the model nor the picture to be known as wrong."""
     if not prompts:
         raise UsageError("There is no prompt.", hint="Say what the picture is to show.", field="prompt")
@@ -128,11 +157,11 @@ def open_source(path: str | Path, *, drawn: bool | None = None, polarity: Polari
         return open_image(path, paper="white")
 
 
-def taken(image: Image.Image, *, drawn: bool | None = None) -> Image.Image | Sketch:
-    """`image`, as the drawing that it is: where `drawn` says so, None looks."""
+def taken(image: Image.Image, *, drawn: bool | None = None, polarity: Polarity = "auto") -> Image.Image | Sketch:
+    """`image`, as the drawing that it is: where `drawn` says so, None looks. `polarity` as in `open_source`."""
     guessed = as_picture(image)
     if drawn or (drawn is None and looks_drawn(guessed)):
-        return Sketch.from_image(image)
+        return Sketch.from_image(image, polarity=polarity)
     return as_picture(image, paper="white")
 
 

@@ -11,7 +11,19 @@ from sketchguide.cli.job import MOVABLE, Job, carry_out, named_in
 from sketchguide.cli.options import KindOption, OutputOption, PolarityOption, SketchOption, given, with_options
 from sketchguide.cli.outputs import check_output
 from sketchguide.cli.report import JsonFlag, Report, hush_libraries
-from sketchguide.defaults import ALPHA, NEAR, RECURRENCE, SHARE, TAU_A, TAU_F, Branches, Decay, SourceKind, Start
+from sketchguide.defaults import (
+    ALPHA,
+    NEAR,
+    RECURRENCE,
+    SHARE,
+    TAU_A,
+    TAU_F,
+    Branches,
+    Decay,
+    Polarity,
+    SourceKind,
+    Start,
+)
 
 LAYOUT, LEAVING = "Layout", "Leaving the source behind"
 
@@ -131,53 +143,53 @@ def command(
     is needed to make it again, IMAGE included: sketchguide generate --from.
     """
     report = Report.of(context, as_json=as_json)
-    inputs = (image, sketch, options["like"])
+    like: Path | None = options.pop("like")
     check_output(output)
     if len(prompts) > 1 and all(len(prompt.split()) == 1 for prompt in prompts):
         quoted = f'"{" ".join(prompts)}"'
         report.warn(f"{len(prompts)} prompts of one word each are given. If they are one, put it in quotes: {quoted}.")
-    options = given(sketch=sketch, polarity=polarity, **options)
-    settings: dict[str, Any] = {
-        "source": source,
-        "source_prompt": source_prompt,
-        "start": start,
-        "tau_f": tau_f,
-        "tau_a": tau_a,
-        "features": features,
-        "share": share,
-        "branches": branches,
-        "near": near,
-        "decay": decay,
-        "alpha": alpha,
-        "recurrence": recurrence,
-    }
-    layout = {name: value for name, value in settings.items() if value is not None}
-    with report.progress() as bar:
-        bar.add_task("Loading", total=None)
-        from sketchguide.arguments import backbone_for
-        from sketchguide.images import read_file
-        from sketchguide.sketch import Sketch, holds_strokes
-        from sketchguide.translation import as_made, check, open_source, prepare
+    settings = given(
+        source=source,
+        source_prompt=source_prompt,
+        start=start,
+        tau_f=tau_f,
+        tau_a=tau_a,
+        features=features,
+        share=share,
+        branches=branches,
+        near=near,
+        decay=decay,
+        alpha=alpha,
+        recurrence=recurrence,
+        **options,
+    )
+    with named_in(image if source == "generated" else None, settings, movable=MOVABLE):
+        with report.progress() as bar:
+            bar.add_task("Loading", total=None)
+            hush_libraries()
+            from sketchguide.images import read_file
+            from sketchguide.sketch import Sketch, holds_strokes
+            from sketchguide.translation import request_of
 
-        check(prompts, layout, options)  # before the model is loaded
-        asked, recipe = options, image if source == "generated" else None
-        if recipe is not None:
-            layout, options = as_made(recipe, layout, options)
-        opened = open_source(image, drawn=None if kind is None else kind == "sketch", polarity=polarity or "auto")
-        drawn = isinstance(opened, Sketch)
-        report.facts["taken_for"] = "sketch" if drawn else "picture"
-        if drawn and kind is None and not holds_strokes(read_file(image)):
-            report.say(f"{image} is taken for a drawing; --as picture takes it for a picture.")
-        if polarity is not None and sketch is None and not drawn:
-            report.warn("--polarity changes nothing: IMAGE is taken for a picture. --as sketch takes it for a drawing.")
-        hush_libraries()
-        from sketchguide.seeds import random_seed
-
-        with named_in(recipe, asked, movable=MOVABLE):
-            backbone = backbone_for(options)
-        request = prepare(opened, prompts[0], backbone, layout=layout, **{"seed": random_seed(), **options})
-    with named_in(recipe, asked, movable=MOVABLE):
-        carry_out(Job(request=request, prompts=prompts, backbone=backbone, inputs=inputs), report, output=output)
+            read_as: Polarity = polarity or "auto"
+            request, backbone = request_of(
+                image,
+                prompts,
+                drawn=None if kind is None else kind == "sketch",
+                polarity=read_as,
+                sketch=None if sketch is None else Sketch.open(sketch, polarity=read_as),
+                like=like,
+                **settings,
+            )
+            drawn = request.layout is not None and request.layout.drawn
+            report.facts["taken_for"] = "sketch" if drawn else "picture"
+            if drawn and kind is None and not holds_strokes(read_file(image)):
+                report.say(f"{image} is taken for a drawing; --as picture takes it for a picture.")
+            if polarity is not None and sketch is None and not drawn:
+                ignored = "--polarity changes nothing: IMAGE is taken for a picture."
+                report.warn(f"{ignored} --as sketch takes it for a drawing.")
+        job = Job(request=request, prompts=prompts, backbone=backbone, inputs=(image, sketch, like))
+        carry_out(job, report, output=output)
     cost: dict[str, int] = report.facts["evaluations"]
     parts = ", ".join(f"{number} {name}" for name, number in cost.items() if number)
     report.say(f"{sum(cost.values())} network evaluations: {parts}.")
