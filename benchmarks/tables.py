@@ -195,7 +195,7 @@ TABLES: Mapping[str, Table] = {
     "default": by_set(
         "the default model as it draws by default, LGP with one try, and the paper's settings",
         *("text", "lgp-paper", "lgp", DEFAULT),
-        sets=FREE_HAND,
+        sets={"quickdraw": 200},
         compare=(DEFAULT, "lgp"),
         sheet=Sheet("quickdraw", "quickdraw.png", "default-quickdraw.png"),
         model=MODEL,
