@@ -12,6 +12,7 @@ from sketchguide.classifiers import (
     IconClassifier,
     LatentClassifier,
     calibration_error,
+    classes_in,
     find_class,
     find_class_in,
     fit_temperature,
@@ -217,6 +218,7 @@ def test_a_saved_picture_classifier_gives_the_same_scores(tmp_path: Path) -> Non
     save_classifier(classifier, path)
     loaded = load_classifier(path)
     assert (loaded.classes, loaded.size, loaded.channels) == (SIDES, 16, SMALL)
+    assert classes_in(path) == SIDES
     assert not loaded.training
     assert torch.equal(loaded(images), classifier.eval()(images))
     assert [entry.name for entry in path.parent.iterdir()] == ["icons.safetensors"]
@@ -248,3 +250,6 @@ def test_picture_classifiers_that_are_something_else_are_refused(tmp_path: Path,
     with pytest.raises(WeightsError, match="icons") as caught:
         load_classifier(path)
     assert caught.value.hint
+    if fault in ("missing", "truncated", "another format"):  # the others are told by the weights, which are not read
+        with pytest.raises(WeightsError, match="icons"):
+            classes_in(path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from difflib import SequenceMatcher
 from heapq import nlargest
@@ -22,7 +23,7 @@ from sketchguide.errors import MismatchError, UsageError, WeightsError
 from sketchguide.extractors import check_images
 from sketchguide.levels import Level, check_window
 from sketchguide.predictors import NOISE_BANDS, encode_noise
-from sketchguide.weights import read_network, read_weights, write_network, write_weights
+from sketchguide.weights import opened, read_network, read_weights, write_network, write_weights
 
 FORMAT = "sketchguide-icon-classifier-1"
 KIND = "latent-classifier"
@@ -310,16 +311,34 @@ def save_classifier(classifier: IconClassifier, path: Path) -> None:
 def load_classifier(path: Path, *, device: torch.device | str = "cpu") -> IconClassifier:
     """The classifier that `save_classifier` wrote to `path`, ready for use; raises `WeightsError` for anything else."""
     tensors, header = read_weights(path, field="path")
-    try:
-        if header.get("format") != FORMAT:
-            raise ValueError(f"its format is {header.get('format')!r}, not {FORMAT!r}")
-        shape = json.loads(header["classifier"])
-        classifier = IconClassifier(shape["classes"], size=shape["size"], channels=shape["channels"])
+    with _usable(path):
+        classifier = _untrained(header)
         classifier.load_state_dict(tensors)
+    return classifier.to(device).eval().requires_grad_(False)
+
+
+def classes_in(path: Path) -> tuple[str, ...]:
+    """The classes that the classifier in `path` knows, without its weights; raises as `load_classifier`."""
+    with opened(path, field="path") as file, _usable(path), torch.device("meta"):
+        return _untrained(file.metadata() or {}).classes
+
+
+@contextmanager
+def _usable(path: Path) -> Generator[None]:
+    """Within the block WeightsError takes the place of what a file of something else leads to."""
+    try:
+        yield
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise WeightsError(
             f"The classifier at {path} cannot be used: {error}.",
             hint="Train it anew.",
             field="path",
         ) from error
-    return classifier.to(device).eval().requires_grad_(False)
+
+
+def _untrained(header: Mapping[str, str]) -> IconClassifier:
+    """A classifier as the `header` of a file describes it."""
+    if header.get("format") != FORMAT:
+        raise ValueError(f"its format is {header.get('format')!r}, not {FORMAT!r}")
+    shape = json.loads(header["classifier"])
+    return IconClassifier(shape["classes"], size=shape["size"], channels=shape["channels"])

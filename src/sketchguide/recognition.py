@@ -35,24 +35,25 @@ class Recogniser:
 
     def classes_of(self, prompts: Sequence[str]) -> list[int]:
         """The class that each prompt names; UsageError where one names none."""
-        return [self._class_of(prompt) for prompt in prompts]
-
-    def _class_of(self, prompt: str) -> int:
-        classes = self.classifier.classes
-        try:
-            return find_class_in(prompt, classes)
-        except UsageError as error:
-            raise UsageError(
-                f"{prompt!r} names none of the {len(classes)} things that the recogniser knows.",
-                hint=f"{error.hint} Name one of them, or leave tries at 1.",
-                field="tries",
-            ) from error
+        return [find_recognised(prompt, self.classifier.classes) for prompt in prompts]
 
     @torch.no_grad()
     def confidence(self, pictures: Tensor, classes: Sequence[int]) -> Tensor:
         """Probabilities (B,) that `pictures` (B, 3, H, W), in [-1, 1] and cut to it, show `classes`."""
         every = self.classifier(pictures.clamp(-1, 1).float()).softmax(dim=1)
         return every[torch.arange(len(every)), torch.tensor(classes, device=every.device)]
+
+
+def find_recognised(prompt: str, classes: Sequence[str]) -> int:
+    """The class of a recogniser's `classes` that `prompt` names; UsageError where it names none."""
+    try:
+        return find_class_in(prompt, classes)
+    except UsageError as error:
+        raise UsageError(
+            f"{prompt!r} names none of the {len(classes)} things that the recogniser knows.",
+            hint=f"{error.hint} Name one of them, or leave tries at 1.",
+            field="tries",
+        ) from error
 
 
 def find_recogniser(name: str | None, backbone: Backbone) -> Path:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from sketchguide.backbones.base import Backbone
-from sketchguide.classifiers import find_class_in, load_classifier
+from sketchguide.classifiers import classes_in, find_class_in
 from sketchguide.defaults import RECOGNISED
 from sketchguide.errors import UsageError
 from sketchguide.recognition import find_recogniser, words_of
@@ -26,7 +26,7 @@ def usual_settings(
     drawn = sketch is not None and not sketch.blank and request.origin is None and not others
     if not drawn or given.keys() - {"tries"} or given.get("tries") == 1 or not words_of(fingerprint):
         return {}
-    classes = load_classifier(find_recogniser(request.recogniser, backbone)).classes
+    classes = classes_in(find_recogniser(request.recogniser, backbone))
     try:
         for prompt in prompts:
             find_class_in(prompt, classes)

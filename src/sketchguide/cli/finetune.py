@@ -392,12 +392,12 @@ def _recognised(drawings: Tensor, comparing: str, report: Report) -> str:
 
 def _warn_of_unknown(prompt: str, comparing: str, report: Report) -> None:
     """References that are made of a misspelt prompt show anything."""
-    from sketchguide.classifiers import find_class_in, load_classifier
+    from sketchguide.classifiers import classes_in, find_class_in
 
     if not is_file(Path(comparing)):  # a published network: its classes are no prompts
         return
     try:
-        find_class_in(prompt, load_classifier(Path(comparing)).classes)
+        find_class_in(prompt, classes_in(Path(comparing)))
     except UsageError as unknown:
         report.warn(f"The pictures to tune to are made from {prompt!r}. {unknown.message} {unknown.hint}")
 

@@ -21,7 +21,7 @@ import sketchguide
 from sketchguide.adapters import ADAPTERS
 from sketchguide.arguments import named
 from sketchguide.backbones.base import Backbone
-from sketchguide.classifiers import load_classifier
+from sketchguide.classifiers import classes_in
 from sketchguide.defaults import PULLING, RECOGNISED, SEED, Polarity
 from sketchguide.errors import (
     ClosingError,
@@ -34,7 +34,7 @@ from sketchguide.errors import (
 )
 from sketchguide.fingerprints import fingerprint_of_model
 from sketchguide.pictures import recall
-from sketchguide.recognition import Recogniser, find_recogniser, words_of
+from sketchguide.recognition import find_recognised, find_recogniser, words_of
 from sketchguide.request import Request
 from sketchguide.schedule import levels_of
 from sketchguide.seeds import random_seed
@@ -275,7 +275,7 @@ def requested(values: Mapping[str, Any], desk: Desk) -> Request:
     if request.tries > 1:
         with desk.warned.told():  # the job tells of that
             file = find_recogniser(request.recogniser, desk.backbone)
-        Recogniser(load_classifier(file)).classes_of([request.prompt])
+        find_recognised(request.prompt, classes_in(file))
     return request
 
 
