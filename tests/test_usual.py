@@ -1,5 +1,6 @@
 """What a request means where it leaves open settings that go together."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,4 +95,11 @@ def test_the_page_goes_on_from_such_a_picture_as_it_was_asked_for(backbone: Back
         assert {settings[name]["default"] for name in RECOGNISED} == {None}
         taken = client.post("/api/recipes", content=usual.to_png()).json()["request"]
         assert not taken.keys() & RECOGNISED
+        (plain,) = generate("a red apple", backbone=backbone, seed=7, scale=1.5)
+        taken = client.post("/api/recipes", content=plain.to_png()).json()["request"]
+        assert (taken.keys() & RECOGNISED, taken["scale"]) == (set(), 1.5)
+        elsewhere = replace(usual, request=usual.request.model_copy(update={"recogniser": "/nowhere/else"}))
+        answer = client.post("/api/recipes", content=elsewhere.to_png())
+        assert answer.status_code == 200, "what it names is not looked for"
+        assert "It was made with recogniser, which this page does not set." in answer.json()["warnings"]
         assert client.post("/api/recipes", content=chosen.to_png()).json()["request"]["steps"] == 4

@@ -63,6 +63,20 @@ RECOGNISED: Mapping[str, Any] = MappingProxyType(
     {"steps": 20, "solver": "euler-karras", "every": 1, "strength": 1.2, "tries": 5}
 )
 
+# settings of a request on which it depends whether those are taken
+DECIDING = (
+    "prompt",
+    "sketch",
+    "model",
+    "lora",
+    "class_name",
+    "sketch_loss",
+    "attention",
+    "controlnet",
+    "t2i_adapter",
+    "recogniser",
+)
+
 # settings of a request that act where LGP pulls, and nowhere else
 PULLING = ("strength", "stop", "every", "even", "blank", "widen", "handover")
 

@@ -14,9 +14,10 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 from sketchguide.classifiers import IconClassifier, save_classifier
-from sketchguide.defaults import MODEL
+from sketchguide.defaults import MODEL, RECOGNISED
 from sketchguide.images import read_png_text, save_png
 from sketchguide.pictures import Picture, recall
+from sketchguide.request import Request
 from sketchguide.sketch import Sketch
 
 Run = Callable[..., Any]
@@ -117,6 +118,24 @@ def test_what_is_not_recognised_is_tried_again_and_told(
     other = sketchguide("generate", "a red tree", *made, "--tries", "2", "-o", path)
     assert (other.code, "names none of the 2 things" in other.err) == (2, True)
     assert sketchguide("generate", "a red apple", *made, "--tries", "0", "-o", path).code == 2
+
+
+def test_what_nobody_chose_is_chosen_anew_for_another_prompt(sketchguide: Run, tmp_path: Path):
+    apple, other = tmp_path / "apple.png", tmp_path / "other.png"
+    drawing = Path(__file__).parents[2] / "examples" / "sketches" / "apple.svg"
+    made = sketchguide(
+        "generate", "a red apple", "--sketch", drawing, "--model", "icons-64", "--seed", "7", "-o", apple
+    )
+    assert made.code == 0
+
+    def of(*options: str) -> dict[str, Any]:
+        assert sketchguide("generate", "--from", apple, "-o", other, *options).code == 0
+        request = recall(other).request
+        return {name: getattr(request, name) for name in RECOGNISED}
+
+    assert of("--scale", "3") == of("a cat") == RECOGNISED
+    assert of("a wizard") == {name: Request.model_fields[name].default for name in RECOGNISED}
+    assert of("a cat", "--steps", "4") == {**RECOGNISED, "steps": 4}
 
 
 def test_the_picture_carries_its_recipe(apple: Path):

@@ -150,4 +150,6 @@ def test_the_usual_width_may_be_said() -> None:
     said = '<svg viewBox="0 0 100 100" data-usual-width="2">'
     (wide,) = Sketch.from_svg(f"{said}{line}</svg>").strokes
     assert wide.width == pytest.approx(3 * LINE_WIDTH)
+    (widest,) = Sketch.from_svg(f"{said}{line.replace('6', '7.5', 1)}</svg>").strokes
+    assert widest.width == pytest.approx(3.75 * LINE_WIDTH)
     assert svg(line).strokes[0].width is None

@@ -22,6 +22,7 @@ from sketchguide.cli.options import (
 )
 from sketchguide.cli.outputs import check_output
 from sketchguide.cli.report import JsonFlag, Report
+from sketchguide.defaults import DECIDING, RECOGNISED
 from sketchguide.errors import UsageError
 
 
@@ -140,13 +141,18 @@ def _fresh(options: Mapping[str, Any]) -> Job:
 def _recalled(source: Path, options: Mapping[str, Any], *, trim: bool) -> Job:
     """The stored request with the `options` given in place of its own, and with its own drawing trimmed if asked to.
 
-    A new seed or count starts from the stored picture; anything else changes that picture alone.
+    A new seed or count starts from the stored picture; anything else changes that picture alone. Settings that nobody
+    chose are chosen anew where what decides about them changes.
     """
     from sketchguide.pictures import recall
     from sketchguide.request import Request
 
     recipe = recall(source)
-    values = {**recipe.request.model_dump(), **options}
+    values = recipe.request.model_dump()
+    anew = not options.keys().isdisjoint(DECIDING) and options.keys().isdisjoint(RECOGNISED)
+    if anew := anew and all(values[name] == usual for name, usual in RECOGNISED.items()):
+        values = {name: value for name, value in values.items() if name not in RECOGNISED}
+    values |= options
     if trim:
         from sketchguide.sketch import Sketch
 
@@ -176,8 +182,9 @@ def _recalled(source: Path, options: Mapping[str, Any], *, trim: bool) -> Job:
         "drawing_features": {"drawing_features"},
         "picture_features": {"picture_features"},
         "recogniser": {"recogniser"},
+        "tries": {"recogniser"},
         "device": {"device", "dtype", "model", "controlnet", "t2i_adapter"},
     }
-    meant = {name for option in options for name in changed.get(option, ())}
+    meant = {name for option in (*options, *(RECOGNISED if anew else ())) for name in changed.get(option, ())}
     kept = {name: value for name, value in recipe.made_with.items() if name not in meant}
     return Job(request=Request.checked(**values), only=only, sheet=recipe.sheet, made_with=kept)

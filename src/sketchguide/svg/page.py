@@ -99,11 +99,12 @@ class Page:
         )
 
     def strokes(self, usual: float) -> tuple[Stroke, ...]:
+        most = 4.0 if usual > 0 else 3.0  # who says the usual width means the others, as the page's pen does
         usual = usual if usual > 0 else _usual_width(self.drawn)
         return tuple(
             Stroke(
                 points=points,  # pyright: ignore[reportArgumentType]
-                width=_own_width(shape.width, usual),
+                width=_own_width(shape.width, usual, most),
                 weight=shape.weight,
                 closed=closed,
             )
@@ -166,8 +167,8 @@ def _usual_width(shapes: Sequence[Shape]) -> float:
     return widths[int(np.searchsorted(drawn, drawn[-1] / 2))] if widths else 1.0
 
 
-def _own_width(width: float | None, usual: float) -> float | None:
-    """A width as its ratio to the usual one, 1/3 to 3; None (the default line) where it hardly differs."""
+def _own_width(width: float | None, usual: float, most: float) -> float | None:
+    """A width as its ratio to the usual one, 1/3 to `most`; None (the default line) where it hardly differs."""
     if not width or abs(width / usual - 1) < 0.1:
         return None
-    return LINE_WIDTH * min(max(width / usual, 1 / 3), 3.0)
+    return LINE_WIDTH * min(max(width / usual, 1 / 3), most)

@@ -325,12 +325,15 @@ def _called(one: str, request: Request) -> str:
 
 
 def _is_usual(request: Request, backbone: Backbone) -> bool:
-    """Whether the settings of RECOGNISED are those that `backbone` would take by itself."""
-    values = request.model_dump()
+    """Whether the settings of RECOGNISED are those that `backbone` would take by itself; not by a recogniser that the
+    request names, since a visitor names no files."""
+    if request.recogniser is not None:
+        return False
+    values, usual = request.model_dump(), {name: Request.model_fields[name].default for name in RECOGNISED}
     rest = Request.checked(**{name: value for name, value in values.items() if name not in RECOGNISED})
     sketch = None if request.sketch is None else Sketch.from_json(request.sketch)
-    usual = usual_settings(rest, [request.prompt], sketch, backbone, fingerprint_of_model(backbone))
-    return bool(usual) and all(values[name] == value for name, value in usual.items())
+    usual |= usual_settings(rest, [request.prompt], sketch, backbone, fingerprint_of_model(backbone))
+    return all(values[name] == value for name, value in usual.items())
 
 
 def _recipe_in(data: bytes, desk: Desk) -> dict[str, Any]:

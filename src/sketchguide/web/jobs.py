@@ -323,7 +323,7 @@ class Desk:
                 else:
                     news |= {"done": event.done, "total": event.total}
                     if event.seeds and cost <= PREVIEW_SHARE * (now - previewed):
-                        news["previews"] = self._previews(event)
+                        news["previews"] = job.previews | self._previews(event)
                         previewed = time.monotonic()
                         cost = previewed - now
                 self._update(job, **news)
