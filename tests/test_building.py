@@ -15,6 +15,7 @@ from sketchguide.errors import ModelNotFoundError, UsageError, WeightsError
 from sketchguide.guidance import latent_guide
 from sketchguide.methods import Batch, latent_guidance, plug_and_play, text_to_image
 from sketchguide.predictors import LatentPredictor
+from sketchguide.recognition import LATER, Recogniser
 from sketchguide.request import LayoutSettings, Request
 from sketchguide.sketchers import Sketcher
 from sketchguide.walking import walk
@@ -193,18 +194,33 @@ def test_pictures_are_tried_again_until_they_are_recognised(batch: Batch, predic
     predictor.save_pretrained(tmp_path)
     save_classifier(IconClassifier(["cat", "dog", "cow"]), tmp_path / "recogniser.safetensors")
     lgp = f"lgp:predictor={tmp_path},strength=4"
-    thrice = [
-        made(build_method(f"{lgp}", batch.backbone).method, batch.of([0, 1], share)) for share in (1, 2 / 3, 1 / 3)
-    ]
+    twice = [made(build_method(lgp, batch.backbone).method, batch.of([0, 1], share)) for share in (1, LATER)]
     never = build_method(f"{lgp},tries=3,sure=1,recogniser={tmp_path}", batch.backbone)
     *_, last = never.method(batch)
     found = last.latent
     assert len(never.networks) == 2
     for row in range(2):
-        assert any(torch.allclose(found[row], one[row], rtol=1e-4, atol=1e-4) for one in thrice)
+        assert any(torch.allclose(found[row], one[row], rtol=1e-4, atol=1e-4) for one in twice)
     at_once = build_method(f"{lgp},tries=3,sure=0,recogniser={tmp_path}", batch.backbone)
-    assert torch.equal(made(at_once.method, batch), thrice[0])
+    assert torch.equal(made(at_once.method, batch), twice[0])
     assert last.evaluations.conditional == 2 * batch.request.steps  # the second try is passed over
+
+
+@pytest.mark.parametrize(("options", "kept"), [("", 3), (",stop=0.5", 1), (",stop=0.25", 0)])
+def test_a_method_is_resumed_where_it_still_acts(
+    batch: Batch,
+    predictor: LatentPredictor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: str,
+    kept: int,
+):
+    monkeypatch.setattr(Recogniser, "confidence", lambda *_: torch.full((2,), 0.5))
+    predictor.save_pretrained(tmp_path)
+    save_classifier(IconClassifier(["cat", "dog", "cow"]), tmp_path / "recogniser.safetensors")
+    described = f"lgp:predictor={tmp_path},steps=4,every=1,tries=3,sure=1,recogniser={tmp_path}{options}"
+    *_, last = build_method(described, batch.backbone).method(batch)
+    assert last.evaluations.conditional == 4 + (4 - kept) + 4
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,8 @@ def build_method(description: str, backbone: Backbone) -> Built:
         file = find_recogniser(own.get("recogniser"), backbone)
         recogniser = Recogniser(load_classifier(file, device=backbone.device), asked.request.tries, asked.request.sure)
         record = Trained(recogniser.classifier, _report(file))
-        built = built.within(lambda method: until_recognised(method, recogniser), record)
+        until = asked.request.stop if "stop" in kind.takes else 1.0
+        built = built.within(lambda method: until_recognised(method, recogniser, until=until), record)
     return built.within(lambda method: _with_settings(method, settings)) if settings else built
 
 

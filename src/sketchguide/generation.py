@@ -31,7 +31,14 @@ from sketchguide.levels import Level
 from sketchguide.lora import wearing
 from sketchguide.pictures import Picture
 from sketchguide.predictors import LatentPredictor
-from sketchguide.recognition import Recogniser, Tried, find_recogniser, walk_until_recognised, warn_of_unknown
+from sketchguide.recognition import (
+    Recogniser,
+    Tried,
+    find_recogniser,
+    resumed,
+    walk_until_recognised,
+    warn_of_unknown,
+)
 from sketchguide.request import Request
 from sketchguide.sampling import Evaluations, Moment
 from sketchguide.schedule import levels_of, solver_name, steps_walked
@@ -220,7 +227,8 @@ def _carried_out(
                 continue
             done += 1
             if event.number > number:
-                number, total = event.number, total + walked
+                number = event.number
+                total += walked - at_try(number, one, controls, seeds).kept
             evaluations = spent.plus(event.before).plus(event.moment.evaluations).plus(_shared(source))
             yield Progress(done, total, event.moment.clean, tuple(seeds[row] for row in event.rows), evaluations)
         assert tried is not None, "it comes last"
@@ -252,14 +260,16 @@ def _moments(
     source: Borrowed | Change | None,
     rows: Sequence[int],
     number: int,
+    first: Sequence[Tensor],
 ) -> Iterator[Moment]:
-    """The walk of the pictures with the numbers `rows` among `seeds`, at try `number` of each."""
-    controls, chosen = at_try(number, request, controls, [seeds[row] for row in rows])
+    """The walk of the pictures with the numbers `rows` among `seeds`, at try `number` of each; `first` as in Walk."""
+    controls, chosen, kept = at_try(number, request, controls, [seeds[row] for row in rows])
     guides = controls.guides
     if isinstance(source, Change) and (mask := source.mask(controls.told)) is not None:
         guides = [replace(cast(Any, guide), strength=Within(guide.strength, mask)) for guide in guides]
     prompts = [request.prompt] * len(rows)
-    return walk(request, controls.told, prompts=prompts, seeds=chosen, guides=guides, source=source)
+    begun = resumed(first, rows, kept)
+    return walk(request, controls.told, prompts=prompts, seeds=chosen, guides=guides, source=source, begun=begun)
 
 
 def _shared(source: Borrowed | Change | None) -> Evaluations:

@@ -30,9 +30,9 @@ from sketchguide.images import from_base64, to_tensor
 from sketchguide.loading import load_predictor
 from sketchguide.perception import Features, load_features
 from sketchguide.predictors import LatentPredictor
-from sketchguide.recognition import share_of
+from sketchguide.recognition import easing_of
 from sketchguide.request import Request
-from sketchguide.schedule import progress_at, steps_of
+from sketchguide.schedule import progress_at, steps_of, steps_until
 from sketchguide.seeds import another
 from sketchguide.shipped import find_features, find_part, has_predictor
 from sketchguide.sketch import Sketch, SpatialMap
@@ -127,24 +127,38 @@ def weakened(guides: Sequence[Guide], share: float) -> list[Guide]:
     ]
 
 
-def at_try(number: int, request: Request, controls: Controls, seeds: Sequence[int]) -> tuple[Controls, Sequence[int]]:
-    """What acts at try `number`, and the seeds it starts from: what follows the drawing does it less, and where nothing
-    does the noise is another."""
+class Try(NamedTuple):
+    """One of several tries of the same pictures."""
+
+    controls: Controls
+    seeds: Sequence[int]
+    kept: int  # so many of its steps are those of the first try
+
+
+def at_try(number: int, request: Request, controls: Controls, seeds: Sequence[int]) -> Try:
+    """What acts at try `number`, and what it starts from: what follows the drawing does it less, and from some step of
+    the first try on; where nothing does the noise is another."""
     if not follows(controls):
-        return controls, [another(seed, number) for seed in seeds]
-    share = share_of(number, request.tries)
+        return Try(controls, [another(seed, number) for seed in seeds], 0)
+    kept, share = easing_of(number, request.tries)
     told, guides = _told_less(controls.told, share), weakened(controls.guides, share)
-    return controls._replace(told=told, guides=guides), seeds
+    following = steps_until(_followed_until(controls), request)
+    return Try(controls._replace(told=told, guides=guides), seeds, int(kept * following))
 
 
 def follows(controls: Controls) -> bool:
     """Whether a drawing pulls, or is shown to the network."""
-    pulls = any(isinstance(guide, Drawn) and bool(guide.strength) for guide in controls.guides)
-    return pulls or (isinstance(controls.told, Told) and _acts(controls.told))
+    return _followed_until(controls) > 0
 
 
-def _acts(told: Told) -> bool:
-    return told.scale != 0 or (isinstance(told.inner, Told) and _acts(told.inner))
+def _followed_until(controls: Controls) -> float:
+    """The progress up to which a drawing pulls, or is shown to the network; 0 where none is."""
+    pulling = [guide.window[1] for guide in controls.guides if isinstance(guide, Drawn) and guide.strength]
+    told, showing = controls.told, list[float]()
+    while isinstance(told, Told):
+        showing += [told.window[1]] if told.scale else []
+        told = told.inner
+    return max(pulling + showing, default=0.0)
 
 
 def _told_less(told: Backbone, share: float) -> Backbone:

@@ -20,10 +20,10 @@ from sketchguide.guidance import class_guide, latent_guide, sketch_guide, weaken
 from sketchguide.images import from_ink
 from sketchguide.perception import Features
 from sketchguide.predictors import LatentPredictor
-from sketchguide.recognition import Recogniser, Tried, share_of, walk_until_recognised
+from sketchguide.recognition import Recogniser, Tried, easing_of, resumed, walk_until_recognised
 from sketchguide.request import LayoutSettings, Request
-from sketchguide.sampling import Moment
-from sketchguide.schedule import steps_of
+from sketchguide.sampling import Begun, Moment
+from sketchguide.schedule import steps_of, steps_until
 from sketchguide.sketch import SpatialMap
 from sketchguide.sketchers import Sketcher
 from sketchguide.sources import Borrowed, Change, borrow
@@ -47,14 +47,23 @@ class Batch:
     pictures: Tensor | None = None  # (B, 3, H, W) in [-1, 1]
     guides: Sequence[Guide] = ()
     share: float = 1.0
+    begun: Begun | None = None
 
     def walk(self, *, guides: Sequence[Guide] = (), source: Borrowed | Change | None = None) -> Iterator[Moment]:
         """`walking.walk` of these pictures."""
         every = [*guides, *self.guides]
-        return walk(self.request, self.backbone, prompts=self.prompts, seeds=self.seeds, guides=every, source=source)
+        return walk(
+            self.request,
+            self.backbone,
+            prompts=self.prompts,
+            seeds=self.seeds,
+            guides=every,
+            source=source,
+            begun=self.begun,
+        )
 
-    def of(self, rows: Sequence[int], share: float) -> Batch:
-        """These of the pictures, by `share` of what acts on all."""
+    def of(self, rows: Sequence[int], share: float, begun: Begun | None = None) -> Batch:
+        """These of the pictures, by `share` of what acts on all, of which some steps may have `begun`."""
         return replace(
             self,
             prompts=[self.prompts[row] for row in rows],
@@ -62,6 +71,7 @@ class Batch:
             seeds=[self.seeds[row] for row in rows],
             pictures=None if self.pictures is None else self.pictures[list(rows)],
             share=share * self.share,
+            begun=begun,
         )
 
     @property
@@ -190,13 +200,15 @@ def towards_class(method: Method, classifier: LatentClassifier) -> Method:
     return towards
 
 
-def until_recognised(method: Method, recogniser: Recogniser) -> Method:
-    """`method`, and pictures that do not show what their prompt names again, with less of it; the last moment alone has
-    all of them."""
+def until_recognised(method: Method, recogniser: Recogniser, *, until: float = 1.0) -> Method:
+    """`method`, which acts until that part of the steps, and pictures that do not show what their prompt names again,
+    with less of it; the last moment alone has all of them."""
 
     def trying(batch: Batch) -> Iterator[Moment]:
-        def walk(rows: Sequence[int], number: int) -> Iterator[Moment]:
-            return method(batch.of(rows, share_of(number, recogniser.tries)))
+        def walk(rows: Sequence[int], number: int, first: Sequence[Tensor]) -> Iterator[Moment]:
+            kept, share = easing_of(number, recogniser.tries)
+            steps = int(kept * steps_until(until, batch.request))
+            return method(batch.of(rows, share, resumed(first, rows, steps)))
 
         moment: Moment | None = None
         for event in walk_until_recognised(walk, batch.backbone.decode, batch.prompts, recogniser):

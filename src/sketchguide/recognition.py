@@ -18,8 +18,11 @@ from sketchguide.classifiers import IconClassifier, find_class_in
 from sketchguide.defaults import SURE, TRIES
 from sketchguide.errors import UsageError, warn
 from sketchguide.files import is_file
-from sketchguide.sampling import Evaluations, Moment
+from sketchguide.sampling import Begun, Evaluations, Moment
 from sketchguide.shipped import EMBEDDED, RECOGNISER, find_part
+
+KEPT = 0.8  # of the steps that follow a drawing, by the second of several tries
+LATER = 0.15  # of the strength, after what a try keeps
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,13 +113,29 @@ class Tried(NamedTuple):
     confidence: tuple[float, ...]  # empty where there is no recogniser
 
 
-def share_of(number: int, tries: int) -> float:
-    """The share of the strength with which a drawing pulls at try `number` of `tries`: of three 1, 2/3 and 1/3."""
-    return 1 - (number - 1) / tries
+class Easing(NamedTuple):
+    """How a try follows a drawing less than the first one does."""
+
+    kept: float  # that part of the steps in which it is followed are those of the first try
+    share: float  # of the strength in the others
 
 
-# The moments of the pictures with these numbers at the try of that number, from 1.
-Walk = Callable[[Sequence[int], int], Iterator[Moment]]
+def easing_of(number: int, tries: int) -> Easing:
+    """How try `number` of `tries` follows a drawing: each goes back further than the one before, the last to the noise,
+    and follows by LATER of the strength from there."""
+    if number == 1:
+        return Easing(0, 1)
+    return Easing(KEPT * ((tries - number) / max(tries - 2, 1)), LATER)
+
+
+def resumed(first: Sequence[Tensor], rows: Sequence[int], steps: int) -> Begun | None:
+    """The first try of some of the pictures after so many steps; `first` as in Walk."""
+    return Begun(first[steps - 1][list(rows)], steps) if steps else None
+
+
+# The moments of the pictures with these numbers at the try of that number, from 1. With later tries come the latents
+# after each step of the first one, of all pictures, from which a walk may be resumed.
+Walk = Callable[[Sequence[int], int, Sequence[Tensor]], Iterator[Moment]]
 # Of finished latents (B, C, h, w) the pictures (B, 3, H, W), about in [-1, 1].
 Finish = Callable[[Tensor], Tensor]
 # Of these pictures what the recogniser sees of them, of the same shape.
@@ -142,13 +161,16 @@ def walk_until_recognised(
     classes = [] if recogniser is None else recogniser.classes_of(prompts)
     due = [1] * len(prompts)  # the next try of each picture
     best, number, confidence = list[tuple[Tensor, Tensor]](), [1] * len(due), [0.0] * len(due)
+    first: list[Tensor] = []
     spent = Evaluations(0, 0)
     for attempt in range(1, tries + 1):
         rows = [row for row, next_one in enumerate(due) if next_one == attempt]
         if not rows:
             continue
         moment: Moment | None = None
-        for moment in walk(rows, attempt):
+        for moment in walk(rows, attempt, first):
+            if attempt == 1 < tries:
+                first.append(moment.latent)
             yield Attempt(attempt, rows, moment, spent)
         assert moment is not None, "a walk has at least one step"
         spent = spent.plus(moment.evaluations)

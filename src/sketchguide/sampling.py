@@ -45,6 +45,13 @@ class Moment(NamedTuple):
     evaluations: Evaluations
 
 
+class Begun(NamedTuple):
+    """A walk of which the first `steps` were taken, and what they led to."""
+
+    latent: Tensor  # (B, C, h, w)
+    steps: int
+
+
 class Negative(Protocol):
     """What guidance moves away from: a Condition, or a mixture of several that changes on the way."""
 

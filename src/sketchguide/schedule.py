@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from sketchguide.backbones.base import Backbone
 from sketchguide.errors import UsageError
 from sketchguide.levels import Level
@@ -28,6 +30,12 @@ def steps_of(amount: float, request: Request) -> int:
 def steps_walked(request: Request) -> int:
     """How many steps are walked to a picture."""
     return request.steps if request.edit is None else steps_of(request.edit.amount, request)
+
+
+def steps_until(progress: float, request: Request) -> int:
+    """How many of the steps that are walked begin before that progress."""
+    skipped = request.steps - steps_walked(request)
+    return max(0, math.ceil(progress * request.steps - 1e-9) - skipped)
 
 
 def progress_at(request: Request, part: float) -> float:

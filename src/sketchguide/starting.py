@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import torch
@@ -20,7 +21,7 @@ from sketchguide.loading import load_predictor
 from sketchguide.overlays import Overlay, masked_area, region_changed, seen_region
 from sketchguide.predictors import LatentPredictor
 from sketchguide.request import Edit, Recipe, Request
-from sketchguide.sampling import Moment
+from sketchguide.sampling import Begun, Moment
 from sketchguide.schedule import levels_of, solver_name, steps_walked
 from sketchguide.seeds import generators
 from sketchguide.sketch import Sketch, SpatialMap
@@ -184,10 +185,15 @@ def _made_again(
             field="source",
         )
     moments: list[Moment] = []
-    controls, seeds = at_try(recipe.tried, made, controls, [made.seed + recipe.index])
-    for moment in walk(made, controls.told, prompts=[made.prompt], seeds=seeds, guides=controls.guides):
-        moments.append(moment)
-        yield moment
+    last = at_try(recipe.tried, made, controls, [made.seed + recipe.index])
+    first = at_try(1, made, controls, last.seeds)
+    for one, steps in ((first, last.kept), (last, len(levels))):
+        begun = Begun(moments[-1].latent, len(moments)) if moments else None
+        of, seeds = one.controls, last.seeds
+        walked = walk(made, of.told, prompts=[made.prompt], seeds=seeds, guides=of.guides, begun=begun)
+        for moment in islice(walked, steps):
+            moments.append(moment)
+            yield moment
     return Trajectory(first_latent(made, backbone, generators(seeds)), levels[0], moments)
 
 

@@ -16,9 +16,9 @@ from sketchguide.defaults import NEGATIVE_TIME
 from sketchguide.inversion import recur
 from sketchguide.levels import Level, is_open
 from sketchguide.request import Request
-from sketchguide.sampling import Moment, Negative, sample
+from sketchguide.sampling import Begun, Moment, Negative, sample
 from sketchguide.schedule import levels_of, solver_name
-from sketchguide.seeds import generators, noise
+from sketchguide.seeds import another, generators, noise
 from sketchguide.solvers import Solver
 from sketchguide.sources import Borrowed, Change, Keeping
 
@@ -31,25 +31,34 @@ def walk(
     seeds: Sequence[int],
     guides: Sequence[Guide] = (),
     source: Borrowed | Change | None = None,
+    begun: Begun | None = None,
 ) -> Iterator[Moment]:
     """Walk one batch with the settings of `request`: row i shows `prompts[i]` and starts from `seeds[i]`.
 
-    `source` was prepared with the same request: rows keep its layout, or are its pictures, changed.
+    `source` was prepared with the same request: rows keep its layout, or are its pictures, changed. With `begun` the
+    rest of that walk is taken; a multistep solver begins it at its first order, and one that draws noise draws other.
     """
     each = generators(seeds)
     levels = levels_of(request, backbone)
     solver = _solver(request, backbone)
+    borrowed: Borrowed | None = None
     if isinstance(source, Change):
         latents = source.source(each)
         levels = levels[-1 - source.steps :]
         latent = latents.at(levels[0]).expand(len(each), -1, -1, -1)
         if (mask := source.mask(backbone)) is not None:
             solver = Keeping(solver, latents, mask)
-        return _sampled(request, backbone, prompts, latent, levels, solver, guides=guides, generators=each)
-    latent = first_latent(request, backbone, each)
-    if source is not None and source.start is not None:
-        latent = source.start.expand_as(latent)
-    return _sampled(request, backbone, prompts, latent, levels, solver, guides=guides, generators=each, borrowed=source)
+    else:
+        borrowed = source
+        latent = first_latent(request, backbone, each)
+        if source is not None and source.start is not None:
+            latent = source.start.expand_as(latent)
+    if begun is not None:
+        latent, levels = begun.latent, levels[begun.steps :]
+        each = generators([another(seed, begun.steps + 1) for seed in seeds])
+    return _sampled(
+        request, backbone, prompts, latent, levels, solver, guides=guides, generators=each, borrowed=borrowed
+    )
 
 
 def first_latent(request: Request, backbone: Backbone, each: Sequence[torch.Generator]) -> Tensor:

@@ -19,6 +19,7 @@ from sketchguide.evaluation.plots import PLOTTED, plot_of, sheet_of
 from sketchguide.files import is_file, write_text
 from sketchguide.fingerprints import fingerprint, identity_of
 from sketchguide.methods import SDEDIT_AMOUNT, Built
+from sketchguide.recognition import KEPT, LATER
 from sketchguide.request import FOR_DRAWINGS, LayoutSettings, Request
 from sketchguide.training.checkpoints import check_config
 
@@ -48,6 +49,7 @@ def drawn_with(backbone: Backbone, request: Request) -> dict[str, Any]:
             "every": EVERY.default,
             "few_steps": FEW_STEPS,
             "soft_steps": SOFT_STEPS,
+            "tries": {"kept": KEPT, "later": LATER},
             "amount": SDEDIT_AMOUNT,
             "layout": LayoutSettings().model_dump(),
             "drawings": dict(FOR_DRAWINGS),
