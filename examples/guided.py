@@ -1,4 +1,4 @@
-"""What `generate` does by default, by hand: one guide, a preview after every step, nothing hidden."""
+"""What `generate` does with one try, by hand: one guide, a preview after every step, nothing hidden."""
 
 from pathlib import Path
 
