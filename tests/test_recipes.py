@@ -403,4 +403,4 @@ def test_the_words_of_a_model_are_those_of_its_captions(data: Path, monkeypatch:
 @pytest.mark.shared
 def test_the_words_that_ship_are_those_of_the_data(shared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     of_data = load_script(FOLDER / "words.py", monkeypatch).words(shared / "data")
-    assert list(json.loads((EMBEDDED / "words.json").read_text()).values()) == [of_data, of_data]
+    assert json.loads((EMBEDDED / "words.json").read_text())["words"] == of_data

@@ -15,6 +15,7 @@ from sketchguide.backbones.base import Backbone
 from sketchguide.classifiers import IconClassifier, load_classifier, save_classifier
 from sketchguide.controls.base import Guide
 from sketchguide.controls.edges import LatentGuide
+from sketchguide.defaults import DType
 from sketchguide.editing import edit
 from sketchguide.errors import ModelNotFoundError, SketchguideWarning, UsageError
 from sketchguide.fingerprints import fingerprint_of_model
@@ -36,6 +37,7 @@ from sketchguide.recognition import (
     resumed,
     walk_until_recognised,
     warn_of_unknown,
+    words_of,
 )
 from sketchguide.request import Request
 from sketchguide.sampling import Evaluations, Moment
@@ -411,6 +413,12 @@ def test_a_prompt_of_nothing_that_the_shipped_model_knows_is_told_of():
         warn_of_unknown(["a red aple"], backbone, own)
     warn_of_unknown(["Two red APPLES", "a turtle", "noto cat on a blue background", "motorcycles"], backbone, own)
     warn_of_unknown(["a wizard"], backbone, "0" * 12)
+
+
+@pytest.mark.parametrize("model", ["icons-64", "icons-128"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_shipped_model_is_taken_for_itself_in_every_precision(model: str, dtype: DType):
+    assert "apple" in words_of(fingerprint_of_model(load_backbone(model, dtype=dtype)))
 
 
 def test_the_shipped_recogniser_knows_what_the_shipped_model_draws():

@@ -8,8 +8,10 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import get_args
 
 from sketchguide import load_backbone
+from sketchguide.defaults import DType
 from sketchguide.evaluation.drawings import STYLES, class_map
 from sketchguide.fingerprints import fingerprint_of_model
 
@@ -28,8 +30,9 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["icons-64", "icons-128"], help="of the same captions")
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
-    known = {fingerprint_of_model(load_backbone(model)): words(args.data) for model in args.models}
-    args.out.write_text(json.dumps(known, indent=1) + "\n")
+    precisions = [dtype for dtype in get_args(DType) if dtype != "auto"]
+    models = {fingerprint_of_model(load_backbone(model, dtype=dtype)) for model in args.models for dtype in precisions}
+    args.out.write_text(json.dumps({"models": sorted(models), "words": words(args.data)}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -71,10 +71,10 @@ def find_recogniser(name: str | None, backbone: Backbone) -> Path:
 
 
 def words_of(fingerprint: str) -> list[str]:
-    """What the shipped model of that `fingerprint`, as it was trained, knows; empty for any other."""
+    """What the shipped model of that `fingerprint`, as it was trained, knows, in any precision; empty for any other."""
     file = EMBEDDED / "words.json"
-    known: dict[str, list[str]] = json.loads(file.read_text()) if is_file(file) else {}
-    return known.get(fingerprint, [])
+    known: dict[str, list[str]] = json.loads(file.read_text()) if is_file(file) else {"models": []}
+    return known["words"] if fingerprint in known["models"] else []
 
 
 def warn_of_unknown(prompts: Sequence[str], backbone: Backbone, fingerprint: str) -> None:

@@ -334,7 +334,9 @@ def test_the_paper_around_a_drawing_can_be_cut_off(
     assert "--trim cuts a drawing, and there is none. Give --sketch" in " ".join(nothing.err.split())
 
 
-def test_the_shipped_model_is_given_drawings_that_fill_the_picture(sketchguide: Run, tmp_path: Path):
+def test_the_shipped_model_is_given_drawings_that_fill_the_picture(
+    sketchguide: Run, quick: list[str], trained: tuple[Path, Any], tmp_path: Path
+):
     for name, side in (("large", 330), ("middling", 240)):
         sheet = Image.new("RGB", (400, 400), "white")
         ImageDraw.Draw(sheet).ellipse((40, 40, 40 + side, 40 + side), outline="black", width=4)
@@ -342,7 +344,13 @@ def test_the_shipped_model_is_given_drawings_that_fill_the_picture(sketchguide: 
     asked = ["generate", "an apple", "--steps", "1", "--seed", "1", "-o", tmp_path / "a.png", "--sketch"]
     small = "of the picture, and icons-128 draws what fills it; --trim cuts off the paper"
     assert small not in sketchguide(*asked, tmp_path / "large.png").err
-    assert f"fills 36% {small}" in sketchguide(*asked, tmp_path / "middling.png").err
+    told = sketchguide(*asked, tmp_path / "middling.png").err
+    assert f"fills 36% {small}" in told
+    again = ["generate", "--from", tmp_path / "a.png", "--sketch", tmp_path / "middling.png", "-o", tmp_path / "b.png"]
+    assert f"fills 36% {small}" in sketchguide(*again).err
+    other = ["generate", "a", *quick, "--seed", "1", "-o", tmp_path / "a.png"]
+    assert sketchguide(*other).code == 0
+    assert "draws what fills it" not in sketchguide(*again, "--predictor", trained[0]).err
 
 
 def test_a_wide_drawing_is_better_cropped_or_given_a_wide_picture(

@@ -308,6 +308,14 @@ def test_a_recipe_tells_what_the_page_does_not_set(client: TestClient, desk: Des
     assert told == "It was made with no LoRA; this page draws with the LoRA style at 0.5."
 
 
+def test_a_recipe_of_more_than_a_visitor_may_ask_for_is_cut_to_that(client: TestClient, desk: Desk):
+    (picture,) = generate("a cat", backbone=desk.backbone, steps=1, size=(64, 64), seed=1)
+    more = replace(picture, request=picture.request.model_copy(update={"steps": 300}))
+    found = client.post("/api/recipes", content=more.to_png()).json()
+    assert found["warnings"] == ["It was made with steps 300; this server allows 200."]
+    assert found["request"]["steps"] == 200
+
+
 def test_what_the_server_was_started_with_is_in_every_recipe(tiny: Any, predictor: LatentPredictor):
     with Desk(lambda: (tiny(), predictor), settings={"lora": "some", "lora_scale": 0.5}) as desk:
         request = requested({"prompt": "a cat"}, desk)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -22,8 +22,14 @@ from sketchguide.cli.options import (
 )
 from sketchguide.cli.outputs import check_output
 from sketchguide.cli.report import JsonFlag, Report
-from sketchguide.defaults import DECIDING, RECOGNISED
-from sketchguide.errors import UsageError
+from sketchguide.defaults import DECIDING, RECOGNISED, Polarity
+from sketchguide.errors import UsageError, warn
+
+if TYPE_CHECKING:
+    from sketchguide.sketch import Sketch
+
+SMALL = 0.1  # of a picture: what fills less of it hardly becomes a thing
+LOOSE = 1.6  # times as much would be filled without the paper around: the shipped models draw what fills a picture
 
 
 @with_options()
@@ -92,8 +98,13 @@ def command(
         raise UsageError("--trim cuts a drawing, and there is none.", hint="Give --sketch.", field="trim")
     like: Path | None = options["like"]
     prompt = prompts[0] if prompts else prompt
-    options = given(prompt=prompt, sketch=sketch, polarity=polarity, trim=trim, **options)
-    job = _fresh(options) if source is None else _recalled(source, options, trim=trim and sketch is None)
+    options = given(prompt=prompt, **options)
+    drawing = None if sketch is None else _drawing(sketch, polarity or "auto", trim=trim)
+    if drawing is not None:
+        options["sketch"] = drawing.to_json()
+    job = _fresh(options) if source is None else _recalled(source, options, trim=trim and drawing is None)
+    if drawing is not None and drawing.filled > 0:
+        _warn_of_small(drawing, sized="size" in options, model=job.request.model)
     job = replace(job, prompts=prompts, inputs=(sketch, like, source))
     if as_sheet and job.only is not None:
         report.warn("--sheet changes nothing: one picture of several is made again.")
@@ -125,6 +136,32 @@ def _read_prompts(path: Path) -> tuple[str, ...]:
     if not prompts:
         raise UsageError(f"The file {path} has no prompts.", hint="Write one on each line.", field="prompts")
     return tuple(prompts)
+
+
+def _drawing(path: Path, polarity: Polarity, *, trim: bool) -> Sketch:
+    from sketchguide.sketch import Sketch
+
+    drawing = Sketch.open(path, polarity=polarity)
+    return drawing.trimmed() if trim else drawing
+
+
+def _warn_of_small(drawing: Sketch, *, sized: bool, model: str) -> None:
+    """Say what is to be done about a drawing that fills little of a square picture; `sized`: it need not be square."""
+    from sketchguide.shipped import shipped
+
+    fills, long = f"The drawing fills {max(drawing.filled, 0.01):.0%} of the picture", drawing.elongation
+    sides = ("wide", "high", "a wider") if long > 1 else ("high", "wide", "a higher")
+    could = drawing.trimmed().filled
+    if drawing.filled >= SMALL:
+        if could >= LOOSE * drawing.filled and any(one.name == model for one in shipped()):
+            warn(f"{fills}, and {model} draws what fills it; --trim cuts off the paper around it.")
+    elif could >= SMALL:
+        warn(f"{fills}; --trim cuts off the paper around it.")
+    elif not sized:
+        times = max(long, 1 / long)
+        warn(
+            "{}: it is {:.0f} times as {} as {}. Crop it to one thing, or give {} --size.".format(fills, times, *sides)
+        )
 
 
 def _fresh(options: Mapping[str, Any]) -> Job:

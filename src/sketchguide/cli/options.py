@@ -8,7 +8,7 @@ import shlex
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand, TyperOption
@@ -42,14 +42,9 @@ from sketchguide.defaults import (
     WIDEN,
     Polarity,
 )
-from sketchguide.errors import UsageError, warn
+from sketchguide.errors import UsageError
 from sketchguide.files import is_file
 
-if TYPE_CHECKING:
-    from sketchguide.sketch import Sketch
-
-SMALL = 0.1  # of a picture: what fills less of it hardly becomes a thing
-LOOSE = 1.6  # times as much would be filled without the paper around: the shipped models draw what fills a picture
 ALONE = ("sketch", "like")  # options of which some would hope that several add up
 
 
@@ -632,27 +627,9 @@ def with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., N
     return wrapped
 
 
-def given(
-    *,
-    sketch: Path | None = None,
-    polarity: Polarity | None = None,
-    like: Path | None = None,
-    size: str | None = None,
-    trim: bool | None = None,
-    **options: Any,
-) -> dict[str, Any]:
-    """The options that were given, as fields of a Request. Where the command has `trim`, None being without it, a
-    drawing that fills little of the picture is warned of.
-    """
+def given(*, like: Path | None = None, size: str | None = None, **options: Any) -> dict[str, Any]:
+    """The options that were given, as fields of a Request."""
     values = {name: value for name, value in options.items() if value is not None}
-    if sketch is not None:
-        from sketchguide.sketch import Sketch
-
-        drawing = Sketch.open(sketch, polarity=polarity or "auto")
-        drawing = drawing.trimmed() if trim else drawing
-        if trim is not None and drawing.filled > 0:
-            _warn_of_small(drawing, sized=size is not None, model=options.get("model") or MODEL)
-        values["sketch"] = drawing.to_json()
     if like is not None:
         from sketchguide.images import carried
 
@@ -660,25 +637,6 @@ def given(
     if size is not None:
         values["size"] = parse_size(size)
     return values
-
-
-def _warn_of_small(drawing: Sketch, *, sized: bool, model: str) -> None:
-    """Say what is to be done about a drawing that fills little of a square picture; `sized`: it need not be square."""
-    from sketchguide.shipped import shipped
-
-    fills, long = f"The drawing fills {max(drawing.filled, 0.01):.0%} of the picture", drawing.elongation
-    sides = ("wide", "high", "a wider") if long > 1 else ("high", "wide", "a higher")
-    could = drawing.trimmed().filled
-    if drawing.filled >= SMALL:
-        if could >= LOOSE * drawing.filled and any(one.name == model for one in shipped()):
-            warn(f"{fills}, and {model} draws what fills it; --trim cuts off the paper around it.")
-    elif could >= SMALL:
-        warn(f"{fills}; --trim cuts off the paper around it.")
-    elif not sized:
-        times = max(long, 1 / long)
-        warn(
-            "{}: it is {:.0f} times as {} as {}. Crop it to one thing, or give {} --size.".format(fills, times, *sides)
-        )
 
 
 def parse_size(text: str) -> tuple[int, int]:

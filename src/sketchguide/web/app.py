@@ -359,7 +359,11 @@ def _recipe_in(data: bytes, desk: Desk) -> dict[str, Any]:
     if request.sketch is not None:
         settings["sketch"] = _plain(request.sketch)
     settings |= {"seed": request.seed + (0 if recipe.sheet else recipe.index)}
-    settings |= {"count": min(request.count, MOST["count"]) if recipe.sheet else 1}
+    settings |= {"count": request.count if recipe.sheet else 1}
+    for name, most in MOST.items():
+        if settings.get(name, 0) > most:
+            left.append(f"It was made with {name} {settings[name]}; this server allows {most}.")
+            settings[name] = most
     return {"request": settings, "warnings": left}
 
 
