@@ -41,7 +41,8 @@ TRIED = "tries=5,sure=0.65,widen=1,strength=2.5"
 TRIED_15 = "steps=15,every=1,tries=5,widen=1,strength=1.55"
 KARRAS = "steps=17,solver=euler-karras"
 TRIED_KARRAS = f"{KARRAS},every=1,tries=5,strength=1.45"
-DEFAULT = f"lgp:{','.join(f'{name}={value}' for name, value in RECOGNISED.items())}"  # what `generate` does
+USUAL = ",".join(f"{name}={value}" for name, value in RECOGNISED.items())
+DEFAULT, DEFAULT_300 = f"lgp:{USUAL}", f"{LGP_300},{USUAL}"  # what `generate` does
 
 MEASURED = "icons-64"  # the model of all tables that name no other
 
@@ -194,9 +195,9 @@ TABLES: Mapping[str, Table] = {
     ),
     "default": by_set(
         "the default model as it draws by default, LGP with one try, and the paper's settings",
-        *("text", "lgp-paper", "lgp", DEFAULT),
+        *("text", "lgp-paper", "lgp", DEFAULT, DEFAULT_300),
         sets={"quickdraw": 200},
-        compare=(DEFAULT, "lgp"),
+        compare=(DEFAULT, DEFAULT_300, "lgp"),
         sheet=Sheet("quickdraw", "quickdraw.png", "default-quickdraw.png"),
         model=MODEL,
     ),

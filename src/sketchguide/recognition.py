@@ -22,7 +22,7 @@ from sketchguide.sampling import Begun, Evaluations, Moment
 from sketchguide.shipped import EMBEDDED, RECOGNISER, find_part
 
 KEPT = 0.8  # of the steps that follow a drawing, by the second of several tries
-LATER = 0.15  # of the strength, after what a try keeps
+LATER = 0.3  # of the strength, after what a try keeps
 
 
 @dataclass(frozen=True, eq=False)
