@@ -60,7 +60,7 @@ SURE = Setting[float](0.75, 0, 1)
 
 # settings of a request that go together where a recogniser looks at what follows a drawing, and none of them is given
 RECOGNISED: Mapping[str, Any] = MappingProxyType(
-    {"steps": 20, "solver": "euler-karras", "every": 1, "strength": 1.3, "tries": 5}
+    {"steps": 20, "solver": "euler-karras", "every": 1, "strength": 1.2, "tries": 5}
 )
 
 # settings of a request on which it depends whether those are taken
