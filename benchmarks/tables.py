@@ -196,7 +196,7 @@ TABLES: Mapping[str, Table] = {
     "default": by_set(
         "the default model as it draws by default, LGP with one try, and the paper's settings",
         *("text", "lgp-paper", "lgp", DEFAULT, DEFAULT_300),
-        sets={"quickdraw": 200},
+        sets=FREE_HAND,
         compare=(DEFAULT, DEFAULT_300, "lgp"),
         sheet=Sheet("quickdraw", "quickdraw.png", "default-quickdraw.png"),
         model=MODEL,
