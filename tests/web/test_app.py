@@ -316,6 +316,21 @@ def test_a_recipe_of_more_than_a_visitor_may_ask_for_is_cut_to_that(client: Test
     assert found["request"]["steps"] == 200
 
 
+@pytest.mark.parametrize(
+    ("size", "why"),
+    [
+        ((640, 640), "size is 640x640; this server allows 4 times the pixels of 64x64."),
+        ((65, 64), "size is 65x64; tiny needs multiples of 16 pixels."),
+    ],
+)
+def test_a_recipe_of_a_size_that_is_not_drawn_here(client: TestClient, desk: Desk, size: tuple[int, int], why: str):
+    (picture,) = generate("a cat", backbone=desk.backbone, steps=1, size=(64, 64), seed=1)
+    other = replace(picture, request=picture.request.model_copy(update={"size": size}))
+    found = client.post("/api/recipes", content=other.to_png()).json()
+    assert found["warnings"] == [f"It is drawn at another size: {why}"]
+    assert found["request"]["size"] is None
+
+
 def test_what_the_server_was_started_with_is_in_every_recipe(tiny: Any, predictor: LatentPredictor):
     with Desk(lambda: (tiny(), predictor), settings={"lora": "some", "lora_scale": 0.5}) as desk:
         request = requested({"prompt": "a cat"}, desk)

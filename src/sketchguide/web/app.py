@@ -267,8 +267,7 @@ def requested(values: Mapping[str, Any], desk: Desk) -> Request:
         if getattr(request, name) > most:
             raise UsageError(f"{name} is {getattr(request, name)}; this server allows {most}.", field=name)
     if request.size is not None:
-        _check_pixels(request.size, desk.backbone)
-        check_size(request.size, desk.backbone)
+        _check_size(request.size, desk.backbone)
     if request.sketch is not None:
         request = request.model_copy(update={"sketch": _plain(request.sketch)})
     levels_of(request, desk.backbone)  # of a solver that there is
@@ -279,8 +278,9 @@ def requested(values: Mapping[str, Any], desk: Desk) -> Request:
     return request
 
 
-def _check_pixels(size: tuple[int, int], backbone: Backbone) -> None:
-    """UsageError, naming the largest square, where `size` (width, height) has more of them than this server allows."""
+def _check_size(size: tuple[int, int], backbone: Backbone) -> None:
+    """UsageError where `backbone` makes no pictures of `size` (width, height), or where it has more pixels than this
+    server allows; that names the largest square."""
     own = backbone.default_size
     most = MOST_PIXELS * math.prod(own)
     if math.prod(size) > most:
@@ -290,6 +290,7 @@ def _check_pixels(size: tuple[int, int], backbone: Backbone) -> None:
             hint=f"The largest square is {side}x{side}.",
             field="size",
         )
+    check_size(size, backbone)
 
 
 def _plain(sketch: Mapping[str, Any]) -> dict[str, Any]:
@@ -364,6 +365,12 @@ def _recipe_in(data: bytes, desk: Desk) -> dict[str, Any]:
         if settings.get(name, 0) > most:
             left.append(f"It was made with {name} {settings[name]}; this server allows {most}.")
             settings[name] = most
+    if request.size is not None:
+        try:
+            _check_size(request.size, desk.backbone)
+        except UsageError as error:
+            left.append(f"It is drawn at another size: {error.message}")
+            settings["size"] = None
     return {"request": settings, "warnings": left}
 
 
