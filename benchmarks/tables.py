@@ -33,16 +33,15 @@ JUDGED = ("--classifier", JUDGE)
 PICTURES, LGP = "{out}/icon-pictures", "{out}/lgp-300"
 OWN, LGP_OF_OWN = "{out}/own-pictures", "{out}/lgp-own"
 CONTROLNET, ADAPTER = "{out}/controlnet-1000", "{out}/t2i-adapter-1000"
+PICTURES_128, CONTROLNET_128, ADAPTER_128 = "{out}/pictures-128", "{out}/controlnet-128", "{out}/t2i-adapter-128"
 
 LGP_300 = f"lgp:predictor={LGP}"
 EVERY_STEP = f"{LGP_300},every=1,widen=1,strength=1.5"
 PEERS = (f"controlnet:path={CONTROLNET}", f"t2i-adapter:path={ADAPTER}")
-TRIED = "tries=5,sure=0.65,widen=1,strength=2.5"
-TRIED_15 = "steps=15,every=1,tries=5,widen=1,strength=1.55"
-KARRAS = "steps=17,solver=euler-karras"
-TRIED_KARRAS = f"{KARRAS},every=1,tries=5,strength=1.45"
+PEERS_128 = (f"controlnet:path={CONTROLNET_128}", f"t2i-adapter:path={ADAPTER_128}")
 USUAL = ",".join(f"{name}={value}" for name, value in RECOGNISED.items())
 DEFAULT, DEFAULT_300 = f"lgp:{USUAL}", f"{LGP_300},{USUAL}"  # what `generate` does
+TRIED = ",".join(f"{name}={RECOGNISED[name]}" for name in ("steps", "solver", "tries"))  # of it, what peers have too
 
 MEASURED = "icons-64"  # the model of all tables that name no other
 
@@ -59,9 +58,14 @@ class Part:
     within: str = ""
 
 
-def _peer(kind: str, rate: str) -> Command:
-    data = ("--data", PICTURES, "--images", "1000")
-    return ("python", "benchmarks/peers/train.py", kind, *data, "--rate", rate, "--steps", "600", "--bf16", "-o")
+def _pictures(size: int) -> Part:
+    command = ("python", "recipes/icons/pictures.py", "--data", "{shared}/data", "--size", str(size), "--out")
+    return Part("metadata.jsonl", command)
+
+
+def _peer(kind: str, rate: str, *, pictures: str, model: str) -> Part:
+    data = ("--data", pictures, "--model", model, "--images", "1000", "--rate", rate, "--steps", "600", "--bf16")
+    return Part("training.json", ("python", "benchmarks/peers/train.py", kind, *data, "-o"))
 
 
 def _predictor(pictures: str) -> Part:
@@ -71,7 +75,8 @@ def _predictor(pictures: str) -> Part:
 
 
 PARTS: Mapping[str, Part] = {
-    PICTURES: Part("metadata.jsonl", ("python", "recipes/icons/pictures.py", "--data", "{shared}/data", "--out")),
+    PICTURES: _pictures(64),
+    PICTURES_128: _pictures(128),
     LGP: _predictor(PICTURES),
     OWN: Part(
         "picture-341.png",
@@ -79,8 +84,10 @@ PARTS: Mapping[str, Part] = {
         within="picture.png",
     ),
     LGP_OF_OWN: _predictor(OWN),
-    CONTROLNET: Part("training.json", _peer("controlnet", "2e-3")),
-    ADAPTER: Part("training.json", _peer("t2i-adapter", "3e-3")),
+    CONTROLNET: _peer("controlnet", "2e-3", pictures=PICTURES, model=MEASURED),
+    ADAPTER: _peer("t2i-adapter", "3e-3", pictures=PICTURES, model=MEASURED),
+    CONTROLNET_128: _peer("controlnet", "2e-3", pictures=PICTURES_128, model=MODEL),
+    ADAPTER_128: _peer("t2i-adapter", "3e-3", pictures=PICTURES_128, model=MODEL),
 }
 
 
@@ -201,6 +208,13 @@ TABLES: Mapping[str, Table] = {
         sheet=Sheet("quickdraw", "quickdraw.png", "default-quickdraw.png"),
         model=MODEL,
     ),
+    "default-peers": by_set(
+        "the default beside peers of the default model, tried again too",
+        *("text", DEFAULT, DEFAULT_300, *(f"{peer}{tried}" for peer in PEERS_128 for tried in ("", f",{TRIED}"))),
+        sets={"quickdraw": 200},
+        compare=(DEFAULT, DEFAULT_300),
+        model=MODEL,
+    ),
     "default-time": bench(
         "what that takes, one picture after the other",
         *("text", "lgp", DEFAULT),
@@ -224,20 +238,6 @@ TABLES: Mapping[str, Table] = {
         *("text", LGP_300, f"lgp:predictor={LGP_OF_OWN}"),
         sketches=200,
         compare=(LGP_300,),
-    ),
-    "tries": by_set(
-        "tried again until recognised",
-        *("text", "lgp", f"lgp:{TRIED}", f"lgp:{TRIED_15}", f"lgp:{TRIED_15},sure=0.7"),
-        *(f"{LGP_300},{TRIED}", f"{LGP_300},{TRIED_15}", *(f"{peer},tries=5" for peer in PEERS)),
-        *(f"lgp:{TRIED_KARRAS}", f"{LGP_300},{TRIED_KARRAS}"),
-        sets=FREE_HAND,
-        compare=(f"{LGP_300},{TRIED}", f"lgp:{TRIED_KARRAS}", f"{LGP_300},{TRIED_KARRAS}"),
-    ),
-    "tries-time": bench(
-        "what tries take, one picture after the other",
-        *("text", f"text:{KARRAS}", "lgp", f"lgp:{TRIED}", f"lgp:{TRIED_15}", f"lgp:{TRIED_KARRAS}"),
-        sketches=50,
-        batch=1,
     ),
     "spoiled": bench(
         "spoiled drawings",

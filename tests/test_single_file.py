@@ -9,14 +9,20 @@ from typing import Any
 
 import pytest
 import torch
-from diffusers import EulerDiscreteScheduler, StableDiffusionPipeline
+from diffusers import (
+    EulerDiscreteScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from huggingface_hub.errors import LocalEntryNotFoundError
 from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
-from transformers import T5Config, T5EncoderModel
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, T5Config, T5EncoderModel
 
-from sketchguide import generate, load_backbone, run, with_controlnet
+from sketchguide import from_pipe, generate, load_backbone, run, with_controlnet
 from sketchguide.adapters import adapter_of, load_adapter
+from sketchguide.backbones.tiny import tiny_stable_diffusion_xl
 from sketchguide.errors import (
     MismatchError,
     ModelNotFoundError,
@@ -31,6 +37,7 @@ from sketchguide.single_file import pipeline_of_file
 from support import Tiny, save_adapter
 
 KIND = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+XL = "stabilityai/stable-diffusion-xl-base-1.0"
 FILES = ["model_index.json", "unet/config.json", "unet/weights.safetensors", "text_encoder/weights.index.json"]
 FILES += ["tokenizer/merges.txt", "tokenizer/spiece.model", "safety_checker/config.json", "vae_1_0/config.json"]
 LAYERS = 2  # resnets of a block on the way down
@@ -39,6 +46,7 @@ IN_RESNETS = {"norm1": "in_layers.0", "conv1": "in_layers.2", "norm2": "out_laye
 IN_RESNETS |= {"time_emb_proj": "emb_layers.1", "conv_shortcut": "skip_connection"}
 ENDS = {"time_embedding.linear_1": "time_embed.0", "time_embedding.linear_2": "time_embed.2"}
 ENDS |= {"conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2"}
+ENDS |= {"add_embedding.linear_1": "label_emb.0.0", "add_embedding.linear_2": "label_emb.0.2"}
 IN_ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out"}
 
 
@@ -82,8 +90,34 @@ def _of_autoencoder(name: str, blocks: int) -> str:
     return name.replace("conv_shortcut", "nin_shortcut").replace("conv_norm_out", "norm_out")
 
 
-def of_one_file(pipeline: StableDiffusionPipeline) -> dict[str, torch.Tensor]:
-    """The weights of a pipeline of Stable Diffusion 1.x under the names of its first code, which checkpoints keep."""
+IN_OPEN_CLIP = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "self_attn": "attn"}
+IN_OPEN_CLIP |= {"mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj"}
+OF_OPEN_CLIP = {"embeddings.token_embedding.weight": "token_embedding.weight"}
+OF_OPEN_CLIP |= {"embeddings.position_embedding.weight": "positional_embedding"}
+OF_OPEN_CLIP |= {"final_layer_norm.weight": "ln_final.weight", "final_layer_norm.bias": "ln_final.bias"}
+
+
+def _as_open_clip(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The weights of a CLIP as the code of its second trainers names them: three projections are one matrix there."""
+    renamed: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        plain = name.removeprefix("text_model.")
+        if plain == "text_projection.weight":
+            renamed["text_projection"] = tensor.T
+        elif found := re.match(r"encoder\.layers\.(\d+)\.self_attn\.q_proj\.(.*)", plain):
+            whole = torch.cat([tensors[name.replace("q_proj", f"{one}_proj")] for one in "qkv"])
+            renamed[f"transformer.resblocks.{found[1]}.attn.in_proj_{found[2]}"] = whole
+        elif found := re.match(r"encoder\.layers\.(\d+)\.(.*)", plain):
+            if not re.match(r"self_attn\.[kv]_proj", found[2]):
+                renamed[f"transformer.resblocks.{found[1]}.{_renamed(found[2], IN_OPEN_CLIP)}"] = tensor
+        else:
+            renamed[OF_OPEN_CLIP[plain]] = tensor
+    return renamed
+
+
+def of_one_file(pipeline: StableDiffusionPipeline | StableDiffusionXLPipeline) -> dict[str, torch.Tensor]:
+    """The weights of a pipeline of Stable Diffusion 1.x or XL under the names of its first code, which checkpoints
+    keep."""
     kinds = pipeline.unet.config.up_block_types
     with_attention = [number for number, kind in enumerate(kinds) if kind.startswith("CrossAttn")]
     blocks = len(pipeline.vae.config.up_block_types)
@@ -93,8 +127,13 @@ def of_one_file(pipeline: StableDiffusionPipeline) -> dict[str, torch.Tensor]:
     }
     for name, tensor in pipeline.vae.state_dict().items():
         tensors[f"first_stage_model.{_of_autoencoder(name, blocks)}"] = tensor
+    second = getattr(pipeline, "text_encoder_2", None)
+    place = "cond_stage_model" if second is None else "conditioner.embedders.0"
     for name, tensor in pipeline.text_encoder.state_dict().items():
-        tensors[f"cond_stage_model.transformer.text_model.{name.removeprefix('text_model.')}"] = tensor
+        tensors[f"{place}.transformer.text_model.{name.removeprefix('text_model.')}"] = tensor
+    if second is not None:
+        others = _as_open_clip(second.state_dict())
+        tensors |= {f"conditioner.embedders.1.model.{name}": tensor for name, tensor in others.items()}
     return {name: tensor.contiguous() for name, tensor in tensors.items()}
 
 
@@ -111,15 +150,33 @@ def checkpoint(weights: dict[str, torch.Tensor], tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture(scope="module")
-def configured(tiny: Tiny, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The hub's cache, with the configuration that Stable Diffusion 1.5 would have if it were that small."""
+def xl() -> StableDiffusionXLPipeline:
+    """A small one whose second text encoder is wider and deeper than its first, by which diffusers tells them apart."""
+    pipeline = tiny_stable_diffusion_xl()
+    wide = pipeline.text_encoder_2.config.to_dict() | {"hidden_size": 32, "projection_dim": 32, "num_hidden_layers": 10}
+    told = {"cross_attention_dim": 24 + 32, "projection_class_embeddings_input_dim": 32 + 6 * 8}
+    torch.manual_seed(0)
+    pipeline.text_encoder_2 = CLIPTextModelWithProjection(CLIPTextConfig(**wide)).eval()
+    pipeline.unet = UNet2DConditionModel.from_config({**pipeline.unet.config, **told})
+    return pipeline
+
+
+def _described(cache: Path, kind: str) -> Path:
+    return cache / f"models--{kind.replace('/', '--')}" / "snapshots" / "0123"
+
+
+@pytest.fixture(scope="module")
+def configured(tiny: Tiny, xl: StableDiffusionXLPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The hub's cache, with the configurations that Stable Diffusion 1.5 and XL would have if they were that small."""
     cache = tmp_path_factory.mktemp("hub")
-    home = cache / f"models--{KIND.replace('/', '--')}"
-    tiny().pipeline.save_pretrained(home / "snapshots" / "0123")
-    for file in home.rglob("*.safetensors"):
-        file.unlink()
-    (home / "refs").mkdir()
-    (home / "refs" / "main").write_text("0123")
+    for kind, pipeline in ((KIND, tiny().pipeline), (XL, xl)):
+        described = _described(cache, kind)
+        pipeline.save_pretrained(described)
+        for file in described.rglob("*.safetensors"):
+            file.unlink()
+        home = described.parent.parent
+        (home / "refs").mkdir()
+        (home / "refs" / "main").write_text("0123")
     return cache
 
 
@@ -136,6 +193,18 @@ def test_a_checkpoint_of_one_file_is_the_model_that_its_weights_make(tiny: Tiny,
     assert fingerprint_of_model(loaded) == fingerprint_of_model(tiny())
     assert loaded.pipeline.safety_checker is None
     assert load_backbone(checkpoint, device="cpu", dtype="bfloat16").dtype == torch.bfloat16
+
+
+def test_one_of_stable_diffusion_xl(xl: StableDiffusionXLPipeline, tmp_path: Path) -> None:
+    save_file(of_one_file(xl), tmp_path / "xl.safetensors")
+    loaded = load_backbone(tmp_path / "xl.safetensors", device="cpu")
+    assert type(loaded.pipeline) is StableDiffusionXLPipeline
+    assert fingerprint_of_model(loaded) == fingerprint_of_model(from_pipe(xl, name="xl"))
+    ours, theirs = (
+        one.predict(torch.ones(1, 4, 32, 32), one.level(0.5), one.describe(["a red cat"])).noise
+        for one in (loaded, from_pipe(xl, name="xl"))
+    )
+    assert torch.equal(ours, theirs)
 
 
 def test_its_pictures_are_made_again_from_their_recipe(checkpoint: Path, tmp_path: Path) -> None:
@@ -156,7 +225,7 @@ def test_its_configuration_is_asked_for_once(checkpoint: Path, cached: Path, mon
         wanted = filter_repo_objects(FILES, allow_patterns=allowed, ignore_patterns=ignored)
         spared = ("weights", "safety", "README", "vae_1_0")
         assert list(wanted) == [file for file in FILES if not any(word in file for word in spared)]
-        return str(next(cached.glob("*/snapshots/*")))
+        return str(_described(cached, KIND))
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
     load_backbone(checkpoint, device="cpu")
@@ -166,7 +235,7 @@ def test_its_configuration_is_asked_for_once(checkpoint: Path, cached: Path, mon
 def test_one_that_says_that_it_predicts_v_does(
     weights: dict[str, torch.Tensor], cached: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    described = Path(shutil.copytree(next(cached.glob("*/snapshots/*")), tmp_path / "described"))
+    described = Path(shutil.copytree(_described(cached, KIND), tmp_path / "described"))
     scheduler = EulerDiscreteScheduler.from_config(EulerDiscreteScheduler.load_config(described / "scheduler"))
     scheduler.save_pretrained(described / "scheduler")
     index = described / "model_index.json"
