@@ -41,6 +41,7 @@ PEERS = (f"controlnet:path={CONTROLNET}", f"t2i-adapter:path={ADAPTER}")
 PEERS_128 = (f"controlnet:path={CONTROLNET_128}", f"t2i-adapter:path={ADAPTER_128}")
 USUAL = ",".join(f"{name}={value}" for name, value in RECOGNISED.items())
 DEFAULT, DEFAULT_300 = f"lgp:{USUAL}", f"{LGP_300},{USUAL}"  # what `generate` does
+CLOSELY = f"{DEFAULT},widen=1,sure=0.65"  # the page's "closely, yet recognisable"
 TRIED = ",".join(f"{name}={RECOGNISED[name]}" for name in ("steps", "solver", "tries"))  # of it, what peers have too
 
 MEASURED = "icons-64"  # the model of all tables that name no other
@@ -202,15 +203,28 @@ TABLES: Mapping[str, Table] = {
     ),
     "default": by_set(
         "the default model as it draws by default, LGP with one try, and the paper's settings",
-        *("text", "lgp-paper", "lgp", DEFAULT, DEFAULT_300),
+        *("text", "lgp-paper", "lgp", DEFAULT, DEFAULT_300, CLOSELY),
         sets=FREE_HAND,
         compare=(DEFAULT, DEFAULT_300, "lgp"),
         sheet=Sheet("quickdraw", "quickdraw.png", "default-quickdraw.png"),
         model=MODEL,
     ),
+    "default-icons": by_set(
+        "the default model on things that its recogniser does not know: one try",
+        *("text", "lgp-paper", "lgp", LGP_300),
+        sets={"icons": 100},
+        compare=("lgp", LGP_300),
+        model=MODEL,
+    ),
     "default-peers": by_set(
         "the default beside peers of the default model, tried again too",
-        *("text", DEFAULT, DEFAULT_300, *(f"{peer}{tried}" for peer in PEERS_128 for tried in ("", f",{TRIED}"))),
+        *(
+            "text",
+            DEFAULT,
+            DEFAULT_300,
+            EVERY_STEP,
+            *(f"{peer}{tried}" for peer in PEERS_128 for tried in ("", f",{TRIED}")),
+        ),
         sets={"quickdraw": 200},
         compare=(DEFAULT, DEFAULT_300),
         model=MODEL,

@@ -520,7 +520,7 @@ def test_closeness_sets_several_settings(page: Page):
     assert saved(page)["settings"] == {"steps": 3, "every": 1, "widen": 1, "strength": 1.5}
     assert page.input_value("#set-every") == "1"
     page.select_option("#closeness", index=4)
-    assert saved(page)["settings"] == {"steps": 3, "tries": 5, "sure": 0.65, "widen": 1, "strength": 2.5}
+    assert saved(page)["settings"] == {"steps": 3, "tries": 5, "sure": 0.65, "widen": 1}
     page.select_option("#closeness", index=3)
     assert saved(page)["settings"] == {"steps": 3, "every": 1, "widen": 1, "strength": 1.5}
     setting(page, "strength", "1.4")

@@ -26,7 +26,7 @@ const CLOSENESS = [
   { name: "loosely: more natural", settings: { strength: 1.4 } },
   { name: "clean lines, to the letter", settings: { widen: 1, strength: 2 } },
   { name: "as closely as it goes", settings: { every: 1, widen: 1, strength: 1.5 } },
-  { name: "closely, yet recognisable: takes longer", settings: { tries: 5, sure: 0.65, widen: 1, strength: 2.5 } },
+  { name: "closely, yet recognisable", settings: { tries: 5, sure: 0.65, widen: 1 } },
 ];
 const ELSEWHERE = ["prompt", "sketch", "seed", "size"]; // settings that have a place of their own on the page
 const IMAGE = /^image\/(?!svg)/; // a file of pixels
