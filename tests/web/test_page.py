@@ -1387,7 +1387,7 @@ def test_pictures_that_are_forgotten_while_others_are_drawn_are_shown_once_more(
     comes_true(page, "[...document.querySelectorAll('#pictures img')].every((one) => one.naturalWidth > 0)")
 
 
-@pytest.mark.parametrize("asked", ["after", "meanwhile"])
+@pytest.mark.parametrize("asked", ["after", "refused", "meanwhile"])
 def test_a_server_that_comes_back_with_other_settings_is_drawn_with(
     browser: Browser, tiny: Tiny, predictor: LatentPredictor, tmp_path: Path, asked: str
 ):
@@ -1399,21 +1399,21 @@ def test_a_server_that_comes_back_with_other_settings_is_drawn_with(
         port = int(served.url.rstrip("/").rpartition(":")[2])
         opened_anew(page, served.url)
         page.uncheck("#live")
-        if asked == "after":
-            setting(page, "strength", "1.4")  # which the other one refuses
+        if asked == "refused":
+            setting(page, "strength", "1.4")  # by the other one
         draw_line(page, (0.2, 0.2), (0.8, 0.2))
     if asked == "meanwhile":
         page.click("#draw")
         expect(page.locator("#banner")).to_contain_text("does not answer")
     with Desk(lambda: (wide, None), settings={"controlnet": lines}) as desk, serving(desk, port=port):
-        if asked == "after":
+        if asked != "meanwhile":
             page.click("#draw")
         expect(page.locator("#history img")).to_have_count(1)
         expect(page.locator("#told")).to_contain_text("draws with tiny; settings that it does not have are left out")
         assert not page.locator("#set-strength").count()
         assert page.locator("#sizes option:checked").inner_text() == "96 × 64"
         assert saved(page)["settings"] == FAST
-        (job,) = desk._jobs.values()  # pyright: ignore[reportPrivateUsage]
+        *_, job = desk._jobs.values()  # pyright: ignore[reportPrivateUsage]
         assert job.request.size == (96, 64)
         assert job.request.sketch is not None
         assert job.request.sketch["aspect"] == pytest.approx(1.5)
@@ -1463,6 +1463,23 @@ def test_what_was_stopped_is_not_due_after_a_reload(page: Page, desk: Desk):
     page.reload()
     expect(page.locator("#model")).to_have_text("tiny")
     page.wait_for_timeout(500)
+    assert not desk._jobs  # pyright: ignore[reportPrivateUsage]
+
+
+@pytest.mark.parametrize("how", ["not while I draw", "no prompt"])
+def test_what_is_not_to_follow_any_more_is_not_due_after_a_reload(page: Page, desk: Desk, how: str):
+    page.clock.install()  # the pause does not end
+    draw_line(page, (0.2, 0.2), (0.8, 0.2))
+    if how == "no prompt":
+        page.fill("#prompt", "")
+        page.press("#prompt", "Tab")
+        page.fill("#prompt", "a cat")
+    else:
+        page.uncheck("#live")
+    assert page.evaluate("sessionStorage.getItem('sketchguide-due')") is None
+    page.reload()
+    expect(page.locator("#model")).to_have_text("tiny")
+    page.clock.run_for(2000)
     assert not desk._jobs  # pyright: ignore[reportPrivateUsage]
 
 
@@ -1648,6 +1665,20 @@ def test_a_finger_whose_end_was_not_told_does_not_keep_the_next_from_drawing(pag
     assert len(strokes(page)) == 1
 
 
+def test_two_fingers_of_which_one_is_beside_the_paper_draw_nothing(page: Page):
+    page.uncheck("#live")
+    beside = """(kind) => document.getElementById("result").dispatchEvent(
+        new PointerEvent(`pointer${kind}`, { pointerType: "touch", pointerId: 5, bubbles: true }))"""
+    send_pointers(page, ("down", "touch", 6, 0.2, 0.5))
+    page.evaluate(beside, "down")
+    send_pointers(page, ("move", "touch", 6, 0.8, 0.5), ("cancel", "touch", 6, 0.8, 0.5))
+    send_pointers(page, ("down", "touch", 7, 0.2, 0.5), ("move", "touch", 7, 0.8, 0.5), ("up", "touch", 7, 0.8, 0.5))
+    expect(page.locator("#undo")).to_be_disabled()
+    page.evaluate(beside, "up")
+    send_pointers(page, ("down", "touch", 6, 0.2, 0.5), ("move", "touch", 6, 0.8, 0.5), ("up", "touch", 6, 0.8, 0.5))
+    assert len(strokes(page)) == 1
+
+
 def test_a_finger_that_rests_before_another_comes_draws_nothing(page: Page):
     page.uncheck("#live")
     send_pointers(page, ("down", "touch", 6, 0.3, 0.5), ("move", "touch", 6, 0.306, 0.5))
@@ -1683,6 +1714,34 @@ def test_how_clear_the_lines_on_top_are_is_chosen(page: Page):
     expect(lines).to_have_css("opacity", "0")
     page.fill("#overlay", "0.5")
     expect(lines).to_have_css("opacity", "0.5")
+
+
+def test_the_lines_lie_on_every_one_of_several_pictures(page: Page):
+    page.uncheck("#live")
+    setting(page, "count", "2")
+    draw_line(page, (0.2, 0.5), (0.8, 0.5))
+    page.click("#draw")
+    expect(page.locator("#pictures button")).to_have_count(2)
+    for x in (0.25, 0.75):
+        painted(page, x, 0.5, canvas="lines")
+    assert not ink(page, 0.5, 0.5, canvas="lines")
+    assert not ink(page, 0.25, 0.25, canvas="lines")
+    page.locator("#history button").first.click()
+    painted(page, 0.5, 0.5, canvas="lines")
+
+
+def test_pictures_are_kept_again_after_the_browser_closed_its_store(page: Page):
+    page.click("#draw")
+    expect(page.locator("#history img")).to_have_count(1)
+    session = page.context.new_cdp_session(page)
+    origin = page.evaluate("location.origin")
+    session.send("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": "indexeddb"})
+    page.click("#draw")
+    expect(page.locator("#history img")).to_have_count(2)
+    expect(page.locator("#stop")).to_be_disabled()
+    expect(page.locator("#fleeting")).to_be_hidden()
+    page.reload()
+    expect(page.locator("#history img")).to_have_count(1)
 
 
 def test_the_last_sixty_pictures_are_kept(page: Page):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from hashlib import sha256
 from importlib.resources import files
 from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
@@ -154,15 +155,20 @@ def _add_api(app: FastAPI, desk: Desk) -> None:
 
     @app.get("/api/about")
     async def about() -> dict[str, Any]:
-        """The model, the sizes that it draws, and every setting with its default and range."""
+        """The model, the sizes that it draws, and every setting with its default and range; `digest` changes with
+        any of them."""
         return describe_service(desk)
 
     @app.post("/api/jobs", status_code=202, openapi_extra=_body(_request_schema(desk)))
     async def submit(asked: Asked, response: Response) -> dict[str, Any]:
-        """Ask for pictures. 422: what was asked for cannot be done; 429: too many wait."""
+        """Ask for pictures. 422: what was asked for cannot be done; 429: too many wait.
+
+        The answer has the `digest` of `/api/about` as `service`: another one than before says that the server was
+        started anew and draws with something else.
+        """
         job = desk.submit(await read(lambda body: requested(_json(body), desk), asked))
         response.headers["location"] = f"jobs/{job.id}"  # beside this address, whatever a proxy puts before it
-        return desk.describe(job)
+        return {**desk.describe(job), "service": describe_service(desk)["digest"]}
 
     @app.get("/api/jobs/{name}")
     async def state(name: str) -> dict[str, Any]:
@@ -233,13 +239,14 @@ def describe_service(desk: Desk) -> dict[str, Any]:
     width, height = backbone.default_size
     step = backbone.multiple
     longer = [round(side * 1.5 / step) * step for side in (width, height)]
-    return {
+    service = {
         "version": sketchguide.__version__,
         "model": backbone.name,
         "sizes": [[width, height], [longer[0], height], [width, longer[1]]],
         "largest": MOST_BYTES,
         "settings": settings,
     }
+    return {**service, "digest": sha256(json.dumps(service).encode()).hexdigest()[:12]}
 
 
 def _kind(schema: Mapping[str, Any]) -> dict[str, Any]:

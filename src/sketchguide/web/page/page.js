@@ -172,6 +172,11 @@ async function draw() {
       server.cancel(answer.id).catch(() => {}); // another one was asked for meanwhile
       return;
     }
+    if (answer.service !== service.digest && (await renewed())) {
+      if (job === mine) await draw(); // which cancels this one
+      else server.cancel(answer.id).catch(() => {});
+      return;
+    }
     say([]);
     if ($("banner").textContent !== ANEW) banner(null);
     rememberJob(mine.id);
@@ -415,7 +420,23 @@ async function overlay({ sketch, size: wanted }) {
   if (mine !== laying) return;
   lines = one;
   $("result").style.setProperty("--aspect", shape);
-  paint($("lines"), lines);
+  paintLines();
+}
+
+// Over every picture that is on display.
+function paintLines() {
+  const sheet = $("lines").getBoundingClientRect();
+  const places = [...$("pictures").querySelectorAll("img")].map((image) => {
+    const tile = image.getBoundingClientRect();
+    const [width, height] = [Math.min(tile.width, tile.height * lines.aspect), Math.min(tile.height, tile.width / lines.aspect)];
+    return {
+      left: (tile.left + (tile.width - width) / 2 - sheet.left) / sheet.width,
+      top: (tile.top + (tile.height - height) / 2 - sheet.top) / sheet.height,
+      across: width / sheet.width,
+      down: height / sheet.height,
+    };
+  });
+  paint($("lines"), lines, places);
 }
 
 // Among the earlier pictures at once, and kept for later visits.
@@ -528,11 +549,15 @@ function buttons() {
 
 function soon() {
   unpause();
-  if (!$("live").checked) return;
-  if ($("prompt").value.trim()) {
+  const prompted = $("prompt").value.trim() !== "";
+  if ($("live").checked && prompted) {
     pause = setTimeout(() => (paper.busy ? soon() : draw()), PAUSE);
     rememberDue(true);
-  } else if (!promptless) {
+    return;
+  }
+  const submitting = job ? job.id === null : !$("stop").disabled;
+  if (!submitting) rememberDue(false);
+  if ($("live").checked && !promptless) {
     promptless = true;
     say([PROMPTLESS]);
   }
@@ -609,6 +634,7 @@ async function enlarge() {
   paper.finish();
   const [mine, before] = [++choice, past.now];
   try {
+    await load(before.raster); // many earlier pictures may have pushed it out
     const { sketch, warnings } = await server.readSketch(JSON.stringify(settled(before)), { trim: true });
     if (mine !== choice || past.now !== before) return;
     note(warnings);
@@ -915,7 +941,7 @@ async function begin() {
   };
   paper = new Paper($("paper"), { drawing: first ?? past.now, tool, drawn: added });
   $("lines").style.opacity = 0;
-  new ResizeObserver(() => paint($("lines"), lines)).observe($("lines"));
+  new ResizeObserver(paintLines).observe($("lines"));
   wire();
   if (rememberedJob()) job = ordered(null, rememberedJob());
   busy(job !== null);

@@ -12,13 +12,26 @@ const RESTING = 0.02; // of the paper: a finger that went less far has drawn not
 const PEN_RULES = 600; // ms after a pen was seen, in which a touch is a palm
 const PEN_USED = 60000; // and in which a touch that the system takes back was one
 
-export function paint(canvas, drawing) {
+// `places` are those parts of the canvas, as shares of its sides, on each of which the drawing is painted.
+export function paint(canvas, drawing, places = [{ left: 0, top: 0, across: 1, down: 1 }]) {
   const box = canvas.getBoundingClientRect();
   const scale = window.devicePixelRatio || 1;
   const [width, height] = [Math.round(box.width * scale), Math.round(box.height * scale)];
   if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
   const pen = canvas.getContext("2d");
   pen.clearRect(0, 0, width, height);
+  for (const { left, top, across, down } of places) {
+    pen.save();
+    pen.translate(left * width, top * height);
+    paintWithin(pen, drawing, across * width, down * height);
+    pen.restore();
+  }
+}
+
+function paintWithin(pen, drawing, width, height) {
+  pen.beginPath();
+  pen.rect(0, 0, width, height);
+  pen.clip();
   const raster = drawing.raster && inked(drawing, INK);
   if (raster) pen.drawImage(raster, 0, 0, width, height);
   pen.lineCap = pen.lineJoin = "round";
@@ -44,7 +57,10 @@ export class Paper {
     this.pressed = []; // how hard, where a pen says so
     this.cut = null; // what an eraser has left so far
     this.penSeen = -Infinity;
-    this.touches = new Set(); // that are down, drawing or not
+    this.touches = new Set(); // that are down, drawing or not, and beside the paper too
+    for (const kind of ["pointerdown", "pointerup", "pointercancel"]) {
+      window.addEventListener(kind, (event) => event.pointerType === "touch" && this.#touched(event), true);
+    }
     canvas.addEventListener("pointerdown", (event) => this.#down(event));
     canvas.addEventListener("pointermove", (event) => this.#move(event));
     canvas.addEventListener("pointerup", (event) => this.#up(event));
@@ -112,19 +128,27 @@ export class Paper {
     this.cut = null;
   }
 
+  // Before the paper itself hears of it.
+  #touched(event) {
+    if (event.type !== "pointerdown") {
+      this.touches.delete(event.pointerId);
+      return;
+    }
+    if (event.isPrimary) this.touches.clear(); // of those before the end was not told
+    const others = this.touches.size > 0;
+    this.touches.add(event.pointerId);
+    if (others && this.busy && this.by === "touch" && (event.timeStamp - this.since < GESTURE || this.#rests)) {
+      this.#drop(); // they want to scroll or to zoom
+      this.show();
+    }
+  }
+
   #down(event) {
     if (event.pointerType === "pen") this.penSeen = event.timeStamp;
     const touch = event.pointerType === "touch";
     const palm = touch && event.timeStamp - this.penSeen < PEN_RULES;
     if (event.pointerType === "pen" && this.busy && this.by === "touch") this.#drop(); // the palm came first
-    if (touch && event.isPrimary) this.touches.clear(); // of those before the end was not told
-    const fingers = touch && this.touches.size > 0;
-    if (touch) this.touches.add(event.pointerId);
-    if (fingers && this.busy && this.by === "touch" && (event.timeStamp - this.since < GESTURE || this.#rests)) {
-      this.#drop(); // they want to scroll or to zoom
-      this.show();
-      return;
-    }
+    const fingers = touch && this.touches.size > 1;
     if (this.busy || palm || fingers || (event.pointerType === "mouse" && event.button !== 0)) return;
     event.preventDefault();
     this.canvas.focus({ preventScroll: true });
@@ -153,7 +177,6 @@ export class Paper {
   }
 
   #up(event) {
-    this.touches.delete(event.pointerId);
     if (event.pointerId === this.pointer) this.finish();
   }
 

@@ -62,14 +62,20 @@ const settled = (request) =>
 
 let opening = null;
 
-async function pictures(mode) {
+// Opened anew where that failed before, or where the browser closed it: when the storage is cleared, say.
+function database() {
   opening ??= (() => {
     const request = indexedDB.open(KEY, 1);
     request.onupgradeneeded = () => request.result.createObjectStore("pictures", { keyPath: "id", autoIncrement: true });
-    return settled(request);
+    const closed = () => (opening = null);
+    const opened = settled(request);
+    opened.then((found) => (found.onclose = closed), closed);
+    return opened;
   })();
-  return (await opening).transaction("pictures", mode).objectStore("pictures");
+  return opening;
 }
+
+const pictures = async (mode) => (await database()).transaction("pictures", mode).objectStore("pictures");
 
 // All of them or, where there is no room, none. Returns the `id` of each, which those that are kept have.
 export async function keepPictures(made) {
